@@ -1,0 +1,235 @@
+"""What bucketfs asks of an object store: the `Store` protocol and the values it trades in.
+
+Every quirk of a provider ends behind this interface. All methods are coroutines under trio, may be
+cancelled at any await, and raise `bucketfs.errors.StoreError` (or its subclasses) and nothing else.
+Keys are complete object keys (a mounted prefix is added by the tree, not by the store), ETags are
+opaque version tokens without their quotes, byte ranges are half open ``[start, stop)``.
+
+Idempotence: `head`, `get`, `list`, `list_uploads`, `copy_part`, `upload_part`, unconditional `put`,
+`copy`, `delete`, `delete_many` and `abort` may be repeated freely. `complete` and conditional `put`
+and `copy` may find after a lost answer that their own first try went through; the implementation
+settles this with a HEAD before it reports `PreconditionFailed` or `NotFound`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bucketfs.errors import StoreError
+
+#: Receives the bytes of a GET in order, chunk by chunk; must not block and must not keep the
+#: chunk, whose memory is reused.
+Sink = Callable[["bytes | memoryview"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """What an object carries beside its bytes.
+
+    Attributes:
+        metadata: User metadata without the ``x-amz-meta-`` prefix, names in lower case.
+        content_type: MIME type; "" lets the store choose.
+        other: Further system headers to keep across a copy, by their HTTP name in lower case:
+            cache-control, content-disposition, content-encoding, content-language, expires.
+    """
+
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = ""
+    other: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One version of one object.
+
+    Attributes:
+        key: Complete key.
+        size: Bytes.
+        etag: Version token without quotes; "" where the store gave none.
+        last_modified: Unix time in whole seconds (LIST and HEAD differ below the second on Ceph).
+        headers: None when the source was a listing, which carries no metadata.
+        storage_class: "" for the standard class.
+    """
+
+    key: str
+    size: int
+    etag: str
+    last_modified: int
+    headers: Headers | None = None
+    storage_class: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ListPage:
+    """One answer of `Store.list`: objects, common prefixes (when a delimiter was given) and the token of the next page."""
+
+    objects: Sequence[ObjectInfo]
+    prefixes: Sequence[str]
+    next_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadInfo:
+    """An unfinished multipart upload as `Store.list_uploads` reports it."""
+
+    key: str
+    upload_id: str
+    initiated: int
+
+
+class Body(Protocol):
+    """Bytes to send: sized, and readable from the start as often as a retry needs it."""
+
+    def __len__(self) -> int: ...
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """The whole body from its start, in pieces of at most 1 MiB; a piece is valid until the next is asked for."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BytesBody:
+    """A body held in memory."""
+
+    data: bytes
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        view = memoryview(self.data)
+        for at in range(0, len(view), 1 << 20):
+            yield view[at : at + (1 << 20)]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the endpoint can do; every False has a fallback in the store or in the layer that asks.
+
+    Attributes:
+        copy: CopyObject works (else: download and upload).
+        copy_part: UploadPartCopy works and honours its range.
+        multipart: Multipart uploads work.
+        put_if_match / put_if_none_match: Conditional PutObject works.
+        complete_if_match / complete_if_none_match: Conditional CompleteMultipartUpload works.
+        copy_if_match: The copy-source-if-match condition is honoured.
+        delete_many: DeleteObjects works.
+        user_metadata: ``x-amz-meta-*`` is stored.
+        markers: Keys that end in ``/`` are stored as they are.
+        equal_parts: All parts but the last must have one size (Cloudflare R2).
+        min_part / max_part / max_parts / max_put / max_copy / max_object: Limits in bytes, parts in numbers.
+    """
+
+    copy: bool = True
+    copy_part: bool = True
+    multipart: bool = True
+    put_if_match: bool = True
+    put_if_none_match: bool = True
+    complete_if_match: bool = True
+    complete_if_none_match: bool = True
+    copy_if_match: bool = True
+    delete_many: bool = True
+    user_metadata: bool = True
+    markers: bool = True
+    equal_parts: bool = False
+    min_part: int = 5 << 20
+    max_part: int = 5 << 30
+    max_parts: int = 10_000
+    max_put: int = 5 << 30
+    max_copy: int = 5 << 30
+    max_object: int = 10_000 * (5 << 30)
+
+
+class Store(Protocol):
+    """One bucket."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Metadata of an object. Raises NotFound."""
+        ...
+
+    async def get(
+        self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""
+    ) -> ObjectInfo:
+        """Feed bytes ``[start, stop)`` (to the end if None) to `sink`; ``size`` of the answer is the whole object's.
+
+        A retry inside goes on where the last try broke off, so `sink` sees each byte once. Raises
+        PreconditionFailed when `if_match` is given and is no longer the object's ETag, NotFound, and
+        NoAnswer when the body ended early for good.
+        """
+        ...
+
+    async def put(
+        self, key: str, body: Body, headers: Headers, *, if_match: str = "", if_none_match: bool = False
+    ) -> ObjectInfo:
+        """Store a whole object of at most `max_put` bytes. ``if_none_match``: only if the key is free.
+
+        ``last_modified`` of the answer is 0 where the store did not tell (S3 sends a Date header, no more).
+        """
+        ...
+
+    async def copy(
+        self, source: str, target: str, *, size: int, headers: Headers | None = None, source_if_match: str = ""
+    ) -> ObjectInfo:
+        """Copy an object of `size` bytes inside the bucket; `headers` replaces its headers, None keeps them.
+
+        Larger than `max_copy`: by parts. Without `copy` in the capabilities: by download and upload.
+        """
+        ...
+
+    async def delete(self, key: str, *, if_match: str = "") -> None:
+        """Remove an object; a missing one is no error."""
+        ...
+
+    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
+        """Remove any number of objects, a thousand a request; the answer names those that stayed and why."""
+        ...
+
+    async def list(
+        self, prefix: str, *, delimiter: str = "/", token: str | None = None, start_after: str = "", limit: int = 1000
+    ) -> ListPage:
+        """One page of keys in byte order. ``delimiter=""`` lists the whole subtree."""
+        ...
+
+    async def create_upload(self, key: str, headers: Headers) -> str:
+        """Begin a multipart upload and answer its id."""
+        ...
+
+    async def upload_part(self, key: str, upload_id: str, number: int, body: Body) -> str:
+        """Send part `number` (from 1) and answer its ETag."""
+        ...
+
+    async def copy_part(
+        self, key: str, upload_id: str, number: int, *, source: str, start: int, stop: int, source_if_match: str = ""
+    ) -> str:
+        """Make part `number` of bytes ``[start, stop)`` of `source` and answer its ETag."""
+        ...
+
+    async def complete(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[tuple[int, str]],
+        *,
+        size: int,
+        if_match: str = "",
+        if_none_match: bool = False,
+    ) -> ObjectInfo:
+        """Publish the parts ``(number, etag)`` as one object of `size` bytes."""
+        ...
+
+    async def abort(self, key: str, upload_id: str) -> None:
+        """Throw an upload away; an unknown one is no error."""
+        ...
+
+    async def list_uploads(self, prefix: str) -> Sequence[UploadInfo]:
+        """All unfinished uploads under a prefix."""
+        ...
+
+    async def check(self) -> None:
+        """Ask whether the bucket exists and may be listed; raises what stands in the way."""
+        ...
