@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno as _errno
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 
 class FsError(Exception):
@@ -84,6 +85,10 @@ class PreconditionFailed(StoreError):
     """A condition of ours was false: the object is not the version we know (412, 409)."""
 
 
+class KeyTaken(PreconditionFailed):
+    """The object that was to be new exists already."""
+
+
 class NoAnswer(StoreError):
     """Nothing usable came back: refused connection, time-out, reset, or a body cut short.
 
@@ -93,3 +98,162 @@ class NoAnswer(StoreError):
 
 class Unsupported(StoreError):
     """The endpoint does not implement the request (501, 405, NotImplemented)."""
+
+
+class BrokenBody(NoAnswer):
+    """A GET's body ended before its length was reached.
+
+    Attributes:
+        etag: Version whose bytes were delivered so far, "" where the server named none.
+    """
+
+    def __init__(self, code: str, *, operation: str = "", key: str = "", etag: str = "") -> None:
+        super().__init__(code, operation=operation, key=key)
+        self.etag = etag
+
+
+@dataclass(frozen=True, slots=True)
+class _Meaning:
+    """What a failure means to a program (errno) and to whoever reads the log (advice)."""
+
+    errno: int
+    advice: str = ""
+
+
+_KEYS = _Meaning(_errno.EACCES, "check the access key and the secret key")
+_EXPIRED = _Meaning(_errno.EACCES, "the credentials have expired: renew them")
+_DENIED = _Meaning(
+    _errno.EACCES,
+    "the credentials are not allowed to do this: check the policies of user and bucket",
+)
+_CLOCK = _Meaning(_errno.EACCES, "this machine's clock is off: set it (NTP)")
+_REGION = _Meaning(_errno.EIO, "the bucket is in another region: name it with -o region=")
+_ARCHIVED = _Meaning(_errno.EACCES, "the object is archived: restore it before reading")
+_LARGE = _Meaning(_errno.EFBIG, "the object is larger than the store accepts")
+_PARTS = _Meaning(_errno.EFBIG, "the file needs too many parts: raise -o multipart_size=")
+_FULL = _Meaning(_errno.ENOSPC, "the store is full")
+_QUOTA = _Meaning(_errno.EDQUOT, "the quota of the bucket or user is used up")
+_BUSY = _Meaning(_errno.EIO, "the store is overloaded; lower -o max_thread_count= if it stays so")
+_SERVER = _Meaning(_errno.EIO, "the store failed; its operator can look up the request id")
+_CHANGED = _Meaning(_errno.ESTALE, "another client changed the object")
+_UNSUPPORTED = _Meaning(_errno.ENOTSUP, "the store does not implement this request")
+_TAKEN = _Meaning(_errno.EEXIST, "another client created the object first")
+_LONG = _Meaning(_errno.ENAMETOOLONG, "the object key would be longer than 1,024 bytes")
+_SLOW = _Meaning(_errno.ETIMEDOUT, "no answer in time: check the network, or raise the time-outs")
+_UNREACHABLE = _Meaning(_errno.EHOSTUNREACH, "check -o url= and the network")
+
+#: S3 error codes, and the codes of `NO_ANSWER`, to what they mean. A store that is busy or broken
+#: after all retries gives EIO rather than EAGAIN: programs take EAGAIN from a file for a reason to
+#: ask again at once, for ever.
+_BY_CODE: Mapping[str, _Meaning] = {
+    "AccessDenied": _DENIED,
+    "AllAccessDisabled": _DENIED,
+    "AccountProblem": _DENIED,
+    "InvalidPayer": _DENIED,
+    "MethodNotAllowed": _UNSUPPORTED,
+    "InvalidAccessKeyId": _KEYS,
+    "SignatureDoesNotMatch": _KEYS,
+    "InvalidSecurity": _KEYS,
+    "InvalidToken": _EXPIRED,
+    "ExpiredToken": _EXPIRED,
+    "TokenRefreshRequired": _EXPIRED,
+    "NoCredentials": _Meaning(_errno.EACCES, "no credentials were found"),
+    "RequestTimeTooSkewed": _CLOCK,
+    "RequestExpired": _CLOCK,
+    "AuthorizationHeaderMalformed": _REGION,
+    "PermanentRedirect": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    "InvalidObjectState": _ARCHIVED,
+    "ObjectNotInActiveTierError": _ARCHIVED,
+    "NoSuchKey": _Meaning(_errno.ENOENT),
+    "NoSuchVersion": _Meaning(_errno.ENOENT),
+    "NoSuchBucket": _Meaning(_errno.EIO, "the bucket does not exist: check its name"),
+    "NoSuchUpload": _Meaning(_errno.EIO, "someone aborted the multipart upload"),
+    "PreconditionFailed": _CHANGED,
+    "ConditionalRequestConflict": _CHANGED,
+    "OperationAborted": _CHANGED,
+    "InvalidRange": _CHANGED,
+    "KeyTooLongError": _LONG,
+    "KeyTooLong": _LONG,
+    "InvalidUtf8": _Meaning(_errno.EILSEQ, "object keys are UTF-8"),
+    "InvalidObjectName": _Meaning(_errno.EINVAL, "the store does not accept this object key"),
+    "InvalidURI": _Meaning(_errno.EINVAL, "the store does not accept this object key"),
+    "MetadataTooLarge": _Meaning(_errno.ENOSPC, "the object's metadata is larger than 2 KiB"),
+    "EntityTooLarge": _LARGE,
+    "MaxMessageLengthExceeded": _LARGE,
+    "TooManyParts": _PARTS,
+    "QuotaExceeded": _QUOTA,
+    "InsufficientCapacity": _FULL,
+    "XMinioStorageFull": _FULL,
+    "NotImplemented": _UNSUPPORTED,
+    "SlowDown": _BUSY,
+    "ServiceUnavailable": _BUSY,
+    "TooManyRequests": _BUSY,
+    "RequestTimeout": _SLOW,
+    "InternalError": _SERVER,
+    "ConnectTimeout": _SLOW,
+    "ReadTimeout": _SLOW,
+    "ConnectFailed": _UNREACHABLE,
+    "UnknownHost": _Meaning(_errno.EHOSTUNREACH, "the endpoint's name is unknown: check -o url="),
+    "TlsFailed": _Meaning(
+        _errno.EIO, "the endpoint's certificate is not trusted, or it is not https"
+    ),
+    "ConnectionClosed": _Meaning(_errno.EIO, "the connection broke"),
+    "IncompleteBody": _Meaning(_errno.EIO, "the data was cut short on its way"),
+    "BadAnswer": _Meaning(_errno.EIO, "the endpoint does not speak S3: check -o url="),
+}
+
+#: Codes of `NoAnswer`: nothing, or nothing whole, came back.
+NO_ANSWER = frozenset(
+    {
+        "ConnectTimeout",
+        "ReadTimeout",
+        "ConnectFailed",
+        "UnknownHost",
+        "TlsFailed",
+        "ConnectionClosed",
+        "IncompleteBody",
+        "BadAnswer",
+    }
+)
+
+#: For answers whose code is unknown, or that have none, as those to HEAD.
+_BY_STATUS: Mapping[int, _Meaning] = {
+    400: _Meaning(_errno.EIO, "the store does not accept the request"),
+    401: _KEYS,
+    403: _DENIED,
+    404: _Meaning(_errno.ENOENT),
+    405: _UNSUPPORTED,
+    408: _SLOW,
+    409: _CHANGED,
+    412: _CHANGED,
+    413: _LARGE,
+    414: _LONG,
+    416: _CHANGED,
+    429: _BUSY,
+    501: _UNSUPPORTED,
+    503: _BUSY,
+    507: _FULL,
+}
+
+
+def _meaning(exc: StoreError) -> _Meaning:
+    if isinstance(exc, KeyTaken):
+        return _TAKEN
+    return _BY_CODE.get(exc.code) or _BY_STATUS.get(exc.status) or _SERVER
+
+
+def errno_of(exc: BaseException) -> int:
+    """The errno a program gets for a failure; EIO for what nobody foresaw."""
+    if isinstance(exc, FsError):
+        return exc.errno
+    if isinstance(exc, StoreError):
+        return _meaning(exc).errno
+    if isinstance(exc, OSError) and exc.errno:
+        return exc.errno
+    return _errno.EIO
+
+
+def advice(exc: BaseException) -> str:
+    """What whoever reads the log can do about a failure, "" where the errno says it all."""
+    return _meaning(exc).advice if isinstance(exc, StoreError) else ""

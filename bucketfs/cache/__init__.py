@@ -1,1 +1,1 @@
-
+"""Pages of objects on the local disk: sparse files, an index that survives a restart, a bounded size."""

@@ -1,1 +1,1 @@
-
+"""argv → a running mount, or one line that says why not."""

@@ -1,1 +1,44 @@
+"""The bucket: `open_store` gives a `Store` that limits, retries and makes up for what S3 lacks.
 
+From the outside in: `fallback` builds missing requests out of others, `retry` repeats what failed,
+`limit` bounds how many run at once, `trace` counts, `s3` sends. Each is a `Store` itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from bucketfs.store.base import Store
+from bucketfs.store.capability import Provider
+from bucketfs.store.config import StoreConfig
+from bucketfs.store.fallback import FallbackStore
+from bucketfs.store.limit import LimitStore
+from bucketfs.store.retry import RetryPolicy, RetryStore
+from bucketfs.store.s3 import S3Store
+from bucketfs.store.session import connect
+from bucketfs.store.trace import TraceStore
+
+__all__ = ["StoreConfig", "open_store"]
+
+
+@asynccontextmanager
+async def open_store(
+    config: StoreConfig, *, trace: Callable[[TraceStore], None] | None = None
+) -> AsyncIterator[Store]:
+    """Open the configured bucket; nothing is asked of it yet (see `Store.check`).
+
+    Args:
+        trace: Is given the layer that counts requests.
+    """
+    async with connect(config) as connection:
+        provider = Provider(config)
+        counted = TraceStore(S3Store(connection, config, provider))
+        if trace is not None:
+            trace(counted)
+        limited = LimitStore(
+            counted, bulk=config.max_connections, small=2 * config.max_connections
+        )
+        policy = RetryPolicy(attempts=config.retries + 1, seconds=config.retry_seconds)
+        retried = RetryStore(limited, policy, renew=connection.renew_credentials)
+        yield FallbackStore(retried, provider, probe_prefix=config.probe_prefix)

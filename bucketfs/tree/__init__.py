@@ -1,1 +1,1 @@
-
+"""Names, attributes and their keeping in the bucket: the directory tree of one mount."""

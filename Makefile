@@ -1,0 +1,72 @@
+# bucketfs: make setup | demo | test | lint | check | test-ceph | bench | docs | install
+
+PYTHON  ?= $(shell sh scripts/find-python)
+PREFIX  ?= /usr/local
+SBINDIR ?= /sbin
+UNITDIR ?= /lib/systemd/system
+DESTDIR ?=
+
+VENV  := .venv
+RUN   := $(VENV)/bin/python
+READY := $(VENV)/.ready
+SUDO  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: setup demo test lint check test-ceph bench docs install uninstall clean
+
+setup: $(READY)
+
+# Once per change of the requirements: the stamp lies inside the environment.
+$(READY): pyproject.toml scripts/system-packages
+	sh scripts/system-packages fuse
+	@echo "== Python environment in $(VENV)"
+	[ -x $(RUN) ] || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable '.[demo,test]'
+	@touch $@
+
+demo: setup
+	$(RUN) -m bucketfs demo $(DIR)
+
+test: setup
+	$(RUN) -m pytest $(ARGS)
+
+lint: setup
+	$(RUN) -m ruff check bucketfs tests
+	$(RUN) -m ruff format --check bucketfs tests
+	$(RUN) -m mypy --strict bucketfs
+
+check: lint test
+
+# Store and mount tests against a real server, a Ceph RADOS Gateway that lives as long as they do.
+test-ceph: setup
+	sh scripts/system-packages ceph
+	$(SUDO) $(RUN) -m tests.harness.rgw $(RUN) -m pytest tests/store tests/mount $(ARGS)
+
+bench: setup
+	$(RUN) -m benchmarks
+
+docs: setup
+	$(RUN) -m bucketfs.cli.manual docs
+
+# A private environment under $(PREFIX)/lib/bucketfs; mount(8) finds its helpers in $(SBINDIR).
+install:
+	install -d '$(DESTDIR)$(PREFIX)/lib' '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(SBINDIR)' \
+	    '$(DESTDIR)$(UNITDIR)' '$(DESTDIR)$(PREFIX)/share/man/man1'
+	$(PYTHON) -m venv --clear '$(DESTDIR)$(PREFIX)/lib/bucketfs'
+	'$(DESTDIR)$(PREFIX)/lib/bucketfs/bin/python' -m pip install --quiet .
+	sh scripts/relocate '$(DESTDIR)$(PREFIX)/lib/bucketfs' '$(PREFIX)/lib/bucketfs'
+	ln -sf '$(PREFIX)/lib/bucketfs/bin/bucketfs' '$(DESTDIR)$(PREFIX)/bin/bucketfs'
+	ln -sf '$(PREFIX)/lib/bucketfs/bin/bucketfs' '$(DESTDIR)$(SBINDIR)/mount.bucketfs'
+	ln -sf '$(PREFIX)/lib/bucketfs/bin/bucketfs' '$(DESTDIR)$(SBINDIR)/mount.fuse.bucketfs'
+	sed 's|@BINDIR@|$(PREFIX)/bin|' systemd/bucketfs@.service \
+	    > '$(DESTDIR)$(UNITDIR)/bucketfs@.service'
+	install -m 644 docs/bucketfs.1 '$(DESTDIR)$(PREFIX)/share/man/man1/bucketfs.1'
+
+uninstall:
+	rm -rf '$(DESTDIR)$(PREFIX)/lib/bucketfs'
+	rm -f '$(DESTDIR)$(PREFIX)/bin/bucketfs' '$(DESTDIR)$(SBINDIR)/mount.bucketfs' \
+	    '$(DESTDIR)$(SBINDIR)/mount.fuse.bucketfs' '$(DESTDIR)$(UNITDIR)/bucketfs@.service' \
+	    '$(DESTDIR)$(PREFIX)/share/man/man1/bucketfs.1'
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,265 @@
+"""The page cache of one mount: finds, makes, relabels and evicts page files within a byte budget.
+
+Responsible for the directory and its bound; knows nothing of requests or of who reads. A file
+version is named by (key, ETag); bytes that are in no bucket yet live in anonymous page files, which
+are pinned for as long as they are the only copy.
+
+Invariants: `held` is the sum of the valid bytes of all files; a pinned file is never evicted;
+at most one file per (key, ETag).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import itertools
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from bucketfs import clock
+from bucketfs.cache import budget
+from bucketfs.cache.extents import Extents
+from bucketfs.cache.index import Index
+from bucketfs.cache.pages import CHUNK, PageFile
+from bucketfs.errors import FsError
+
+log = logging.getLogger(__name__)
+
+#: The budget is checked once per this many bytes taken in, not at each write.
+_CHECK_EVERY = 8 << 20
+#: Evict this much more than needed, so that a full cache does not evict at every check.
+_SLACK = 64 << 20
+
+#: Asked to give up about so many clean bytes of pinned files; answers how many it gave.
+Reclaimer = Callable[[int], int]
+
+
+class PageCache:
+    """Page files in one directory, which no other process uses at the same time.
+
+    Args:
+        root: Directory for the caches of all mounts; made if missing, mode 700.
+        name: What tells this mount's objects from others' (endpoint, bucket).
+        limit: Bytes to hold at most; dirty data that waits for its upload may exceed it.
+        keep_free: Given the size of the disk in bytes, how many of them must stay free.
+
+    Raises:
+        FsError: The directory cannot be used.
+    """
+
+    def __init__(
+        self, root: Path, *, name: str, limit: int, keep_free: Callable[[int], int]
+    ) -> None:
+        self._limit = limit
+        self._keep_free = keep_free
+        self._directory, self._lock_fd = _claim(
+            root, hashlib.sha256(name.encode()).hexdigest()[:16]
+        )
+        self._files: dict[tuple[str, str], PageFile] = {}
+        self._anonymous: set[PageFile] = set()
+        self._since_check = 0
+        self._reclaimers: list[Reclaimer] = []
+        self.index = Index(self._directory / "index.sqlite")
+        self._load()
+
+    def _load(self) -> None:
+        now = clock.monotonic()
+        known = set()
+        for row in self.index.pages():
+            path = self._directory / row.file
+            if not path.exists():
+                self.index.drop_pages(row.file)
+                continue
+            known.add(row.file)
+            file = PageFile(
+                path, size=row.size, identity=(row.key, row.etag), valid=Extents(row.valid)
+            )
+            # ages before this mount began: negative, in the order of their last use
+            file.used = now - max(0.0, clock.wall_ns() / 1e9 - row.used)
+            self._files[row.key, row.etag] = file
+        for path in self._directory.glob("*.pages"):
+            if path.name not in known:
+                path.unlink()
+        self._evict(0)
+
+    @property
+    def held(self) -> int:
+        """Bytes in all page files."""
+        return sum(f.valid.total for f in self._files.values()) + sum(
+            f.valid.total for f in self._anonymous
+        )
+
+    def add_reclaimer(self, reclaimer: Reclaimer) -> None:
+        """Register someone who can drop clean pages of files in use when nothing else is left to evict."""
+        self._reclaimers.append(reclaimer)
+
+    def open(self, key: str, etag: str, size: int) -> PageFile:
+        """The page file of a version, new or found, pinned once more."""
+        file = self._files.get((key, etag))
+        if file is None or file.size != size:
+            file = PageFile(self._new_path(), size=size, identity=(key, etag))
+            self._replace((key, etag), file)
+        file.pins += 1
+        file.used = clock.monotonic()
+        return file
+
+    def holds(self, key: str, etag: str, size: int) -> bool:
+        """Whether all bytes of a version are here."""
+        file = self._files.get((key, etag))
+        return file is not None and file.size == size and file.valid.covers(0, size)
+
+    def create(self) -> PageFile:
+        """An empty page file for bytes that are in no bucket yet, pinned once."""
+        file = PageFile(self._new_path(), size=0, identity=None)
+        file.pins = 1
+        self._anonymous.add(file)
+        return file
+
+    def own(self, file: PageFile) -> PageFile:
+        """A page file with the same bytes that only the caller holds and may change, pinned once.
+
+        The file itself without its identity when nobody else holds it, otherwise a copy; the
+        caller's pin on `file` passes over to the answer.
+        """
+        if file.pins == 1:
+            self._detach(file)
+            return file
+        own = self.create()
+        own.size = file.size
+        for start, stop in file.valid:
+            for at in range(start, stop, CHUNK):
+                own.write(at, file.read(at, min(at + CHUNK, stop)))
+        self.release(file)
+        return own
+
+    def _detach(self, file: PageFile) -> None:
+        if file.identity is not None:
+            self.index.drop_pages(file.path.name)
+            del self._files[file.identity]
+            file.identity = None
+            self._anonymous.add(file)
+
+    def label(self, file: PageFile, key: str, etag: str, size: int) -> None:
+        """Give a file the identity of the version whose bytes it holds now."""
+        if file.identity is not None:
+            self._detach(file)
+        self._anonymous.discard(file)
+        file.identity = (key, etag)
+        file.size = size
+        file.changed = True
+        self._replace((key, etag), file)
+
+    def release(self, file: PageFile) -> None:
+        """Undo one pin. An anonymous file that nobody holds is deleted, any other one kept for later."""
+        file.pins -= 1
+        if file.pins > 0:
+            return
+        file.used = clock.monotonic()
+        if file.identity is None:
+            self._anonymous.discard(file)
+            file.unlink()
+            return
+        self._save(file)
+        file.close()
+
+    def admit(self, wanted: int) -> None:
+        """Make room for `wanted` bytes that are about to be written.
+
+        Raises:
+            FsError: ENOSPC, when the disk has no room even with an empty cache.
+        """
+        self._since_check += wanted
+        if self._since_check >= _CHECK_EVERY:
+            self._since_check = 0
+            self._evict(wanted)
+
+    def close(self) -> None:
+        """Save the index, delete what has no name in the bucket, let others have the directory."""
+        for file in list(self._files.values()):
+            self._save(file)
+            file.close()
+        for file in self._anonymous:
+            file.unlink()
+        self.index.close()
+        os.close(self._lock_fd)
+
+    def _save(self, file: PageFile) -> None:
+        if file.changed and file.identity is not None:
+            key, etag = file.identity
+            self.index.put_pages(file.path.name, key, etag, file.size, file.valid)
+            file.changed = False
+
+    def _replace(self, identity: tuple[str, str], file: PageFile) -> None:
+        old = self._files.get(identity)
+        self._files[identity] = file
+        if old is not None and old is not file:
+            self.index.drop_pages(old.path.name)
+            old.identity = None
+            if old.pins:
+                self._anonymous.add(old)
+            else:
+                old.unlink()
+
+    def _new_path(self) -> Path:
+        return self._directory / f"{secrets.token_hex(8)}.pages"
+
+    def _evict(self, wanted: int) -> None:
+        disk = os.statvfs(self._directory)
+        needed = budget.excess(
+            held=self.held,
+            wanted=wanted,
+            limit=self._limit,
+            disk_free=disk.f_bavail * disk.f_frsize,
+            keep_free=self._keep_free(disk.f_blocks * disk.f_frsize),
+        )
+        if not needed:
+            return
+        goal = needed + min(_SLACK, self._limit // 8)
+        by_name = {f.path.name: f for f in self._files.values() if not f.pins}
+        for name in budget.victims(
+            (budget.Candidate(n, f.valid.total, f.used) for n, f in by_name.items()), goal
+        ):
+            file = by_name[name]
+            goal -= file.valid.total
+            self._forget(file)
+        for reclaim in self._reclaimers:
+            if goal <= 0:
+                break
+            goal -= reclaim(goal)
+        if disk.f_bavail * disk.f_frsize < wanted and goal > 0:
+            raise FsError(errno.ENOSPC, f"no space left on the disk of the cache {self._directory}")
+
+    def _forget(self, file: PageFile) -> None:
+        assert file.identity is not None and not file.pins
+        del self._files[file.identity]
+        self.index.drop_pages(file.path.name)
+        file.unlink()
+
+
+def _claim(root: Path, name: str) -> tuple[Path, int]:
+    """A subdirectory of `root` locked for this process: the named one, or a numbered one beside it.
+
+    Two mounts of one bucket each get a cache of their own; nothing is shared that a second writer
+    could change underneath.
+    """
+    for number in itertools.count():
+        directory = root / (name if number == 0 else f"{name}.{number}")
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise FsError(
+                error.errno or errno.EIO,
+                f"cannot use the cache directory {directory}: {error.strerror}",
+            ) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            continue
+        return directory, fd
+    raise AssertionError("unreachable")

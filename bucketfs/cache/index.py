@@ -1,0 +1,128 @@
+"""The index beside the page files (SQLite): what a restart needs to go on using them.
+
+Two tables. `pages` names each page file, its (key, ETag) and its valid extents. `headers` remembers
+the metadata headers of objects by (key, ETag, Last-Modified), so that a later listing, which shows
+these three but no metadata, saves the HEAD.
+
+The index never promises more than the disk holds: page files of an earlier boot may lack bytes that
+never left the kernel's memory, so their rows are dropped when the boot id has changed.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bucketfs.store.base import Headers
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pages (
+    file TEXT PRIMARY KEY, key TEXT NOT NULL, etag TEXT NOT NULL, size INTEGER NOT NULL,
+    valid TEXT NOT NULL, used REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS headers (
+    key TEXT PRIMARY KEY, etag TEXT NOT NULL, last_modified INTEGER NOT NULL, headers TEXT NOT NULL)
+    WITHOUT ROWID;
+"""
+_VERSION = "1"
+#: Rows of `headers` kept; the oldest written go first. 250 bytes each.
+_HEADERS_KEPT = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class PageRow:
+    """A page file as the index knows it; `used` is Unix time of the last use."""
+
+    file: str
+    key: str
+    etag: str
+    size: int
+    valid: tuple[tuple[int, int], ...]
+    used: float
+
+
+class Index:
+    """The SQLite file of one cache directory; one process has it at a time.
+
+    Calls are synchronous and take tens of microseconds: nothing waits for the disk
+    (``synchronous=OFF``), because a lost row only costs a request.
+
+    Raises:
+        sqlite3.Error: From every method, when the file is damaged or the disk full.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=OFF")
+        self._db.executescript(_SCHEMA)
+        self._begin_boot()
+
+    def _begin_boot(self) -> None:
+        current = {"version": _VERSION, "boot": _boot_id()}
+        known = dict(self._db.execute("SELECT name, value FROM state"))
+        if known != current:
+            self._db.execute("DELETE FROM pages")
+            if known.get("version") != _VERSION:
+                self._db.execute("DELETE FROM headers")
+            self._db.executemany(
+                "INSERT OR REPLACE INTO state VALUES (?, ?)", sorted(current.items())
+            )
+
+    def close(self) -> None:
+        """Write everything and let go of the file."""
+        self._db.execute(
+            "DELETE FROM headers WHERE key IN (SELECT key FROM headers LIMIT max(0,"
+            " (SELECT count(*) FROM headers) - ?))",
+            (_HEADERS_KEPT,),
+        )
+        self._db.close()
+
+    def pages(self) -> Iterator[PageRow]:
+        """All page files."""
+        for file, key, etag, size, valid, used in self._db.execute("SELECT * FROM pages"):
+            extents = tuple((a, b) for a, b in json.loads(valid))
+            yield PageRow(file, key, etag, size, extents, used)
+
+    def put_pages(
+        self, file: str, key: str, etag: str, size: int, valid: Iterable[tuple[int, int]]
+    ) -> None:
+        """Add or replace a page file's row."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?, ?, ?)",
+            (file, key, etag, size, json.dumps(list(valid)), time.time()),
+        )
+
+    def drop_pages(self, file: str) -> None:
+        """Forget a page file."""
+        self._db.execute("DELETE FROM pages WHERE file = ?", (file,))
+
+    def headers(self, key: str, etag: str, last_modified: int) -> Headers | None:
+        """What a HEAD of exactly this version answered, if one ever did."""
+        row = self._db.execute(
+            "SELECT headers FROM headers WHERE key = ? AND etag = ? AND last_modified = ?",
+            (key, etag, last_modified),
+        ).fetchone()
+        if row is None:
+            return None
+        metadata, content_type, other = json.loads(row[0])
+        return Headers(metadata=metadata, content_type=content_type, other=other)
+
+    def put_headers(self, key: str, etag: str, last_modified: int, headers: Headers) -> None:
+        """Remember the headers of a version, in place of any older one of the key."""
+        text = json.dumps([dict(headers.metadata), headers.content_type, dict(headers.other)])
+        self._db.execute(
+            "INSERT OR REPLACE INTO headers VALUES (?, ?, ?, ?)", (key, etag, last_modified, text)
+        )
+
+    def drop_headers(self, key: str) -> None:
+        """Forget the headers of a key."""
+        self._db.execute("DELETE FROM headers WHERE key = ?", (key,))
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,168 @@
+"""One local sparse file that holds bytes of one file version, and knows which of them it holds.
+
+The file is written and read with plain pread/pwrite from the event loop: the operating system's
+page cache makes these memory copies, and a thread hop would cost more than it hides.
+
+Invariant: positions in `valid` were written here; the sparse rest of the file reads as zeros and
+means nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bucketfs.cache.extents import Extents
+
+#: Largest piece handed to the network at a time (one pread of a reused buffer).
+CHUNK = 1 << 20
+
+
+class PageFile:
+    """A sparse file with a set of valid extents.
+
+    Attributes:
+        path: Where it lives.
+        valid: Which positions hold data.
+        size: Length of the object version the file belongs to.
+        identity: (key, ETag) of that version, or None for bytes that are in no bucket yet.
+        pins: How many users hold it; a pinned file is never evicted.
+        used: Monotonic time of the last use, for eviction.
+        changed: Whether the index knows less than `valid` tells.
+    """
+
+    __slots__ = ("_fd", "changed", "identity", "path", "pins", "size", "used", "valid")
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        size: int,
+        identity: tuple[str, str] | None,
+        valid: Extents | None = None,
+    ) -> None:
+        self.path = path
+        self.size = size
+        self.identity = identity
+        self.valid = Extents() if valid is None else valid
+        self.pins = 0
+        self.used = 0.0
+        self.changed = False
+        self._fd = -1
+
+    @property
+    def fd(self) -> int:
+        """Descriptor, opened at the first use.
+
+        Raises:
+            OSError: The file cannot be opened or created.
+        """
+        if self._fd < 0:
+            self._fd = os.open(
+                self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            )
+        return self._fd
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes ``[start, stop)``; holes and what lies past the end of the local file read as zeros."""
+        data = os.pread(self.fd, stop - start, start)
+        short = stop - start - len(data)
+        return data + bytes(short) if short else data
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Store `data` and mark it valid.
+
+        Raises:
+            OSError: Disk full or failing; nothing beyond what was written is marked.
+        """
+        view = memoryview(data)
+        while view:
+            done = os.pwrite(self.fd, view, offset)
+            self.valid.add(offset, offset + done)
+            offset += done
+            view = view[done:]
+        self.changed = True
+
+    def zero(self, start: int, stop: int) -> None:
+        """Make ``[start, stop)`` valid zeros without using disk for them."""
+        if start >= stop:
+            return
+        end = os.fstat(self.fd).st_size
+        if start < end:
+            _punch(self.fd, start, min(stop, end) - start)
+        self.valid.add(start, stop)
+        self.changed = True
+
+    def truncate(self, size: int) -> None:
+        """Forget everything at and after `size`."""
+        if os.fstat(self.fd).st_size > size:
+            os.ftruncate(self.fd, size)
+        self.valid.remove(size, max(size, self.valid.end))
+        self.changed = True
+
+    def drop(self, start: int, stop: int) -> None:
+        """Forget ``[start, stop)`` and give its disk space back."""
+        if self.valid.overlaps(start, stop):
+            self.valid.remove(start, stop)
+            _punch(self.fd, start, stop - start)
+            self.changed = True
+
+    def close(self) -> None:
+        """Close the descriptor; the file stays and opens again at the next use."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def unlink(self) -> None:
+        """Remove the file from the disk."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+_FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def _punch(fd: int, offset: int, length: int) -> None:
+    """Deallocate a range so that it reads as zeros (fallocate(2); Python's os module has no hole punching)."""
+    if _fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length) == 0:
+        return
+    code = ctypes.get_errno()
+    if code != errno.EOPNOTSUPP:
+        raise OSError(code, os.strerror(code))
+    # a file system without holes (vfat, some overlays): write the zeros
+    zeros = bytes(min(length, CHUNK))
+    while length:
+        length -= (done := os.pwrite(fd, zeros[:length], offset))
+        offset += done
+
+
+@dataclass(frozen=True, slots=True)
+class PageBody:
+    """Bytes ``[start, stop)`` of a page file as the body of an upload; nothing is held in memory."""
+
+    pages: PageFile
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """The bytes in pieces of at most `CHUNK`."""
+        buffer = memoryview(bytearray(min(CHUNK, max(1, len(self)))))
+        position = self.start
+        while position < self.stop:
+            want = min(CHUNK, self.stop - position)
+            got = os.preadv(self.pages.fd, [buffer[:want]], position)
+            # past the end of the local file lie zeros that a truncate made
+            if got < want:
+                buffer[got:want] = bytes(want - got)
+            yield buffer[:want]
+            position += want

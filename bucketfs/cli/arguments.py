@@ -1,0 +1,273 @@
+r"""argv → `Options`: positions, flags, option lists, and every check a pure function can make.
+
+The grammar is s3fs's: ``BUCKET[:/PREFIX]`` and ``MOUNTPOINT`` in that order, options before,
+between and after them, ``-o`` repeated at will, each with a comma list in which ``\\,`` and
+``"…"`` protect a comma. Whatever is wrong raises `ParseError` with one line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from bucketfs.cli import compat
+from bucketfs.options import BY_NAME, Options, Row
+
+
+class ParseError(Exception):
+    """The command line makes no sense; the text says in one line which part and why."""
+
+
+@dataclass(slots=True)
+class Arguments:
+    """The command line taken apart, nothing checked yet.
+
+    Attributes:
+        positions: Arguments that are not options.
+        options: ``(name, value)`` of each ``-o`` word; the value is None without an equals sign.
+        flags: Names of the single switches given: foreground, debug, help, version …
+    """
+
+    positions: list[str] = field(default_factory=list)
+    options: list[tuple[str, str | None]] = field(default_factory=list)
+    flags: set[str] = field(default_factory=set)
+
+
+_FLAGS: Mapping[str, str] = MappingProxyType(
+    {
+        "-f": "foreground",
+        "--foreground": "foreground",
+        "-d": "debug",
+        "--debug": "debug",
+        "-s": "single",
+        "-h": "help",
+        "--help": "help",
+        "-V": "version",
+        "--version": "version",
+    }
+)
+
+_UPLOAD_TOOLS = ("-u", "--incomplete-mpu-list", "--incomplete-mpu-abort")
+
+
+def split_list(text: str) -> Iterator[str]:
+    """The items of one comma list; a backslash or double quotes protect commas."""
+    item: list[str] = []
+    quoted = False
+    letters = iter(text)
+    for letter in letters:
+        if letter == "\\":
+            item.append(next(letters, "\\"))
+        elif letter == '"':
+            quoted = not quoted
+        elif letter == "," and not quoted:
+            yield "".join(item)
+            item = []
+        else:
+            item.append(letter)
+    if quoted:
+        raise ParseError(f'-o {text}: the closing " is missing')
+    yield "".join(item)
+
+
+def tokenise(argv: Sequence[str]) -> Arguments:
+    """Sort the words of a command line, without the program's name, into `Arguments`."""
+    found = Arguments()
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            found.positions.extend(words)
+        elif word == "-o":
+            _add_list(found, _value_after(word, words))
+        elif word.startswith("-o"):
+            _add_list(found, word[2:])
+        elif word in _FLAGS:
+            found.flags.add(_FLAGS[word])
+        elif word.startswith(_UPLOAD_TOOLS):
+            raise ParseError(f"{word}: not supported; bucketfs mounts, it does not manage uploads")
+        elif word.startswith("-") and len(word) > 1:
+            raise ParseError(f"{word}: unknown option; options are written -o name=value")
+        else:
+            found.positions.append(word)
+    return found
+
+
+def _value_after(flag: str, words: Iterator[str]) -> str:
+    value = next(words, None)
+    if value is None:
+        raise ParseError(f"{flag}: a list of options must follow")
+    return value
+
+
+def _add_list(found: Arguments, text: str) -> None:
+    for item in split_list(text):
+        name, equals, value = item.strip().partition("=")
+        if name:
+            found.options.append((name.strip(), value if equals else None))
+
+
+def parse(argv: Sequence[str]) -> Options:
+    """The whole way from a command line to checked `Options`. Raises ParseError."""
+    return build(tokenise(argv))
+
+
+def build(arguments: Arguments) -> Options:
+    """Check and join what `tokenise` found. Raises ParseError."""
+    gathered = _Gathered()
+    for name, value in arguments.options:
+        gathered.take(name, value)
+    bucket, prefix, mountpoint = _positions(arguments.positions, gathered.bucket)
+    values = gathered.values
+    if gathered.servicepath.strip("/") and values.get("url"):
+        values["url"] = f"{values['url']}/{gathered.servicepath.strip('/')}"
+    if "single" in arguments.flags:
+        gathered.notes.append("-s: without effect; requests are served side by side")
+    _check_together(bucket, values)
+    return Options(
+        bucket=bucket,
+        prefix=prefix,
+        mountpoint=mountpoint,
+        foreground="foreground" in arguments.flags,
+        debug="debug" in arguments.flags,
+        nonempty=gathered.nonempty,
+        fuse_options=_fuse_options(gathered.fuse, values),
+        notes=tuple(gathered.notes),
+        **values,
+    )
+
+
+class _Gathered:
+    """What the option words of one command line add up to; a later word beats an earlier one."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.fuse: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.nonempty = False
+        self.bucket: str | None = None
+        self.servicepath = ""
+
+    def take(self, name: str, value: str | None) -> None:
+        """Sort in one word. Raises ParseError."""
+        if name == "rw":
+            self.values["read_only"] = False
+        elif name == "nonempty":
+            self.nonempty = True
+        elif name == "bucket":
+            self.bucket = value or ""
+        elif name == "servicepath":
+            self.servicepath = value or ""
+        elif name == "use_rrs":
+            self.values["storage_class"] = None if value == "0" else "REDUCED_REDUNDANCY"
+        elif name in BY_NAME:
+            self._set(BY_NAME[name], name, value)
+        elif name in compat.FUSE_WORDS or name in compat.FUSE_VALUES:
+            self.fuse[name] = name if value is None else f"{name}={_escape(value)}"
+        elif name in compat.CONTRARY:
+            self.fuse.pop(compat.CONTRARY[name], None)
+        elif name in compat.IGNORED:
+            self.notes.append(f"option {name} is without effect: {compat.IGNORED[name]}")
+        elif name in compat.REFUSED:
+            raise ParseError(f"{name}: {compat.REFUSED[name]}")
+        elif not compat.is_dropped(name):
+            raise ParseError(_unknown(name))
+
+    def _set(self, row: Row, name: str, value: str | None) -> None:
+        try:
+            self.values[row.attribute] = row.value_of(value)
+        except ValueError as error:
+            shown = name if value is None else f"{name}={value}"
+            raise ParseError(f"{shown}: {error}") from None
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(",", "\\,")
+
+
+def _unknown(name: str) -> str:
+    known = [*BY_NAME, *compat.IGNORED, *compat.FUSE_WORDS, "nonempty", "rw"]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    hint = f"; did you mean {close[0]}?" if close else "; bucketfs --help lists all options"
+    return f"{name}: unknown option{hint}"
+
+
+def _fuse_options(words: Mapping[str, str], values: Mapping[str, Any]) -> tuple[str, ...]:
+    first = ("ro",) if values.get("read_only") else ()
+    return (*first, *words.values())
+
+
+def _positions(positions: Sequence[str], named: str | None) -> tuple[str, str, str]:
+    """Bucket, prefix and mount point from the positions and from ``-o bucket=``."""
+    if named is not None:
+        if len(positions) != 1:
+            raise ParseError("with -o bucket= exactly one argument is expected: MOUNTPOINT")
+        return (*split_bucket(named), positions[0])
+    if len(positions) < 2:
+        missing = "BUCKET and MOUNTPOINT" if not positions else "MOUNTPOINT"
+        raise ParseError(f"{missing} missing; usage: bucketfs BUCKET[:/PREFIX] MOUNTPOINT [-o …]")
+    if len(positions) > 2:
+        raise ParseError(f"{positions[2]}: one argument too many; quote names with spaces")
+    if not positions[1]:
+        raise ParseError("MOUNTPOINT is empty")
+    return (*split_bucket(positions[0]), positions[1])
+
+
+def split_bucket(text: str) -> tuple[str, str]:
+    """``BUCKET[:/PREFIX]`` → name and prefix (``""`` or ``a/b/``). Raises ParseError."""
+    if "://" in text:
+        raise ParseError(f"{text}: write BUCKET[:/PREFIX], and the address into -o url=")
+    bucket, colon, path = text.partition(":")
+    if not bucket:
+        raise ParseError(f"{text or chr(39) * 2}: names no bucket; write BUCKET[:/PREFIX]")
+    if "/" in bucket:
+        name, _, rest = bucket.strip("/").partition("/")
+        raise ParseError(f"{text}: a prefix is written with a colon: {name}:/{rest}")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", bucket):
+        raise ParseError(f"{bucket}: not a bucket name (letters, digits, '.', '-', '_')")
+    if colon and not path.startswith("/"):
+        raise ParseError(f"{text}: the prefix must begin with a slash: {bucket}:/{path}")
+    parts = [part for part in path.split("/") if part]
+    if "." in parts or ".." in parts:
+        raise ParseError(f"{text}: '.' and '..' cannot stand in a prefix")
+    if any(len(part.encode(errors="surrogateescape")) > 255 for part in parts):
+        raise ParseError(f"{text}: a part of the prefix is longer than 255 bytes")
+    return bucket, "".join(f"{part}/" for part in parts)
+
+
+def _check_together(bucket: str, values: Mapping[str, Any]) -> None:
+    """Rules that bind two options, or an option and the bucket's name. Raises ParseError."""
+    if "free_space_ratio" in values and values.get("ensure_diskfree") is not None:
+        raise ParseError("free_space_ratio and ensure_diskfree exclude each other; give one")
+    if values.get("public_bucket"):
+        for name in ("passwd_file", "profile", "iam_role"):
+            if values.get(name):
+                raise ParseError(f"public_bucket and {name} exclude each other: nothing is signed")
+    if values.get("passwd_file") and values.get("iam_role"):
+        raise ParseError("passwd_file and iam_role exclude each other; give one")
+    encryption = values.get("use_sse")
+    url = values.get("url") or ""
+    if encryption is not None and encryption.mode == "custom" and url.startswith("http://"):
+        raise ParseError("use_sse=custom sends the key itself and so needs an https:// url")
+    _check_host_name(bucket, values)
+
+
+def _check_host_name(bucket: str, values: Mapping[str, Any]) -> None:
+    """A bucket that becomes part of the host name must be one; as in s3fs."""
+    in_host = values.get("use_path_request_style") is False or not values.get("url")
+    if not in_host or values.get("use_path_request_style"):
+        return
+    if bucket != bucket.lower() or "_" in bucket:
+        raise ParseError(
+            f"{bucket}: capitals and '_' cannot stand in a host name;"
+            " add -o use_path_request_style, or the endpoint's url="
+        )
+    is_https = (values.get("url") or "https:").startswith("https:")
+    if "." in bucket and is_https and values.get("use_path_request_style") is False:
+        raise ParseError(
+            f"{bucket}: no https certificate covers a bucket with dots in its name;"
+            " use -o use_path_request_style"
+        )

@@ -1,0 +1,138 @@
+"""`Options` → `StoreConfig`, and what the user is told when the bucket does not answer."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import stat
+from collections.abc import Callable, Mapping
+
+import trio
+
+from bucketfs.cli.failure import ExitCode, Failure
+from bucketfs.credentials import Credentials
+from bucketfs.errors import NoAnswer, NotFound, StoreError, advice
+from bucketfs.options import Options
+from bucketfs.store.config import Encryption, StoreConfig
+
+#: Bytes of an SSE-C key: AES-256.
+_SSE_C_KEY = 32
+
+
+def store_config(
+    options: Options, credentials: Credentials, reload: Callable[[], Credentials]
+) -> StoreConfig:
+    """What the store must know of the command line. Reads the SSE-C key file; raises Failure."""
+    return StoreConfig(
+        bucket=options.bucket,
+        credentials=credentials,
+        url=options.url,
+        region=options.region,
+        path_style=options.use_path_request_style,
+        signature_v2=options.sigv2,
+        connect_timeout=options.connect_timeout,
+        read_timeout=options.readwrite_timeout,
+        retries=options.retries,
+        max_connections=options.max_thread_count,
+        storage_class=options.storage_class or "",
+        acl=options.default_acl or "",
+        encryption=_encryption(options, os.environ),
+        requester_pays=options.requester_pays,
+        verify=not options.no_check_certificate,
+        verify_hostname=options.ssl_verify_hostname,
+        read_only=options.read_only,
+        reload_credentials=reload,
+    )
+
+
+def _encryption(options: Options, environ: Mapping[str, str]) -> Encryption:
+    asked = options.use_sse
+    if asked is None:
+        return Encryption()
+    if asked.mode == "s3":
+        return Encryption(algorithm="AES256")
+    if asked.mode == "kms":
+        key = asked.source or environ.get("AWSSSEKMSID", "")
+        return Encryption(algorithm="aws:kms", kms_key_id=key)
+    if asked.source:
+        return Encryption(customer_key=_key_from_file(os.path.expanduser(asked.source)))
+    first = environ.get("AWSSSECKEYS", "").split(":", 1)[0]
+    if not first:
+        raise Failure(ExitCode.CREDENTIALS, "use_sse=custom: name a FILE or set AWSSSECKEYS")
+    return Encryption(customer_key=decode_sse_c(first, where="AWSSSECKEYS"))
+
+
+def _key_from_file(path: str) -> bytes:
+    try:
+        mode = os.stat(path).st_mode
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise Failure(
+                ExitCode.CREDENTIALS,
+                f"use_sse=custom: {path} is open to others; run: chmod 600 {path}",
+            )
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            lines = [line.strip() for line in file]
+    except OSError as error:
+        raise Failure(ExitCode.CREDENTIALS, f"use_sse=custom: {path}: {error.strerror}") from None
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise Failure(ExitCode.CREDENTIALS, f"use_sse=custom: {path} holds no key")
+    return decode_sse_c(keys[0], where=path)
+
+
+def decode_sse_c(text: str, *, where: str) -> bytes:
+    """An SSE-C key as s3fs reads it: 32 bytes in base64, else 32 plain letters."""
+    try:
+        decoded = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        decoded = b""
+    raw = text.encode(errors="surrogateescape")
+    for key in (decoded, raw):
+        if len(key) == _SSE_C_KEY:
+            return key
+    raise Failure(
+        ExitCode.CREDENTIALS,
+        f"use_sse=custom: the key in {where} must be 32 bytes, or 32 bytes in base64",
+    )
+
+
+def failure_of(error: BaseException, options: Options) -> Failure:
+    """The line for whatever stopped the mount before it stood."""
+    match error:
+        case Failure():
+            return error
+        case StoreError():
+            return _store_failure(error, options)
+        case trio.TooSlowError():
+            return Failure(ExitCode.NETWORK, f"{_endpoint(options)}: no answer in time; check url=")
+        case KeyboardInterrupt():
+            return Failure(ExitCode.FAILED, "interrupted; nothing is mounted")
+        case _:
+            return Failure(
+                ExitCode.FUSE, f"cannot mount {options.source}: {type(error).__name__}: {error}"
+            )
+
+
+def _store_failure(error: StoreError, options: Options) -> Failure:
+    if isinstance(error, NotFound):
+        where = f"{options.bucket} does not exist at {_endpoint(options)}"
+        return Failure(ExitCode.BUCKET, f"bucket {where}; check its name, and url=")
+    hint = advice(error)
+    if isinstance(error, NoAnswer):
+        code, what = ExitCode.NETWORK, f"{_endpoint(options)}: {error.message or error.code}"
+    elif error.status in (401, 403) or "Credential" in error.code:
+        code, what = ExitCode.DENIED, f"bucket {options.bucket}: {_words(error)}"
+    else:
+        code, what = ExitCode.BUCKET, f"bucket {options.bucket}: {_words(error)}"
+    return Failure(code, f"{what}; {hint}" if hint else what)
+
+
+def _words(error: StoreError) -> str:
+    status = f" (HTTP {error.status})" if error.status and str(error.status) != error.code else ""
+    message = f": {error.message}" if error.message else ""
+    return " ".join(f"{error.code}{status}{message}".split())
+
+
+def _endpoint(options: Options) -> str:
+    return options.url or "Amazon S3"

@@ -1,0 +1,198 @@
+"""Help, man page and option reference, all made from the one table.
+
+``python -m bucketfs.cli.manual DIRECTORY`` writes ``options.md`` and ``bucketfs.1`` there; a test
+holds the committed files to what this prints.
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+from bucketfs.cli import compat
+from bucketfs.cli.failure import ExitCode
+from bucketfs.options import TABLE, Group, Row
+
+_SYNOPSIS = "bucketfs BUCKET[:/PREFIX] MOUNTPOINT [-f] [-d] [-o NAME[=VALUE],…]…"
+
+_COMMANDS = (
+    ("bucketfs BUCKET[:/PREFIX] MOUNTPOINT", "mount a bucket (also: bucketfs mount …)"),
+    ("bucketfs umount [-l] MOUNTPOINT", "unmount it; -l at once, even if in use or dead"),
+    ("bucketfs demo [DIR]", "try it out with a server of its own"),
+)
+
+_FLAGS = (
+    ("-f", "stay in the foreground and log to standard error"),
+    ("-d", "log everything"),
+    ("-o NAME[=VALUE],…", "options, see below; -o may repeat, \\, is a comma inside a value"),
+    ("-h, --help", "this text"),
+    ("-V, --version", "the version"),
+)
+
+_EXIT_CODES = {
+    ExitCode.OK: "success; without -f: the mount stands",
+    ExitCode.FAILED: "any other failure",
+    ExitCode.USAGE: "the command line makes no sense",
+    ExitCode.MOUNTPOINT: "the mount point is missing, busy, dead or no directory",
+    ExitCode.CREDENTIALS: "no usable keys",
+    ExitCode.BUCKET: "the bucket does not exist or cannot be used",
+    ExitCode.DENIED: "the endpoint refused the keys",
+    ExitCode.NETWORK: "the endpoint did not answer, or its certificate was refused",
+    ExitCode.FUSE: "the kernel, /dev/fuse or fusermount3 refused",
+}
+
+
+def version() -> str:
+    """``bucketfs 0.1.0``."""
+    return f"bucketfs {metadata.version('bucketfs')}"
+
+
+def usage() -> str:
+    """What ``--help`` prints."""
+    lines = [f"usage: {_SYNOPSIS}", "", *_two_columns(_COMMANDS), "", *_two_columns(_FLAGS)]
+    for group in Group:
+        lines += ["", f"{group}:", *_two_columns(_entries(group), width=30)]
+    lines += [
+        "",
+        "Sizes: 10, 128M, 5Gi. Times: 60, 500ms, 5m, 1h30m.",
+        "Other s3fs options are accepted or refused by name; the words of mount(8) are understood.",
+        "Exit codes: " + ", ".join(f"{code.value} {text}" for code, text in _EXIT_CODES.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _entries(group: Group) -> Iterator[tuple[str, str]]:
+    for row in TABLE:
+        if row.group is group:
+            yield _label(row), f"{row.help}{_default(row)}"
+
+
+def _label(row: Row) -> str:
+    if not row.metavar:
+        return row.name
+    return f"{row.name}[={row.metavar}]" if row.is_switch else f"{row.name}={row.metavar}"
+
+
+def _default(row: Row) -> str:
+    return f" [{row.shown_default}]" if row.shown_default else ""
+
+
+def _two_columns(pairs: Iterable[tuple[str, str]], width: int = 40) -> Iterator[str]:
+    for label, text in pairs:
+        indent = " " * (width + 2)
+        body = textwrap.wrap(text, 100 - width - 2)
+        head = f"  {label}"
+        if len(head) > width:
+            yield head
+        else:
+            yield f"{head:<{width + 2}}{body.pop(0)}"
+        for line in body:
+            yield f"{indent}{line}"
+
+
+def markdown() -> str:
+    """``docs/options.md``."""
+    lines = [
+        "# Options",
+        "",
+        "<!-- Made by `python -m bucketfs.cli.manual docs`; edit bucketfs/options.py instead. -->",
+        "",
+        f"    {_SYNOPSIS}",
+        "",
+        "Options are given with `-o`, which may repeat; each takes a comma list. A backslash or",
+        "double quotes protect a comma inside a value. A later word beats an earlier one.",
+        "Sizes: `10` (in the option's own unit), `128M` and `5Gi` (powers of 1024), `30GB` (of",
+        "1000). Times: seconds, or `500ms`, `5m`, `1h30m`.",
+    ]
+    for group in Group:
+        lines += ["", f"## {group}", "", "| option | default | meaning |", "| --- | --- | --- |"]
+        lines += [_markdown_row(row) for row in TABLE if row.group is group]
+    lines += ["", "## Accepted without effect", ""]
+    lines += ["Options of s3fs that mean nothing here. Each is named in the log.", ""]
+    lines += ["| option | why |", "| --- | --- |"]
+    lines += [f"| `{name}` | {why} |" for name, why in sorted(compat.IGNORED.items())]
+    lines += ["", "## Refused", "", "| option | what to do |", "| --- | --- |"]
+    lines += [f"| `{name}` | {what} |" for name, what in sorted(compat.REFUSED.items())]
+    lines += ["", "## Words of mount(8)", "", _mount_words()]
+    lines += ["", "## Exit codes", "", "| code | meaning |", "| --- | --- |"]
+    lines += [f"| {code.value} | {text} |" for code, text in _EXIT_CODES.items()]
+    lines += [
+        "",
+        "Called by mount(8) the program answers 0, 1 (wrong options) or 32 (not mounted).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _mount_words() -> str:
+    words = ", ".join(f"`{word}`" for word in sorted(compat.FUSE_WORDS))
+    return textwrap.fill(
+        f"`ro` and `rw` are understood. Passed on to the kernel: {words}, and SELinux contexts."
+        " Swallowed: `_netdev`, `nofail`, `auto`, `noauto`, `user`, `users`, `owner`, `relatime`,"
+        " `comment=`, `x-*` and their like. `nonempty` silences the remark about a mount point"
+        " with files in it.",
+        100,
+        break_on_hyphens=False,
+    )
+
+
+def _markdown_row(row: Row) -> str:
+    label = _label(row).replace("|", "\\|")
+    also = "".join(f", `{alias}`" for alias in row.aliases)
+    return f"| `{label}`{also} | {row.shown_default} | {row.help} |"
+
+
+def man_page() -> str:
+    """``bucketfs.1`` in man(7) macros."""
+    lines = [
+        '.\\" Made by python -m bucketfs.cli.manual docs; edit bucketfs/options.py instead.',
+        '.TH BUCKETFS 1 "" "bucketfs" "User Commands"',
+        ".SH NAME",
+        "bucketfs \\- mount an S3 bucket as a directory",
+        ".SH SYNOPSIS",
+    ]
+    for command, text in _COMMANDS:
+        lines += [".TP", f".B {_roff(command)}", _roff(text)]
+    lines += [".SH DESCRIPTION", _roff(_DESCRIPTION), ".SH OPTIONS"]
+    for flag, text in _FLAGS:
+        lines += [".TP", f".B {_roff(flag)}", _roff(text)]
+    for group in Group:
+        lines.append(f".SS {_roff(group)}")
+        for label, text in _entries(group):
+            lines += [".TP", f".B {_roff(label)}", _roff(text)]
+    lines += [".SH EXIT STATUS"]
+    for code, text in _EXIT_CODES.items():
+        lines += [".TP", f".B {code.value}", _roff(text)]
+    lines += [".SH FILES", ".TP", ".B ~/.passwd\\-s3fs, /etc/passwd\\-s3fs", _roff(_FILES)]
+    lines += [".SH SEE ALSO", ".BR mount (8),", ".BR fusermount3 (1),", ".BR fstab (5)"]
+    return "\n".join(lines) + "\n"
+
+
+_DESCRIPTION = (
+    "bucketfs shows the objects of an S3 bucket as files. The command line, the options and the"
+    " password file are those of s3fs; an fstab line of s3fs works with fuse.bucketfs as its type."
+    " The program returns when the mount stands, or says in one line why it does not."
+)
+
+_FILES = (
+    "Keys: ACCESS_KEY:SECRET_KEY, or BUCKET:ACCESS_KEY:SECRET_KEY for one bucket; mode 600"
+    " (/etc/passwd-s3fs also 640). ~/.aws/config and ~/.aws/credentials are read before."
+)
+
+
+def _roff(text: str) -> str:
+    escaped = text.replace("\\", "\\e").replace("-", "\\-").replace("…", "...")
+    return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
+
+
+def main() -> None:
+    """Write both files into the directory named on the command line."""
+    directory = Path(sys.argv[1])
+    (directory / "options.md").write_text(markdown(), encoding="utf-8")
+    (directory / "bucketfs.1").write_text(man_page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

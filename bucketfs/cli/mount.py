@@ -1,0 +1,114 @@
+"""``bucketfs BUCKET MOUNTPOINT``: the half before the fork.
+
+The command line, the mount point and the files with the keys are checked here, at once and without
+an event loop; `bucketfs.cli.serve` does the rest in the process that stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bucketfs import log as logs
+from bucketfs.cli import arguments, checks, daemon, manual
+from bucketfs.cli.failure import ExitCode, Failure
+from bucketfs.credentials import (
+    Credentials,
+    CredentialsError,
+    StaticKeys,
+    home_directories,
+    resolve,
+)
+from bucketfs.options import Options
+
+log = logging.getLogger("bucketfs.mount")
+
+#: What a first request may need beyond connect and read time-outs: TLS, name lookup, probes.
+_START_MARGIN = 30.0
+
+_ROOT_CACHE = "/var/cache/bucketfs"
+
+
+def run(argv: Sequence[str]) -> int:
+    """Mount as `argv` says (without the program's name); returns the exit code. Raises Failure."""
+    try:
+        found = arguments.tokenise(argv)
+        if "help" in found.flags:
+            print(manual.usage())
+            return ExitCode.OK
+        if "version" in found.flags:
+            print(manual.version())
+            return ExitCode.OK
+        options = arguments.build(found)
+    except arguments.ParseError as error:
+        raise Failure(ExitCode.USAGE, str(error)) from None
+    return mount(options)
+
+
+def mount(options: Options) -> int:
+    """Check, mount and serve; in the background unless ``-f``. Raises Failure."""
+    options = _settled(options)
+    inherited = daemon.inherited_descriptors()
+    try:
+        logs.setup(options)
+    except OSError as error:
+        raise Failure(ExitCode.FAILED, f"logfile={options.logfile}: {error.strerror}") from None
+    checks.fuse(options)
+    checks.mountpoint(options)
+    checks.cache_directory(options)
+    credentials = find_credentials(options)
+    daemon.harden()
+    for note in options.notes:
+        log.warning("%s", note)
+
+    def body(report: daemon.Report) -> int:
+        # The event loop and the AWS library belong to the process that serves, not to its parent;
+        # and a wrong option is reported without waiting for them.
+        from bucketfs.cli import serve  # noqa: PLC0415
+
+        return serve.serve(options, credentials, lambda: find_credentials(options), report)
+
+    if options.foreground:
+        return body(daemon.ForegroundReport())
+    wait = daemon.patience(options) + _START_MARGIN
+    return daemon.run_in_background(body, wait=wait, inherited=inherited)
+
+
+def _settled(options: Options) -> Options:
+    """Paths made absolute, since a daemon lives in ``/``."""
+
+    def absolute(path: str | None) -> str | None:
+        return os.path.abspath(os.path.expanduser(path)) if path else None
+
+    return replace(
+        options,
+        mountpoint=os.path.abspath(options.mountpoint),
+        use_cache=absolute(options.use_cache or options.tmpdir) or _default_cache(),
+        tmpdir=absolute(options.tmpdir),
+        logfile=absolute(options.logfile),
+        passwd_file=absolute(options.passwd_file),
+    )
+
+
+def _default_cache() -> str:
+    if os.geteuid() == 0:
+        return _ROOT_CACHE
+    homes = home_directories(os.environ)
+    if not homes:
+        raise Failure(ExitCode.FAILED, "this user has no home directory; name a use_cache=DIR")
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(homes[0], ".cache")
+    return os.path.join(base, "bucketfs")
+
+
+def find_credentials(options: Options) -> Credentials:
+    """The keys to sign with, kept out of the log from now on. Raises Failure."""
+    try:
+        found = resolve(options, os.environ)
+    except CredentialsError as error:
+        raise Failure(ExitCode.CREDENTIALS, str(error)) from None
+    if isinstance(found, StaticKeys):
+        logs.protect(found.secret_key, found.token)
+        log.info("signing with access key %s from %s", found.access_key, found.source)
+    return found

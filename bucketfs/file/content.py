@@ -1,0 +1,204 @@
+"""The bytes of one open (or unsaved) file, as every program on this machine sees them.
+
+A `Content` is the union of three things: pages of the base version in the bucket, fetched when
+needed; what programs wrote since (`dirty`); and zeros where the file was made longer. It hangs on the
+inode, not on a path or a handle, so all handles of a file share it, and renaming changes nothing.
+
+Invariants:
+- positions at and after ``fetcher.limit`` are always valid locally (written, or zeros);
+- ``dirty`` lies within ``[0, size)`` and is a subset of the valid positions;
+- while the content is being published nobody changes it: writers wait in `_writable`.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import trio
+
+from bucketfs.cache.extents import Extent, Extents
+from bucketfs.errors import FsError
+from bucketfs.file import window
+from bucketfs.file.context import FileContext, Version
+from bucketfs.file.fetch import Fetcher
+
+#: Largest offset a file may reach here: S3's 48.8 TiB rounded up to what fits a signed 64-bit offset easily.
+_LARGEST = 1 << 46
+
+
+class Reader:
+    """The reading positions of one handle."""
+
+    __slots__ = ("cursors",)
+
+    def __init__(self) -> None:
+        self.cursors: tuple[window.Cursor, ...] = ()
+
+
+class Content:
+    """Bytes of one file.
+
+    Attributes:
+        size: Current length in bytes.
+        dirty: What differs from the base version.
+        fetcher: Brings pages of the base version; owns the page file.
+        new: Not in the bucket under any name yet.
+        touched: Whether a program has written since the file was created or truncated by open.
+        handles: Open handles.
+        revision: Counts changes, to see whether one came between two moments.
+    """
+
+    def __init__(self, context: FileContext, base: Version | None) -> None:
+        self._context = context
+        pages = (
+            context.cache.open(base.key, base.etag, base.size) if base else context.cache.create()
+        )
+        self.fetcher = Fetcher(context, pages, base)
+        self.size = base.size if base else 0
+        self.dirty = Extents()
+        self.new = base is None
+        self.touched = False
+        self.handles = 0
+        self.readers: set[Reader] = set()
+        self.revision = 0
+        self.cut = False
+        self._publishing: trio.Event | None = None
+        self.closed = False
+
+    @property
+    def base(self) -> Version | None:
+        """The version in the bucket that clean bytes come from."""
+        return self.fetcher.base
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether the bucket lacks something: bytes, the new length, or the file itself."""
+        return self.new or bool(self.dirty) or self.cut
+
+    def rebase(self, base: Version) -> None:
+        """The base version was copied to another key by us: its bytes come from there now."""
+        self.fetcher.base = base
+        if not self.unsaved:
+            self._context.cache.label(self.fetcher.pages, base.key, base.etag, base.size)
+
+    async def read(self, reader: Reader, start: int, length: int) -> bytes:
+        """Bytes from `start`, fewer than `length` only at the end of the file.
+
+        Raises:
+            FsError: ESTALE, when missing bytes belong to a version that is gone.
+            StoreError: The bucket could not be read.
+        """
+        stop = min(start + length, self.size)
+        if start >= stop:
+            return b""
+        wanted = bool(self.fetcher.missing(start, stop))
+        reader.cursors = window.advance(reader.cursors, start, stop, waited=wanted)
+        if self.fetcher.limit:
+            ahead = window.ahead(reader.cursors[0], start, stop, self.size)
+            await self.fetcher.ensure(start, stop, ahead)
+        return self.fetcher.pages.read(start, min(stop, self.size))
+
+    async def load(self, start: int, stop: int) -> None:
+        """Have ``[start, stop)`` in the cache; raises as `read` does."""
+        await self.fetcher.ensure(start, stop)
+
+    async def write(self, offset: int, data: bytes) -> int:
+        """Store `data` at `offset`; a gap before it becomes zeros.
+
+        Raises:
+            FsError: EFBIG beyond the largest object, ENOSPC when the cache's disk is full.
+        """
+        stop = offset + len(data)
+        if stop > _LARGEST:
+            raise FsError(errno.EFBIG, f"no object can hold {stop} bytes")
+        await self._writable()
+        self._context.cache.admit(len(data))
+        if offset > self.size:
+            self._extend(offset)
+        try:
+            self.fetcher.pages.write(offset, data)
+        except OSError as error:
+            raise FsError(
+                error.errno or errno.EIO, f"the cache cannot be written: {error}"
+            ) from error
+        self.dirty.add(offset, stop)
+        self.size = max(self.size, stop)
+        self.touched = True
+        self.revision += 1
+        return len(data)
+
+    async def truncate(self, size: int) -> None:
+        """Cut or lengthen the file to `size` bytes; raises as `write` does."""
+        if size > _LARGEST:
+            raise FsError(errno.EFBIG, f"no object can hold {size} bytes")
+        await self._writable()
+        if size > self.size:
+            self._extend(size)
+        elif size < self.size:
+            self.fetcher.pages.truncate(size)
+            self.dirty.remove(size, self.size)
+            self.fetcher.limit = min(self.fetcher.limit, size)
+            self.cut = True
+            self.size = size
+        self.touched = True
+        self.revision += 1
+
+    def _extend(self, size: int) -> None:
+        self.fetcher.pages.zero(self.size, size)
+        self.dirty.add(self.size, size)
+        self.size = size
+
+    async def _writable(self) -> None:
+        """Wait while the content is being published; make the page file ours before the first change."""
+        while self._publishing is not None:
+            await self._publishing.wait()
+        if self.fetcher.pages.identity is not None:
+            self.fetcher.pages = self._context.cache.own(self.fetcher.pages)
+
+    def hold(self) -> None:
+        """Keep writers away from now on, until `published` or `unhold`."""
+        assert self._publishing is None, "one upload of a file at a time"
+        self._publishing = trio.Event()
+
+    def unhold(self) -> None:
+        """Let writers go on."""
+        if self._publishing is not None:
+            self._publishing.set()
+            self._publishing = None
+
+    def published(self, version: Version) -> None:
+        """The bucket holds exactly these bytes now, as `version`."""
+        self.fetcher.base = version
+        self.fetcher.limit = version.size
+        self.dirty.clear()
+        self.new = self.cut = self.touched = False
+        self._context.cache.label(self.fetcher.pages, version.key, version.etag, version.size)
+
+    def reclaim(self, wanted: int) -> int:
+        """Drop up to about `wanted` bytes of clean pages that no reader is near; answers how many went."""
+        if self._publishing is not None or self.base is None:
+            return 0
+        keep = Extents(self.dirty)
+        for reader in self.readers:
+            for cursor in reader.cursors:
+                keep.add(
+                    max(0, cursor.position - window.NEAR), cursor.position + window.MOST_WINDOW
+                )
+        freed = 0
+        for start, stop in self._droppable(keep):
+            stop = min(stop, start + wanted - freed)
+            self.fetcher.pages.drop(start, stop)
+            freed += stop - start
+            if freed >= wanted:
+                break
+        return freed
+
+    def _droppable(self, keep: Extents) -> list[Extent]:
+        valid = self.fetcher.pages.valid.within(0, self.fetcher.limit)
+        return [gap for start, stop in valid for gap in keep.missing(start, stop)]
+
+    def close(self) -> None:
+        """Let go of the page file; only when no handle is left and nothing is unsaved (or it is unwanted)."""
+        self.closed = True
+        self.fetcher.cancel()
+        self._context.cache.release(self.fetcher.pages)

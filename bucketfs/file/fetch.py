@@ -1,0 +1,154 @@
+"""Fetching the missing pages of one file: ranged GETs under way, and those who wait for their bytes.
+
+Invariants: no byte is asked for twice at once; a fetch writes only where no valid byte stands, so it
+never overwrites what a program wrote meanwhile; all bytes come from the version that was the file's
+base when they were asked for (``If-Match``).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import trio
+
+from bucketfs.cache.extents import Extent
+from bucketfs.cache.pages import PageFile
+from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
+from bucketfs.file.context import FileContext, Version
+from bucketfs.file.window import FETCH
+from bucketfs.tasks import Turns
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """One GET of ``[start, stop)``; `position` is how far its bytes have come."""
+
+    start: int
+    stop: int
+    position: int
+    error: Exception | None = None
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+class Fetcher:
+    """Brings pages of a base version into a page file.
+
+    Attributes:
+        base: Version the pages come from; replaced when the object was moved by us.
+        limit: Bytes of it that are still part of the file; nothing at or after is fetched.
+    """
+
+    def __init__(self, context: FileContext, pages: PageFile, base: Version | None) -> None:
+        self._context = context
+        self.pages = pages
+        self.base = base
+        self.limit = base.size if base else 0
+        self._flights: list[_Flight] = []
+        self._turns = Turns()
+
+    def missing(self, start: int, stop: int) -> list[Extent]:
+        """Ranges of ``[start, stop)`` that only the bucket has."""
+        return self.pages.valid.missing(start, min(stop, self.limit))
+
+    async def ensure(self, start: int, stop: int, ahead: Extent | None = None) -> bool:
+        """Wait until ``[start, stop)`` is here, and set the fetching of `ahead` going.
+
+        Returns:
+            Whether there was anything to wait for.
+
+        Raises:
+            FsError: ESTALE, when the object is no longer the version this file was opened on.
+            StoreError: The bucket could not be read.
+        """
+        waited = False
+        mine: list[_Flight] = []
+        while True:
+            wanted = self.missing(start, stop)
+            if not wanted and waited:
+                return True
+            for flight in mine:
+                if flight.error is not None and _touches(flight, wanted):
+                    raise flight.error
+            self._launch(*(ahead or (start, stop)))
+            if not wanted:
+                return waited
+            mine = [f for f in self._flights if _touches(f, wanted)]
+            waited = True
+            await self._turns.next()
+
+    def cancel(self) -> None:
+        """Give up every fetch: nobody reads this file any more."""
+        for flight in self._flights:
+            flight.scope.cancel()
+
+    def _launch(self, start: int, stop: int) -> None:
+        for gap_start, gap_stop in self.missing(start, stop):
+            for a, b in self._not_under_way(gap_start, gap_stop):
+                for at in range(a, b, FETCH):
+                    flight = _Flight(at, min(at + FETCH, b), at)
+                    self._flights.append(flight)
+                    self._context.background.start(lambda f=flight: self._fly(f), "fetch")  # type: ignore[misc]
+
+    def _not_under_way(self, start: int, stop: int) -> list[Extent]:
+        gaps = [(start, stop)]
+        for flight in self._flights:
+            left: list[Extent] = []
+            for a, b in gaps:
+                # what the flight has already delivered may have been dropped again: only its rest counts
+                left += [(a, min(b, flight.position)), (max(a, flight.stop), b)]
+            gaps = [(a, b) for a, b in left if a < b]
+        return gaps
+
+    async def _fly(self, flight: _Flight) -> None:
+        try:
+            with flight.scope:
+                await self._get(flight)
+        except (StoreError, FsError) as error:
+            flight.error = error
+        except OSError as error:
+            flight.error = FsError(
+                error.errno or errno.EIO, f"the cache cannot be written: {error}"
+            )
+        finally:
+            self._flights.remove(flight)
+            if flight.scope.cancelled_caught:
+                flight.error = FsError(errno.EIO, "the read was given up")
+            self._turns.moved()
+
+    async def _get(self, flight: _Flight) -> None:
+        def sink(chunk: bytes | memoryview) -> None:
+            self._accept(flight, chunk)
+
+        while flight.position < min(flight.stop, self.limit):
+            base = self.base
+            assert base is not None, "pages are missing only of a file that is in the bucket"
+            try:
+                await self._context.store.get(
+                    base.key,
+                    sink,
+                    start=flight.position,
+                    stop=min(flight.stop, self.limit),
+                    if_match=base.etag,
+                )
+            except (NotFound, PreconditionFailed) as error:
+                if base is not self.base:
+                    continue  # it was renamed by us meanwhile: go on under its new name
+                raise FsError(
+                    errno.ESTALE, f"{base.key!r} was replaced or removed by someone else"
+                ) from error
+
+    def _accept(self, flight: _Flight, chunk: bytes | memoryview) -> None:
+        view = memoryview(chunk)
+        start = flight.position
+        stop = min(start + len(view), self.limit)
+        self._context.cache.admit(len(view))
+        for a, b in self.pages.valid.missing(start, stop):
+            self.pages.write(a, view[a - start : b - start])
+        flight.position += len(view)
+        self._turns.moved()
+
+
+def _touches(flight: _Flight, extents: Iterable[Extent]) -> bool:
+    return any(flight.start < b and a < flight.stop for a, b in extents)

@@ -1,0 +1,139 @@
+"""Publishing a file's content as one object: carries out the flush plan.
+
+The object appears whole or not at all: one PutObject, or parts that only CompleteMultipartUpload
+makes visible. A failed upload is aborted and leaves the content as it was, unsaved.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from dataclasses import dataclass
+
+import trio
+
+from bucketfs.cache.pages import PageBody
+from bucketfs.errors import FsError, StoreError
+from bucketfs.file.content import Content
+from bucketfs.file.context import FileContext, Version
+from bucketfs.file.plan import Multipart, Part, Put, TooLarge, plan_flush
+from bucketfs.store.base import Headers, ObjectInfo
+from bucketfs.tasks import gather
+
+log = logging.getLogger(__name__)
+
+#: Seconds the abort of a failed upload may take before it is left to `list_uploads`.
+_ABORT_TIMEOUT = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where and under which condition an object is published.
+
+    Attributes:
+        key: Complete key.
+        headers: Metadata and content type to store with it.
+        if_match: ETag the key must have now, "" for no such condition.
+        if_none_match: The key must be free.
+    """
+
+    key: str
+    headers: Headers
+    if_match: str = ""
+    if_none_match: bool = False
+
+
+async def publish(context: FileContext, content: Content, target: Target) -> ObjectInfo:
+    """Make the bucket hold what `content` holds, under `target`.
+
+    Writers of this file wait meanwhile (a changing file has no moment at which its parts fit
+    together); readers go on.
+
+    Raises:
+        FsError: EFBIG when no upload can be this large.
+        StoreError: The upload failed; the content is as unsaved as before.
+    """
+    content.hold()
+    try:
+        info = await _send(context, content, target)
+        content.published(Version(target.key, info.etag, content.size))
+        return info
+    finally:
+        content.unhold()
+
+
+async def _send(context: FileContext, content: Content, target: Target) -> ObjectInfo:
+    try:
+        plan = plan_flush(
+            base=content.fetcher.limit if content.base else 0,
+            dirty=content.dirty,
+            size=content.size,
+            limits=context.store.capabilities,
+            part_size=context.part_size,
+        )
+    except TooLarge as error:
+        raise FsError(errno.EFBIG, f"{target.key!r}: {error}") from error
+    if isinstance(plan, Put):
+        await content.load(0, plan.size)
+        return await context.store.put(
+            target.key,
+            PageBody(content.fetcher.pages, 0, plan.size),
+            target.headers,
+            if_match=target.if_match,
+            if_none_match=target.if_none_match,
+        )
+    return await _send_parts(context, content, target, plan)
+
+
+async def _send_parts(
+    context: FileContext, content: Content, target: Target, plan: Multipart
+) -> ObjectInfo:
+    store = context.store
+    upload_id = await store.create_upload(target.key, target.headers)
+    try:
+        jobs = [
+            functools.partial(_send_part, context, content, target.key, upload_id, number, part)
+            for number, part in enumerate(plan.parts, 1)
+        ]
+        etags = await gather(jobs, limit=context.parallel)
+        return await store.complete(
+            target.key,
+            upload_id,
+            list(enumerate(etags, 1)),
+            size=content.size,
+            if_match=target.if_match,
+            if_none_match=target.if_none_match,
+        )
+    except BaseException:
+        await _abort(context, target.key, upload_id)
+        raise
+
+
+async def _send_part(
+    context: FileContext, content: Content, key: str, upload_id: str, number: int, part: Part
+) -> str:
+    if part.copied:
+        base = content.base
+        assert base is not None, "only a plan with a base copies"
+        return await context.store.copy_part(
+            key,
+            upload_id,
+            number,
+            source=base.key,
+            start=part.start,
+            stop=part.stop,
+            source_if_match=base.etag,
+        )
+    await content.load(part.start, part.stop)
+    body = PageBody(content.fetcher.pages, part.start, part.stop)
+    return await context.store.upload_part(key, upload_id, number, body)
+
+
+async def _abort(context: FileContext, key: str, upload_id: str) -> None:
+    # shielded: the caller may have been cancelled, and parts left behind cost their owner money
+    with trio.CancelScope(shield=True), trio.move_on_after(_ABORT_TIMEOUT):
+        try:
+            await context.store.abort(key, upload_id)
+        except StoreError as error:
+            log.warning("the parts of a failed upload stay behind: %s", error)

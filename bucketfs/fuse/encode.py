@@ -1,0 +1,99 @@
+"""Inodes as the kernel wants them: attributes, and how long it may believe them.
+
+Four inputs decide: what is known of the inode, how fresh it is, and how the mount is asked to show
+owners and modes (`View`).
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+
+import pyfuse3
+
+from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.tree import Tree
+
+#: What programs take as the best length of a read or write. Python and stdio buffer this much:
+#: one request instead of 32 of 4 KiB; the kernel reads ahead as much anyway.
+BLOCK_SIZE = 128 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Options that change what is shown, not what is stored (None: as stored).
+
+    Attributes:
+        uid / gid: Owner and group of everything.
+        umask: Mode of everything is 0777 without these bits (s3fs's and libfuse's rule).
+        root_umask: The same for the mount point.
+    """
+
+    uid: int | None = None
+    gid: int | None = None
+    umask: int | None = None
+    root_umask: int | None = None
+
+    def mode(self, mode: int, *, root: bool) -> int:
+        """The mode to show for a stored one."""
+        mask = self.root_umask if root and self.root_umask is not None else self.umask
+        return mode if mask is None else stat.S_IFMT(mode) | (0o777 & ~mask)
+
+
+class Encoder:
+    """Makes `pyfuse3.EntryAttributes`."""
+
+    def __init__(self, tree: Tree, view: View) -> None:
+        self._tree = tree
+        self._view = view
+
+    def attributes(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        """Complete attributes of an inode whose attributes are known; raises FsError ESTALE otherwise."""
+        posix = self._tree.posix(inode)
+        entry = self._entry(inode, posix.mode)
+        entry.st_nlink = self._tree.nlink(inode)
+        entry.st_uid = posix.uid if self._view.uid is None else self._view.uid
+        entry.st_gid = posix.gid if self._view.gid is None else self._view.gid
+        entry.st_rdev = posix.rdev
+        entry.st_atime_ns = posix.atime_ns
+        entry.st_mtime_ns = posix.mtime_ns
+        entry.st_ctime_ns = posix.ctime_ns
+        return entry
+
+    def listed(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        """What readdirplus may say of an entry without asking the bucket.
+
+        Known attributes if there are any. Otherwise the type alone, with attributes that are valid for
+        no time, so that a program that wants them asks. If not even the type is certain (a small object
+        may be a symbolic link), type bits 0: the kernel lists the entry as DT_UNKNOWN and looks it up
+        when someone wants to know.
+        """
+        if self._tree.attributes.recall(inode):
+            return self.attributes(inode)
+        if isinstance(inode, Directory):
+            mode = stat.S_IFDIR
+        else:
+            mode = stat.S_IFREG if self._tree.attributes.kind_known(inode) else 0
+        entry = self._entry(inode, mode)
+        entry.attr_timeout = 0
+        return entry
+
+    def negative(self, timeout: float) -> pyfuse3.EntryAttributes:
+        """The answer to a lookup that lets the kernel remember that the name is free."""
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = 0
+        entry.entry_timeout = timeout
+        entry.attr_timeout = timeout
+        return entry
+
+    def _entry(self, inode: Inode, mode: int) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = inode.ino
+        entry.generation = 0
+        entry.entry_timeout = entry.attr_timeout = self._tree.state.timeout(inode)
+        entry.st_mode = self._view.mode(mode, root=inode is self._tree.state.root) if mode else 0
+        size = inode.current_size
+        entry.st_size = size
+        entry.st_blksize = BLOCK_SIZE
+        entry.st_blocks = -(-size // 512)
+        return entry

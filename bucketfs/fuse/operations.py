@@ -1,0 +1,406 @@
+"""The FUSE handlers: decode, call the tree, encode. No rule of the file system is made here.
+
+Reference counts: each answer that names an inode (lookup, create, mkdir, mknod, symlink, and each
+entry readdir hands over, but not "." and "..") counts one lookup; forget gives them back.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
+
+from bucketfs.errors import FsError
+from bucketfs.fuse.encode import BLOCK_SIZE, Encoder
+from bucketfs.fuse.guard import guarded
+from bucketfs.fuse.holders import still_held
+from bucketfs.metrics import Metrics
+from bucketfs.tree.attributes import Change
+from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.listing import names_of
+from bucketfs.tree.names import NAME_MAX, decode_name
+from bucketfs.tree.open import Handle
+from bucketfs.tree.tree import Tree
+
+#: XATTR_SIZE_MAX of Linux is 64 KiB, but an object carries 2 KB of metadata; the tree says ENOSPC.
+_XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
+#: What df shows when no bucket_size is given: a bucket has no size, and 1 PiB is plainly not one.
+_ASSUMED_SIZE = 1 << 50
+_ASSUMED_FILES = 1 << 30
+
+
+@dataclass(slots=True)
+class _DirectoryHandle:
+    """An open directory: the names as they were when reading began at its start."""
+
+    directory: Directory
+    names: list[str] = field(default_factory=list)
+    loaded: bool = False
+
+
+class Operations(pyfuse3.Operations):
+    """One mount's handlers.
+
+    Args:
+        tree: The file system.
+        encoder: How inodes are shown.
+        timeout: Seconds after which an operation that moves no file contents fails.
+        size: Bytes that statfs shows, None for the documented constant.
+        xattrs: Whether extended attributes exist; without them small writes are faster.
+    """
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(
+        self, tree: Tree, encoder: Encoder, *, timeout: float, size: int | None, xattrs: bool
+    ) -> None:
+        super().__init__()
+        self.metrics = Metrics()
+        self.timeout = timeout
+        self._tree = tree
+        self._table = tree.state.table
+        self._encode = encoder
+        self._size = size
+        self._xattrs = xattrs
+        self._handles: dict[int, Handle | _DirectoryHandle] = {}
+        self._last_handle = 0
+
+    # ---- names -----------------------------------------------------------------------------------
+
+    @guarded()
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        """Find a name; a free one is answered so that the kernel remembers it."""
+        parent = self._table.directory(parent_inode)
+        text = decode_name(name)
+        try:
+            inode = await self._tree.finder.find(parent, text)
+        except FsError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return self._encode.negative(self._tree.finder.negative_timeout(parent, text))
+        return self._counted(inode)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Give lookups back; cannot fail and is not answered."""
+        for ino, lookups in inode_list:
+            self._table.forget(ino, lookups)
+
+    @guarded()
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Make a directory."""
+        parent = self._table.directory(parent_inode)
+        inode = await self._tree.entries.make_directory(
+            parent, decode_name(name), mode, ctx.uid, ctx.gid
+        )
+        return self._counted(inode)
+
+    @guarded()
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Make a special file, or an empty regular one."""
+        parent = self._table.directory(parent_inode)
+        device = rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0
+        inode = await self._tree.entries.make(
+            parent, decode_name(name), mode, ctx.uid, ctx.gid, rdev=device
+        )
+        return self._counted(inode)
+
+    @guarded()
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Make a symbolic link."""
+        parent = self._table.directory(parent_inode)
+        mode = stat.S_IFLNK | 0o777
+        inode = await self._tree.entries.make(
+            parent, decode_name(name), mode, ctx.uid, ctx.gid, body=target
+        )
+        return self._counted(inode)
+
+    @guarded()
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        """Target of a symbolic link."""
+        return await self._tree.read_link(self._table.get(inode))
+
+    @guarded()
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Hard links do not exist in a bucket: EPERM, as POSIX has it for such file systems."""
+        raise FsError(errno.EPERM)
+
+    @guarded(bounded=False)
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        """Remove a file."""
+        await self._tree.entries.unlink(self._table.directory(parent_inode), decode_name(name))
+
+    @guarded(bounded=False)
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        """Remove an empty directory."""
+        await self._tree.entries.remove_directory(
+            self._table.directory(parent_inode), decode_name(name)
+        )
+
+    @guarded(bounded=False)
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        """Rename; RENAME_EXCHANGE cannot be done in a bucket and is refused."""
+        if flags & ~pyfuse3.RENAME_NOREPLACE:
+            raise FsError(errno.EINVAL)
+        await self._tree.renamer.rename(
+            self._table.directory(parent_inode_old),
+            decode_name(name_old),
+            self._table.directory(parent_inode_new),
+            decode_name(name_new),
+            replace=not flags & pyfuse3.RENAME_NOREPLACE,
+        )
+
+    # ---- attributes ------------------------------------------------------------------------------
+
+    @guarded()
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        """Attributes, asked of the bucket when what is known is too old."""
+        return self._encode.attributes(await self._known(inode))
+
+    @guarded(bounded=False)
+    async def setattr(
+        self,
+        inode: int,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: int | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        """Change attributes; the kernel has checked who may (default_permissions)."""
+        node = await self._known(inode)
+        if fields.update_size:
+            await self._tree.opener.truncate(node, attr.st_size, publish=fh is None)
+        change = Change(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        if self._tree.attributes.change(node, change):
+            self._tree.saver.later(node)
+        return self._encode.attributes(node)
+
+    @guarded()
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        """Value of an extended attribute. The kernel asks for security.capability before each write(2)."""
+        if not self._xattrs:
+            raise FsError(errno.ENOSYS)
+        if not name.startswith(_XATTR_NAMESPACES):
+            raise FsError(errno.EOPNOTSUPP)
+        node = self._table.get(inode)
+        if node.posix is None:
+            node = await self._known(inode)
+        value = self._tree.posix(node).xattrs.get(decode_name(name))
+        if value is None:
+            raise FsError(pyfuse3.ENOATTR)
+        return value
+
+    @guarded()
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        """Set an extended attribute (pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE)."""
+        self._check_xattr(name)
+        node = await self._known(inode)
+        self._tree.set_xattr(node, decode_name(name), value)
+        self._tree.saver.later(node)
+
+    @guarded()
+    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+        """Names of the extended attributes."""
+        if not self._xattrs:
+            raise FsError(errno.ENOSYS)
+        return [name.encode() for name in self._tree.posix(await self._known(inode)).xattrs]
+
+    @guarded()
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        """Remove an extended attribute."""
+        self._check_xattr(name)
+        node = await self._known(inode)
+        self._tree.remove_xattr(node, decode_name(name))
+        self._tree.saver.later(node)
+
+    @guarded()
+    async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:
+        """Never asked: the kernel checks by itself (default_permissions)."""
+        return True
+
+    @guarded()
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        """A bucket has no size: the configured one, or a constant."""
+        blocks = (self._size or _ASSUMED_SIZE) // BLOCK_SIZE
+        data = StatvfsData()
+        data.f_bsize = data.f_frsize = BLOCK_SIZE
+        data.f_blocks = data.f_bfree = data.f_bavail = blocks
+        data.f_files = data.f_ffree = data.f_favail = _ASSUMED_FILES
+        data.f_namemax = NAME_MAX
+        return data
+
+    # ---- files -----------------------------------------------------------------------------------
+
+    @guarded()
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        """Open an existing file; O_TRUNC comes here, O_CREAT and O_EXCL do not."""
+        node = await self._known(inode)
+        handle = await self._tree.opener.open(node, flags, uid=ctx.uid, pid=ctx.pid)
+        return self._opened(handle)
+
+    @guarded()
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        """Make and open a file; one that someone else made meanwhile is opened unless O_EXCL is set."""
+        parent = self._table.directory(parent_inode)
+        text = decode_name(name)
+        try:
+            inode = await self._tree.entries.create(parent, text, mode, ctx.uid, ctx.gid)
+            handle = self._tree.opener.open_new(inode, pid=ctx.pid)
+        except FsError as error:
+            if error.errno != errno.EEXIST or flags & os.O_EXCL:
+                raise
+            inode = await self._tree.finder.find(parent, text)
+            handle = await self._tree.opener.open(inode, flags, uid=ctx.uid, pid=ctx.pid)
+        return self._opened(handle), self._counted(inode)
+
+    @guarded()
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        """Bytes of an open file."""
+        return await self._tree.opener.read(self._file(fh), off, size)
+
+    @guarded(bounded=False)
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        """Store bytes; waits while the file is being published."""
+        return await self._tree.opener.write(self._file(fh), off, buf)
+
+    @guarded(bounded=False)
+    async def flush(self, fh: int) -> None:
+        """A descriptor is closed: the bucket gets what was written, close(2) gets what goes wrong."""
+        handle = self._file(fh)
+        if not handle.content.unsaved:
+            return
+        last = handle.content.touched or not still_held(
+            handle.pid, handle.inode.ino, handle.inode.name
+        )
+        await self._tree.opener.flush(handle, last=last)
+
+    @guarded(bounded=False)
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """Bytes and attributes into the bucket."""
+        await self._tree.opener.sync(self._file(fh).inode)
+
+    @guarded(bounded=False)
+    async def release(self, fh: int) -> None:
+        """The last descriptor is closed; nobody waits for this answer."""
+        handle = self._file(fh)
+        del self._handles[fh]
+        await self._tree.opener.release(handle)
+
+    # ---- directories -----------------------------------------------------------------------------
+
+    @guarded()
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        """Open a directory; nothing is listed before it is read."""
+        return self._new_handle(_DirectoryHandle(self._table.directory(inode)))
+
+    @guarded()
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """Entries from position `start_id`; position 0 takes a new picture of the directory."""
+        handle = self._directory(fh)
+        directory = handle.directory
+        if start_id == 0 or not handle.loaded:
+            await self._tree.lister.ensure(directory)
+            handle.names = names_of(directory.children.values())
+            handle.loaded = True
+        for position in range(start_id, len(handle.names) + 2):
+            if position < 2:
+                if not self._dot(directory, position, token):
+                    return
+                continue
+            child = directory.children.get(handle.names[position - 2])
+            if child is None:
+                continue  # removed since the picture was taken
+            entry = self._encode.listed(child)
+            if not pyfuse3.readdir_reply(token, child.name.encode(), entry, position + 1):
+                return
+            self._table.count(child)
+
+    @guarded()
+    async def releasedir(self, fh: int) -> None:
+        """Close a directory."""
+        del self._handles[fh]
+
+    @guarded(bounded=False)
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """Entries are in the bucket before the call that made them returns; attributes are saved here."""
+        await self._tree.opener.sync(self._directory(fh).directory)
+
+    # ---- helpers ---------------------------------------------------------------------------------
+
+    async def _known(self, ino: int) -> Inode:
+        """The inode with fresh attributes."""
+        inode = self._table.get(ino)
+        state = self._tree.state
+        if inode.parent is None or state.is_fresh(inode):
+            if inode.posix is not None:
+                return inode
+            now = await self._tree.attributes.ensure(inode)
+        else:
+            now = await self._tree.finder.find(inode.parent, inode.name)
+        if now is not inode and not (inode.content is not None and inode.posix is not None):
+            raise FsError(errno.ESTALE, "the name stands for another object now")
+        return inode
+
+    def _counted(self, inode: Inode) -> EntryAttributes:
+        entry = self._encode.attributes(inode)
+        self._table.count(inode)
+        return entry
+
+    def _opened(self, handle: Handle) -> FileInfo:
+        return FileInfo(fh=self._new_handle(handle), keep_cache=handle.keep_cache)
+
+    def _new_handle(self, handle: Handle | _DirectoryHandle) -> int:
+        self._last_handle += 1
+        self._handles[self._last_handle] = handle
+        return self._last_handle
+
+    def _file(self, fh: int) -> Handle:
+        handle = self._handles.get(fh)
+        if not isinstance(handle, Handle):
+            raise FsError(errno.EBADF)
+        return handle
+
+    def _directory(self, fh: int) -> _DirectoryHandle:
+        handle = self._handles.get(fh)
+        if not isinstance(handle, _DirectoryHandle):
+            raise FsError(errno.EBADF)
+        return handle
+
+    def _check_xattr(self, name: bytes) -> None:
+        if not self._xattrs or not name.startswith(_XATTR_NAMESPACES):
+            raise FsError(errno.EOPNOTSUPP)
+
+    def _dot(self, directory: Directory, position: int, token: pyfuse3.ReaddirToken) -> bool:
+        name, inode = (b".", directory) if position == 0 else (b"..", directory.parent or directory)
+        entry = self._encode.listed(inode)
+        return pyfuse3.readdir_reply(token, name, entry, position + 1)

@@ -1,0 +1,182 @@
+"""One mount from beginning to end: assemble, mount, tune the kernel, serve, drain, unmount."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from pwd import getpwuid
+
+import pyfuse3
+import trio
+
+from bucketfs.cache.cache import PageCache
+from bucketfs.errors import FsError
+from bucketfs.file.context import FileContext
+from bucketfs.fuse.encode import Encoder, View
+from bucketfs.fuse.operations import Operations
+from bucketfs.options import Options
+from bucketfs.store.base import Store
+from bucketfs.tasks import Background
+from bucketfs.tree.posix import Defaults
+from bucketfs.tree.state import TreeConfig
+from bucketfs.tree.tree import Tree
+
+log = logging.getLogger(__name__)
+
+#: Requests of the kernel worked on at once. At the limit no further request is even read, so it must
+#: be far above the number of processes that may wait for a slow endpoint; each costs a 1 MiB buffer
+#: of virtual memory.
+MAX_TASKS = 256
+#: Read-ahead of the kernel in KiB: requests of 1 MiB instead of 128 KiB, five times as fast at 20 ms.
+READ_AHEAD_KB = 1024
+#: Background (read-ahead) requests the kernel may have open at once; its default is 12.
+MAX_BACKGROUND = 64
+
+
+async def serve(store: Store, options: Options, *, on_ready: Callable[[], None]) -> None:
+    """Mount the bucket and serve it until it is unmounted or the caller cancels.
+
+    Returns (or lets the cancellation through) after everything unsaved has been brought to the
+    bucket and the mount point is free.
+
+    Args:
+        store: The bucket, checked.
+        options: What the mount was asked to do.
+        on_ready: Called once when the kernel gets answers for the mount point.
+
+    Raises:
+        FsError: The cache directory or the mount point cannot be used.
+    """
+    finished = trio.Event()
+
+    async def end_when_cancelled() -> None:
+        try:
+            await finished.wait()
+        except trio.Cancelled:
+            pyfuse3.terminate()
+            raise
+
+    cache = _open_cache(options, str(store))
+    try:
+        async with trio.open_nursery() as outer:
+            outer.start_soon(end_when_cancelled)
+            # a cancellation ends the serving, not the saving that follows it
+            with trio.CancelScope(shield=True):
+                await _serve(store, options, cache, on_ready)
+            finished.set()
+    finally:
+        cache.close()
+
+
+async def _serve(
+    store: Store, options: Options, cache: PageCache, on_ready: Callable[[], None]
+) -> None:
+    async with trio.open_nursery() as nursery:
+        tree = _plant(store, options, cache, Background(nursery))
+        operations = Operations(
+            tree,
+            Encoder(tree, _view(options)),
+            timeout=options.op_timeout,
+            size=options.bucket_size,
+            xattrs=options.use_xattr,
+        )
+        await tree.attributes.ensure(tree.state.root)
+        _mount(operations, options)
+        try:
+            async with trio.open_nursery() as serving:
+                serving.start_soon(_announce, options.mountpoint, on_ready)
+                await pyfuse3.main(max_tasks=MAX_TASKS)
+                serving.cancel_scope.cancel()
+            await tree.saver.drain()
+        finally:
+            pyfuse3.close(unmount=True)
+        nursery.cancel_scope.cancel()
+
+
+def _plant(store: Store, options: Options, cache: PageCache, background: Background) -> Tree:
+    files = FileContext(
+        store=store,
+        cache=cache,
+        background=background,
+        part_size=options.multipart_size,
+        parallel=options.max_thread_count,
+    )
+    config = TreeConfig(
+        prefix=options.prefix,
+        ttl=options.stat_cache_expire,
+        open_ttl=options.open_ttl,
+        defaults=Defaults(uid=os.getuid(), gid=os.getgid()),
+        listed_attributes=options.metadata == "list" or not store.capabilities.user_metadata,
+    )
+    return Tree(files, config)
+
+
+def _view(options: Options) -> View:
+    return View(uid=options.uid, gid=options.gid, umask=options.umask, root_umask=options.mp_umask)
+
+
+def _open_cache(options: Options, name: str) -> PageCache:
+    root = Path(options.use_cache) if options.use_cache else _default_cache()
+
+    def keep_free(disk: int) -> int:
+        if options.ensure_diskfree is not None:
+            return options.ensure_diskfree
+        return disk * options.free_space_ratio // 100
+
+    name = f"{options.url}|{options.bucket}"
+    return PageCache(root, name=name, limit=options.cache_size, keep_free=keep_free)
+
+
+def _default_cache() -> Path:
+    """Where caches live unless told otherwise (XDG base directory specification; /var/cache for root)."""
+    if os.getuid() == 0:
+        return Path("/var/cache/bucketfs")
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # mount(8) starts helpers without HOME
+    return (
+        Path(base) / "bucketfs"
+        if base.startswith("/")
+        else Path(getpwuid(os.getuid()).pw_dir) / ".cache/bucketfs"
+    )
+
+
+def _mount(operations: Operations, options: Options) -> None:
+    settings = {
+        "default_permissions",
+        "subtype=bucketfs",
+        "fsname=" + options.source.replace("\\", "\\\\").replace(",", "\\,"),
+        *options.fuse_options,
+    }
+    if options.read_only:
+        settings.add("ro")
+    if options.allow_other:
+        settings.add("allow_other")
+    try:
+        pyfuse3.init(operations, options.mountpoint, settings)
+    except RuntimeError as error:
+        # libfuse has printed the reason to standard error
+        raise FsError(errno.EIO, f"cannot mount at {options.mountpoint}: {error}") from error
+
+
+async def _announce(mountpoint: str, on_ready: Callable[[], None]) -> None:
+    """Tell that the mount stands as soon as the kernel gets an answer through it."""
+    status = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
+    _tune(status.st_dev)
+    on_ready()
+
+
+def _tune(device: int) -> None:
+    """Raise the kernel's limits for this mount, as far as we may (the first needs root)."""
+    number = os.minor(device)
+    for path, value in (
+        (f"/sys/class/bdi/{os.major(device)}:{number}/read_ahead_kb", READ_AHEAD_KB),
+        (f"/sys/fs/fuse/connections/{number}/max_background", MAX_BACKGROUND),
+        (f"/sys/fs/fuse/connections/{number}/congestion_threshold", MAX_BACKGROUND * 3 // 4),
+    ):
+        try:
+            Path(path).write_text(str(value))
+        except OSError as error:
+            log.info("%s stays as it is: %s", path, error.strerror)

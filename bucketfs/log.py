@@ -1,0 +1,133 @@
+"""Where log lines go: standard error in the foreground, syslog or a file in the background.
+
+Every module logs to ``logging.getLogger("bucketfs.<module>")``; this module alone decides about
+handlers, levels and format. Secrets told to `protect` are blotted out of every line, tracebacks
+included, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import os
+import sys
+import threading
+
+from bucketfs.options import Options
+
+_LEVELS = {
+    "critical": logging.CRITICAL,
+    "error": logging.ERROR,
+    "warning": logging.WARNING,
+    "info": logging.INFO,
+    "debug": logging.DEBUG,
+}
+_SYSLOG_SOCKET = "/dev/log"
+
+#: Shorter values would blot out ordinary words.
+_SHORTEST_SECRET = 6
+
+_secrets: set[str] = set()
+_lock = threading.Lock()
+
+
+def protect(*secrets: str | None) -> None:
+    """Keep these values out of every log line from now on."""
+    with _lock:
+        _secrets.update(s for s in secrets if s and len(s) >= _SHORTEST_SECRET)
+
+
+def redact(text: str) -> str:
+    """`text` with every protected value replaced by ``***``."""
+    for secret in _secrets:
+        if secret in text:
+            text = text.replace(secret, "***")
+    return text
+
+
+class PlainFormatter(logging.Formatter):
+    """``2026-01-02T03:04:05 bucketfs[NAME] warning: …`` with parts left out on request."""
+
+    def __init__(self, *, with_time: bool, ident: str) -> None:
+        when = "%(asctime)s " if with_time else ""
+        super().__init__(f"{when}{ident} %(levelname)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message and, if any, the traceback."""
+
+    def __init__(self, *, ident: str) -> None:
+        super().__init__()
+        self._ident = ident
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "ident": self._ident,
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+        }
+        if record.exc_info:
+            entry["traceback"] = redact(self.formatException(record.exc_info))
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def level_of(options: Options) -> int:
+    """The threshold these options ask for; ``-d`` beats dbglevel, ``-f`` lowers the default."""
+    if options.debug:
+        return logging.DEBUG
+    if options.foreground and options.dbglevel == "warning":
+        return logging.INFO
+    return _LEVELS[options.dbglevel]
+
+
+def setup(options: Options) -> None:
+    """Give the root logger its one handler. Raises OSError when logfile= cannot be opened."""
+    ident = f"bucketfs[{options.instance_name or options.source}]"
+    handler = _handler(options, ident)
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("bucketfs").setLevel(level_of(options))
+    logging.captureWarnings(True)
+    # An unprintable line must not write a traceback of its own to a closed standard error.
+    logging.raiseExceptions = options.foreground
+
+
+def _handler(options: Options, ident: str) -> logging.Handler:
+    handler: logging.Handler
+    with_time = not options.no_time_stamp_msg
+    if options.logfile:
+        path = os.path.abspath(options.logfile)
+        handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8", errors="replace")
+    elif options.foreground or not os.path.exists(_SYSLOG_SOCKET):
+        handler = logging.StreamHandler(sys.stderr)
+    else:
+        handler = logging.handlers.SysLogHandler(
+            _SYSLOG_SOCKET, facility=logging.handlers.SysLogHandler.LOG_DAEMON
+        )
+        with_time = False
+    if options.log_format == "json":
+        handler.setFormatter(JsonFormatter(ident=ident))
+    else:
+        handler.setFormatter(PlainFormatter(with_time=with_time, ident=ident))
+    return handler
+
+
+def reopen() -> None:
+    """Open the log file anew if it was moved away; what SIGHUP asks for."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.handlers.WatchedFileHandler):
+            handler.acquire()
+            try:
+                handler.reopenIfNeeded()
+            finally:
+                handler.release()

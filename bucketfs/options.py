@@ -1,0 +1,209 @@
+"""The one table of options: every ``-o`` name bucketfs understands, with its unit and its help.
+
+A row is a field of `Options`. The command line parser, ``--help``, the man page and
+``docs/options.md`` all read this table and nothing else, so an option is added by adding a field.
+Names are s3fs's wherever s3fs has one. Options of s3fs without a meaning here, and the words that
+mount(8) adds, stand in `bucketfs.cli.compat`.
+
+Nothing here does I/O, and nothing here knows how a value is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+
+from bucketfs import option_row as kind
+from bucketfs.option_row import Encryption, Group, Row, row
+from bucketfs.units import GIB, MIB, parse_count, parse_duration, parse_octal, parse_switch
+
+__all__ = ["BY_NAME", "TABLE", "Encryption", "Group", "Options", "Row"]
+
+_E, _C, _N, _O, _V, _K, _L = Group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Everything one mount was asked to do. Sizes are bytes, times are seconds.
+
+    Attributes:
+        bucket: Name of the bucket.
+        prefix: Key prefix that is the mount's root: "" or ``a/b/``, never with a leading slash.
+        mountpoint: Where to mount, as given; the command line makes it absolute.
+        foreground: ``-f``.
+        debug: ``-d``.
+        nonempty: The caller says that mounting over a non-empty directory is meant.
+        fuse_options: What libfuse may see beside fsname and subtype, escaped for libfuse.
+        notes: One line for the log on each option that was accepted without effect.
+    """
+
+    bucket: str
+    mountpoint: str
+    prefix: str = ""
+    foreground: bool = False
+    debug: bool = False
+    nonempty: bool = False
+    fuse_options: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    # fmt: off
+    url: str | None = row(_E, None, kind.url,
+        "Address of the endpoint.",
+        metavar="URL", aliases=("host",), shown="AWS, or endpoint_url of ~/.aws/config")
+    region: str | None = row(_E, None, kind.region,
+        "Region the requests are signed for.",
+        metavar="NAME", aliases=("endpoint",), shown="from the AWS configuration, else us-east-1")
+    use_path_request_style: bool | None = row(_E, None, parse_switch,
+        "Put the bucket into the path of the URL instead of its host name; 0 always puts it "
+        "into the host name. Left out: the path, except at Amazon.")
+    sigv2: bool = row(_E, False, parse_switch,
+        "Sign requests the old way, with Signature Version 2.")
+    requester_pays: bool = row(_E, False, parse_switch,
+        "Agree to pay for requests to a requester-pays bucket.")
+
+    passwd_file: str | None = row(_C, None, kind.text,
+        "File with ACCESS_KEY:SECRET_KEY or BUCKET:ACCESS_KEY:SECRET_KEY lines, mode 600; or "
+        "the JSON of an IBM Cloud service credential.",
+        metavar="FILE")
+    profile: str | None = row(_C, None, kind.text,
+        "Section of ~/.aws/config and ~/.aws/credentials.",
+        metavar="NAME")
+    public_bucket: bool = row(_C, False, parse_switch, "Sign nothing: the bucket is public.")
+    iam_role: bool = row(_C, False, kind.role,
+        "Take the keys from the machine or container (instance metadata, ECS, EKS), not from "
+        "files; a role's name is accepted and not needed.",
+        aliases=("ecs",))
+    use_session_token: bool = row(_C, False, parse_switch,
+        "Refuse keys from the environment that come without a session token.")
+
+    retries: int = row(_N, 5, parse_count,
+        "Repetitions of a failed request.",
+        metavar="N", low=1, high=100)
+    connect_timeout: float = row(_N, 10.0, parse_duration,
+        "Seconds to wait for a connection.",
+        metavar="TIME", low=0.1, high=3600, shown="10")
+    readwrite_timeout: float = row(_N, 60.0, parse_duration,
+        "Seconds without a byte after which a request counts as failed.",
+        metavar="TIME", low=0.1, high=3600, shown="60")
+    op_timeout: float = row(_N, 300.0, parse_duration,
+        "Seconds after which a file operation that makes no progress fails.",
+        metavar="TIME", low=1, high=86400, shown="300")
+    max_thread_count: int = row(_N, 16, parse_count,
+        "Requests for data in flight at once.",
+        metavar="N", aliases=("parallel_count", "parallel_upload", "multireq_max"), low=1, high=512)
+    no_check_certificate: bool = row(_N, False, parse_switch,
+        "Do not check the server's certificate at all.")
+    ssl_verify_hostname: bool = row(_N, True, parse_switch,
+        "Check that the certificate is for this host; 0 turns off only that check.",
+        metavar="0|1", shown="1")
+
+    storage_class: str | None = row(_O, None, kind.upper,
+        "Storage class of new objects, such as STANDARD_IA.",
+        metavar="CLASS")
+    default_acl: str | None = row(_O, None, kind.choice(*kind.CANNED_ACLS),
+        "Canned ACL of new objects.",
+        metavar="ACL")
+    use_sse: Encryption | None = row(  # noqa: RUF009 - rows are fields
+        _O, None, kind.encryption,
+        "Server-side encryption: 1 (the server's keys), kmsid[:ID], or custom[:FILE] with keys "
+        "of your own (SSE-C).",
+        metavar="1|kmsid[:ID]|custom[:FILE]")
+
+    read_only: bool = row(_V, False, parse_switch,
+        "Mount read-only.",
+        name="ro", aliases=("read_only",))
+    uid: int | None = row(_V, None, parse_count,
+        "Show this user as the owner of everything.",
+        metavar="UID", high=2**32 - 2)
+    gid: int | None = row(_V, None, parse_count,
+        "Show this group as the group of everything.",
+        metavar="GID", high=2**32 - 2)
+    umask: int | None = row(_V, None, parse_octal,
+        "Show every file and directory with mode 0777 less these bits (octal).",
+        metavar="MASK")
+    mp_umask: int | None = row(_V, None, parse_octal,
+        "The same for the mount point alone (octal).",
+        metavar="MASK")
+    allow_other: bool = row(_V, False, parse_switch,
+        "Let other users in. Without root this needs user_allow_other in /etc/fuse.conf.")
+    use_xattr: bool = row(_V, True, parse_switch,
+        "Offer extended attributes; use_xattr=0 makes small writes faster.",
+        metavar="0|1", shown="1")
+    metadata: str = row(_V, "full", kind.choice("full", "list"),
+        "full: mode, owner and times come from each object's metadata. list: only what a "
+        "listing tells, never a request per file.",
+        metavar="full|list")
+    stat_cache_expire: float = row(_V, 60.0, parse_duration,
+        "Seconds for which attributes and listings may be old.",
+        metavar="TIME", aliases=("stat_cache_interval_expire",), low=0, shown="60")
+    open_ttl: float = row(_V, 1.0, parse_duration,
+        "Seconds for which open() of a cached file trusts what is known of the object. Raise it"
+        " for data that never changes.",
+        metavar="TIME", low=0, shown="1")
+    bucket_size: int | None = row(_V, None, kind.size_in_bytes,
+        "Size of the file system that df shows (bare number: bytes).",
+        metavar="SIZE", low=1)
+
+    use_cache: str | None = row(_K, None, kind.text,
+        "Directory of the block cache.",
+        metavar="DIR", shown="$XDG_CACHE_HOME/bucketfs, for root /var/cache/bucketfs")
+    tmpdir: str | None = row(_K, None, kind.text,
+        "Directory of the block cache when use_cache is not given.",
+        metavar="DIR")
+    check_cache_dir_exist: bool = row(_K, False, parse_switch,
+        "Fail when the directory of use_cache does not exist instead of making it.")
+    cache_size: int = row(_K, 10 * GIB, kind.megabytes,
+        "Limit of the block cache (bare number: MB).",
+        metavar="SIZE", low=64 * MIB, shown="10Gi")
+    free_space_ratio: int = row(_K, 10, parse_count,
+        "Percent of the cache's disk that stay free. Excludes ensure_diskfree.",
+        metavar="PERCENT", high=100)
+    ensure_diskfree: int | None = row(_K, None, kind.megabytes,
+        "Space on the cache's disk that stays free (bare number: MB).",
+        metavar="SIZE")
+    multipart_size: int | None = row(_K, None, kind.megabytes,
+        "Part size of multipart uploads (bare number: MB). Fixed parts limit a file to 10,000 "
+        "of them.",
+        metavar="SIZE", aliases=("chunk_size",), low=5 * MIB, high=5 * GIB,
+        shown="grows with the file")
+
+    logfile: str | None = row(_L, None, kind.text,
+        "Log here instead of to syslog or, with -f, to standard error. SIGHUP opens it anew.",
+        metavar="FILE")
+    dbglevel: str = row(_L, "warning", kind.level,
+        "Least severity that is logged: crit, err, warn, info or dbg (-d is dbg).",
+        metavar="LEVEL", shown="warn; with -f info")
+    log_format: str = row(_L, "plain", kind.choice("plain", "json"),
+        "plain, or json: one object a line.",
+        metavar="plain|json")
+    no_time_stamp_msg: bool = row(_L, False, parse_switch, "No time in front of plain log lines.")
+    instance_name: str | None = row(_L, None, kind.text,
+        "Name of this mount in the log.",
+        metavar="NAME")
+    # fmt: on
+
+    @property
+    def source(self) -> str:
+        """What /proc/mounts names as the source: ``BUCKET`` or ``BUCKET:/PREFIX``."""
+        return f"{self.bucket}:/{self.prefix.rstrip('/')}" if self.prefix else self.bucket
+
+
+def _table() -> tuple[Row, ...]:
+    rows = []
+    for entry in fields(Options):
+        if "parse" not in entry.metadata:
+            continue
+        settings = dict(entry.metadata)
+        settings["name"] = settings["name"] or entry.name
+        rows.append(Row(attribute=entry.name, default=entry.default, **settings))
+    return tuple(rows)
+
+
+#: The table in the order of the help text.
+TABLE: tuple[Row, ...] = _table()
+
+#: Every spelling of every row.
+BY_NAME: Mapping[str, Row] = MappingProxyType(
+    {name: row for row in TABLE for name in (row.name, *row.aliases)}
+)

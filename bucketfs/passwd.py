@@ -1,0 +1,154 @@
+"""s3fs's password file: pure parsing, and the rules for its permissions.
+
+The format is that of s3fs 1.97 (``src/s3fs_cred.cpp``): ``AK:SK`` for every bucket,
+``BUCKET:AK:SK`` for one, split at the first and the last colon; ``AWSAccessKeyId=`` with
+``AWSSecretKey=`` beat both. Blanks at the ends (CR included), empty lines and ``#`` comments are
+ignored, and so is a line with neither ``:`` nor ``=``. Beside it the JSON of an IBM Cloud service
+credential is understood (``cos_hmac_keys``).
+
+No message contains any part of a key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from dataclasses import dataclass, field
+
+ETC_PASSWD = "/etc/passwd-s3fs"  # noqa: S105 - a path
+
+_ACCESS = "AWSAccessKeyId"
+_SECRET = "AWSSecretKey"  # noqa: S105 - a name
+
+
+class PasswdError(ValueError):
+    """The file cannot be used; the text says why and names no secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """An access key and its secret."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+
+
+def permission_fault(path: str, mode: int) -> str | None:
+    """What is wrong with the mode of a password file, or None.
+
+    600 or 400 everywhere, 640 only for ``/etc/passwd-s3fs``; the owner is not looked at. Same
+    order of tests and same words as in s3fs.
+    """
+    if mode & stat.S_IRWXO:
+        return f"credentials file {path} should not have others permissions"
+    if path == ETC_PASSWD:
+        if mode & stat.S_IWGRP:
+            return f"credentials file {path} should not have group writable permissions"
+    elif mode & stat.S_IRWXG:
+        return f"credentials file {path} should not have group permissions"
+    if mode & (stat.S_IXUSR | stat.S_IXGRP):
+        return f"credentials file {path} should not have executable permissions"
+    return None
+
+
+def parse_passwd(text: str, bucket: str) -> KeyPair:
+    """The keys for `bucket`. Raises PasswdError."""
+    text = text.removeprefix("\ufeff")
+    if re.match(r"\s*(\{|\[\s*\{)", text):
+        return _ibm_keys(text)
+    lines = _lines(text)
+    pair = _named_keys(lines)
+    if pair is None:
+        entries = _entries(lines)
+        pair = entries.get(bucket) or entries.get("")
+    if pair is None:
+        raise PasswdError(
+            f"Not found access key/secret key in passwd file: no line for bucket {bucket}"
+            " and no default line ACCESS_KEY:SECRET_KEY"
+        )
+    if not pair.access_key or not pair.secret_key:
+        half = "access" if not pair.access_key else "secret"
+        raise PasswdError(
+            "failed to set internal data for access key/secret key from passwd file:"
+            f" the {half} key is empty"
+        )
+    return pair
+
+
+def _lines(text: str) -> list[str]:
+    """The lines that say something, trimmed."""
+    kept = []
+    for number, raw in enumerate(text.split("\n"), 1):
+        line = raw.strip(" \t\r\v\f")
+        if not line or line.startswith("#"):
+            continue
+        if " " in line or "\t" in line:
+            raise PasswdError(
+                f"invalid line in passwd file, found whitespace character (line {number})"
+            )
+        if line.startswith("["):
+            raise PasswdError(
+                f'invalid line in passwd file, found a bracket "[" character (line {number});'
+                " an AWS credentials file is named with profile=, not passwd_file="
+            )
+        kept.append(line)
+    return kept
+
+
+def _named_keys(lines: list[str]) -> KeyPair | None:
+    """``AWSAccessKeyId=`` and ``AWSSecretKey=``; the first of two equal names counts."""
+    named: dict[str, str] = {}
+    for line in lines:
+        name, equals, value = line.partition("=")
+        if equals:
+            named.setdefault(name, value)
+    if _ACCESS not in named and _SECRET not in named:
+        return None
+    if _ACCESS not in named or _SECRET not in named:
+        missing = _ACCESS if _ACCESS not in named else _SECRET
+        raise PasswdError(f"AWSAccesskey or AWSSecretkey is not specified: no line {missing}=")
+    return KeyPair(named[_ACCESS], named[_SECRET])
+
+
+def _entries(lines: list[str]) -> dict[str, KeyPair]:
+    """Keys by bucket name; "" is the default entry."""
+    entries: dict[str, KeyPair] = {}
+    for line in lines:
+        first, last = line.find(":"), line.rfind(":")
+        if first < 0:
+            continue
+        bucket = line[:first] if first != last else ""
+        access = line[first + 1 : last] if first != last else line[:first]
+        if bucket in entries:
+            raise PasswdError(
+                "there are multiple entries for the same bucket"
+                f"({bucket or 'default'}) in the passwd file"
+            )
+        entries[bucket] = KeyPair(access, line[last + 1 :])
+    return entries
+
+
+def _ibm_keys(text: str) -> KeyPair:
+    """``cos_hmac_keys`` of a service credential, bare or as ``ibmcloud`` wraps it."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        place = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "unreadable"
+        raise PasswdError(f"the passwd file looks like JSON and is not valid ({place})") from None
+    if isinstance(found, list):
+        found = found[0]
+    if isinstance(found.get("credentials"), dict):
+        found = found["credentials"]
+    keys = found.get("cos_hmac_keys")
+    if not isinstance(keys, dict):
+        raise PasswdError(
+            'the JSON has no "cos_hmac_keys"; create the service credential'
+            " with HMAC keys (--parameters '{\"HMAC\": true}')"
+        )
+    access, secret = keys.get("access_key_id"), keys.get("secret_access_key")
+    if not (isinstance(access, str) and access and isinstance(secret, str) and secret):
+        raise PasswdError(
+            '"cos_hmac_keys" must hold "access_key_id" and "secret_access_key" as texts'
+        )
+    return KeyPair(access, secret)

@@ -1,0 +1,232 @@
+"""What an endpoint can do: a table of known providers, corrected by what the endpoint answers.
+
+The table says what was measured or documented for each kind of server; an endpoint not in it is
+taken for a full S3 until it answers otherwise. Every ability that is missing has a fallback in
+`bucketfs.store.fallback`. The dangerous kind of server is the one that *ignores* a condition and
+answers 200: a server not in the table is therefore not trusted with conditions on Complete and copy,
+and for a mount that writes `probe` tries those of PUT out on a key of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from bucketfs.errors import PreconditionFailed, StoreError, Unsupported
+from bucketfs.store.base import BytesBody, Capabilities, Headers, Store
+
+if TYPE_CHECKING:
+    from bucketfs.store.config import StoreConfig
+
+_log = logging.getLogger("bucketfs.store.capability")
+
+#: Seconds that the probe's key may take to delete when the mount is given up meanwhile.
+_CLEAN_UP: Final = 10.0
+_TIB: Final = 1 << 40
+#: Most stores stopped at Amazon's limit of before December 2025.
+_FULL: Final = Capabilities(max_object=5 * _TIB)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What is known of a kind of server.
+
+    Attributes:
+        name: For the log.
+        hosts: Endings of endpoint host names.
+        servers: Beginnings of the Server header, in lower case.
+        capabilities: See there.
+        list_v2: ListObjectsV2 works.
+    """
+
+    name: str
+    hosts: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
+    capabilities: Capabilities = _FULL
+    list_v2: bool = True
+
+
+_NO_CONDITIONS: Final = {
+    "put_if_match": False,
+    "put_if_none_match": False,
+    "complete_if_match": False,
+    "complete_if_none_match": False,
+    "copy_if_match": False,
+}
+
+#: A HEAD before a Complete or a copy costs little beside it; a condition that is ignored costs data.
+_CAREFUL: Final = replace(
+    _FULL, complete_if_match=False, complete_if_none_match=False, copy_if_match=False
+)
+
+UNKNOWN: Final = Profile("unknown S3 server", capabilities=_CAREFUL)
+AWS: Final = Profile("Amazon S3", servers=("amazons3",), capabilities=Capabilities())
+
+#: Sources: measurements on Ceph 16.2 and moto 5.2; the providers' own documentation; rclone's
+#: provider files (backend/s3/provider/*.yaml).
+PROFILES: Final = (
+    AWS,
+    Profile(
+        "Cloudflare R2",
+        hosts=(".r2.cloudflarestorage.com",),
+        capabilities=replace(_FULL, equal_parts=True),
+    ),
+    Profile(
+        "Google Cloud Storage",
+        hosts=("storage.googleapis.com",),
+        servers=("uploadserver",),
+        capabilities=replace(_FULL, copy_part=False, max_copy=5 * _TIB, **_NO_CONDITIONS),
+    ),
+    Profile(
+        "IBM Cloud Object Storage",
+        hosts=(".cloud-object-storage.appdomain.cloud", ".softlayer.net"),
+        servers=("cleversafe",),
+        capabilities=replace(_CAREFUL, max_object=10 * _TIB),
+    ),
+    Profile("MinIO", servers=("minio",)),
+    Profile(
+        "Scaleway",
+        hosts=(".scw.cloud",),
+        capabilities=replace(_CAREFUL, max_parts=1000),
+    ),
+    Profile(
+        "Storj",
+        hosts=("gateway.storjshare.io",),
+        capabilities=replace(_CAREFUL, copy_part=False, min_part=64 << 20),
+    ),
+    Profile(
+        "Pachyderm gateway",
+        servers=("pachyderm",),
+        capabilities=replace(
+            _FULL, copy_part=False, user_metadata=False, markers=False, **_NO_CONDITIONS
+        ),
+        list_v2=False,
+    ),
+)
+
+
+def profile_of(host: str, server: str) -> Profile:
+    """The profile for an endpoint's host name and Server header, `UNKNOWN` if there is none."""
+    server = server.lower()
+    for profile in PROFILES:
+        if host and host.endswith(profile.hosts):
+            return profile
+        if server and server.startswith(profile.servers):
+            return profile
+    return UNKNOWN
+
+
+class Provider:
+    """The endpoint of one mount: its profile and what was learned since.
+
+    Attributes:
+        capabilities: What `Store.capabilities` says.
+        list_v2: Whether to list with ListObjectsV2.
+        probes: Whether `probe` has something to find out.
+        quoted: Whether If-Match takes the ETag with its quotes (RFC 9110; Ceph 16 does not).
+    """
+
+    def __init__(self, config: StoreConfig) -> None:
+        self._host = config.host
+        self.probes = not (config.read_only or config.is_aws)
+        self._met = config.is_aws
+        self._adopt(AWS if config.is_aws else profile_of(config.host, ""))
+        self.quoted = True
+
+    def _adopt(self, profile: Profile) -> None:
+        self.name = profile.name
+        self.capabilities = profile.capabilities
+        self.list_v2 = profile.list_v2
+
+    def quote(self, etag: str) -> str:
+        """An ETag as the endpoint wants it in If-Match."""
+        return f'"{etag}"' if self.quoted else etag
+
+    def meet(self, headers: Mapping[str, Any]) -> None:
+        """Look at the headers of the endpoint's first answer."""
+        if self._met:
+            return
+        self._met = True
+        if self.name == UNKNOWN.name:
+            self._adopt(profile_of(self._host, headers.get("server", "")))
+
+    def learn(self, failure: StoreError) -> None:
+        """Draw the conclusion from a refused request, if there is one."""
+        if not isinstance(failure, Unsupported):
+            return
+        match failure.operation:
+            case "CopyObject":
+                self.demote(copy=False)
+            case "UploadPartCopy":
+                self.demote(copy_part=False)
+            case "CreateMultipartUpload":
+                self.demote(multipart=False)
+            case "DeleteObjects":
+                self.demote(delete_many=False)
+            case "ListObjectsV2":
+                self.demote_list()
+
+    def demote(self, **abilities: bool) -> None:
+        """Give up abilities that turned out to be missing, and say so once each."""
+        lost = {
+            name: value
+            for name, value in abilities.items()
+            if getattr(self.capabilities, name) != value
+        }
+        if lost:
+            self.capabilities = replace(self.capabilities, **lost)
+            _log.info("%s lacks: %s", self.name, ", ".join(sorted(lost)))
+
+    def demote_list(self) -> None:
+        if self.list_v2:
+            self.list_v2 = False
+            _log.info("%s lists in the old way (ListObjects)", self.name)
+
+
+async def probe(store: Store, provider: Provider, prefix: str) -> None:
+    """Find out on a short-lived key whether conditional PUTs work, and how If-Match is spelled.
+
+    Five or six small requests. Says nothing and changes nothing where writing is not allowed.
+    """
+    key = f"{prefix}.bucketfs-probe-{secrets.token_hex(8)}"
+    try:
+        if not provider.capabilities.put_if_none_match:
+            return
+        first = await store.put(key, BytesBody(b"1"), Headers(), if_none_match=True)
+    except StoreError as exc:
+        if exc.status in (400, 501):
+            provider.demote(put_if_none_match=False, put_if_match=False)
+        else:
+            _log.debug("conditional writes were not probed: %s", exc)
+        return
+    try:
+        honoured = await _refuses(store, key, if_none_match=True)
+        provider.demote(put_if_none_match=honoured)
+        honoured = await _refuses(store, key, if_match="0" * 32)
+        provider.demote(put_if_match=honoured)
+        if honoured and await _refuses(store, key, if_match=first.etag):
+            provider.quoted = False
+            provider.demote(put_if_match=not await _refuses(store, key, if_match=first.etag))
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEAN_UP):
+            await store.delete(key)
+
+
+async def _refuses(
+    store: Store, key: str, *, if_match: str = "", if_none_match: bool = False
+) -> bool:
+    """Whether the endpoint answers a conditional PUT of the probe's first bytes with 412."""
+    try:
+        await store.put(
+            key, BytesBody(b"1"), Headers(), if_match=if_match, if_none_match=if_none_match
+        )
+    except PreconditionFailed:
+        return True
+    except Unsupported:
+        return False
+    return False

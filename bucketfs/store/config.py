@@ -1,0 +1,98 @@
+"""Everything `open_store` must know, and the rules that follow from it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from bucketfs.credentials import Credentials
+
+#: Host endings of Amazon's own S3, in all partitions.
+_AWS_HOSTS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws")
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """Server-side encryption of new objects.
+
+    Attributes:
+        algorithm: ``AES256`` (SSE-S3), ``aws:kms``, ``aws:kms:dsse``, or "" for the bucket's own.
+        kms_key_id: Key for the KMS kinds, "" for the account's default key.
+        customer_key: 32 raw bytes for SSE-C, sent with each request; empty for none.
+    """
+
+    algorithm: str = ""
+    kms_key_id: str = ""
+    customer_key: bytes = b""
+
+    def __repr__(self) -> str:
+        kind = "SSE-C" if self.customer_key else self.algorithm or "bucket default"
+        return f"Encryption({kind})"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """One bucket at one endpoint.
+
+    Attributes:
+        bucket: Bucket name.
+        url: Endpoint with its scheme; None for Amazon's (or the one botocore's configuration names).
+        region: None to let botocore's configuration and the endpoint decide.
+        credentials: What signs the requests.
+        path_style: ``/bucket/key`` in place of ``bucket.host/key``; None: except at Amazon.
+        signature_v2: Sign the old way.
+        connect_timeout: Seconds to reach the endpoint, TLS included.
+        read_timeout: Seconds without a byte moving after which a request counts as
+            lost; five times as long for those the server works on in silence (copies, complete).
+        retries: Attempts after the first.
+        retry_seconds: No new attempt starts this long after the first one.
+        max_connections: Bulk transfers at once; small requests have as many again for themselves.
+        storage_class: For new objects, "" for the bucket's default.
+        acl: Canned ACL for new objects, "" for none.
+        encryption: See `Encryption`.
+        requester_pays: Say with each request that we pay.
+        verify: False: trust any certificate; a path: trust this CA bundle.
+        verify_hostname: False: the certificate may be for another name.
+        read_only: The mount never writes; nothing is probed.
+        probe_prefix: Where `Store.check` of a writable mount may put its short-lived test keys.
+        reload_credentials: Asked after the server refused the credentials; the answer is used
+            when it differs.
+    """
+
+    bucket: str
+    credentials: Credentials
+    url: str | None = None
+    region: str | None = None
+    path_style: bool | None = None
+    signature_v2: bool = False
+    connect_timeout: float = 10.0
+    read_timeout: float = 60.0
+    retries: int = 5
+    retry_seconds: float = 240.0
+    max_connections: int = 16
+    storage_class: str = ""
+    acl: str = ""
+    encryption: Encryption = Encryption()
+    requester_pays: bool = False
+    verify: bool | str = True
+    verify_hostname: bool = True
+    read_only: bool = False
+    probe_prefix: str = ""
+    reload_credentials: Callable[[], Credentials] | None = None
+
+    @property
+    def host(self) -> str:
+        """Host name of the endpoint in lower case, "" for Amazon's default."""
+        return (urlsplit(self.url).hostname or "").lower() if self.url else ""
+
+    @property
+    def is_aws(self) -> bool:
+        """Whether the endpoint is Amazon's own, as far as `url` tells."""
+        return not self.url or self.host.endswith(_AWS_HOSTS)
+
+    @property
+    def is_tls(self) -> bool:
+        return not self.url or urlsplit(self.url).scheme == "https"

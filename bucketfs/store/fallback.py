@@ -1,0 +1,248 @@
+"""Makes the requests an endpoint lacks out of those it has.
+
+Sits on top of the retrying store, so that each request it is made of is repeated, limited and
+counted for itself. What is missing is known from `Capabilities` or learned from a refusal.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from bucketfs.errors import KeyTaken, NotFound, PreconditionFailed, StoreError, Unsupported
+from bucketfs.store.base import Body, Headers, ObjectInfo, Store
+from bucketfs.store.body import FileBody
+from bucketfs.store.capability import Provider, probe
+from bucketfs.store.wrapper import StoreWrapper
+
+_log = logging.getLogger("bucketfs.store.fallback")
+
+#: Parts of a server-side copy: large, since no byte of them travels, but many run side by side.
+_COPY_PART: Final = 256 << 20
+_UPLOAD_PART: Final = 64 << 20
+_CLEAN_UP: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    number: int
+    start: int
+    stop: int
+
+
+def part_plan(size: int, wish: int, max_parts: int) -> list[_Part]:
+    """Cut `size` bytes into equal parts of `wish` bytes, or larger where they would be too many."""
+    length = max(wish, -(-size // max_parts))
+    starts = range(0, max(size, 1), length)
+    return [_Part(n, at, min(at + length, size)) for n, at in enumerate(starts, 1)]
+
+
+class FallbackStore(StoreWrapper):
+    """See the module.
+
+    Args:
+        provider: What is known of the endpoint.
+        probe_prefix: Where `check` may put its test key.
+    """
+
+    def __init__(self, inner: Store, provider: Provider, *, probe_prefix: str = "") -> None:
+        super().__init__(inner)
+        self._provider = provider
+        self._probe_prefix = probe_prefix
+
+    async def check(self) -> None:
+        await self.inner.check()
+        if self._provider.probes:
+            self._provider.probes = False
+            await probe(self.inner, self._provider, self._probe_prefix)
+
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        headers: Headers,
+        *,
+        if_match: str = "",
+        if_none_match: bool = False,
+    ) -> ObjectInfo:
+        can = self.capabilities
+        if (if_match and can.put_if_match) or (if_none_match and can.put_if_none_match):
+            try:
+                return await self.inner.put(
+                    key, body, headers, if_match=if_match, if_none_match=if_none_match
+                )
+            except Unsupported:
+                lost = "put_if_match" if if_match else "put_if_none_match"
+                self._provider.demote(**{lost: False})
+        await self._check_target(key, if_match, if_none_match)
+        return await self.inner.put(key, body, headers)
+
+    async def complete(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[tuple[int, str]],
+        *,
+        size: int,
+        if_match: str = "",
+        if_none_match: bool = False,
+    ) -> ObjectInfo:
+        can = self.capabilities
+        if if_match and not can.complete_if_match:
+            await self._check_target(key, if_match, False)
+            if_match = ""
+        if if_none_match and not can.complete_if_none_match:
+            await self._check_target(key, "", True)
+            if_none_match = False
+        return await self.inner.complete(
+            key, upload_id, parts, size=size, if_match=if_match, if_none_match=if_none_match
+        )
+
+    async def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        size: int,
+        headers: Headers | None = None,
+        source_if_match: str = "",
+    ) -> ObjectInfo:
+        can = self.capabilities
+        if source_if_match and not can.copy_if_match:
+            await self._check_target(source, source_if_match, False)
+        if can.copy and size <= can.max_copy:
+            try:
+                return await self.inner.copy(
+                    source, target, size=size, headers=headers, source_if_match=source_if_match
+                )
+            except Unsupported:
+                self._provider.demote(copy=False)
+        if headers is None or not source_if_match:
+            found = await self.inner.head(source)
+            headers = headers or found.headers or Headers()
+            source_if_match = source_if_match or found.etag
+        if can.copy and can.copy_part:
+            return await self._copy_parts(source, target, size, headers, source_if_match)
+        return await self._copy_by_hand(source, target, size, headers, source_if_match)
+
+    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
+        stayed: dict[str, StoreError] = {}
+        # XML 1.0 has no way to write control characters, so that such keys go one by one.
+        alone = [key for key in keys if not key.isprintable() and any(c < " " for c in key)]
+        batch = [key for key in keys if key not in set(alone)] if alone else list(keys)
+        if self.capabilities.delete_many and batch:
+            try:
+                stayed.update(await self.inner.delete_many(batch))
+                batch = []
+            except Unsupported:
+                self._provider.demote(delete_many=False)
+
+        async def delete(key: str) -> None:
+            try:
+                await self.inner.delete(key)
+            except StoreError as exc:
+                stayed[key] = exc
+
+        async with trio.open_nursery() as nursery:
+            for key in [*alone, *batch]:
+                nursery.start_soon(delete, key)
+        return stayed
+
+    async def _check_target(self, key: str, if_match: str, if_none_match: bool) -> None:
+        """Look before a request whose condition the endpoint would ignore; nearly as good."""
+        if not (if_match or if_none_match):
+            return
+        try:
+            found = await self.inner.head(key)
+        except NotFound:
+            if if_match:
+                raise
+            return
+        if if_none_match:
+            raise KeyTaken("PreconditionFailed", status=412, operation="HeadObject", key=key)
+        if found.etag != if_match:
+            raise PreconditionFailed(
+                "PreconditionFailed", status=412, operation="HeadObject", key=key
+            )
+
+    async def _copy_parts(
+        self, source: str, target: str, size: int, headers: Headers, etag: str
+    ) -> ObjectInfo:
+        """Copy on the server by parts, side by side."""
+
+        async def copy(upload_id: str, part: _Part) -> str:
+            return await self.inner.copy_part(
+                target,
+                upload_id,
+                part.number,
+                source=source,
+                start=part.start,
+                stop=part.stop,
+                source_if_match=etag,
+            )
+
+        wish = min(_COPY_PART, self.capabilities.max_copy)
+        return await self._multipart(target, size, headers, wish, copy)
+
+    async def _copy_by_hand(
+        self, source: str, target: str, size: int, headers: Headers, etag: str
+    ) -> ObjectInfo:
+        """Copy through this machine: download into an unnamed file, upload from it."""
+        with tempfile.TemporaryFile() as file:
+            await self.inner.get(source, file.write, if_match=etag)
+            file.flush()
+            whole = FileBody(file.fileno(), 0, size)
+            if size <= min(_UPLOAD_PART, self.capabilities.max_put):
+                return await self.inner.put(target, whole, headers)
+
+            async def upload(upload_id: str, part: _Part) -> str:
+                body = FileBody(file.fileno(), part.start, part.stop)
+                return await self.inner.upload_part(target, upload_id, part.number, body)
+
+            return await self._multipart(target, size, headers, _UPLOAD_PART, upload)
+
+    async def _multipart(
+        self,
+        target: str,
+        size: int,
+        headers: Headers,
+        wish: int,
+        send: Callable[[str, _Part], Awaitable[str]],
+    ) -> ObjectInfo:
+        """Make `target` of parts that `send` brings; nothing is left behind on failure."""
+        upload_id = await self.inner.create_upload(target, headers)
+        etags: dict[int, str] = {}
+
+        async def bring(part: _Part) -> None:
+            etags[part.number] = await send(upload_id, part)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for part in part_plan(size, wish, self.capabilities.max_parts):
+                    nursery.start_soon(bring, part)
+            return await self.inner.complete(target, upload_id, sorted(etags.items()), size=size)
+        except BaseException as exc:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEAN_UP):
+                await self._abort(target, upload_id)
+            if isinstance(exc, BaseExceptionGroup):
+                raise _first_failure(exc) from exc
+            raise
+
+    async def _abort(self, key: str, upload_id: str) -> None:
+        try:
+            await self.inner.abort(key, upload_id)
+        except StoreError as exc:
+            _log.warning("an unfinished upload stays in the bucket: %s", exc)
+
+
+def _first_failure(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The failure that a nursery wrapped; the others were cancelled because of it."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

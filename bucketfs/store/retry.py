@@ -1,0 +1,295 @@
+"""Repeats requests that failed for a reason that passes, and finds out what a lost answer said.
+
+Three rules. A request that may be repeated freely is, with growing, jittered pauses, until it
+succeeds, fails for good, or attempts or time are used up. A GET goes on behind the last byte
+delivered, pinned to the version it began with. A conditional PUT or a Complete whose answer was
+lost may have happened: when the repetition is refused, a HEAD tells whether the object that stands
+there is ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import trio
+
+from bucketfs import clock
+from bucketfs.errors import (
+    BrokenBody,
+    NoAnswer,
+    NotFound,
+    PreconditionFailed,
+    StoreError,
+    advice,
+)
+from bucketfs.store.base import Body, Headers, ObjectInfo, Sink, Store
+from bucketfs.store.wrapper import Call, StoreWrapper
+
+T = TypeVar("T")
+
+_log = logging.getLogger("bucketfs.store.retry")
+
+_TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_TRANSIENT_CODES: Final = frozenset(
+    {
+        "ConditionalRequestConflict",
+        "InternalError",
+        "KMS.ThrottlingException",
+        "OperationAborted",
+        "RequestLimitExceeded",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequests",
+    }
+)
+_REFUSED_KEYS: Final = frozenset(
+    {"403", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When to try again.
+
+    Attributes:
+        attempts: Requests at most, the first included.
+        seconds: No new attempt begins this long after the first.
+        first_pause / growth / longest_pause: Pauses in seconds grow geometrically. With the values
+            given, five of them outlast a restart of a server or of a network interface.
+    """
+
+    attempts: int = 6
+    seconds: float = 240.0
+    first_pause: float = 0.2
+    growth: float = 3.0
+    longest_pause: float = 20.0
+
+    def pause(self, failures: int, luck: float, retry_after: float | None) -> float:
+        """Seconds to wait after so many failures (from 1).
+
+        `luck` in [0, 1) spreads clients that failed together over half of the pause. A server's
+        Retry-After is a lower bound, and is itself bounded by `seconds`.
+        """
+        exponent = min(failures - 1, 64)
+        pause = min(self.longest_pause, self.first_pause * self.growth**exponent)
+        return max(pause * (0.5 + luck / 2), min(retry_after or 0.0, self.seconds))
+
+
+def is_transient(exc: StoreError) -> bool:
+    """Whether the same request may succeed a little later."""
+    if isinstance(exc, NoAnswer):
+        return exc.code != "TlsFailed"
+    return exc.status in _TRANSIENT_STATUS or exc.code in _TRANSIENT_CODES
+
+
+class RetryStore(StoreWrapper):
+    """Makes each call of the inner store until it holds.
+
+    Args:
+        policy: When to give up.
+        renew: Asked when the server refuses the keys; whether there are others now.
+        luck: Source of jitter, uniform in [0, 1).
+    """
+
+    def __init__(
+        self,
+        inner: Store,
+        policy: RetryPolicy,
+        *,
+        renew: Callable[[], Awaitable[bool]] | None = None,
+        luck: Callable[[], float] = random.random,
+    ) -> None:
+        super().__init__(inner)
+        self._policy = policy
+        self._renew = renew
+        self._luck = luck
+
+    async def around(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:
+        began = clock.monotonic()
+        failures = 0
+        renewed = False
+        while True:
+            try:
+                return await send()
+            except StoreError as exc:
+                if not renewed and await self._has_new_keys(exc):
+                    renewed = True
+                    continue
+                failures += 1
+                await self._pause_or_raise(exc, call, failures, began)
+
+    async def _has_new_keys(self, exc: StoreError) -> bool:
+        return self._renew is not None and exc.code in _REFUSED_KEYS and await self._renew()
+
+    async def _pause_or_raise(
+        self, exc: StoreError, call: Call, failures: int, began: float
+    ) -> None:
+        """Sleep until the next attempt, or raise `exc` when there is to be none."""
+        if not is_transient(exc):
+            raise exc
+        pause = self._policy.pause(failures, self._luck(), exc.retry_after)
+        over = clock.monotonic() - began + pause > self._policy.seconds
+        attempts = 2 if call.operation == "Check" else self._policy.attempts
+        if over or failures >= attempts:
+            _log.warning("giving up after %d attempts: %s; %s", failures, exc, advice(exc))
+            raise exc
+        _log.debug("%s; again in %.2f s", exc, pause)
+        await trio.sleep(pause)
+
+    async def get(
+        self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""
+    ) -> ObjectInfo:
+        at = start
+        pin = if_match
+
+        def count(piece: bytes | memoryview) -> None:
+            nonlocal at
+            sink(piece)
+            at += len(piece)
+
+        async def send() -> ObjectInfo:
+            nonlocal pin
+            try:
+                return await self.inner.get(key, count, start=at, stop=stop, if_match=pin)
+            except BrokenBody as exc:
+                pin = pin or exc.etag
+                if at > start and not pin:
+                    # Nothing could tell whether the rest is of the same version.
+                    raise StoreError("IncompleteBody", operation="GetObject", key=key) from exc
+                raise
+
+        return await self.around(Call("GetObject", key), send)
+
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        headers: Headers,
+        *,
+        if_match: str = "",
+        if_none_match: bool = False,
+    ) -> ObjectInfo:
+        def send() -> Awaitable[ObjectInfo]:
+            return self.inner.put(
+                key, body, headers, if_match=if_match, if_none_match=if_none_match
+            )
+
+        def is_ours(found: ObjectInfo) -> bool:
+            digest = hashlib.md5(usedforsecurity=False)
+            for piece in body.chunks():
+                digest.update(piece)
+            same = found.etag == digest.hexdigest()
+            # Encrypted objects have other ETags; then what we wrote about the object must do.
+            return found.size == len(body) and (same or _same_metadata(found, headers))
+
+        call = Call("PutObject", key, len(body))
+        if not (if_match or if_none_match):
+            return await self.around(call, send)
+        return await self._settled(call, send, is_ours)
+
+    async def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        size: int,
+        headers: Headers | None = None,
+        source_if_match: str = "",
+    ) -> ObjectInfo:
+        def send() -> Awaitable[ObjectInfo]:
+            return self.inner.copy(
+                source, target, size=size, headers=headers, source_if_match=source_if_match
+            )
+
+        def is_ours(found: ObjectInfo) -> bool:
+            return found.size == size and headers is not None and _same_metadata(found, headers)
+
+        # A copy onto itself may change the ETag, and so make its own repetition fail.
+        return await self._settled(Call("CopyObject", target), send, is_ours)
+
+    async def complete(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[tuple[int, str]],
+        *,
+        size: int,
+        if_match: str = "",
+        if_none_match: bool = False,
+    ) -> ObjectInfo:
+        def send() -> Awaitable[ObjectInfo]:
+            return self.inner.complete(
+                key, upload_id, parts, size=size, if_match=if_match, if_none_match=if_none_match
+            )
+
+        def is_ours(found: ObjectInfo) -> bool:
+            if found.size != size:
+                return False
+            if found.etag == multipart_etag([etag for _, etag in parts]):
+                return True
+            # Encrypted objects have other ETags. That it is not the one replaced must do.
+            is_new = if_none_match or (if_match and found.etag != if_match)
+            return bool(is_new) and found.etag.endswith(f"-{len(parts)}")
+
+        return await self._settled(Call("CompleteMultipartUpload", key), send, is_ours)
+
+    async def _settled(
+        self,
+        call: Call,
+        send: Callable[[], Awaitable[ObjectInfo]],
+        is_ours: Callable[[ObjectInfo], bool],
+    ) -> ObjectInfo:
+        """Make a call that must not be reported as refused when its first try went through."""
+        unknown = False
+
+        async def attempt() -> ObjectInfo:
+            nonlocal unknown
+            try:
+                return await send()
+            except (NotFound, PreconditionFailed):
+                if unknown and (found := await self._find(call.key)) and is_ours(found):
+                    return found
+                raise
+            except StoreError as exc:
+                unknown = unknown or isinstance(exc, NoAnswer) or exc.status >= 500
+                raise
+
+        try:
+            return await self.around(call, attempt)
+        except StoreError as exc:
+            # Ceph answers 500 for ever to the repetition of a Complete that went through.
+            if is_transient(exc) and (found := await self._find(call.key)) and is_ours(found):
+                return found
+            raise
+
+    async def _find(self, key: str) -> ObjectInfo | None:
+        try:
+            return await self.head(key)
+        except StoreError:
+            return None
+
+
+def multipart_etag(etags: Sequence[str]) -> str:
+    """The ETag S3 gives an object of these parts, "" where they are no MD5 sums."""
+    try:
+        sums = b"".join(bytes.fromhex(etag) for etag in etags)
+    except ValueError:
+        return ""
+    return f"{hashlib.md5(sums, usedforsecurity=False).hexdigest()}-{len(etags)}"
+
+
+def _same_metadata(found: ObjectInfo, headers: Headers) -> bool:
+    """Whether an object carries metadata as unique as ours, nanosecond times among it."""
+    return (
+        found.headers is not None
+        and bool(headers.metadata)
+        and dict(found.headers.metadata) == dict(headers.metadata)
+    )

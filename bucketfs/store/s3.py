@@ -1,0 +1,437 @@
+"""`S3Store`: one S3 bucket through aiobotocore, one method an API call, no policy.
+
+Each method makes its request once, translates the answer into the values of `bucketfs.store.base`
+and any failure into a `StoreError`. Retrying, limiting and making up for what an endpoint lacks are
+the wrappers' business. RenameObject and appending PUTs are never sent: Ceph and moto answer 200 to
+both and destroy data.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import unquote_plus
+
+import trio
+from botocore.exceptions import BotoCoreError, ClientError
+
+from bucketfs.errors import (
+    BrokenBody,
+    KeyTaken,
+    NotFound,
+    PreconditionFailed,
+    StoreError,
+    Unsupported,
+)
+from bucketfs.store.answers import (
+    Payload,
+    body_sha256,
+    header_params,
+    object_info,
+    storage_class,
+    translate,
+    unix_time,
+    unquote,
+)
+from bucketfs.store.base import (
+    Body,
+    Capabilities,
+    Headers,
+    ListPage,
+    ObjectInfo,
+    Sink,
+    UploadInfo,
+)
+from bucketfs.store.capability import Provider
+from bucketfs.store.config import StoreConfig
+from bucketfs.store.session import Connection
+from bucketfs.store.transport import Incomplete
+
+_BATCH: Final = 1000
+#: Bodies above this are hashed on another thread; below, the thread would cost more.
+_HASH_INLINE: Final = 256 * 1024
+_Params = dict[str, Any]
+
+
+class S3Store:
+    """One bucket.
+
+    Args:
+        connection: An open client, which stays open as long as the store is used.
+        config: Names the bucket and what new objects get.
+        provider: What is known of the endpoint; it learns from what this store sees.
+    """
+
+    def __init__(self, connection: Connection, config: StoreConfig, provider: Provider) -> None:
+        self._connection = connection
+        self._config = config
+        self._provider = provider
+        payer = {"RequestPayer": "requester"} if config.requester_pays else {}
+        self._always: _Params = {"Bucket": config.bucket, **payer}
+        self._object: _Params = {**self._always, **_customer_key(config, "SSECustomer")}
+        self._copied: _Params = {**self._object, **_customer_key(config, "CopySourceSSECustomer")}
+        self._new = _new_object_params(config)
+        self._signs_bodies = not config.is_tls and not config.signature_v2
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._provider.capabilities
+
+    async def head(self, key: str) -> ObjectInfo:
+        answer = await self._call("HeadObject", key, self._object, Key=key)
+        return object_info(key, answer, answer.get("ContentLength", 0))
+
+    async def get(
+        self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""
+    ) -> ObjectInfo:
+        params: _Params = {"Key": key}
+        if start or stop is not None:
+            params["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+        if if_match:
+            params["IfMatch"] = f'"{if_match}"'
+        try:
+            answer = await self._call("GetObject", key, self._object, **params)
+        except StoreError as exc:
+            if exc.status == 416 and start == 0:
+                return await self._head_empty(key, if_match)
+            raise
+        body = answer["Body"].raw_stream
+        at, size = _content_range(answer)
+        count = max(0, (size if stop is None else min(stop, size)) - start)
+        try:
+            if at != start or size - at > count:
+                sink = _Window(sink, start - at, count)
+            await body.feed(sink)
+        except Incomplete as exc:
+            failure = translate(exc, "GetObject", key)
+            etag = unquote(answer.get("ETag"))
+            raise BrokenBody(failure.code, operation="GetObject", key=key, etag=etag) from exc
+        return object_info(key, answer, size)
+
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        headers: Headers,
+        *,
+        if_match: str = "",
+        if_none_match: bool = False,
+    ) -> ObjectInfo:
+        params = {**self._new, **header_params(headers)}
+        params |= self._condition(if_match, if_none_match)
+        params["Body"] = await self._payload(body)
+        try:
+            answer = await self._call("PutObject", key, self._object, Key=key, **params)
+        except PreconditionFailed as exc:
+            raise _taken(exc) if if_none_match else exc from None
+        if not (etag := unquote(answer.get("ETag"))):
+            return await self.head(key)
+        return ObjectInfo(key, len(body), etag, 0, headers, self._config.storage_class)
+
+    async def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        size: int,
+        headers: Headers | None = None,
+        source_if_match: str = "",
+    ) -> ObjectInfo:
+        params: _Params = dict(self._new)
+        if headers is not None:
+            params |= {"MetadataDirective": "REPLACE", **header_params(headers)}
+        if source_if_match:
+            params["CopySourceIfMatch"] = f'"{source_if_match}"'
+        params["CopySource"] = {"Bucket": self._config.bucket, "Key": source}
+        answer = await self._call("CopyObject", source, self._copied, Key=target, **params)
+        result = answer.get("CopyObjectResult", {})
+        if headers is None or not (etag := unquote(result.get("ETag"))):
+            return await self.head(target)
+        modified = unix_time(result.get("LastModified", ""))
+        return ObjectInfo(target, size, etag, modified, headers, self._config.storage_class)
+
+    async def delete(self, key: str, *, if_match: str = "") -> None:
+        params = {"IfMatch": f'"{if_match}"'} if if_match else {}
+        try:
+            await self._call("DeleteObject", key, self._always, Key=key, **params)
+        except NotFound as exc:
+            if exc.code == "NoSuchBucket":
+                raise
+
+    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
+        stayed: dict[str, StoreError] = {}
+        for at in range(0, len(keys), _BATCH):
+            batch = [{"Key": key} for key in keys[at : at + _BATCH]]
+            answer = await self._call(
+                "DeleteObjects", keys[at], self._always, Delete={"Objects": batch, "Quiet": True}
+            )
+            for error in answer.get("Errors", []):
+                if error.get("Code") != "NoSuchKey":
+                    key = error.get("Key", "")
+                    stayed[key] = StoreError(
+                        error.get("Code", "InternalError"),
+                        operation="DeleteObjects",
+                        key=key,
+                        message=error.get("Message") or "",
+                    )
+        return stayed
+
+    async def list(
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "/",
+        token: str | None = None,
+        start_after: str = "",
+        limit: int = 1000,
+    ) -> ListPage:
+        params: _Params = {"Prefix": prefix, "MaxKeys": limit}
+        if delimiter:
+            params["Delimiter"] = delimiter
+        if not self._provider.list_v2:
+            return await self._list_v1(params, token or start_after)
+        first = dict(params)
+        if token:
+            first["ContinuationToken"] = token
+        elif start_after:
+            first["StartAfter"] = start_after
+        answer = await self._call("ListObjectsV2", prefix, self._always, **first)
+        next_token = answer.get("NextContinuationToken")
+        if answer.get("IsTruncated") and not next_token:
+            # The endpoint took the request for one of version 1, and ignored where to start.
+            self._provider.demote_list()
+            return await self._list_v1(params, token or start_after)
+        return _page(answer, next_token if answer.get("IsTruncated") else None)
+
+    async def create_upload(self, key: str, headers: Headers) -> str:
+        params = {**self._new, **header_params(headers)}
+        answer = await self._call("CreateMultipartUpload", key, self._object, Key=key, **params)
+        return str(answer["UploadId"])
+
+    async def upload_part(self, key: str, upload_id: str, number: int, body: Body) -> str:
+        answer = await self._call(
+            "UploadPart",
+            key,
+            self._object,
+            Key=key,
+            UploadId=upload_id,
+            PartNumber=number,
+            Body=await self._payload(body),
+        )
+        return unquote(answer.get("ETag"))
+
+    async def copy_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        *,
+        source: str,
+        start: int,
+        stop: int,
+        source_if_match: str = "",
+    ) -> str:
+        condition = {"CopySourceIfMatch": f'"{source_if_match}"'} if source_if_match else {}
+        answer = await self._call(
+            "UploadPartCopy",
+            key,
+            self._copied,
+            Key=key,
+            UploadId=upload_id,
+            PartNumber=number,
+            CopySource={"Bucket": self._config.bucket, "Key": source},
+            CopySourceRange=f"bytes={start}-{stop - 1}",
+            **condition,
+        )
+        return unquote(answer.get("CopyPartResult", {}).get("ETag"))
+
+    async def complete(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[tuple[int, str]],
+        *,
+        size: int,
+        if_match: str = "",
+        if_none_match: bool = False,
+    ) -> ObjectInfo:
+        listed = [{"PartNumber": number, "ETag": f'"{etag}"'} for number, etag in parts]
+        try:
+            await self._call(
+                "CompleteMultipartUpload",
+                key,
+                self._object,
+                Key=key,
+                UploadId=upload_id,
+                MultipartUpload={"Parts": listed},
+                **self._condition(if_match, if_none_match),
+            )
+        except PreconditionFailed as exc:
+            raise _taken(exc) if if_none_match else exc from None
+        # Ceph names no ETag, nobody names a size, and some gateways lose copied parts.
+        info = await self.head(key)
+        if info.size != size:
+            raise StoreError(
+                "IncompleteBody",
+                operation="CompleteMultipartUpload",
+                key=key,
+                message=f"the object has {info.size} bytes in place of {size}",
+            )
+        return info
+
+    async def abort(self, key: str, upload_id: str) -> None:
+        try:
+            await self._call(
+                "AbortMultipartUpload", key, self._always, Key=key, UploadId=upload_id
+            )
+        except NotFound as exc:
+            if exc.code == "NoSuchBucket":
+                raise
+
+    async def list_uploads(self, prefix: str) -> Sequence[UploadInfo]:
+        uploads: list[UploadInfo] = []
+        # botocore asks for encoded keys and decodes them in the other listings, not in this one.
+        params: _Params = {"Prefix": prefix, "EncodingType": "url"}
+        marker: _Params = {}
+        while True:
+            answer = await self._call(
+                "ListMultipartUploads", prefix, self._always, **params, **marker
+            )
+            decode = unquote_plus if answer.get("EncodingType") == "url" else str
+            uploads += (
+                UploadInfo(decode(one["Key"]), one["UploadId"], unix_time(one.get("Initiated", "")))
+                for one in answer.get("Uploads", [])
+            )
+            following = (answer.get("NextKeyMarker"), answer.get("NextUploadIdMarker"))
+            if not answer.get("IsTruncated") or not following[0]:
+                return uploads
+            marker = {"KeyMarker": decode(following[0]), "UploadIdMarker": following[1] or ""}
+
+    async def check(self) -> None:
+        await self.list("", limit=1)
+
+    async def _call(self, operation: str, key: str, common: _Params, **params: Any) -> Any:
+        """One request. Raises StoreError and nothing else."""
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            raise StoreError("InvalidUtf8", operation=operation, key=key) from None
+        try:
+            answer = await self._connection.client._make_api_call(operation, {**common, **params})
+        except (BotoCoreError, ClientError) as exc:
+            failure = translate(exc, operation, key)
+            self._provider.learn(failure)
+            raise failure from None
+        self._provider.meet(answer["ResponseMetadata"]["HTTPHeaders"])
+        return answer
+
+    async def _payload(self, body: Body) -> Payload:
+        """A body to send, with its hash where the request's signature covers it."""
+        if not self._signs_bodies:
+            return Payload(body, sha256=None)
+        if len(body) <= _HASH_INLINE:
+            return Payload(body, sha256=body_sha256(body))
+        return Payload(body, sha256=await trio.to_thread.run_sync(body_sha256, body))
+
+    def _condition(self, if_match: str, if_none_match: bool) -> _Params:
+        if if_none_match:
+            return {"IfNoneMatch": "*"}
+        return {"IfMatch": self._provider.quote(if_match)} if if_match else {}
+
+    async def _head_empty(self, key: str, if_match: str) -> ObjectInfo:
+        """The answer to a GET of a range of an object without bytes, which S3 refuses."""
+        info = await self.head(key)
+        if info.size or (if_match and info.etag != if_match):
+            raise PreconditionFailed(
+                "PreconditionFailed", status=412, operation="GetObject", key=key
+            )
+        return info
+
+    async def _list_v1(self, params: _Params, marker: str) -> ListPage:
+        answer = await self._call(
+            "ListObjects", params["Prefix"], self._always, **params, Marker=marker
+        )
+        page = _page(answer, None)
+        if not answer.get("IsTruncated"):
+            return page
+        last = [page.objects[-1].key] if page.objects else []
+        following = answer.get("NextMarker") or max([*last, *page.prefixes[-1:]], default="")
+        if following <= marker:
+            raise Unsupported("BadAnswer", operation="ListObjects", key=params["Prefix"])
+        return ListPage(page.objects, page.prefixes, following)
+
+
+class _Window:
+    """Passes on `count` bytes after the first `skip`, for servers that ignore Range."""
+
+    def __init__(self, sink: Sink, skip: int, count: int) -> None:
+        self._sink = sink
+        self._skip = skip
+        self._count = count
+
+    def __call__(self, piece: bytes | memoryview) -> None:
+        view = memoryview(piece)[self._skip :][: self._count]
+        self._skip = max(0, self._skip - len(piece))
+        if view:
+            self._count -= len(view)
+            self._sink(view)
+
+
+def _content_range(answer: _Params) -> tuple[int, int]:
+    """Where the body of a GET starts, and how long the whole object is."""
+    named = answer.get("ContentRange", "")
+    if not named:
+        return 0, answer.get("ContentLength", 0)
+    span, _, size = named.removeprefix("bytes ").partition("/")
+    return int(span.partition("-")[0]), int(size)
+
+
+def _page(answer: _Params, next_token: str | None) -> ListPage:
+    objects = [
+        ObjectInfo(
+            one["Key"],
+            one.get("Size", 0),
+            unquote(one.get("ETag")),
+            unix_time(one.get("LastModified", "")),
+            None,
+            storage_class(one),
+        )
+        for one in answer.get("Contents", [])
+    ]
+    prefixes = [one["Prefix"] for one in answer.get("CommonPrefixes", [])]
+    return ListPage(objects, prefixes, next_token)
+
+
+def _taken(exc: PreconditionFailed) -> KeyTaken:
+    return KeyTaken(
+        exc.code,
+        status=exc.status,
+        operation=exc.operation,
+        key=exc.key,
+        request_id=exc.request_id,
+        message=exc.message,
+    )
+
+
+def _customer_key(config: StoreConfig, prefix: str) -> _Params:
+    """The three headers of SSE-C, which every request for such an object carries."""
+    key = config.encryption.customer_key
+    if not key:
+        return {}
+    return {
+        f"{prefix}Algorithm": "AES256",
+        f"{prefix}Key": base64.b64encode(key).decode(),
+        f"{prefix}KeyMD5": base64.b64encode(hashlib.md5(key).digest()).decode(),
+    }
+
+
+def _new_object_params(config: StoreConfig) -> _Params:
+    params = {
+        "StorageClass": config.storage_class,
+        "ACL": config.acl,
+        "ServerSideEncryption": config.encryption.algorithm,
+        "SSEKMSKeyId": config.encryption.kms_key_id,
+    }
+    return {name: value for name, value in params.items() if value}

@@ -1,0 +1,80 @@
+"""Counts what is sent: requests, failures, bytes and seconds by S3 operation; logs each request."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from bucketfs import clock
+from bucketfs.errors import StoreError
+from bucketfs.store.base import ObjectInfo, Sink, Store
+from bucketfs.store.wrapper import Call, StoreWrapper
+
+T = TypeVar("T")
+
+_log = logging.getLogger("bucketfs.store.trace")
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over the requests of one operation.
+
+    Attributes:
+        requests: How many were sent, each attempt for itself.
+        failures: How many of them ended in an error.
+        sent / received: Bytes of bodies.
+        seconds: Time they took together.
+    """
+
+    requests: int = 0
+    failures: int = 0
+    sent: int = 0
+    received: int = 0
+    seconds: float = 0.0
+
+
+class TraceStore(StoreWrapper):
+    """Keeps a `Tally` by operation name. Sits right above the store that sends."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self._tallies: defaultdict[str, Tally] = defaultdict(Tally)
+
+    @property
+    def tallies(self) -> Mapping[str, Tally]:
+        return self._tallies
+
+    async def get(
+        self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""
+    ) -> ObjectInfo:
+        tally = self._tallies["GetObject"]
+
+        def count(piece: bytes | memoryview) -> None:
+            tally.received += len(piece)
+            sink(piece)
+
+        return await super().get(key, count, start=start, stop=stop, if_match=if_match)
+
+    async def around(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:
+        tally = self._tallies[call.operation]
+        tally.requests += 1
+        began = clock.monotonic()
+        outcome = "cancelled"
+        try:
+            result = await send()
+            outcome = "ok"
+            if call.operation in ("PutObject", "UploadPart"):
+                tally.sent += call.size
+            return result
+        except StoreError as exc:
+            tally.failures += 1
+            outcome = exc.code
+            raise
+        finally:
+            took = clock.monotonic() - began
+            tally.seconds += took
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("%s %r: %s, %.1f ms", call.operation, call.key, outcome, took * 1e3)

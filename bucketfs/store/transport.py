@@ -1,0 +1,441 @@
+"""HTTP/1.1 for aiobotocore on trio: h11 for the grammar, non-blocking sockets for the bytes.
+
+This module owns connections: it opens, reuses and closes them, sends one request on each at a time
+and hands the body of the answer on. It knows nothing of S3, retries nothing but a GET or HEAD whose
+kept-alive connection turned out dead, and logs nothing (requests carry signatures).
+
+h11 writes request heads and reads response heads and chunked bodies. Bodies of known length, which
+is all that carries file data, go around it: they are sent as they are and received into one buffer
+that all connections share. That is safe because nothing is awaited between filling the buffer and
+emptying it.
+``docs/decisions/0001-transport.md`` has the measurements that led here.
+
+Invariants: a connection is either idle in `TrioSession._idle`, or owned by exactly one request or
+response; it returns to `_idle` only after its body was read to the end; any exception or
+cancellation closes it. Every wait for the network is bounded: connecting with the TLS handshake by
+the connect timeout, any other wait by the read timeout as the longest silence.
+"""
+
+from __future__ import annotations
+
+import errno
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import h11
+import trio
+from aiobotocore.awsrequest import AioAWSResponse
+from aiobotocore.httpxsession import HttpxSession
+from botocore.awsrequest import AWSPreparedRequest
+from botocore.exceptions import (
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+    ProxyConnectionError,
+    ReadTimeoutError,
+    SSLError,
+)
+
+from bucketfs.store.wire import Wire, discard, open_wire
+
+#: Read at once. 64 KiB took twice the CPU a byte, 1 MiB no less than this.
+_READ: Final = 256 * 1024
+#: A head with its body up to this size leaves in one packet train and one system call.
+_JOIN: Final = 64 * 1024
+#: After this many bytes without a wait other tasks get a turn.
+_TURN: Final = 1 << 20
+_HEAD_LIMIT: Final = 100 * 1024
+#: Servers and balancers close idle connections after 15 s (RGW, nginx: 65 s); stay below.
+_KEEP_ALIVE: Final = 12.0
+#: A response head is read in small bites: what it brings along of the body is copied thrice.
+_HEAD_READ: Final = 16 * 1024
+#: Seconds, where botocore gave no time-out.
+_SILENCE: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a URL's requests go.
+
+    Attributes:
+        scheme: http or https.
+        host: Name or address, without brackets.
+        port: TCP port.
+        header: Value of the Host header, as botocore signs it.
+        proxy: URL of the proxy in between, "" for none.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    header: str
+    proxy: str
+
+    @classmethod
+    def of(cls, base: str, proxy: str | None) -> Origin:
+        """Take ``scheme://host:port`` apart."""
+        parts = urlsplit(base)
+        default = {"http": 80, "https": 443}[parts.scheme]
+        host = (parts.hostname or "").lower()
+        header = f"[{host}]" if ":" in host else host
+        if parts.port not in (None, default):
+            header = f"{header}:{parts.port}"
+        return cls(parts.scheme, host, parts.port or default, header, proxy or "")
+
+
+class Incomplete(HTTPClientError):
+    """The connection ended before the body did."""
+
+    fmt = "The body ended early: {error}"
+
+
+class _Headers(dict[str, str]):
+    """Response headers by lower-case name; lookups ignore case.
+
+    botocore's own class builds an object a lookup, and a parser looks up some forty names.
+    """
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and dict.__contains__(self, name.lower())
+
+    def __getitem__(self, name: str) -> str:
+        return dict.__getitem__(self, name.lower())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return dict.get(self, name.lower(), default)
+
+
+class RawResponse:
+    """The body of one answer, still on its connection.
+
+    Attributes:
+        remaining: Bytes still to come, None when only the end will tell (chunked).
+    """
+
+    def __init__(
+        self,
+        session: TrioSession,
+        origin: Origin,
+        wire: Wire,
+        parser: h11.Connection,
+        answer: h11.Response,
+        method: str,
+    ) -> None:
+        self._session = session
+        self._origin = origin
+        self._wire: Wire | None = wire
+        self._parser = parser
+        self._keep_alive = _keeps_alive(answer)
+        self.remaining = _body_length(answer, method)
+        self._early = parser.trailing_data[0] if self.remaining else b""
+        if self.remaining == 0:
+            self._finish(wire)
+
+    async def feed(self, sink: Callable[[bytes | memoryview], None]) -> None:
+        """Hand the body to `sink` piece by piece; a piece is valid during the call only.
+
+        Raises Incomplete when the connection ends or falls silent early. Whatever is raised, the
+        connection is closed.
+        """
+        try:
+            if self.remaining is None:
+                await self._feed_framed(sink)
+            else:
+                await self._feed_counted(sink)
+        except (OSError, h11.ProtocolError) as exc:
+            raise Incomplete(error=exc) from exc
+        finally:
+            self.close()
+
+    async def read(self, amount: int | None = None) -> bytes:
+        """The whole rest of the body; `amount` exists for botocore, which passes none."""
+        pieces: list[bytes] = []
+        await self.feed(lambda piece: pieces.append(bytes(piece)))
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        """Drop the connection unless the body was read to its end."""
+        discard(self._wire)
+        self._wire = None
+
+    def _finish(self, wire: Wire) -> None:
+        self._wire = None
+        if self._keep_alive:
+            self._session.keep(self._origin, wire)
+        else:
+            wire.close()
+
+    async def _feed_counted(self, sink: Callable[[bytes | memoryview], None]) -> None:
+        wire = self._wire
+        if wire is None:
+            return
+        remaining = self.remaining or 0
+        if self._early:
+            sink(self._early[:remaining])
+            remaining -= min(len(self._early), remaining)
+        buffer = self._session.buffer
+        turn = _TURN
+        while remaining:
+            count = await wire.read_into(buffer[:remaining])
+            if not count:
+                raise ConnectionResetError(errno.ECONNRESET, f"{remaining} bytes missing")
+            sink(buffer[:count])
+            remaining -= count
+            turn -= count
+            if turn < 0:
+                turn = _TURN
+                await trio.lowlevel.checkpoint()
+        self._finish(wire)
+
+    async def _feed_framed(self, sink: Callable[[bytes | memoryview], None]) -> None:
+        wire = self._wire
+        if wire is None:
+            return
+        event: Any = None
+        while not isinstance(event, h11.EndOfMessage):
+            event = await _next_event(self._parser, wire, self._session.buffer)
+            if isinstance(event, h11.Data):
+                sink(event.data)
+        self._finish(wire)
+
+
+class TrioSession(HttpxSession):
+    """The ``http_session_cls`` that aiobotocore builds; its base only marks it as fit for trio.
+
+    aiobotocore passes the timeouts, the number of connections to keep and the proxies. A TLS
+    context comes as ``connector_args["ssl_context"]``.
+    """
+
+    async def __aenter__(self) -> TrioSession:
+        self.buffer = memoryview(bytearray(_READ))
+        self._idle: dict[Origin, list[Wire]] = {}
+        self._origins: dict[str, Origin] = {}
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for wires in self._idle.values():
+            for wire in wires:
+                wire.close()
+        self._idle.clear()
+
+    def keep(self, origin: Origin, wire: Wire) -> None:
+        """Take a connection back that is at rest between two requests."""
+        wires = self._idle.setdefault(origin, [])
+        if len(wires) < self._max_pool_connections:
+            wire.expires = trio.current_time() + _KEEP_ALIVE
+            wires.append(wire)
+        else:
+            wire.close()
+
+    async def send(self, request: AWSPreparedRequest) -> AioAWSResponse:
+        """Send a signed request and answer its response with the body unread.
+
+        Raises botocore's exceptions for a connection that could not be made or broke.
+        """
+        origin, target = self._locate(request.url)
+        override = (request.context or {}).get("read_timeout")
+        timeout = override or self._timeout.read or _SILENCE
+        wire = self._take_idle(origin)
+        try:
+            if wire is not None:
+                wire.timeout = timeout
+                try:
+                    return await self._exchange(request, origin, target, wire)
+                except ConnectionError:
+                    if request.method not in ("GET", "HEAD"):
+                        raise
+            wire = await self._connect(origin)
+            wire.timeout = timeout
+            return await self._exchange(request, origin, target, wire)
+        except TimeoutError as exc:
+            raise ReadTimeoutError(endpoint_url=request.url, error=exc) from exc
+        except ssl.SSLError as exc:
+            raise SSLError(endpoint_url=request.url, error=exc) from exc
+        except ConnectionError as exc:
+            raise ConnectionClosedError(endpoint_url=request.url, error=exc) from exc
+        except (OSError, h11.ProtocolError) as exc:
+            raise HTTPClientError(error=exc) from exc
+
+    def _take_idle(self, origin: Origin) -> Wire | None:
+        wires = self._idle.get(origin, [])
+        while wires:
+            wire = wires.pop()
+            if not wire.is_stale():
+                return wire
+            wire.close()
+        return None
+
+    async def _exchange(
+        self, request: AWSPreparedRequest, origin: Origin, target: str, wire: Wire
+    ) -> AioAWSResponse:
+        """One request and the head of its response on a connection, which is closed on failure."""
+        try:
+            parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT)
+            try:
+                await _send_request(parser, wire, request, origin, target)
+            except (BrokenPipeError, ConnectionResetError):
+                # A server that refuses an upload may answer and close before it has read it all.
+                if request.body is None:
+                    raise
+            answer = await _read_head(parser, wire, self.buffer)
+            raw = RawResponse(self, origin, wire, parser, answer, request.method)
+        except BaseException:
+            wire.close()
+            raise
+        response = AioAWSResponse(request.url, answer.status_code, {}, raw)
+        response.headers = _decode(answer)
+        if not request.stream_output:
+            await response.content
+        return response
+
+    def _locate(self, url: str) -> tuple[Origin, str]:
+        """Where to send a request, and what stands in its request line: the path as signed."""
+        slash = url.find("/", url.index("://") + 3)
+        base = url[:slash] if slash >= 0 else url
+        origin = self._origins.get(base)
+        if origin is None:
+            origin = Origin.of(base, self._proxy_config.proxy_url_for(base))
+            self._origins[base] = origin
+        if origin.proxy and origin.scheme == "http":
+            return origin, url
+        return origin, url[slash:] if slash >= 0 else "/"
+
+    async def _connect(self, origin: Origin) -> Wire:
+        """A new connection to the endpoint, through its proxy if it has one."""
+        url = f"{origin.scheme}://{origin.header}"
+        limit = self._timeout.connect or _SILENCE
+        wire: Wire | None = None
+        try:
+            with trio.fail_after(limit):
+                via = urlsplit(origin.proxy)
+                host, port = via.hostname or origin.host, via.port or origin.port
+                wire = await open_wire(host, port, limit)
+                if origin.scheme == "https":
+                    if origin.proxy:
+                        await self._tunnel(wire, origin)
+                    await wire.handshake(self._tls_context(), origin.host)
+        except trio.TooSlowError as exc:
+            discard(wire)
+            raise ConnectTimeoutError(endpoint_url=url, error=exc) from exc
+        except ssl.SSLError:
+            discard(wire)
+            raise
+        except OSError as exc:
+            discard(wire)
+            if origin.proxy:
+                raise ProxyConnectionError(proxy_url=via.hostname, error=exc) from exc
+            raise EndpointConnectionError(endpoint_url=url, error=exc) from exc
+        except BaseException:
+            discard(wire)
+            raise
+        return wire
+
+    async def _tunnel(self, wire: Wire, origin: Origin) -> None:
+        authority = f"{origin.host}:{origin.port}"
+        headers = {"Host": authority, **self._proxy_config.proxy_headers_for(origin.proxy)}
+        parser = h11.Connection(h11.CLIENT)
+        head = h11.Request(method="CONNECT", target=authority, headers=list(headers.items()))
+        await wire.write(parser.send(head) or b"")
+        await wire.write(parser.send(h11.EndOfMessage()) or b"")
+        answer = await _read_head(parser, wire, self.buffer)
+        if answer.status_code >= 300:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, f"proxy said {answer.status_code}")
+
+    def _tls_context(self) -> ssl.SSLContext:
+        if not isinstance(self._verify, ssl.SSLContext):
+            trusted = self._verify
+            self._verify = ssl.create_default_context()
+            if not trusted:
+                self._verify.check_hostname = False
+                self._verify.verify_mode = ssl.CERT_NONE
+        return self._verify
+
+
+def _chunks(body: Any) -> Iterator[bytes | memoryview]:
+    """The pieces of a request body: bytes, a `store.base.Body`, or a file botocore made."""
+    if body is None:
+        return
+    if isinstance(body, (bytes, bytearray)):
+        yield body
+    elif isinstance(body, str):
+        yield body.encode()
+    elif hasattr(body, "chunks"):
+        yield from body.chunks()
+    else:
+        while piece := body.read(_READ):
+            yield piece
+
+
+async def _send_request(
+    parser: h11.Connection,
+    wire: Wire,
+    request: AWSPreparedRequest,
+    origin: Origin,
+    target: str,
+) -> None:
+    headers: list[tuple[str, str | bytes]] = [
+        ("Host", origin.header),
+        ("Accept-Encoding", "identity"),
+    ]
+    for name, value in request.headers.items():
+        headers.append((name, value if isinstance(value, bytes) else value.encode()))
+    head = parser.send(h11.Request(method=request.method, target=target, headers=headers)) or b""
+    pieces = _chunks(request.body)
+    if 0 < (length := int(request.headers.get("Content-Length", 0))) <= _JOIN:
+        await wire.write(b"".join([head, *pieces]))
+        return
+    await wire.write(head)
+    sent = 0
+    for piece in pieces:
+        await wire.write(piece)
+        sent += len(piece)
+        await trio.lowlevel.checkpoint()
+    if sent != length:
+        raise ConnectionAbortedError(errno.ECONNABORTED, f"body has {sent} of {length} bytes")
+
+
+async def _next_event(parser: h11.Connection, wire: Wire, buffer: memoryview) -> Any:
+    while (event := parser.next_event()) is h11.NEED_DATA:
+        count = await wire.read_into(buffer)
+        if not count and parser.their_state is h11.SEND_RESPONSE:
+            raise ConnectionResetError(errno.ECONNRESET, "closed without an answer")
+        parser.receive_data(bytes(buffer[:count]))
+    return event
+
+
+async def _read_head(parser: h11.Connection, wire: Wire, buffer: memoryview) -> h11.Response:
+    """The response's head; interim responses (100, 103) are skipped."""
+    while not isinstance(event := await _next_event(parser, wire, buffer), h11.Response):
+        pass
+    return event
+
+
+def _header(answer: h11.Response, name: bytes) -> bytes:
+    return next((value.lower() for key, value in answer.headers if key == name), b"")
+
+
+def _keeps_alive(answer: h11.Response) -> bool:
+    return answer.http_version >= b"1.1" and b"close" not in _header(answer, b"connection")
+
+
+def _body_length(answer: h11.Response, method: str) -> int | None:
+    if method == "HEAD" or answer.status_code in (204, 304):
+        return 0
+    if _header(answer, b"transfer-encoding"):
+        return None
+    length = _header(answer, b"content-length")
+    return int(length) if length else None
+
+
+def _decode(answer: h11.Response) -> _Headers:
+    headers = _Headers()
+    for name, value in answer.headers:
+        try:
+            headers[name.decode("ascii")] = value.decode()
+        except UnicodeDecodeError:
+            headers[name.decode("ascii")] = value.decode("latin-1")
+    return headers

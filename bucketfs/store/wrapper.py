@@ -1,0 +1,188 @@
+"""What `retry`, `limit` and `trace` have in common: a `Store` around a `Store`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from bucketfs.errors import StoreError
+from bucketfs.store.base import (
+    Body,
+    Capabilities,
+    Headers,
+    ListPage,
+    ObjectInfo,
+    Sink,
+    Store,
+    UploadInfo,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a `Store` method.
+
+    Attributes:
+        operation: The S3 operation it stands for.
+        key: Object key or prefix.
+        size: Body bytes it is about to move, as far as known before.
+    """
+
+    operation: str
+    key: str
+    size: int = 0
+
+
+class StoreWrapper:
+    """Passes each call through `around`, which subclasses override; changes nothing itself."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner = inner
+
+    async def around(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:
+        """Make the call: `send` sends the request, as often as it is called."""
+        return await send()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.inner.capabilities
+
+    async def head(self, key: str) -> ObjectInfo:
+        return await self.around(Call("HeadObject", key), lambda: self.inner.head(key))
+
+    async def get(
+        self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""
+    ) -> ObjectInfo:
+        # Without an end the object may be of any size: a bulk transfer.
+        size = 1 << 62 if stop is None else stop - start
+        return await self.around(
+            Call("GetObject", key, size),
+            lambda: self.inner.get(key, sink, start=start, stop=stop, if_match=if_match),
+        )
+
+    async def put(
+        self,
+        key: str,
+        body: Body,
+        headers: Headers,
+        *,
+        if_match: str = "",
+        if_none_match: bool = False,
+    ) -> ObjectInfo:
+        return await self.around(
+            Call("PutObject", key, len(body)),
+            lambda: self.inner.put(
+                key, body, headers, if_match=if_match, if_none_match=if_none_match
+            ),
+        )
+
+    async def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        size: int,
+        headers: Headers | None = None,
+        source_if_match: str = "",
+    ) -> ObjectInfo:
+        return await self.around(
+            Call("CopyObject", target),
+            lambda: self.inner.copy(
+                source, target, size=size, headers=headers, source_if_match=source_if_match
+            ),
+        )
+
+    async def delete(self, key: str, *, if_match: str = "") -> None:
+        await self.around(
+            Call("DeleteObject", key), lambda: self.inner.delete(key, if_match=if_match)
+        )
+
+    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
+        first = keys[0] if keys else ""
+        return await self.around(
+            Call("DeleteObjects", first), lambda: self.inner.delete_many(keys)
+        )
+
+    async def list(
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "/",
+        token: str | None = None,
+        start_after: str = "",
+        limit: int = 1000,
+    ) -> ListPage:
+        return await self.around(
+            Call("ListObjectsV2", prefix),
+            lambda: self.inner.list(
+                prefix, delimiter=delimiter, token=token, start_after=start_after, limit=limit
+            ),
+        )
+
+    async def create_upload(self, key: str, headers: Headers) -> str:
+        return await self.around(
+            Call("CreateMultipartUpload", key), lambda: self.inner.create_upload(key, headers)
+        )
+
+    async def upload_part(self, key: str, upload_id: str, number: int, body: Body) -> str:
+        return await self.around(
+            Call("UploadPart", key, len(body)),
+            lambda: self.inner.upload_part(key, upload_id, number, body),
+        )
+
+    async def copy_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        *,
+        source: str,
+        start: int,
+        stop: int,
+        source_if_match: str = "",
+    ) -> str:
+        return await self.around(
+            Call("UploadPartCopy", key),
+            lambda: self.inner.copy_part(
+                key,
+                upload_id,
+                number,
+                source=source,
+                start=start,
+                stop=stop,
+                source_if_match=source_if_match,
+            ),
+        )
+
+    async def complete(
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[tuple[int, str]],
+        *,
+        size: int,
+        if_match: str = "",
+        if_none_match: bool = False,
+    ) -> ObjectInfo:
+        return await self.around(
+            Call("CompleteMultipartUpload", key),
+            lambda: self.inner.complete(
+                key, upload_id, parts, size=size, if_match=if_match, if_none_match=if_none_match
+            ),
+        )
+
+    async def abort(self, key: str, upload_id: str) -> None:
+        await self.around(
+            Call("AbortMultipartUpload", key), lambda: self.inner.abort(key, upload_id)
+        )
+
+    async def list_uploads(self, prefix: str) -> Sequence[UploadInfo]:
+        return await self.around(
+            Call("ListMultipartUploads", prefix), lambda: self.inner.list_uploads(prefix)
+        )
+
+    async def check(self) -> None:
+        await self.around(Call("Check", ""), self.inner.check)

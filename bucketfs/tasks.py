@@ -1,0 +1,82 @@
+"""Structured ways to run things side by side: bounded gathering, and work that outlives its caller.
+
+Every task has an owner. `gather` owns what it starts until all of it has ended. `Background` is owned
+by the mount: what several callers wait for, or nobody does, runs there and is waited for at unmount.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import trio
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+async def gather(jobs: Sequence[Callable[[], Awaitable[T]]], *, limit: int) -> list[T]:
+    """Run all jobs, at most `limit` at a time, and answer their results in order.
+
+    The first failure cancels the others and is raised as it is, not as a group.
+    """
+    results: list[T | None] = [None] * len(jobs)
+    failures: list[Exception] = []
+    waiting = iter(enumerate(jobs))
+
+    async def work(scope: trio.CancelScope) -> None:
+        for at, job in waiting:
+            try:
+                results[at] = await job()
+            except Exception as failure:
+                failures.append(failure)
+                scope.cancel()
+                return
+
+    if len(jobs) == 1:
+        return [await jobs[0]()]
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(limit, len(jobs))):
+            nursery.start_soon(work, nursery.cancel_scope)
+    if failures:
+        raise failures[0]
+    return results  # type: ignore[return-value]  # every job ended without a failure
+
+
+class Background:
+    """Tasks of the mount. A failure ends the task that had it, never the mount."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    def start(self, job: Callable[[], Awaitable[object]], name: str) -> None:
+        """Run `job` until it ends or the mount does; what it raises is a bug and is logged as one.
+
+        Jobs deal with the failures they expect (of the store, of the disk) themselves.
+        """
+        self._nursery.start_soon(self._guard, job, name, name=name)
+
+    async def _guard(self, job: Callable[[], Awaitable[object]], name: str) -> None:
+        try:
+            await job()
+        except Exception:
+            log.exception("background task %s failed; the mount goes on", name)
+
+
+class Turns:
+    """Wakes all who wait each time something moved on."""
+
+    __slots__ = ("_lot",)
+
+    def __init__(self) -> None:
+        self._lot = trio.lowlevel.ParkingLot()
+
+    def moved(self) -> None:
+        """Wake everyone who waits now."""
+        self._lot.unpark_all()
+
+    async def next(self) -> None:
+        """Wait for the next move."""
+        await self._lot.park()

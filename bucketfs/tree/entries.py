@@ -1,0 +1,242 @@
+"""Making and removing names: files, directories, symbolic links, special files.
+
+A regular file begins to exist here at once and in the bucket at its first flush; everything else is
+one PutObject. A directory whose last entry goes stays: if only its entries made it one, it gets a
+marker first.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+
+from bucketfs import clock
+from bucketfs.errors import FsError
+from bucketfs.store.base import BytesBody
+from bucketfs.tree.attributes import Attributes
+from bucketfs.tree.find import Finder
+from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.listing import Lister
+from bucketfs.tree.posix import Posix
+from bucketfs.tree.save import Saver
+from bucketfs.tree.state import TreeState
+
+#: Bytes that unlinking an open file may fetch so that it can be deleted at once; with more to
+#: fetch the deletion waits for the last close instead.
+UNLINK_FETCH = 64 << 20
+_LINK_MAX = 4095
+
+
+class Entries:
+    """Creates and removes entries."""
+
+    def __init__(
+        self, state: TreeState, finder: Finder, lister: Lister, attributes: Attributes, saver: Saver
+    ) -> None:
+        self._state = state
+        self._attributes = attributes
+        self._finder = finder
+        self._lister = lister
+        self._saver = saver
+
+    async def create(self, parent: Directory, name: str, mode: int, uid: int, gid: int) -> Inode:
+        """A new regular file, open here and not in the bucket yet; `mode` without type bits counts.
+
+        Raises:
+            FsError: EEXIST, ENAMETOOLONG.
+        """
+        await self._must_be_free(parent, name)
+        inode = self._new(parent, name, stat.S_IFREG | stat.S_IMODE(mode), uid, gid)
+        self._state.content(inode)
+        return inode
+
+    async def make(
+        self,
+        parent: Directory,
+        name: str,
+        mode: int,
+        uid: int,
+        gid: int,
+        *,
+        rdev: int = 0,
+        body: bytes = b"",
+    ) -> Inode:
+        """A file of any other kind (or an empty regular one), in the bucket when this returns.
+
+        Args:
+            parent: Directory.
+            name: Name in it.
+            mode: With type bits.
+            uid: Owner.
+            gid: Group, unless the directory has its setgid bit.
+            rdev: Device number of a device node.
+            body: Target of a symbolic link.
+
+        Raises:
+            FsError: EEXIST, ENAMETOOLONG.
+            StoreError: It could not be stored; the name is free as before.
+        """
+        if len(body) > _LINK_MAX:
+            raise FsError(errno.ENAMETOOLONG)
+        await self._must_be_free(parent, name)
+        inode = self._new(parent, name, mode, uid, gid, rdev=rdev)
+        try:
+            async with self._saver.exclusive(inode):
+                key = self._state.key(inode)
+                headers = self._saver.headers(inode)
+                info = await self._state.store.put(
+                    key, BytesBody(body), headers, if_none_match=True
+                )
+        except BaseException:
+            self._state.unlink(inode)
+            raise
+        inode.etag, inode.size, inode.modified = info.etag, len(body), info.last_modified
+        self._state.settle(inode)
+        return inode
+
+    async def make_directory(
+        self, parent: Directory, name: str, mode: int, uid: int, gid: int
+    ) -> Directory:
+        """A directory with its marker in the bucket; raises as `make` does."""
+        await self._must_be_free(parent, name)
+        self._state.child_key(parent, name + "/")
+        directory = self._state.new_directory(parent, name)
+        if parent.posix is not None and parent.posix.mode & stat.S_ISGID:
+            mode |= stat.S_ISGID
+        self._furnish(parent, directory, stat.S_IFDIR | stat.S_IMODE(mode), uid, gid)
+        try:
+            async with self._saver.exclusive(directory):
+                await self._put_marker(directory)
+        except BaseException:
+            self._state.unlink(directory)
+            raise
+        directory.listed = directory.checked = clock.monotonic()
+        self._state.settle(directory)
+        return directory
+
+    async def unlink(self, parent: Directory, name: str) -> None:
+        """Remove a file; programs that have it open go on using it.
+
+        Raises:
+            FsError: ENOENT, EISDIR.
+            StoreError: It could not be deleted; it is there as before.
+        """
+        inode = await self._finder.find(parent, name)
+        if isinstance(inode, Directory):
+            raise FsError(errno.EISDIR)
+        async with self._saver.exclusive(inode) as live:
+            await self.remove_object(inode)
+            self._state.note_change(inode)
+            self._state.unlink(inode)
+            live.unlinked = True
+            live.attributes_unsaved = False
+        self._state.touch(parent)
+        self._state.settle(inode)
+
+    async def remove_object(self, inode: Inode, *, replaced: bool = False) -> None:
+        """Take a file's object from the bucket; the caller holds the inode's lock.
+
+        Args:
+            inode: Which.
+            replaced: Another object takes the key: nothing is deleted, but the bytes that an open
+                handle still needs are brought here as far as they are few.
+        """
+        content = inode.content
+        in_bucket = bool(inode.etag)
+        if content is not None and content.handles and in_bucket:
+            missing = sum(b - a for a, b in content.fetcher.missing(0, content.size))
+            if missing <= UNLINK_FETCH:
+                await content.load(0, content.size)
+            elif not replaced:
+                assert inode.live is not None
+                inode.live.deferred_delete = self._state.key(inode)
+                return
+        if in_bucket and not replaced:
+            assert inode.parent is not None
+            key = self._state.key(inode)
+            await self.keep_directory(inode.parent, inode)
+            await self._state.store.delete(key)
+            self._state.index.drop_headers(key)
+            await self.keep_if_empty(inode.parent)
+
+    async def keep_directory(self, parent: Directory, last: Inode) -> None:
+        """Give a directory its marker when `last` is the only thing that makes it exist."""
+        if parent is self._state.root or (parent.markers and "/" in parent.markers):
+            return
+        if self._state.is_listed(parent) and parent.children.keys() <= {last.name}:
+            await self._put_marker(parent)
+
+    async def keep_if_empty(self, parent: Directory) -> None:
+        """As `keep_directory`, after the fact, when no fresh listing could tell beforehand."""
+        if parent is self._state.root or (parent.markers and "/" in parent.markers):
+            return
+        if not self._state.is_listed(parent) and await self._lister.is_empty(parent):
+            await self._put_marker(parent)
+
+    async def remove_directory(self, parent: Directory, name: str) -> None:
+        """Remove an empty directory.
+
+        Raises:
+            FsError: ENOENT, ENOTDIR, ENOTEMPTY (also when only hidden keys are left in it).
+        """
+        directory = await self._finder.find(parent, name)
+        if not isinstance(directory, Directory):
+            raise FsError(errno.ENOTDIR)
+        await self._saver.settled(directory)
+        await self.check_empty(directory)
+        async with self._saver.exclusive(directory) as live:
+            await self.keep_directory(parent, directory)
+            path = self._state.path(directory)
+            for marker in sorted((directory.markers or frozenset()) | {"/"}):
+                await self._state.store.delete(path + marker)
+            self._state.note_change(directory)
+            self._state.unlink(directory)
+            live.unlinked = True
+            live.attributes_unsaved = False
+        await self.keep_if_empty(parent)
+        self._state.touch(parent)
+        self._state.settle(directory)
+
+    async def check_empty(self, directory: Directory) -> None:
+        """Raise FsError ENOTEMPTY unless neither the bucket nor this mount has an entry in it."""
+        if self._state.is_listed(directory) and directory.children:
+            raise FsError(errno.ENOTEMPTY)
+        if any(
+            child.content is not None and child.content.new for child in directory.children.values()
+        ):
+            raise FsError(errno.ENOTEMPTY)
+        if not await self._lister.is_empty(directory):
+            raise FsError(errno.ENOTEMPTY)
+
+    async def _must_be_free(self, parent: Directory, name: str) -> None:
+        if parent.parent is None and parent is not self._state.root:
+            raise FsError(errno.ENOENT, "the directory has been removed")
+        if await self._finder.find_or_none(parent, name) is not None:
+            raise FsError(errno.EEXIST)
+
+    def _new(
+        self, parent: Directory, name: str, mode: int, uid: int, gid: int, *, rdev: int = 0
+    ) -> Inode:
+        inode = self._state.new_file(parent, name)
+        self._furnish(parent, inode, mode, uid, gid, rdev)
+        return inode
+
+    def _furnish(
+        self, parent: Directory, inode: Inode, mode: int, uid: int, gid: int, rdev: int = 0
+    ) -> None:
+        if parent.posix is not None and parent.posix.mode & stat.S_ISGID:
+            gid = parent.posix.gid
+        now = clock.wall_ns()
+        inode.posix = Posix(
+            mode=mode, uid=uid, gid=gid, mtime_ns=now, atime_ns=now, ctime_ns=now, rdev=rdev
+        )
+        self._state.note_change(inode)
+        self._state.touch(parent)
+
+    async def _put_marker(self, directory: Directory) -> None:
+        await self._attributes.ensure(directory)
+        headers = self._saver.headers(directory)
+        info = await self._state.store.put(self._state.prefix(directory), BytesBody(b""), headers)
+        directory.etag, directory.modified = info.etag, info.last_modified
+        directory.markers = (directory.markers or frozenset()) | {"/"}
+        self._state.note_change(directory)

@@ -1,0 +1,161 @@
+"""Finding a name in a directory with as few requests as possible.
+
+Fresh listing of the parent: none. Otherwise HEAD of the key and LIST of ``key/`` side by side; a
+directory wins over a file of the same name. Names looked up in vain are remembered, and a directory
+in which names are looked up one after another is listed instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+from dataclasses import dataclass
+
+import trio
+
+from bucketfs import clock
+from bucketfs.errors import FsError, NotFound
+from bucketfs.store.base import ObjectInfo
+from bucketfs.tasks import gather
+from bucketfs.tree.attributes import Attributes
+from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.listing import LOOKUP_PAGES, MANY_MISSES, Lister
+from bucketfs.tree.names import check_key
+from bucketfs.tree.state import TreeState
+
+#: Negative answers kept per directory.
+_NEGATIVES = 10_000
+
+
+@dataclass(slots=True)
+class _Answers:
+    """What the two requests of a cold lookup found: a file, a directory (with its marker, if seen)."""
+
+    file: ObjectInfo | None = None
+    directory: bool = False
+    markers: frozenset[str] = frozenset()
+
+
+class Finder:
+    """Looks names up."""
+
+    def __init__(self, state: TreeState, lister: Lister, attributes: Attributes) -> None:
+        self._state = state
+        self._lister = lister
+        self._attributes = attributes
+        self._looking: dict[tuple[Directory, str], trio.Event] = {}
+
+    async def find(self, parent: Directory, name: str) -> Inode:
+        """The inode of a name, attributes known.
+
+        Raises:
+            FsError: ENOENT, ENAMETOOLONG.
+            StoreError: The bucket could not be asked.
+        """
+        inode = await self._locate(parent, name)
+        if inode is None:
+            raise FsError(errno.ENOENT)
+        return await self._attributes.ensure(inode)
+
+    async def find_or_none(self, parent: Directory, name: str) -> Inode | None:
+        """As `find`, None for a name that is free; attributes may be unknown."""
+        return await self._locate(parent, name)
+
+    def negative_timeout(self, parent: Directory, name: str) -> float:
+        """Seconds for which the kernel may remember that a name is free."""
+        now = clock.monotonic()
+        since = max(parent.listed, parent.negatives.get(name, parent.listed))
+        return max(0.0, self._state.config.ttl - (now - since))
+
+    async def _locate(self, parent: Directory, name: str) -> Inode | None:
+        key = self._state.child_key(parent, name)
+        while True:
+            known, child = self._remembered(parent, name)
+            if known:
+                return child
+            looking = self._looking.get((parent, name))
+            if looking is None:
+                break
+            await looking.wait()
+        event = self._looking[parent, name] = trio.Event()
+        try:
+            parent.misses += 1
+            if parent.misses > MANY_MISSES and await self._lister.ensure(
+                parent, pages=LOOKUP_PAGES
+            ):
+                return parent.children.get(name)
+            return await self._ask(parent, name, key)
+        finally:
+            del self._looking[parent, name]
+            event.set()
+
+    def _remembered(self, parent: Directory, name: str) -> tuple[bool, Inode | None]:
+        child = parent.children.get(name)
+        if child is not None and self._state.is_fresh(child):
+            return True, child
+        if self._state.is_listed(parent):
+            return True, child
+        if child is None:
+            missed = parent.negatives.get(name)
+            if missed is not None and clock.monotonic() - missed <= self._state.config.ttl:
+                return True, None
+        return False, None
+
+    async def _ask(self, parent: Directory, name: str, key: str) -> Inode | None:
+        since = self._state.changes
+        answers = _Answers()
+        await gather(
+            [
+                functools.partial(self._head, key, answers),
+                functools.partial(self._directory, key, answers),
+            ],
+            limit=2,
+        )
+        child = parent.children.get(name)
+        if (child is not None and child.changed > since) or parent.removed.get(name, 0) > since:
+            return child
+        if answers.directory:
+            return self._found_directory(parent, name, answers.markers)
+        if answers.file is not None:
+            return self._found_file(parent, name, answers.file)
+        if child is not None and not isinstance(child, Directory) and child.live is not None:
+            return child
+        if child is not None:
+            self._state.unlink(child)
+        if len(parent.negatives) >= _NEGATIVES:
+            parent.negatives.clear()
+        parent.negatives[name] = clock.monotonic()
+        return None
+
+    async def _head(self, key: str, answers: _Answers) -> None:
+        with contextlib.suppress(NotFound):
+            answers.file = await self._state.store.head(key)
+
+    async def _directory(self, key: str, answers: _Answers) -> None:
+        try:
+            prefix = check_key(key + "/")
+        except FsError:
+            return  # too long to be a directory
+        page = await self._state.store.list(prefix, delimiter="", limit=1)
+        if page.objects:
+            answers.directory = True
+            # the marker is the first key of its prefix, if it exists at all
+            if page.objects[0].key == prefix:
+                answers.markers = frozenset({"/"})
+
+    def _found_directory(self, parent: Directory, name: str, markers: frozenset[str]) -> Directory:
+        child = parent.children.get(name)
+        if not isinstance(child, Directory):
+            child = self._state.new_directory(parent, name)
+        elif child.live is None and "/" in markers:
+            child.posix = None  # the marker may have been rewritten
+        child.markers = (child.markers or frozenset()) - {"/"} | markers
+        child.checked = clock.monotonic()
+        return child
+
+    def _found_file(self, parent: Directory, name: str, info: ObjectInfo) -> Inode:
+        child = parent.children.get(name)
+        if child is None or (isinstance(child, Directory) and child.markers != frozenset({""})):
+            child = self._state.new_file(parent, name)
+        return self._attributes.accept(child, info)

@@ -1,0 +1,193 @@
+"""Inodes, and the table that finds them by number.
+
+An inode is a node of the tree as this mount knows it. It belongs to a name (`parent`, `name`) until it
+is unlinked or replaced, and to the kernel as long as the kernel counts lookups on it; state of open and
+unsaved files hangs on it (`Live`), so it survives every renaming.
+
+A large listing makes one `Inode` an entry: the class is kept small, what few inodes need is in `Live`.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+
+import trio
+
+from bucketfs.errors import FsError
+from bucketfs.file.content import Content
+from bucketfs.tree.posix import Posix
+
+#: FUSE_ROOT_ID: the number the kernel expects the root to have.
+ROOT_INO = 1
+NEVER = float("-inf")
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """What an inode has while it is open, unsaved, or being changed in the bucket.
+
+    Attributes:
+        lock: Held while the inode's object is published, copied or deleted. It is held across
+            network I/O on purpose: two such requests for one key must not overtake each other.
+        content: The bytes, while open or unsaved.
+        unlinked: Removed by a program here; nothing is published any more.
+        deferred_delete: Key to delete at the last close, because the open file still needs it.
+        attributes_unsaved: The bucket does not have the current attributes.
+        attribute_changes: Counts changes of the attributes.
+        saving_attributes: A background task will save them.
+    """
+
+    lock: trio.Lock = field(default_factory=trio.Lock)
+    content: Content | None = None
+    unlinked: bool = False
+    deferred_delete: str = ""
+    attributes_unsaved: bool = False
+    attribute_changes: int = 0
+    saving_attributes: bool = False
+    retrying: bool = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether forgetting this would lose something."""
+        return (
+            self.content is not None
+            or self.attributes_unsaved
+            or bool(self.deferred_delete)
+            or self.lock.locked()
+        )
+
+
+class Inode:
+    """A file (of any kind but directory).
+
+    Attributes:
+        ino: Number, never used twice in a mount.
+        parent: Directory that holds it, None when it has been removed or replaced.
+        name: Its name there.
+        etag / size / modified: Version in the bucket at the last look ("" for none, modified 0 when
+            not told); for an open file the current size is that of its content.
+        posix: Attributes, None while only a listing has been seen.
+        lookups: The kernel's reference count.
+        checked: Monotonic time of the last look at this very object.
+        changed: Tree's change number of the last local change.
+        opened: ETag whose bytes the kernel may hold in its page cache.
+    """
+
+    __slots__ = (
+        "changed", "checked", "etag", "ino", "live", "lookups", "modified", "name", "opened", "parent",
+        "posix", "size",
+    )  # fmt: skip
+
+    def __init__(self, ino: int, parent: Directory | None, name: str) -> None:
+        self.ino = ino
+        self.parent = parent
+        self.name = name
+        self.etag = ""
+        self.size = 0
+        self.modified = 0
+        self.posix: Posix | None = None
+        self.lookups = 0
+        self.checked = NEVER
+        self.changed = 0
+        self.opened = ""
+        self.live: Live | None = None
+
+    @property
+    def content(self) -> Content | None:
+        """The bytes while the file is open or unsaved."""
+        return self.live.content if self.live else None
+
+    @property
+    def current_size(self) -> int:
+        """Length in bytes as programs here see it."""
+        content = self.content
+        return self.size if content is None else content.size
+
+    @property
+    def unlinked(self) -> bool:
+        """Whether it was removed while something still held it."""
+        return self.live is not None and self.live.unlinked
+
+
+class Directory(Inode):
+    """A directory.
+
+    Attributes:
+        children: Known entries by name.
+        listed: Monotonic time at which the last complete listing began.
+        loading: Set and replaced when a listing under way ends.
+        removed: Names removed here while a listing is under way, with their change number.
+        negatives: Names looked up in vain, with the monotonic time.
+        markers: Suffixes to the path under which a marker object stands ("/", "" or "_$folder$");
+            None while unknown.
+        hidden: The listing showed keys that cannot be names.
+        misses: Cold lookups since the last listing.
+        touched_ns: Time of the last local change of the entries.
+        renaming: Set and replaced when a renaming of the whole directory under way ends.
+    """
+
+    __slots__ = (
+        "children", "hidden", "listed", "loading", "markers", "misses", "negatives", "removed", "renaming",
+        "touched_ns",
+    )  # fmt: skip
+
+    def __init__(self, ino: int, parent: Directory | None, name: str) -> None:
+        super().__init__(ino, parent, name)
+        self.children: dict[str, Inode] = {}
+        self.listed = NEVER
+        self.loading: trio.Event | None = None
+        self.removed: dict[str, int] = {}
+        self.negatives: dict[str, float] = {}
+        self.markers: frozenset[str] | None = None
+        self.hidden = False
+        self.misses = 0
+        self.touched_ns = 0
+        self.renaming: trio.Event | None = None
+
+
+class InodeTable:
+    """Finds inodes by the number the kernel uses; holds exactly those it counts lookups on, and the root."""
+
+    def __init__(self) -> None:
+        self._last = ROOT_INO
+        self.root = Directory(ROOT_INO, None, "")
+        self._known: dict[int, Inode] = {ROOT_INO: self.root}
+
+    def new_number(self) -> int:
+        """A number that no inode has had."""
+        self._last += 1
+        return self._last
+
+    def get(self, ino: int) -> Inode:
+        """The inode of a number the kernel holds.
+
+        Raises:
+            FsError: ESTALE for any other.
+        """
+        try:
+            return self._known[ino]
+        except KeyError:
+            raise FsError(errno.ESTALE, f"no inode {ino}") from None
+
+    def directory(self, ino: int) -> Directory:
+        """As `get`, for a directory; ENOTDIR for anything else."""
+        inode = self.get(ino)
+        if not isinstance(inode, Directory):
+            raise FsError(errno.ENOTDIR)
+        return inode
+
+    def count(self, inode: Inode) -> None:
+        """The kernel was told of the inode once more."""
+        inode.lookups += 1
+        self._known[inode.ino] = inode
+
+    def forget(self, ino: int, lookups: int) -> None:
+        """The kernel gave back so many lookups."""
+        inode = self._known.get(ino)
+        if inode is None:
+            return
+        inode.lookups -= lookups
+        if inode.lookups <= 0 and ino != ROOT_INO:
+            inode.lookups = 0
+            del self._known[ino]

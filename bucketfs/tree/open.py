@@ -1,0 +1,227 @@
+"""Opening and closing files: which version an open sees, and what the last close leaves behind.
+
+Close-to-open: an open that would trust knowledge older than `open_ttl` asks the bucket first. A small
+file that is not in the cache is fetched whole by that very question.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass, field
+
+from bucketfs.errors import FsError, NotFound, StoreError
+from bucketfs.file.content import Content, Reader
+from bucketfs.file.window import WHOLE
+from bucketfs.store.base import ObjectInfo
+from bucketfs.tree.attributes import Attributes
+from bucketfs.tree.find import Finder
+from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.save import Saver
+from bucketfs.tree.state import TreeState
+
+
+@dataclass(slots=True, eq=False)
+class Handle:
+    """One open file: its inode, its bytes, its reading positions.
+
+    Attributes:
+        keep_cache: The kernel may keep the pages it has: they are of this version.
+        pid: Process that opened it.
+    """
+
+    inode: Inode
+    content: Content
+    writable: bool
+    keep_cache: bool
+    pid: int
+    reader: Reader = field(default_factory=Reader)
+
+
+class Opener:
+    """Opens, flushes and closes files."""
+
+    def __init__(
+        self, state: TreeState, finder: Finder, attributes: Attributes, saver: Saver
+    ) -> None:
+        self._state = state
+        self._finder = finder
+        self._attributes = attributes
+        self._saver = saver
+
+    async def open(self, inode: Inode, flags: int, *, uid: int, pid: int) -> Handle:
+        """A handle on an existing file; O_TRUNC in `flags` empties it.
+
+        Raises:
+            FsError: EISDIR; ESTALE when the name stands for another version than the programs that
+                have the file open use: the kernel looks the name up again and finds a new inode.
+            StoreError: The bucket could not be asked.
+        """
+        if isinstance(inode, Directory):
+            raise FsError(errno.EISDIR)
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        if flags & os.O_TRUNC:
+            await self._truncate(inode, uid)
+        else:
+            await self._check_version(inode, reads=flags & os.O_ACCMODE != os.O_WRONLY)
+        keep = bool(inode.etag) and inode.opened == inode.etag
+        inode.opened = inode.etag
+        return self._handle(inode, writable=writable, keep_cache=keep, pid=pid)
+
+    def open_new(self, inode: Inode, *, pid: int) -> Handle:
+        """A handle on a file that was just created."""
+        return self._handle(inode, writable=True, keep_cache=False, pid=pid)
+
+    async def read(self, handle: Handle, start: int, length: int) -> bytes:
+        """Bytes of an open file; raises as `Content.read` does."""
+        return await handle.content.read(handle.reader, start, length)
+
+    async def write(self, handle: Handle, offset: int, data: bytes) -> int:
+        """Write to an open file; raises as `Content.write` does."""
+        done = await handle.content.write(offset, data)
+        self._attributes.touch_content(handle.inode)
+        self._state.note_change(handle.inode)
+        return done
+
+    async def truncate(self, inode: Inode, size: int, *, publish: bool) -> None:
+        """Set a file's length; `publish` when no handle is there whose close would do it.
+
+        Raises:
+            FsError: EFBIG, ENOSPC, and what saving raises.
+            StoreError: The bucket could not be changed.
+        """
+        content = self._state.content(inode)
+        content.handles += 1
+        try:
+            await content.truncate(size)
+            self._attributes.touch_content(inode)
+            self._state.note_change(inode)
+            if publish:
+                await self._saver.save(inode)
+        finally:
+            await self._drop(inode, content)
+
+    async def flush(self, handle: Handle, *, last: bool) -> None:
+        """A descriptor was closed: have everything in the bucket, or raise why it is not.
+
+        Args:
+            handle: The open file.
+            last: False when a program still holds another descriptor of a file that nobody has
+                written yet (a shell opens, duplicates and closes before it runs the command): an
+                empty object would be published for nothing.
+        """
+        if not last and not handle.content.touched:
+            return
+        await self._saver.save(handle.inode)
+
+    async def sync(self, inode: Inode) -> None:
+        """Have everything of an inode in the bucket (fsync)."""
+        await self._saver.save(inode)
+
+    async def release(self, handle: Handle) -> None:
+        """The last descriptor is gone; what was written after the last flush is saved in the background."""
+        handle.content.readers.discard(handle.reader)
+        await self._drop(handle.inode, handle.content)
+
+    def _handle(self, inode: Inode, *, writable: bool, keep_cache: bool, pid: int) -> Handle:
+        content = self._state.content(inode)
+        content.handles += 1
+        handle = Handle(inode, content, writable, keep_cache, pid)
+        content.readers.add(handle.reader)
+        return handle
+
+    async def _drop(self, inode: Inode, content: Content) -> None:
+        content.handles -= 1
+        live = inode.live
+        if content.handles or live is None or live.content is not content:
+            return
+        if live.unlinked or inode.parent is None:
+            await self._bury(inode)
+        elif content.unsaved:
+            self._saver.keep_trying(inode)
+            return
+        else:
+            self._state.close_content(inode)
+        self._state.settle(inode)
+
+    async def _bury(self, inode: Inode) -> None:
+        """The last user of a removed file is gone."""
+        live = inode.live
+        assert live is not None
+        key, live.deferred_delete = live.deferred_delete, ""
+        self._state.close_content(inode)
+        if key:
+            await self._state.store.delete(key, if_match=inode.etag)
+
+    async def _truncate(self, inode: Inode, uid: int) -> None:
+        content = inode.content
+        if content is None:
+            content = self._state.empty_content(inode)
+        else:
+            await content.truncate(0)
+            content.touched = False
+        posix = inode.posix
+        if posix is not None and uid != 0 and posix.mode & (stat.S_ISUID | stat.S_ISGID):
+            # the kernel leaves this to us for O_TRUNC, as only we know when it happens
+            kept = posix.mode & ~stat.S_ISUID
+            if posix.mode & stat.S_IXGRP:
+                kept &= ~stat.S_ISGID
+            self._attributes.replace(inode, posix.changed(posix.ctime_ns, mode=kept))
+        self._attributes.touch_content(inode)
+        self._state.note_change(inode)
+
+    async def _check_version(self, inode: Inode, *, reads: bool) -> None:
+        """Have the inode stand for the version in the bucket now, if what we know is too old to trust."""
+        content = inode.content
+        if inode.parent is None or (content is not None and content.unsaved):
+            return
+        if inode.live is not None and inode.live.attributes_unsaved:
+            return
+        if self._state.age(inode) <= self._state.config.open_ttl:
+            return
+        if reads and content is None and 0 < inode.size <= WHOLE and not self._cached(inode):
+            now = await self._fetch(inode)
+        else:
+            now = await self._attributes.revalidate(inode)
+        if now is not inode:
+            raise FsError(errno.ESTALE, "the object was replaced by someone else")
+
+    def _cached(self, inode: Inode) -> bool:
+        return self._state.files.cache.holds(self._state.key(inode), inode.etag, inode.size)
+
+    async def _fetch(self, inode: Inode) -> Inode:
+        """Fetch a small file whole, whatever version it is now."""
+        chunks: list[bytes] = []
+        since = self._state.changes
+        key = self._state.key(inode)
+        try:
+            info = await self._state.store.get(
+                key, lambda chunk: chunks.append(bytes(chunk)), stop=WHOLE
+            )
+        except NotFound:
+            if inode.changed <= since:
+                self._state.unlink(inode)
+            raise FsError(errno.ENOENT, "the object was removed by someone else") from None
+        except StoreError as error:
+            if error.status != 416:
+                raise
+            return await self._attributes.revalidate(inode)  # it is empty now
+        if inode.changed > since or inode.parent is None:
+            return inode
+        now = self._attributes.accept(inode, info)
+        self._keep(info, b"".join(chunks))
+        return now
+
+    def _keep(self, info: ObjectInfo, data: bytes) -> None:
+        cache = self._state.files.cache
+        pages = cache.open(info.key, info.etag, info.size)
+        cache.admit(len(data))
+        try:
+            pages.write(0, data)
+        except OSError as error:
+            raise FsError(
+                error.errno or errno.EIO, f"the cache cannot be written: {error}"
+            ) from error
+        finally:
+            cache.release(pages)

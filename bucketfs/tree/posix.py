@@ -1,0 +1,227 @@
+"""POSIX attributes and how they stand in an object's metadata. Pure.
+
+The format is s3fs's (1.90 to 1.97), so that both tools can mount the same bucket::
+
+    mode   decimal st_mode with or without the type bits      uid, gid   decimal
+    mtime, atime, ctime   seconds, optionally with a decimal fraction
+    xattr  urlencoded JSON object, name -> base64 of the value
+
+and one name of ours: ``rdev``, the device number of a device node (s3fs loses it). Read besides:
+rclone's octal ``mode`` and fractions, s3sync's ``permissions``, ``owner`` and ``group``, Google's
+``goog-reserved-posix-*``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from urllib.parse import quote, unquote
+
+from bucketfs.store.base import Headers
+
+NANO = 1_000_000_000
+DIRECTORY_TYPE = "application/x-directory"
+_DIRECTORY_TYPES = frozenset({DIRECTORY_TYPE, "httpd/unix-directory"})
+_OURS = frozenset({"mode", "uid", "gid", "mtime", "atime", "ctime", "xattr", "rdev"})
+_KINDS = frozenset(
+    {
+        stat.S_IFREG,
+        stat.S_IFDIR,
+        stat.S_IFLNK,
+        stat.S_IFIFO,
+        stat.S_IFSOCK,
+        stat.S_IFCHR,
+        stat.S_IFBLK,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Posix:
+    """Attributes of one file or directory, times in nanoseconds since 1970.
+
+    `foreign` keeps what the object carries beside them (other metadata, cache-control …), so that
+    rewriting the metadata loses nothing; its `metadata` holds no name of ours.
+    """
+
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    atime_ns: int
+    ctime_ns: int
+    rdev: int = 0
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    foreign: Headers | None = None
+
+    def changed(self, now_ns: int, **values: object) -> Posix:
+        """A copy with `values` replaced and ctime set to now."""
+        return replace(self, ctime_ns=now_ns, **values)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What objects show that say nothing of themselves (mode includes no type bits)."""
+
+    uid: int
+    gid: int
+    file_mode: int = 0o644
+    directory_mode: int = 0o755
+
+
+def decode(
+    headers: Headers | None, *, size: int, modified: int, directory: bool, defaults: Defaults
+) -> Posix:
+    """Attributes of an object from its headers; None for an object (or prefix) known to have none.
+
+    Args:
+        headers: As HEAD or GET answered.
+        size: Of the object in bytes.
+        modified: Its Last-Modified in Unix seconds.
+        directory: Whether the name alone says that it is one (``dir/``, a common prefix).
+        defaults: For what is not said.
+    """
+    headers = headers or Headers()
+    said = headers.metadata
+    mode = _mode(said, headers.content_type, size, directory, defaults)
+    fallback = modified * NANO
+    mtime = _first_time(said, ("mtime", "goog-reserved-file-mtime"), fallback)
+    return Posix(
+        mode=mode,
+        uid=_number(said, ("uid", "owner", "goog-reserved-posix-uid"), defaults.uid),
+        gid=_number(said, ("gid", "group", "goog-reserved-posix-gid"), defaults.gid),
+        mtime_ns=mtime,
+        atime_ns=_first_time(said, ("atime",), mtime),
+        ctime_ns=_first_time(said, ("ctime",), mtime),
+        rdev=_number(said, ("rdev",), 0),
+        xattrs=_decode_xattrs(said.get("xattr", "")),
+        foreign=_foreign(headers),
+    )
+
+
+def encode(posix: Posix, content_type: str) -> Headers:
+    """The headers that keep `posix`; `content_type` counts when the object has none of its own."""
+    metadata = {
+        "mode": str(posix.mode),
+        "uid": str(posix.uid),
+        "gid": str(posix.gid),
+        "mtime": format_time(posix.mtime_ns),
+        "atime": format_time(posix.atime_ns),
+        "ctime": format_time(posix.ctime_ns),
+    }
+    if posix.rdev:
+        metadata["rdev"] = str(posix.rdev)
+    if posix.xattrs:
+        metadata["xattr"] = _encode_xattrs(posix.xattrs)
+    foreign = posix.foreign or Headers()
+    return Headers(
+        metadata={**foreign.metadata, **metadata},
+        content_type=foreign.content_type or content_type,
+        other=foreign.other,
+    )
+
+
+def metadata_size(headers: Headers) -> int:
+    """Bytes that S3 counts against its 2 KB of user metadata: names and values."""
+    return sum(len(name.encode()) + len(value.encode()) for name, value in headers.metadata.items())
+
+
+def format_time(ns: int) -> str:
+    """Nanoseconds as ``seconds.nnnnnnnnn``, as s3fs 1.97 writes them."""
+    seconds, rest = divmod(ns, NANO)
+    return f"{seconds}.{rest:09d}"
+
+
+def parse_time(text: str) -> int | None:
+    """Nanoseconds of ``seconds``, ``seconds.fraction`` or an RFC 3339 time; None for anything else.
+
+    The fraction is a decimal one (rclone strips trailing zeros), exact to the nanosecond.
+    """
+    whole, _, fraction = text.strip().partition(".")
+    if whole.lstrip("-").isascii() and whole.lstrip("-").isdigit() and len(whole) < 20:
+        if fraction and not (fraction.isascii() and fraction.isdigit()):
+            return None
+        ns = int(fraction[:9].ljust(9, "0")) if fraction else 0
+        return int(whole) * NANO + ns
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return int(moment.timestamp()) * NANO + moment.microsecond * 1000 if moment.tzinfo else None
+
+
+def _mode(
+    said: Mapping[str, str], content_type: str, size: int, directory: bool, defaults: Defaults
+) -> int:
+    mode = _said_mode(said)
+    slashless = (
+        not directory
+        and size == 0
+        and content_type.split(";", maxsplit=1)[0].strip() in _DIRECTORY_TYPES
+        and (mode is None or stat.S_IFMT(mode) in (0, stat.S_IFDIR))
+    )
+    if directory or slashless:
+        bits = defaults.directory_mode if mode is None else stat.S_IMODE(mode)
+        return stat.S_IFDIR | bits
+    if mode is None:
+        return stat.S_IFREG | defaults.file_mode
+    return mode if stat.S_IFMT(mode) else stat.S_IFREG | mode
+
+
+def _said_mode(said: Mapping[str, str]) -> int | None:
+    for name, base in (("mode", 10), ("permissions", 10), ("goog-reserved-posix-mode", 8)):
+        text = said.get(name, "").strip()
+        if not (text.isascii() and text.isdigit()) or len(text) > 8:
+            continue
+        # rclone writes "mode" in octal: then the decimal reading has an impossible type
+        for radix in (base, 8):
+            try:
+                mode = int(text, radix)
+            except ValueError:
+                continue
+            if mode < 1 << 16 and (stat.S_IFMT(mode) in _KINDS or not stat.S_IFMT(mode)):
+                return mode
+    return None
+
+
+def _number(said: Mapping[str, str], names: tuple[str, ...], default: int) -> int:
+    for name in names:
+        text = said.get(name, "").strip()
+        if text.isascii() and text.isdigit() and int(text) < 1 << 32:
+            return int(text)
+    return default
+
+
+def _first_time(said: Mapping[str, str], names: tuple[str, ...], default: int) -> int:
+    for name in names:
+        if name in said and (ns := parse_time(said[name])) is not None:
+            return ns
+    return default
+
+
+def _foreign(headers: Headers) -> Headers | None:
+    metadata = {name: value for name, value in headers.metadata.items() if name not in _OURS}
+    if not metadata and not headers.content_type and not headers.other:
+        return None
+    return Headers(metadata=metadata, content_type=headers.content_type, other=headers.other)
+
+
+def _decode_xattrs(text: str) -> dict[str, bytes]:
+    if not text:
+        return {}
+    try:
+        pairs = json.loads(unquote(text))
+        return {str(name): base64.b64decode(value) for name, value in pairs.items()}
+    except (ValueError, AttributeError, TypeError, binascii.Error):
+        # another tool's attribute of the same name: it stays unread and is replaced at the next setxattr
+        return {}
+
+
+def _encode_xattrs(xattrs: Mapping[str, bytes]) -> str:
+    pairs = {name: base64.b64encode(value).decode() for name, value in sorted(xattrs.items())}
+    return quote(json.dumps(pairs, separators=(",", ":")), safe="")

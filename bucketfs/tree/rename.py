@@ -1,0 +1,270 @@
+"""Renaming: a copy inside the store and a deletion, for one file or for all objects of a tree.
+
+A file that is not in the bucket yet is renamed without a request. A tree is copied completely before
+anything of it is deleted, so that a failure leaves it where it was; the copies are taken back.
+Handles, unsaved bytes and attributes hang on inodes and come along by themselves.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from collections.abc import Mapping
+
+import trio
+
+from bucketfs.errors import FsError, StoreError
+from bucketfs.file.context import Version
+from bucketfs.store.base import Headers, ObjectInfo
+from bucketfs.tasks import gather
+from bucketfs.tree.entries import Entries
+from bucketfs.tree.find import Finder
+from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.listing import Lister
+from bucketfs.tree.names import check_key
+from bucketfs.tree.posix import encode
+from bucketfs.tree.save import Saver, content_type
+from bucketfs.tree.state import TreeState
+
+log = logging.getLogger(__name__)
+
+
+class Renamer:
+    """Renames files and directories."""
+
+    def __init__(
+        self, state: TreeState, finder: Finder, lister: Lister, entries: Entries, saver: Saver
+    ) -> None:
+        self._state = state
+        self._finder = finder
+        self._lister = lister
+        self._entries = entries
+        self._saver = saver
+
+    async def rename(
+        self,
+        old_parent: Directory,
+        old_name: str,
+        new_parent: Directory,
+        new_name: str,
+        *,
+        replace: bool,
+    ) -> None:
+        """Give the file or directory `old_name` another name, atomically for who looks through this mount.
+
+        Raises:
+            FsError: ENOENT, EEXIST (unless `replace`), EISDIR, ENOTDIR, ENOTEMPTY, EINVAL, ENAMETOOLONG.
+            StoreError: It could not be copied; nothing has changed.
+        """
+        source = await self._finder.find(old_parent, old_name)
+        target = await self._finder.find_or_none(new_parent, new_name)
+        if target is source:
+            return
+        if target is not None:
+            target = await self._finder.find(new_parent, new_name)
+            if not replace:
+                raise FsError(errno.EEXIST)
+        if isinstance(source, Directory):
+            await self._check_directory(source, target, new_parent)
+            await self._rename_directory(source, target, new_parent, new_name)
+        elif isinstance(target, Directory):
+            raise FsError(errno.EISDIR)
+        else:
+            await self._rename_file(source, target, new_parent, new_name)
+        self._state.touch(old_parent)
+        self._state.touch(new_parent)
+
+    async def _check_directory(
+        self, source: Directory, target: Inode | None, new_parent: Directory
+    ) -> None:
+        if target is not None:
+            if not isinstance(target, Directory):
+                raise FsError(errno.ENOTDIR)
+            await self._entries.check_empty(target)
+        node: Directory | None = new_parent
+        while node is not None:
+            if node is source:
+                raise FsError(errno.EINVAL, "a directory cannot go into itself")
+            node = node.parent
+
+    async def _rename_file(
+        self, source: Inode, target: Inode | None, new_parent: Directory, new_name: str
+    ) -> None:
+        # the new parent too: it must not be renamed itself before the copy stands in it
+        inodes = [source, new_parent] if target is None else [source, new_parent, target]
+        async with self._saver.exclusive(*inodes) as live:
+            old_parent = source.parent
+            if old_parent is None or (target is not None and target.parent is None):
+                raise FsError(errno.ENOENT, "removed while it was to be renamed")
+            old_key = self._state.key(source)
+            new_key = self._state.child_key(new_parent, new_name)
+            if target is not None:
+                await self._entries.remove_object(target, replaced=True)
+            in_bucket = target.etag if target is not None else ""
+            if live.content is not None and live.content.new:
+                await self._forget_old(source, old_key)
+                source.etag = in_bucket  # the object that the upload is going to replace
+            else:
+                await self._move_object(source, old_key, new_key, new_name)
+            self._relink(source, target, new_parent, new_name)
+        await self._entries.keep_if_empty(old_parent)
+        for inode in inodes:
+            self._state.settle(inode)
+
+    async def _forget_old(self, source: Inode, old_key: str) -> None:
+        """An unsaved file had itself replaced an object that is still under its old name."""
+        if source.etag:
+            assert source.parent is not None
+            await self._entries.keep_directory(source.parent, source)
+            await self._state.store.delete(old_key)
+
+    async def _move_object(self, source: Inode, old_key: str, new_key: str, new_name: str) -> None:
+        live = source.live
+        assert live is not None and source.parent is not None
+        changes = live.attribute_changes
+        headers = self._new_headers(source, new_name)
+        info = await self._state.store.copy(
+            old_key, new_key, size=source.size, headers=headers, source_if_match=source.etag
+        )
+        await self._entries.keep_directory(source.parent, source)
+        await self._state.store.delete(old_key)
+        self._state.index.drop_headers(old_key)
+        if source.opened == source.etag:
+            source.opened = info.etag
+        source.etag, source.modified = info.etag, info.last_modified
+        if live.content is not None and live.content.base is not None:
+            live.content.rebase(Version(new_key, info.etag, source.size))
+        if headers is not None:
+            if info.last_modified:
+                self._state.index.put_headers(new_key, info.etag, info.last_modified, headers)
+            if live.attribute_changes == changes and not (live.content and live.content.unsaved):
+                live.attributes_unsaved = False
+
+    def _new_headers(self, source: Inode, new_name: str) -> Headers | None:
+        """Headers for the copy, None to keep those of the object.
+
+        They are rewritten for attributes that wait to be saved, and for a content type that only
+        said what the old name's extension says.
+        """
+        live = source.live
+        assert live is not None
+        posix = source.posix
+        if posix is None:
+            return None
+        old_type, new_type = content_type(source.name), content_type(new_name)
+        kept = posix.foreign.content_type if posix.foreign else ""
+        if not live.attributes_unsaved and (old_type == new_type or kept != old_type):
+            return None
+        if posix.foreign and kept == old_type:
+            foreign = Headers(posix.foreign.metadata, "", posix.foreign.other)
+            source.posix = posix.changed(posix.ctime_ns, foreign=foreign)
+            posix = source.posix
+        return encode(posix, new_type)
+
+    def _relink(
+        self, source: Inode, target: Inode | None, new_parent: Directory, new_name: str
+    ) -> None:
+        changed = [source] if target is None else [source, target]
+        self._state.note_change(*changed)
+        self._state.unlink(source)
+        if target is not None:
+            self._state.unlink(target)
+            if target.live is not None:
+                target.live.unlinked = True
+                target.live.attributes_unsaved = False
+        self._state.link(new_parent, new_name, source)
+
+    async def _rename_directory(
+        self, source: Directory, target: Inode | None, new_parent: Directory, new_name: str
+    ) -> None:
+        old_parent = source.parent
+        await self._saver.settled(source)
+        await self._saver.settled(new_parent)
+        if old_parent is None or source.parent is not old_parent:
+            raise FsError(errno.ENOENT, "removed while it was to be renamed")
+        new_prefix = self._state.child_key(new_parent, new_name) + "/"
+        source.renaming = trio.Event()
+        try:
+            # uploads below that are under way end first, later ones wait for `renaming`
+            for inode in [i for i in self._state.live if _is_below(i, source)]:
+                if inode.live is not None:
+                    async with inode.live.lock:
+                        pass
+            copied = await self._move_tree(source, new_prefix)
+            await self._entries.keep_directory(old_parent, source)
+            self._relink(source, target, new_parent, new_name)
+            self._take_over(source, copied)
+        finally:
+            source.renaming.set()
+            source.renaming = None
+        await self._entries.keep_if_empty(old_parent)
+
+    async def _move_tree(self, source: Directory, new_prefix: str) -> Mapping[str, ObjectInfo]:
+        """Copy every object below a directory, then delete the originals; the copies by their new keys."""
+        old_prefix = self._state.prefix(source)
+        path, new_path = old_prefix[:-1], new_prefix[:-1]
+        objects = await self._lister.objects_below(old_prefix)
+        moves = {
+            info.key: (new_prefix + info.key[len(old_prefix) :], info.size) for info in objects
+        }
+        for marker in (source.markers or frozenset()) - {"/"}:
+            moves[path + marker] = (new_path + marker, 0)
+        for key, _ in moves.values():
+            check_key(key)
+        try:
+            copies = await gather(
+                [
+                    functools.partial(self._state.store.copy, old, new, size=size)
+                    for old, (new, size) in moves.items()
+                ],
+                limit=self._state.files.parallel,
+            )
+        except BaseException:
+            await self._take_back([new for new, _ in moves.values()])
+            raise
+        stayed = await self._state.store.delete_many(list(moves))
+        if stayed:
+            key, error = next(iter(stayed.items()))
+            log.error(
+                "%d objects exist under their old and new names, %r for one: %s",
+                len(stayed),
+                key,
+                error,
+            )
+        return {info.key: info for info in copies}
+
+    async def _take_back(self, keys: list[str]) -> None:
+        # shielded: also when the caller gave up, a half-made copy must not stay
+        with trio.CancelScope(shield=True), trio.move_on_after(60):
+            try:
+                await self._state.store.delete_many(keys)
+            except StoreError as error:
+                log.error("copies of a directory that could not be renamed stay behind: %s", error)
+
+    def _take_over(self, directory: Directory, copied: Mapping[str, ObjectInfo]) -> None:
+        """Note the versions that the copies have."""
+        marker = copied.get(self._state.prefix(directory))
+        if marker is not None:
+            directory.etag, directory.modified = marker.etag, marker.last_modified
+        for child in directory.children.values():
+            if isinstance(child, Directory):
+                self._take_over(child, copied)
+                continue
+            info = copied.get(self._state.path(child))
+            if info is None:
+                continue
+            if child.opened == child.etag:
+                child.opened = info.etag
+            child.etag, child.modified = info.etag, info.last_modified
+            if child.content is not None and child.content.base is not None:
+                child.content.rebase(Version(info.key, info.etag, child.size))
+
+
+def _is_below(inode: Inode, directory: Directory) -> bool:
+    node: Inode | None = inode
+    while node is not None:
+        if node is directory:
+            return True
+        node = node.parent
+    return False

@@ -1,0 +1,214 @@
+"""What the parts of the tree share: configuration, the inode table, keys, and the linking of names.
+
+No I/O here. Code between two awaits is atomic (one trio loop); each method leaves the tree consistent.
+
+Lock order: a directory's `renaming` is waited for before an inode's lock is taken; of two inode locks
+the one of the lower inode number first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bucketfs import clock
+from bucketfs.file.content import Content
+from bucketfs.file.context import FileContext, Version
+from bucketfs.tree.inode import NEVER, Directory, Inode, InodeTable, Live
+from bucketfs.tree.names import check_key
+from bucketfs.tree.posix import Defaults
+
+
+@dataclass(frozen=True, slots=True)
+class TreeConfig:
+    """How the bucket is shown.
+
+    Attributes:
+        prefix: Key prefix that is mounted, "" or ending in "/".
+        ttl: Seconds for which listings, attributes and negative answers hold.
+        open_ttl: Seconds for which an open trusts what is known.
+        defaults: Attributes of objects that carry none.
+        listed_attributes: Attributes from listings only, never a HEAD.
+    """
+
+    prefix: str
+    ttl: float
+    open_ttl: float
+    defaults: Defaults
+    listed_attributes: bool = False
+
+
+class TreeState:
+    """The tree's memory."""
+
+    def __init__(self, files: FileContext, config: TreeConfig) -> None:
+        self.files = files
+        self.store = files.store
+        self.index = files.cache.index
+        self.background = files.background
+        self.config = config
+        self.table = InodeTable()
+        self.mounted_ns = clock.wall_ns()
+        self.changes = 0
+        self.listings = 0
+        self.live: set[Inode] = set()
+
+    @property
+    def root(self) -> Directory:
+        """The mounted directory."""
+        return self.table.root
+
+    def path(self, inode: Inode) -> str:
+        """Key of the inode's name without a trailing slash, "" for the root of a whole bucket."""
+        names = []
+        node: Inode = inode
+        while node.parent is not None:
+            names.append(node.name)
+            node = node.parent
+        names.append(self.config.prefix.removesuffix("/"))
+        return "/".join(name for name in reversed(names) if name)
+
+    def key(self, inode: Inode) -> str:
+        """Key of a file; raises FsError ENAMETOOLONG."""
+        return check_key(self.path(inode))
+
+    def prefix(self, directory: Directory) -> str:
+        """What the keys in a directory begin with: "" or a path ending in "/"."""
+        path = self.path(directory)
+        return path + "/" if path else ""
+
+    def child_key(self, directory: Directory, name: str) -> str:
+        """Key of a name in a directory; raises FsError ENAMETOOLONG."""
+        return check_key(self.prefix(directory) + name)
+
+    def is_listed(self, directory: Directory) -> bool:
+        """Whether the directory's entries are completely known and fresh."""
+        return clock.monotonic() - directory.listed <= self.config.ttl
+
+    def age(self, inode: Inode) -> float:
+        """Seconds since the bucket last showed this inode's version to us."""
+        seen = inode.checked
+        if inode.parent is not None:
+            seen = max(seen, inode.parent.listed)
+        return clock.monotonic() - seen
+
+    def is_ours(self, inode: Inode) -> bool:
+        """Whether the bucket has nothing newer to tell: the root, the removed, and what is unsaved here."""
+        if inode.parent is None or inode.live is None:
+            return inode.parent is None
+        content = inode.live.content
+        return inode.live.attributes_unsaved or (content is not None and content.unsaved)
+
+    def is_fresh(self, inode: Inode) -> bool:
+        """Whether what is known of the inode needs no question to the bucket."""
+        return self.is_ours(inode) or self.age(inode) <= self.config.ttl
+
+    def timeout(self, inode: Inode) -> float:
+        """Seconds for which the kernel may keep what it is told of the inode now."""
+        if self.is_ours(inode):
+            return self.config.ttl
+        return max(0.0, self.config.ttl - self.age(inode))
+
+    def new_file(self, parent: Directory, name: str) -> Inode:
+        """A file inode linked under `name`."""
+        inode = Inode(self.table.new_number(), None, "")
+        self.link(parent, name, inode)
+        return inode
+
+    def new_directory(self, parent: Directory, name: str) -> Directory:
+        """A directory inode linked under `name`."""
+        inode = Directory(self.table.new_number(), None, "")
+        self.link(parent, name, inode)
+        return inode
+
+    def link(self, parent: Directory, name: str, inode: Inode) -> None:
+        """Put an inode under a name, in place of any other."""
+        old = parent.children.get(name)
+        if old is not None and old is not inode:
+            old.parent = None
+        inode.parent = parent
+        inode.name = name
+        parent.children[name] = inode
+        parent.negatives.pop(name, None)
+
+    def unlink(self, inode: Inode) -> None:
+        """Take an inode from its name."""
+        parent = inode.parent
+        if parent is None:
+            return
+        del parent.children[inode.name]
+        if parent.loading is not None:
+            parent.removed[inode.name] = self.changes
+        inode.parent = None
+
+    def note_change(self, *inodes: Inode) -> None:
+        """Local changes happened: a listing that began before must not undo them."""
+        self.changes += 1
+        for inode in inodes:
+            inode.changed = self.changes
+
+    def touch(self, directory: Directory) -> None:
+        """The entries of a directory changed here and now."""
+        directory.touched_ns = clock.wall_ns()
+
+    def adopt(self, inode: Inode, *, etag: str, size: int, modified: int) -> Inode:
+        """The bucket shows this version of a file now.
+
+        Returns:
+            The inode that stands for it: the same one, or, when programs have the old version open,
+            a new one under the same name (their reads must not mix with the new bytes).
+        """
+        if inode.etag == etag and inode.size == size:
+            if inode.modified != modified and inode.modified:
+                inode.posix = None  # same bytes, other metadata
+            inode.modified = modified
+            return inode
+        if inode.content is not None:
+            assert inode.parent is not None
+            inode = self.new_file(inode.parent, inode.name)
+        inode.etag, inode.size, inode.modified = etag, size, modified
+        inode.posix = None
+        return inode
+
+    def enliven(self, inode: Inode) -> Live:
+        """The inode's live state, made if missing."""
+        if inode.live is None:
+            inode.live = Live()
+            self.live.add(inode)
+        return inode.live
+
+    def settle(self, inode: Inode) -> None:
+        """Drop the live state when nothing would be lost."""
+        if inode.live is not None and not inode.live.busy:
+            inode.live = None
+            self.live.discard(inode)
+
+    def content(self, inode: Inode) -> Content:
+        """The inode's bytes, opened if they are not yet."""
+        live = self.enliven(inode)
+        if live.content is None:
+            base = Version(self.key(inode), inode.etag, inode.size) if inode.etag else None
+            live.content = Content(self.files, base)
+        return live.content
+
+    def empty_content(self, inode: Inode) -> Content:
+        """The inode's bytes as O_TRUNC leaves them: none, which the bucket does not know yet."""
+        live = self.enliven(inode)
+        live.content = Content(self.files, None)
+        live.content.new = False
+        live.content.cut = True
+        return live.content
+
+    def close_content(self, inode: Inode) -> None:
+        """Let the inode's bytes go (to the cache)."""
+        if inode.live is not None and inode.live.content is not None:
+            inode.live.content.close()
+            inode.live.content = None
+
+    def expire(self, directory: Directory) -> None:
+        """Ask the bucket again for everything below a directory."""
+        directory.listed = directory.checked = NEVER
+        directory.negatives.clear()
+        for child in directory.children.values():
+            child.checked = NEVER
+            if isinstance(child, Directory):
+                self.expire(child)

@@ -1,0 +1,109 @@
+"""The tree of one mount, put together: what the FUSE layer talks to.
+
+Responsible for nothing but the assembly; each part has a module of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+
+from bucketfs import clock
+from bucketfs.errors import FsError
+from bucketfs.file.context import FileContext
+from bucketfs.tree.attributes import Attributes
+from bucketfs.tree.entries import Entries
+from bucketfs.tree.find import Finder
+from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.listing import Lister
+from bucketfs.tree.open import Opener
+from bucketfs.tree.posix import Posix
+from bucketfs.tree.rename import Renamer
+from bucketfs.tree.save import Saver
+from bucketfs.tree.state import TreeConfig, TreeState
+
+
+class Tree:
+    """All parts of the tree over one state.
+
+    Attributes:
+        state: Inodes, keys and configuration.
+        finder, lister, attributes, entries, renamer, opener, saver: See their modules.
+    """
+
+    def __init__(self, files: FileContext, config: TreeConfig) -> None:
+        self.state = TreeState(files, config)
+        self.lister = Lister(self.state)
+        self.attributes = Attributes(self.state)
+        self.saver = Saver(self.state)
+        self.finder = Finder(self.state, self.lister, self.attributes)
+        self.entries = Entries(self.state, self.finder, self.lister, self.attributes, self.saver)
+        self.renamer = Renamer(self.state, self.finder, self.lister, self.entries, self.saver)
+        self.opener = Opener(self.state, self.finder, self.attributes, self.saver)
+        files.cache.add_reclaimer(self._reclaim)
+
+    async def read_link(self, inode: Inode) -> bytes:
+        """Target of a symbolic link: the object's body."""
+        content = self.state.content(inode)
+        content.handles += 1
+        try:
+            await content.load(0, content.size)
+            return content.fetcher.pages.read(0, content.size)
+        finally:
+            content.handles -= 1
+            if not content.handles:
+                self.state.close_content(inode)
+                self.state.settle(inode)
+
+    def posix(self, inode: Inode) -> Posix:
+        """Known attributes; a directory's times move with its entries.
+
+        Raises:
+            FsError: ESTALE when they are not known.
+        """
+        posix = inode.posix
+        if posix is None:
+            raise FsError(errno.ESTALE, "attributes were forgotten meanwhile")
+        if isinstance(inode, Directory) and inode.touched_ns > posix.mtime_ns:
+            return replace(
+                posix, mtime_ns=inode.touched_ns, ctime_ns=max(posix.ctime_ns, inode.touched_ns)
+            )
+        return posix
+
+    def nlink(self, inode: Inode) -> int:
+        """Number of links: 1 for files, 0 after unlink, 2 and one for each known subdirectory for directories."""
+        if isinstance(inode, Directory):
+            return 2 + sum(isinstance(child, Directory) for child in inode.children.values())
+        return 0 if inode.unlinked else 1
+
+    def set_xattr(self, inode: Inode, name: str, value: bytes) -> None:
+        """Set an extended attribute; raises FsError ENOSPC when the object cannot carry it."""
+        posix = self.posix(inode)
+        self._replace_xattrs(inode, {**posix.xattrs, name: value})
+
+    def remove_xattr(self, inode: Inode, name: str) -> None:
+        """Remove an extended attribute; raises FsError ENODATA for a missing one."""
+        xattrs = dict(self.posix(inode).xattrs)
+        if xattrs.pop(name, None) is None:
+            raise FsError(errno.ENODATA)
+        self._replace_xattrs(inode, xattrs)
+
+    def _replace_xattrs(self, inode: Inode, xattrs: dict[str, bytes]) -> None:
+        before = inode.posix
+        assert before is not None
+        inode.posix = before.changed(clock.wall_ns(), xattrs=xattrs)
+        try:
+            self.saver.headers(inode)
+        except FsError:
+            inode.posix = before
+            raise
+        self.attributes.replace(inode, inode.posix)
+
+    def _reclaim(self, wanted: int) -> int:
+        freed = 0
+        for inode in list(self.state.live):
+            if freed >= wanted:
+                break
+            if inode.content is not None:
+                freed += inode.content.reclaim(wanted - freed)
+        return freed

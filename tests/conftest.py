@@ -1,0 +1,261 @@
+"""Fixtures all tests share, coroutine tests under trio, and a watchdog over each test.
+
+``async def test_…`` runs under `trio.run`, with a virtual clock if marked ``mock_clock``. A test
+that takes longer than its time limit (marker ``time_limit(seconds)``, default `TIME_LIMIT`) is
+freed by aborting its mounts' FUSE connections, and fails.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from tests.harness import mounts as mounts_module
+from tests.harness.endpoint import Endpoint, configured, embedded
+from tests.harness.mounts import Mount, Mounts
+from tests.harness.proxy import Proxy, proxy
+from tests.harness.watchdog import Watchdog, scratch_base
+from tests.harness.witness import Witness
+
+#: Seconds one test may take.
+TIME_LIMIT = 60.0
+
+MARKERS = (
+    "mock_clock: run the coroutine test under trio's MockClock, which skips over idle time",
+    "time_limit(seconds): how long this test may take",
+    "real_endpoint: moto cannot show this; needs BUCKETFS_TEST_URL",
+)
+
+
+class Overdue(BaseException):
+    """The watchdog struck. Not an Exception: no test and no Hypothesis may swallow it."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    missing = mounts_module.fuse_missing()
+    config.stash[FUSE_MISSING] = missing
+
+
+FUSE_MISSING = pytest.StashKey[str]()
+WATCHDOG = pytest.StashKey[Watchdog]()
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """What decides which tests run, said aloud."""
+    missing = config.stash[FUSE_MISSING]
+    fuse = f"ALL MOUNT TESTS ARE SKIPPED: {missing}" if missing else "usable"
+    return [f"/dev/fuse: {fuse}", f"endpoint: {os.environ.get('BUCKETFS_TEST_URL') or 'moto'}"]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    missing = config.stash[FUSE_MISSING]
+    if missing:
+        terminalreporter.write_sep("!", f"mount tests were skipped: {missing}", red=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run coroutine tests under trio; others are left to pytest."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    virtual = pyfuncitem.get_closest_marker("mock_clock") is not None
+    clock = trio.testing.MockClock(autojump_threshold=0) if virtual else None
+    trio.run(functools.partial(pyfuncitem.obj, **arguments), clock=clock)
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Arm the watchdog around a test with its fixtures."""
+    config = item.config
+    watchdog = config.stash.get(WATCHDOG, None)
+    if watchdog is None:
+        watchdog = config.stash[WATCHDOG] = Watchdog()
+        config.add_cleanup(watchdog.close)
+        signal.signal(signal.SIGALRM, _overdue)
+    marker = item.get_closest_marker("time_limit")
+    watchdog.arm(marker.args[0] if marker else TIME_LIMIT)
+    try:
+        return (yield)
+    finally:
+        watchdog.disarm()
+
+
+def _overdue(number: int, frame: FrameType | None) -> None:
+    raise Overdue("the test hangs; its mounts were aborted")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("BUCKETFS_TEST_URL"):
+        return
+    skip = pytest.mark.skip(reason="needs a real endpoint (BUCKETFS_TEST_URL)")
+    for item in items:
+        if item.get_closest_marker("real_endpoint"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """The S3 endpoint of this run."""
+    given = configured()
+    if given is not None:
+        yield given
+        return
+    with embedded(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(endpoint: Endpoint) -> Iterator[Witness]:
+    """A fresh bucket for one test."""
+    witness = Witness.create(endpoint)
+    yield witness
+    witness.destroy()
+
+
+@pytest.fixture(scope="module")
+def module_bucket(endpoint: Endpoint) -> Iterator[Witness]:
+    """A fresh bucket for the tests of one module."""
+    witness = Witness.create(endpoint)
+    yield witness
+    witness.destroy()
+
+
+@pytest.fixture
+def counted(endpoint: Endpoint) -> Iterator[Proxy]:
+    """A proxy before the endpoint: mount with ``url=counted.url``."""
+    with proxy(endpoint.url) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def need_fuse(request: pytest.FixtureRequest) -> None:
+    """Skips what cannot be mounted here."""
+    missing = request.config.stash[FUSE_MISSING]
+    if missing:
+        pytest.skip(missing)
+
+
+@pytest.fixture
+def mount(need_fuse: None) -> Iterator[Mounts]:
+    """Factory of mounts for one test; each is unmounted and its log checked afterwards."""
+    yield from _mounts()
+
+
+@pytest.fixture(scope="module")
+def module_mounts(need_fuse: None) -> Iterator[Mounts]:
+    """Factory of mounts for one module."""
+    yield from _mounts()
+
+
+def _mounts() -> Iterator[Mounts]:
+    base = scratch_base()
+    factory = Mounts(base)
+    try:
+        yield factory
+    finally:
+        wrong = factory.close()
+        shutil.rmtree(base, ignore_errors=True)
+    assert not wrong, "\n\n".join(wrong)
+
+
+@pytest.fixture(scope="module")
+def shared(module_mounts: Mounts, module_bucket: Witness) -> Mount:
+    """One mount, with other users let in, for the tests of a module."""
+    return module_mounts(module_bucket, "allow_other", "use_xattr")
+
+
+@pytest.fixture
+def mounted(shared: Mount) -> Iterator[Mount]:
+    """`shared`, started again if an earlier test broke it; new alarming log lines fail the test."""
+    if not shared.alive():
+        shared.down()
+        shared.start()
+    shared.alarms()
+    shared.expected.clear()
+    yield shared
+    alarms = shared.alarms()
+    assert not alarms, "in the log of bucketfs:\n" + "\n".join(alarms)
+
+
+class Folder:
+    """A directory to test in: of the mount, or a local one that shows what POSIX wants.
+
+    Attributes:
+        path: The directory, empty at first.
+        mount: The mount it is in; None for the local one.
+        prefix: What its keys begin with.
+    """
+
+    def __init__(self, path: Path, mount: Mount | None, prefix: str = "") -> None:
+        self.path = path
+        self.mount = mount
+        self.prefix = prefix
+
+    @property
+    def local(self) -> bool:
+        return self.mount is None
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+
+@pytest.fixture(params=["local", "mount"])
+def folder(request: pytest.FixtureRequest) -> Iterator[Folder]:
+    """A fresh `Folder`, both kinds in turn: the test itself is tested on the local one."""
+    name = f"t{os.urandom(4).hex()}"
+    if request.param == "local":
+        base = scratch_base()
+        path = base / name
+        path.mkdir()
+        path.chmod(0o755)
+        yield Folder(path, None)
+        shutil.rmtree(base)
+        return
+    mounted: Mount = request.getfixturevalue("mounted")
+    path = mounted.path / name
+    path.mkdir(mode=0o755)
+    yield Folder(path, mounted, f"{name}/")
+
+
+@pytest.fixture
+def here(mounted: Mount) -> Folder:
+    """A fresh `Folder` in the mount only, for what is bucketfs's own."""
+    name = f"t{os.urandom(4).hex()}"
+    path = mounted.path / name
+    path.mkdir(mode=0o755)
+    return Folder(path, mounted, f"{name}/")
+
+
+@pytest.fixture(scope="module")
+def attentive(module_mounts: Mounts, module_bucket: Witness) -> Mount:
+    """A mount of the module's bucket that trusts nothing it knows: others' changes show at once."""
+    return module_mounts(module_bucket, "allow_other", "stat_cache_expire=0", "open_ttl=0")
+
+
+@pytest.fixture
+def foreign(attentive: Mount) -> Iterator[Folder]:
+    """A prefix nobody has written to yet, in a mount that sees others' changes at once."""
+    if not attentive.alive():
+        attentive.down()
+        attentive.start()
+    attentive.alarms()
+    name = f"t{os.urandom(4).hex()}"
+    yield Folder(attentive.path / name, attentive, f"{name}/")
+    alarms = attentive.alarms()
+    assert not alarms, "in the log of bucketfs:\n" + "\n".join(alarms)

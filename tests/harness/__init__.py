@@ -1,0 +1,1 @@
+"""What tests share: an endpoint, buckets, mounts, witnesses, a proxy that counts and fails."""

@@ -1,0 +1,231 @@
+"""Renaming: POSIX's rules, what lies in the bucket afterwards, and state that follows the file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+
+import pytest
+
+from tests.conftest import Folder
+from tests.harness.posix import RENAME_EXCHANGE, RENAME_NOREPLACE, refused, renameat2
+from tests.harness.witness import Witness
+
+
+def test_a_file_gets_a_new_key(here: Folder, module_bucket: Witness) -> None:
+    (here / "old").write_bytes(b"content")
+    os.chmod(here / "old", 0o640)
+    os.utime(here / "old", ns=(1_500_000_000_000_000_001, 1_600_000_000_000_000_002))
+    (here / "old").rename(here / "new")
+    assert module_bucket.keys(here.prefix) == [here.prefix, here.prefix + "new"]
+    assert module_bucket.get(here.prefix + "new") == b"content"
+    info = (here / "new").stat()
+    assert (info.st_mode & 0o7777, info.st_mtime_ns) == (0o640, 1_600_000_000_000_000_002)
+    assert not (here / "old").exists()
+
+
+def test_over_an_existing_file(folder: Folder, module_bucket: Witness) -> None:
+    (folder / "a").write_bytes(b"winner")
+    (folder / "b").write_bytes(b"a longer loser")
+    (folder / "a").rename(folder / "b")
+    assert os.listdir(folder.path) == ["b"]
+    assert (folder / "b").read_bytes() == b"winner"
+    if not folder.local:
+        assert module_bucket.get(folder.prefix + "b") == b"winner"
+        assert not module_bucket.exists(folder.prefix + "a")
+
+
+def test_refusals(folder: Folder) -> None:
+    (folder / "file").write_text("x")
+    (folder / "dir/sub").mkdir(parents=True)
+    (folder / "full").mkdir()
+    (folder / "full/f").write_text("x")
+    cases = [
+        ("file", "dir", errno.EISDIR),
+        ("dir", "file", errno.ENOTDIR),
+        ("dir", "full", errno.ENOTEMPTY),
+        ("dir", "dir/sub/inside", errno.EINVAL),
+        ("dir/sub", "dir", errno.ENOTEMPTY),
+        ("absent", "x", errno.ENOENT),
+        ("file", "absent/x", errno.ENOENT),
+        ("file", "file/x", errno.ENOTDIR),
+        ("dir", "full/f", errno.ENOTDIR),
+    ]
+    for old, new, number in cases:
+        with refused(number):
+            os.rename(folder / old, folder / new)
+    assert sorted(os.listdir(folder.path)) == ["dir", "file", "full"]
+
+
+def test_onto_itself_does_nothing(folder: Folder) -> None:
+    (folder / "f").write_text("x")
+    (folder / "d").mkdir()
+    os.rename(folder / "f", folder / "f")
+    os.rename(folder / "d", folder / "d")
+    assert (folder / "f").read_text() == "x"
+
+
+def test_a_directory_over_an_empty_one(folder: Folder, module_bucket: Witness) -> None:
+    (folder / "a/sub").mkdir(parents=True)
+    (folder / "a/sub/f").write_text("x")
+    (folder / "b").mkdir()
+    (folder / "a").rename(folder / "b")
+    assert os.listdir(folder.path) == ["b"]
+    assert (folder / "b/sub/f").read_text() == "x"
+    if not folder.local:
+        p = folder.prefix
+        assert module_bucket.keys(p + "a") == []
+        assert set(module_bucket.keys(p + "b")) >= {f"{p}b/", f"{p}b/sub/", f"{p}b/sub/f"}
+
+
+def test_a_directory_with_everything_below(folder: Folder) -> None:
+    for name in ("d/one", "d/e/two", "d/e/g/three"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / "d/link").symlink_to("one")
+    (folder / "d/empty").mkdir()
+    (folder / "to").mkdir()
+    (folder / "d").rename(folder / "to/moved")
+    assert sorted(os.listdir(folder / "to/moved")) == ["e", "empty", "link", "one"]
+    assert (folder / "to/moved/e/g/three").read_text() == "d/e/g/three"
+    assert os.readlink(folder / "to/moved/link") == "one"
+    assert (folder / "to/moved/link").read_text() == "d/one"
+    assert not (folder / "d").exists()
+    (folder / "d").mkdir()
+    assert os.listdir(folder / "d") == []
+
+
+def test_hidden_keys_move_with_their_directory(foreign: Folder, module_bucket: Witness) -> None:
+    module_bucket.put(foreign.prefix + "d/seen", b"1")
+    module_bucket.put(foreign.prefix + "d//hidden", b"2")
+    (foreign / "d").rename(foreign / "e")
+    assert module_bucket.get(foreign.prefix + "e//hidden") == b"2"
+    assert not module_bucket.exists(foreign.prefix + "d//hidden")
+
+
+def test_noreplace(folder: Folder) -> None:
+    (folder / "a").write_text("a")
+    (folder / "b").write_text("b")
+    with refused(errno.EEXIST):
+        renameat2(folder / "a", folder / "b", RENAME_NOREPLACE)
+    renameat2(folder / "a", folder / "c", RENAME_NOREPLACE)
+    assert sorted(os.listdir(folder.path)) == ["b", "c"]
+    assert (folder / "b").read_text() == "b"
+
+
+def test_exchange_is_not_supported(here: Folder) -> None:
+    (here / "a").write_text("a")
+    (here / "b").write_text("b")
+    with refused(errno.EINVAL):
+        renameat2(here / "a", here / "b", RENAME_EXCHANGE)
+    assert ((here / "a").read_text(), (here / "b").read_text()) == ("a", "b")
+
+
+def test_an_open_file_is_read_on_under_its_new_name(folder: Folder) -> None:
+    (folder / "a").write_bytes(b"0123456789")
+    with open(folder / "a", "rb", 0) as file:
+        assert file.read(2) == b"01"
+        (folder / "a").rename(folder / "b")
+        assert file.read(2) == b"23"
+        (folder / "b").rename(folder / "c")
+        assert file.read() == b"456789"
+        assert os.fstat(file.fileno()).st_ino == (folder / "c").stat().st_ino
+
+
+def test_the_replaced_file_stays_readable_where_it_is_open(folder: Folder) -> None:
+    (folder / "old").write_bytes(b"old content")
+    (folder / "new").write_bytes(b"new")
+    with open(folder / "old", "rb", 0) as file:
+        assert file.read(3) == b"old"
+        (folder / "new").rename(folder / "old")
+        assert file.read() == b" content"
+    assert (folder / "old").read_bytes() == b"new"
+
+
+def test_a_dirty_file_is_uploaded_under_its_new_name(
+    folder: Folder, module_bucket: Witness
+) -> None:
+    with open(folder / "a", "wb", 0) as file:
+        file.write(b"first ")
+        (folder / "a").rename(folder / "b")
+        file.write(b"second")
+        assert os.listdir(folder.path) == ["b"]
+    assert (folder / "b").read_bytes() == b"first second"
+    if not folder.local:
+        keys = module_bucket.keys(folder.prefix)
+        assert keys == [folder.prefix, folder.prefix + "b"]
+        assert module_bucket.get(folder.prefix + "b") == b"first second"
+
+
+def test_a_dirty_file_follows_its_parent(folder: Folder, module_bucket: Witness) -> None:
+    (folder / "outer/inner").mkdir(parents=True)
+    with open(folder / "outer/inner/f", "wb", 0) as file:
+        file.write(b"before ")
+        (folder / "outer").rename(folder / "moved")
+        file.write(b"after")
+    assert (folder / "moved/inner/f").read_bytes() == b"before after"
+    if not folder.local:
+        assert module_bucket.get(folder.prefix + "moved/inner/f") == b"before after"
+        assert module_bucket.keys(folder.prefix + "outer") == []
+
+
+def test_a_dirty_file_over_another(folder: Folder, module_bucket: Witness) -> None:
+    (folder / "target").write_bytes(b"old")
+    with open(folder / "temp", "wb", 0) as file:
+        file.write(b"new")
+        (folder / "temp").rename(folder / "target")
+        file.write(b"er")
+    assert (folder / "target").read_bytes() == b"newer"
+    if not folder.local:
+        assert module_bucket.get(folder.prefix + "target") == b"newer"
+        assert not module_bucket.exists(folder.prefix + "temp")
+
+
+def test_onto_a_file_that_is_dirty(folder: Folder) -> None:
+    """What is written to a file after it was replaced goes nowhere, as to an unlinked one."""
+    (folder / "new").write_bytes(b"new")
+    with open(folder / "target", "wb", 0) as file:
+        file.write(b"dirty")
+        (folder / "new").rename(folder / "target")
+        file.write(b" more")
+    assert (folder / "target").read_bytes() == b"new"
+
+
+@pytest.mark.time_limit(90)
+def test_readers_never_miss_a_file_that_is_replaced(folder: Folder) -> None:
+    """The editors' way to save: write aside and rename over. There is always one or the other."""
+    target = folder / "target"
+    target.write_bytes(b"0")
+    trouble: list[OSError] = []
+    seen: set[bytes] = set()
+    stop = threading.Event()
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                seen.add(target.read_bytes())
+                target.stat()
+        except OSError as exc:
+            trouble.append(exc)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(1, 16):
+        (folder / "temp").write_bytes(str(number).encode())
+        (folder / "temp").rename(target)
+    stop.set()
+    reader.join()
+    assert not trouble
+    assert seen <= {str(number).encode() for number in range(16)}
+    assert target.read_bytes() == b"15"
+
+
+def test_metadata_set_while_open_survives_rename(folder: Folder) -> None:
+    with open(folder / "a", "wb", 0) as file:
+        file.write(b"x")
+        os.fchmod(file.fileno(), 0o600)
+        (folder / "a").rename(folder / "b")
+        os.utime(file.fileno(), ns=(3, 1_600_000_000_000_000_004))
+    info = (folder / "b").stat()
+    assert (info.st_mode & 0o7777, info.st_mtime_ns) == (0o600, 1_600_000_000_000_000_004)

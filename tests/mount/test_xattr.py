@@ -1,0 +1,118 @@
+"""Extended attributes: xattr(7)'s rules, kept in s3fs's format."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import json
+import os
+from urllib.parse import quote, unquote
+
+from tests.conftest import Folder
+from tests.harness.mounts import Mounts
+from tests.harness.posix import refused
+from tests.harness.witness import Witness
+
+
+def stored(bucket: Witness, key: str) -> dict[str, bytes]:
+    """The attributes of an object, decoded from s3fs's form."""
+    packed = bucket.metadata(key).get("xattr", "%7B%7D")
+    return {name: base64.b64decode(v) for name, v in json.loads(unquote(packed)).items()}
+
+
+def test_set_get_list_remove(folder: Folder, module_bucket: Witness) -> None:
+    for name in ("f", "d"):
+        path = folder / name
+        path.mkdir() if name == "d" else path.write_text("x")
+        os.setxattr(path, "user.one", b"1")
+        os.setxattr(path, "user.two", bytes(range(256)))
+        os.setxattr(path, "user.empty", b"")
+        assert os.getxattr(path, "user.one") == b"1"
+        assert os.getxattr(path, "user.two") == bytes(range(256))
+        assert os.getxattr(path, "user.empty") == b""
+        mine = {name for name in os.listxattr(path) if name.startswith("user.")}
+        assert mine == {"user.one", "user.two", "user.empty"}
+        os.removexattr(path, "user.one")
+        with refused(errno.ENODATA):
+            os.getxattr(path, "user.one")
+        with refused(errno.ENODATA):
+            os.removexattr(path, "user.one")
+    if not folder.local:
+        wanted = {"user.two": bytes(range(256)), "user.empty": b""}
+        assert stored(module_bucket, folder.prefix + "f") == wanted
+        assert stored(module_bucket, folder.prefix + "d/") == wanted
+
+
+def test_create_and_replace(folder: Folder) -> None:
+    path = folder / "f"
+    path.write_text("x")
+    with refused(errno.ENODATA):
+        os.setxattr(path, "user.a", b"1", os.XATTR_REPLACE)
+    os.setxattr(path, "user.a", b"1", os.XATTR_CREATE)
+    with refused(errno.EEXIST):
+        os.setxattr(path, "user.a", b"2", os.XATTR_CREATE)
+    os.setxattr(path, "user.b", b"1", os.XATTR_CREATE)
+    os.setxattr(path, "user.a", b"3", os.XATTR_REPLACE)
+    assert os.getxattr(path, "user.a") == b"3"
+
+
+def test_sizes(here: Folder) -> None:
+    path = here / "f"
+    path.write_text("x")
+    os.setxattr(path, "user.fits", b"v" * 300)
+    with refused(errno.ENOSPC, errno.E2BIG):
+        os.setxattr(path, "user.big", b"v" * 5000)
+    with refused(errno.ENOSPC):
+        for number in range(20):
+            os.setxattr(path, f"user.n{number}", b"v" * 200)
+    assert os.getxattr(path, "user.fits") == b"v" * 300
+    assert path.read_text() == "x"
+    with refused(errno.ERANGE):
+        os.setxattr(path, "user." + "n" * 256, b"")
+
+
+def test_other_namespaces(here: Folder) -> None:
+    path = here / "f"
+    path.write_text("x")
+    with refused(errno.EOPNOTSUPP):
+        os.setxattr(path, "nonsense", b"1")
+    with refused(errno.ENODATA, errno.EOPNOTSUPP):
+        os.getxattr(path, "security.capability")
+
+
+def test_they_belong_to_the_file(folder: Folder) -> None:
+    path = folder / "f"
+    with open(path, "wb", 0) as file:
+        os.setxattr(file.fileno(), "user.a", b"open")
+        file.write(b"content")
+    path.rename(folder / "g")
+    assert os.getxattr(folder / "g", "user.a") == b"open"
+    (folder / "g").write_bytes(b"overwritten")
+    os.chmod(folder / "g", 0o600)
+    assert os.getxattr(folder / "g", "user.a") == b"open"
+
+
+def test_they_survive_a_remount(mount: Mounts, bucket: Witness) -> None:
+    mounted = mount(bucket)
+    (mounted.path / "f").write_text("x")
+    os.setxattr(mounted.path / "f", "user.kept", b"\x00\xffvalue")
+    mounted.remount()
+    assert os.listxattr(mounted.path / "f") == ["user.kept"]
+    assert os.getxattr(mounted.path / "f", "user.kept") == b"\x00\xffvalue"
+
+
+def test_those_of_s3fs_are_read(foreign: Folder, module_bucket: Witness) -> None:
+    packed = quote(json.dumps({"user.k": base64.b64encode(b"v+k").decode()}), safe="")
+    module_bucket.put(foreign.prefix + "f", b"x", mode="33188", xattr=packed)
+    assert os.getxattr(foreign / "f", "user.k") == b"v+k"
+    os.setxattr(foreign / "f", "user.l", b"2")
+    assert stored(module_bucket, foreign.prefix + "f") == {"user.k": b"v+k", "user.l": b"2"}
+
+
+def test_without_extended_attributes(mount: Mounts, bucket: Witness) -> None:
+    mounted = mount(bucket, "use_xattr=0")
+    (mounted.path / "f").write_text("x")
+    with refused(errno.EOPNOTSUPP):
+        os.setxattr(mounted.path / "f", "user.a", b"1")
+    with refused(errno.EOPNOTSUPP):
+        os.getxattr(mounted.path / "f", "user.a")

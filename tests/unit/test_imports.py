@@ -1,0 +1,94 @@
+"""Imports run one way: cli → fuse → tree → file → cache → store.base."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bucketfs
+
+ROOT = Path(bucketfs.__file__).parent
+
+#: From the kernel's side to the bucket's; a package imports only what stands behind it.
+ORDER = ("cli", "fuse", "tree", "file", "cache", "store")
+
+#: Importable from everywhere; they import no package of ORDER.
+GROUND = {"errors", "clock", "log", "options", "option_row", "units", "credentials", "passwd"}
+
+#: The only modules that may know the AWS library or an HTTP library.
+WIRE = {
+    "aiobotocore",
+    "botocore",
+    "boto3",
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "httpcore2",
+    "aiohttp",
+    "h11",
+}
+MAY_USE_WIRE = ("bucketfs.store.", "bucketfs.cli.demo", "bucketfs.cli.demo_tour")
+
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    parts = ["bucketfs", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def layer(name: str) -> str | None:
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[0] == "bucketfs" else None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_direction(path: Path) -> None:
+    name, own = name_of(path), layer(name_of(path))
+    for imported in imports(path):
+        other = layer(imported)
+        if other not in ORDER:
+            continue
+        if own in ORDER:
+            assert ORDER.index(own) <= ORDER.index(other), f"{name} imports {imported}"
+        else:
+            assert name == "bucketfs.__main__", f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_the_store_interface_is_used_above_it(path: Path) -> None:
+    own = layer(name_of(path))
+    for imported in imports(path):
+        if layer(imported) != "store" or own in {"store", "cli"}:
+            continue
+        allowed = imported == "bucketfs.store" or imported.startswith("bucketfs.store.base")
+        assert allowed, f"{name_of(path)} imports {imported}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_libraries_stay_behind_their_walls(path: Path) -> None:
+    name = name_of(path)
+    for imported in imports(path):
+        library = imported.split(".")[0]
+        if library in WIRE:
+            assert name.startswith(MAY_USE_WIRE), f"{name} imports {imported}"
+        if library == "pyfuse3":
+            assert layer(name) == "fuse", f"{name} imports {imported}"
+
+
+def test_ground_modules_exist() -> None:
+    assert {path.stem for path in ROOT.glob("*.py")} >= GROUND
