@@ -1,7 +1,8 @@
 """Structured ways to run things side by side: bounded gathering, and work that outlives its caller.
 
-Every task has an owner. `gather` owns what it starts until all of it has ended. `Background` is owned
-by the mount: what several callers wait for, or nobody does, runs there and is waited for at unmount.
+Every task has an owner. `gather` owns what it starts until all of it has ended. `Background` is
+owned by the mount: what several callers wait for, or nobody does, runs there and is waited for at
+unmount.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ async def gather(jobs: Sequence[Callable[[], Awaitable[T]]], *, limit: int) -> l
         for at, job in waiting:
             try:
                 results[at] = await job()
-            except Exception as failure:
+            except Exception as failure:  # noqa: BLE001 - raised again below, alone
                 failures.append(failure)
                 scope.cancel()
                 return

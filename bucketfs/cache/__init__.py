@@ -1,1 +1,4 @@
-"""Pages of objects on the local disk: sparse files, an index that survives a restart, a bounded size."""
+"""Pages of objects on the local disk: sparse files, an index that survives a restart.
+
+A bounded size.
+"""

@@ -94,7 +94,7 @@ class PageCache:
         )
 
     def add_reclaimer(self, reclaimer: Reclaimer) -> None:
-        """Register someone who can drop clean pages of files in use when nothing else is left to evict."""
+        """Register who can drop clean pages of files in use when nothing else is left to evict."""
         self._reclaimers.append(reclaimer)
 
     def open(self, key: str, etag: str, size: int) -> PageFile:
@@ -154,7 +154,10 @@ class PageCache:
         self._replace((key, etag), file)
 
     def release(self, file: PageFile) -> None:
-        """Undo one pin. An anonymous file that nobody holds is deleted, any other one kept for later."""
+        """Undo one pin. An anonymous file that nobody holds is deleted.
+
+        Any other one kept for later.
+        """
         file.pins -= 1
         if file.pins > 0:
             return
@@ -234,7 +237,8 @@ class PageCache:
             raise FsError(errno.ENOSPC, f"no space left on the disk of the cache {self._directory}")
 
     def _forget(self, file: PageFile) -> None:
-        assert file.identity is not None and not file.pins
+        assert file.identity is not None
+        assert not file.pins
         del self._files[file.identity]
         self.index.drop_pages(file.path.name)
         file.unlink()

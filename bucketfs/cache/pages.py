@@ -68,7 +68,10 @@ class PageFile:
         return self._fd
 
     def read(self, start: int, stop: int) -> bytes:
-        """Bytes ``[start, stop)``; holes and what lies past the end of the local file read as zeros."""
+        """Bytes ``[start, stop)``.
+
+        Holes and what lies past the end of the local file read as zeros.
+        """
         data = os.pread(self.fd, stop - start, start)
         short = stop - start - len(data)
         return data + bytes(short) if short else data
@@ -130,7 +133,10 @@ _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 
 
 def _punch(fd: int, offset: int, length: int) -> None:
-    """Deallocate a range so that it reads as zeros (fallocate(2); Python's os module has no hole punching)."""
+    """Deallocate a range so that it reads as zeros (fallocate(2).
+
+    Python's os module has no hole punching).
+    """
     if _fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length) == 0:
         return
     code = ctypes.get_errno()
@@ -145,7 +151,10 @@ def _punch(fd: int, offset: int, length: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PageBody:
-    """Bytes ``[start, stop)`` of a page file as the body of an upload; nothing is held in memory."""
+    """Bytes ``[start, stop)`` of a page file as the body of an upload.
+
+    Nothing is held in memory.
+    """
 
     pages: PageFile
     start: int

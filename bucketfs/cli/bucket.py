@@ -12,7 +12,7 @@ import trio
 
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.credentials import Credentials
-from bucketfs.errors import NoAnswer, NotFound, StoreError, advice
+from bucketfs.errors import FsError, NoAnswer, NotFound, StoreError, advice
 from bucketfs.options import Options
 from bucketfs.store.config import Encryption, StoreConfig
 
@@ -104,6 +104,8 @@ def failure_of(error: BaseException, options: Options) -> Failure:
             return error
         case StoreError():
             return _store_failure(error, options)
+        case FsError():
+            return Failure(ExitCode.FUSE, error.why or str(error))
         case trio.TooSlowError():
             return Failure(ExitCode.NETWORK, f"{_endpoint(options)}: no answer in time; check url=")
         case KeyboardInterrupt():

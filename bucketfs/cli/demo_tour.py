@@ -6,6 +6,7 @@ The witness is boto3, which knows nothing of the mount: what a step claims must 
 from __future__ import annotations
 
 import os
+import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bucketfs.cli.failure import ExitCode
+
+#: Seconds within which a change of mode must have reached the bucket.
+_MOMENTS = 10.0
 
 
 @dataclass(slots=True)
@@ -109,16 +113,25 @@ class Tour:
         return link.read_bytes() == self.stored("README.txt") and "link" in self.keys()
 
     def mode(self) -> bool:
-        """Permissions are kept in s3fs's form."""
+        """Permissions are kept in s3fs's form, within moments; several changes are one request."""
         path = self.root / "README.txt"
         path.chmod(0o640)
-        head = self.client.head_object(Bucket=self.bucket, Key="README.txt")
-        return path.stat().st_mode & 0o777 == 0o640 and head["Metadata"].get("mode") == "33184"
+        end = time.monotonic() + _MOMENTS
+        while self._stored_mode("README.txt") != "33184":
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
+        return path.stat().st_mode & 0o777 == 0o640
+
+    def _stored_mode(self, key: str) -> str:
+        head = self.client.head_object(Bucket=self.bucket, Key=key)
+        return str(head["Metadata"].get("mode"))
 
     def foreign(self) -> bool:
-        """What another client puts into the bucket can be opened at once."""
-        self.client.put_object(Bucket=self.bucket, Key="from-elsewhere.txt", Body=b"over S3\n")
-        return (self.root / "from-elsewhere.txt").read_bytes() == b"over S3\n"
+        """A file another client has replaced shows its new bytes when it is opened."""
+        key = next(key for key in self.keys("notes/") if "spaces" in key)
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=b"replaced over S3\n")
+        return (self.root / key).read_bytes() == b"replaced over S3\n"
 
     def remove(self) -> bool:
         """Removed files are gone from the bucket, and the emptied directory with them."""
@@ -144,7 +157,7 @@ def tour(root: Path, client: Any, bucket: str) -> int:
     walk.step("rename a directory", walk.rename_directory)
     walk.step("make a symlink and follow it", walk.symlink)
     walk.step("change a mode", walk.mode)
-    walk.step("see an object another client has put", walk.foreign)
+    walk.step("open a file another client has replaced", walk.foreign)
     walk.step("remove files and directories", walk.remove)
     if walk.failed:
         print(f"{len(walk.failed)} steps failed.")

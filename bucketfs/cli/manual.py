@@ -47,7 +47,11 @@ _EXIT_CODES = {
 
 def version() -> str:
     """``bucketfs 0.1.0``."""
-    return f"bucketfs {metadata.version('bucketfs')}"
+    try:
+        number = metadata.version("bucketfs")
+    except metadata.PackageNotFoundError:
+        number = "(not installed)"
+    return f"bucketfs {number}"
 
 
 def usage() -> str:

@@ -18,7 +18,6 @@ from bucketfs.credentials import (
     Credentials,
     CredentialsError,
     StaticKeys,
-    home_directories,
     resolve,
 )
 from bucketfs.options import Options
@@ -27,8 +26,6 @@ log = logging.getLogger("bucketfs.mount")
 
 #: What a first request may need beyond connect and read time-outs: TLS, name lookup, probes.
 _START_MARGIN = 30.0
-
-_ROOT_CACHE = "/var/cache/bucketfs"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -85,21 +82,11 @@ def _settled(options: Options) -> Options:
     return replace(
         options,
         mountpoint=os.path.abspath(options.mountpoint),
-        use_cache=absolute(options.use_cache or options.tmpdir) or _default_cache(),
+        use_cache=absolute(options.use_cache or options.tmpdir),
         tmpdir=absolute(options.tmpdir),
         logfile=absolute(options.logfile),
         passwd_file=absolute(options.passwd_file),
     )
-
-
-def _default_cache() -> str:
-    if os.geteuid() == 0:
-        return _ROOT_CACHE
-    homes = home_directories(os.environ)
-    if not homes:
-        raise Failure(ExitCode.FAILED, "this user has no home directory; name a use_cache=DIR")
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(homes[0], ".cache")
-    return os.path.join(base, "bucketfs")
 
 
 def find_credentials(options: Options) -> Credentials:

@@ -1,1 +1,4 @@
-"""The bytes of files: reading through the cache, collecting writes, publishing them as one object."""
+"""The bytes of files: reading through the cache, collecting writes.
+
+Publishing them as one object.
+"""

@@ -1,8 +1,9 @@
 """The bytes of one open (or unsaved) file, as every program on this machine sees them.
 
 A `Content` is the union of three things: pages of the base version in the bucket, fetched when
-needed; what programs wrote since (`dirty`); and zeros where the file was made longer. It hangs on the
-inode, not on a path or a handle, so all handles of a file share it, and renaming changes nothing.
+needed; what programs wrote since (`dirty`); and zeros where the file was made longer. It hangs on
+the inode, not on a path or a handle, so all handles of a file share it, and renaming changes
+nothing.
 
 Invariants:
 - positions at and after ``fetcher.limit`` are always valid locally (written, or zeros);
@@ -22,7 +23,8 @@ from bucketfs.file import window
 from bucketfs.file.context import FileContext, Version
 from bucketfs.file.fetch import Fetcher
 
-#: Largest offset a file may reach here: S3's 48.8 TiB rounded up to what fits a signed 64-bit offset easily.
+#: Largest offset a file may reach here: S3's 48.8 TiB rounded up to what fits a signed 64-bit
+#: offset easily.
 _LARGEST = 1 << 46
 
 
@@ -149,7 +151,10 @@ class Content:
         self.size = size
 
     async def _writable(self) -> None:
-        """Wait while the content is being published; make the page file ours before the first change."""
+        """Wait while the content is being published.
+
+        Make the page file ours before the first change.
+        """
         while self._publishing is not None:
             await self._publishing.wait()
         if self.fetcher.pages.identity is not None:
@@ -175,7 +180,10 @@ class Content:
         self._context.cache.label(self.fetcher.pages, version.key, version.etag, version.size)
 
     def reclaim(self, wanted: int) -> int:
-        """Drop up to about `wanted` bytes of clean pages that no reader is near; answers how many went."""
+        """Drop up to about `wanted` bytes of clean pages that no reader is near.
+
+        Answers how many went.
+        """
         if self._publishing is not None or self.base is None:
             return 0
         keep = Extents(self.dirty)
@@ -186,9 +194,9 @@ class Content:
                 )
         freed = 0
         for start, stop in self._droppable(keep):
-            stop = min(stop, start + wanted - freed)
-            self.fetcher.pages.drop(start, stop)
-            freed += stop - start
+            end = min(stop, start + wanted - freed)
+            self.fetcher.pages.drop(start, end)
+            freed += end - start
             if freed >= wanted:
                 break
         return freed
@@ -198,7 +206,10 @@ class Content:
         return [gap for start, stop in valid for gap in keep.missing(start, stop)]
 
     def close(self) -> None:
-        """Let go of the page file; only when no handle is left and nothing is unsaved (or it is unwanted)."""
+        """Let go of the page file.
+
+        Only when no handle is left and nothing is unsaved (or it is unwanted).
+        """
         self.closed = True
         self.fetcher.cancel()
         self._context.cache.release(self.fetcher.pages)

@@ -1,4 +1,7 @@
-"""What all files of a mount share: the store, the cache, the background tasks, the configured sizes."""
+"""What all files of a mount share: the store, the cache, the background tasks.
+
+The configured sizes.
+"""
 
 from __future__ import annotations
 

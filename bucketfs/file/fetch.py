@@ -1,8 +1,8 @@
-"""Fetching the missing pages of one file: ranged GETs under way, and those who wait for their bytes.
+"""Fetching the missing pages of one file: ranged GETs under way, and who waits for their bytes.
 
-Invariants: no byte is asked for twice at once; a fetch writes only where no valid byte stands, so it
-never overwrites what a program wrote meanwhile; all bytes come from the version that was the file's
-base when they were asked for (``If-Match``).
+Invariants: no byte is asked for twice at once; a fetch writes only where no valid byte stands, so
+it never overwrites what a program wrote meanwhile; all bytes come from the version that was the
+file's base when they were asked for (``If-Match``).
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class Fetcher:
         for flight in self._flights:
             left: list[Extent] = []
             for a, b in gaps:
-                # what the flight has already delivered may have been dropped again: only its rest counts
+                # what the flight has already delivered may have been dropped again: only its rest
+                # counts
                 left += [(a, min(b, flight.position)), (max(a, flight.stop), b)]
             gaps = [(a, b) for a, b in left if a < b]
         return gaps

@@ -5,9 +5,9 @@ list of parts, each uploaded from here or copied by the store from the old objec
 new object comes from exactly one step, in order, and no byte travels that the store could copy,
 except where the minimum part size forces an edge along.
 
-Part sizes of uploads follow a schedule that depends on nothing but the offset: `FIRST_PART` bytes at
-first, doubling every `period` parts up to the store's largest part. The period is as long as it can
-be while the store's part count still reaches its largest object, so that no file is too large.
+Part sizes of uploads follow a schedule that depends on nothing but the offset: `FIRST_PART` bytes
+at first, doubling every `period` parts up to the store's largest part. The period is as long as it
+can be while the store's part count still reaches its largest object, so that no file is too large.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Bytes ``[start, stop)`` of the new object, copied from the same range of the old one or uploaded."""
+    """Bytes ``[start, stop)`` of the new object.
+
+    Copied from the same range of the old one or uploaded.
+    """
 
     start: int
     stop: int
@@ -159,20 +162,23 @@ def _single_put(limits: Capabilities, part_size: int | None) -> int:
 
 
 def _even_size(size: int, limits: Capabilities, part_size: int | None) -> int:
-    """One size for all parts: the configured one, or the smallest power-of-two multiple of the first that fits."""
+    """One size for all parts: the configured one.
+
+    Or the smallest power-of-two multiple of the first that fits.
+    """
     even = part_size or max(FIRST_PART, limits.min_part)
     while even * limits.max_parts < size and part_size is None and even < limits.max_part:
         even = min(even * 2, limits.max_part)
     if even * limits.max_parts < size:
         raise TooLarge(
-            f"{limits.max_parts} parts of {even >> 20} MiB end at {even * limits.max_parts >> 30} GiB:"
-            " raise multipart_size, or leave it out"
+            f"{limits.max_parts} parts of {even >> 20} MiB end at"
+            f" {even * limits.max_parts >> 30} GiB: raise multipart_size, or leave it out"
         )
     return even
 
 
 def _copyable(base: int, dirty: Extents, size: int, limits: Capabilities) -> list[Extent]:
-    """Unchanged ranges of the old object that can be parts, trimmed so that what lies between can be too.
+    """Unchanged ranges of the old object that can be parts, and leave what lies between possible.
 
     A range is long enough when it holds a minimum part, or when it ends the object. A changed
     stretch shorter than a minimum part takes what it lacks from the range after it, or else from
@@ -203,7 +209,10 @@ def _regions(
 
 
 def _uploads(start: int, stop: int, limits: Capabilities, part_size: int | None) -> Iterator[Part]:
-    """Cut an uploaded stretch along the schedule; the last piece takes a rest below the minimum along."""
+    """Cut an uploaded stretch along the schedule.
+
+    The last piece takes a rest below the minimum along.
+    """
     length = stop - start
     position = 0
     while position < length:

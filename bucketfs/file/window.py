@@ -1,8 +1,8 @@
 """How far to read ahead: the prefetch window of one reader. Pure decisions.
 
 A handle has a few cursors, one for each place it reads on from. A read that continues at a cursor
-and had to wait doubles that cursor's window, up to a limit; a read elsewhere starts a cursor with no
-window at all, so that random reads fetch what they asked for and little more.
+and had to wait doubles that cursor's window, up to a limit; a read elsewhere starts a cursor with
+no window at all, so that random reads fetch what they asked for and little more.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ FETCH = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a stream of reads goes on (`position`) and how many bytes past it are to be fetched (`window`)."""
+    """Where a stream of reads goes on.
+
+    `position`) and how many bytes past it are to be fetched (`window`.
+    """
 
     position: int
     window: int
@@ -58,7 +61,7 @@ def advance(
 
 
 def ahead(cursor: Cursor, start: int, stop: int, size: int) -> tuple[int, int]:
-    """The range to have in the cache for a read of ``[start, stop)`` at `cursor`: the read and what follows.
+    """The range to have in the cache for a read of ``[start, stop)``: the read and what follows.
 
     The end is rounded to whole fetches once the window is that long, so that consecutive windows
     ask for whole ranges and not for slivers.

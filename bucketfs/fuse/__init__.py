@@ -1,1 +1,4 @@
-"""The kernel's side: decodes FUSE requests, calls the tree, encodes answers. All of pyfuse3 is here."""
+"""The kernel's side: decodes FUSE requests, calls the tree, encodes answers.
+
+All of pyfuse3 is here.
+"""

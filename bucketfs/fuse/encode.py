@@ -48,7 +48,10 @@ class Encoder:
         self._view = view
 
     def attributes(self, inode: Inode) -> pyfuse3.EntryAttributes:
-        """Complete attributes of an inode whose attributes are known; raises FsError ESTALE otherwise."""
+        """Complete attributes of an inode whose attributes are known.
+
+        Raises FsError ESTALE otherwise.
+        """
         posix = self._tree.posix(inode)
         entry = self._entry(inode, posix.mode)
         entry.st_nlink = self._tree.nlink(inode)
@@ -63,10 +66,10 @@ class Encoder:
     def listed(self, inode: Inode) -> pyfuse3.EntryAttributes:
         """What readdirplus may say of an entry without asking the bucket.
 
-        Known attributes if there are any. Otherwise the type alone, with attributes that are valid for
-        no time, so that a program that wants them asks. If not even the type is certain (a small object
-        may be a symbolic link), type bits 0: the kernel lists the entry as DT_UNKNOWN and looks it up
-        when someone wants to know.
+        Known attributes if there are any. Otherwise the type alone, with attributes that are valid
+        for no time, so that a program that wants them asks. If not even the type is certain (a
+        small object may be a symbolic link), type bits 0: the kernel lists the entry as DT_UNKNOWN
+        and looks it up when someone wants to know.
         """
         if self._tree.attributes.recall(inode):
             return self.attributes(inode)

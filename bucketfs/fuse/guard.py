@@ -47,7 +47,6 @@ def guarded(*, bounded: bool = True) -> Callable[[Handler[S, P, R]], Handler[S, 
     def wrap(handler: Handler[S, P, R]) -> Handler[S, P, R]:
         name = handler.__name__
 
-        @functools.wraps(handler)
         async def run(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
             self.metrics.operations[name] += 1
             try:
@@ -62,6 +61,7 @@ def guarded(*, bounded: bool = True) -> Callable[[Handler[S, P, R]], Handler[S, 
                 self.metrics.failures[f"{name} {errno.errorcode.get(code, str(code))}"] += 1
                 raise pyfuse3.FUSEError(code) from error
 
+        functools.update_wrapper(run, handler)
         return run
 
     return wrap
@@ -92,7 +92,9 @@ def _code(name: str, error: Exception, args: tuple[Any, ...]) -> int:
     if isinstance(error, OSError) and error.errno:
         log.error("%s%s: %s", name, _shown(args), error)
         return error.errno
-    log.exception("%s%s failed unexpectedly; the mount goes on", name, _shown(args))
+    log.error(
+        "%s%s failed unexpectedly; the mount goes on", name, _shown(args), exc_info=error
+    )
     return errno.EIO
 
 

@@ -1,8 +1,9 @@
 """Whether a process still holds another descriptor of a file it just closed one of.
 
-FUSE sends a flush for each close of a duplicated descriptor and does not say whether it is the last.
-A shell that redirects output opens the file, duplicates the descriptor and closes the first, before
-the command has written a byte. This looks into /proc, and only for files nobody has written yet.
+FUSE sends a flush for each close of a duplicated descriptor and does not say whether it is the
+last. A shell that redirects output opens the file, duplicates the descriptor and closes the first,
+before the command has written a byte. This looks into /proc, and only for files nobody has written
+yet.
 """
 
 from __future__ import annotations

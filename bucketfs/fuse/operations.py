@@ -205,7 +205,10 @@ class Operations(pyfuse3.Operations):
 
     @guarded()
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        """Value of an extended attribute. The kernel asks for security.capability before each write(2)."""
+        """Value of an extended attribute.
+
+        The kernel asks for security.capability before each write(2).
+        """
         if not self._xattrs:
             raise FsError(errno.ENOSYS)
         if not name.startswith(_XATTR_NAMESPACES):
@@ -270,7 +273,7 @@ class Operations(pyfuse3.Operations):
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        """Make and open a file; one that someone else made meanwhile is opened unless O_EXCL is set."""
+        """Make and open a file; one made by others meanwhile is opened unless O_EXCL is set."""
         parent = self._table.directory(parent_inode)
         text = decode_name(name)
         try:
@@ -295,7 +298,10 @@ class Operations(pyfuse3.Operations):
 
     @guarded(bounded=False)
     async def flush(self, fh: int) -> None:
-        """A descriptor is closed: the bucket gets what was written, close(2) gets what goes wrong."""
+        """A descriptor is closed: the bucket gets what was written.
+
+        Close(2) gets what goes wrong.
+        """
         handle = self._file(fh)
         if not handle.content.unsaved:
             return
@@ -352,7 +358,10 @@ class Operations(pyfuse3.Operations):
 
     @guarded(bounded=False)
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        """Entries are in the bucket before the call that made them returns; attributes are saved here."""
+        """Entries are in the bucket before the call that made them returns.
+
+        Attributes are saved here.
+        """
         await self._tree.opener.sync(self._directory(fh).directory)
 
     # ---- helpers ---------------------------------------------------------------------------------

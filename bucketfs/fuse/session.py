@@ -26,11 +26,12 @@ from bucketfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
 
-#: Requests of the kernel worked on at once. At the limit no further request is even read, so it must
-#: be far above the number of processes that may wait for a slow endpoint; each costs a 1 MiB buffer
-#: of virtual memory.
+#: Requests of the kernel worked on at once. At the limit no further request is even read, so it
+#: must be far above the number of processes that may wait for a slow endpoint; each costs a 1 MiB
+#: buffer of virtual memory.
 MAX_TASKS = 256
-#: Read-ahead of the kernel in KiB: requests of 1 MiB instead of 128 KiB, five times as fast at 20 ms.
+#: Read-ahead of the kernel in KiB: requests of 1 MiB instead of 128 KiB, five times as fast at 20
+#: ms.
 READ_AHEAD_KB = 1024
 #: Background (read-ahead) requests the kernel may have open at once; its default is 12.
 MAX_BACKGROUND = 64
@@ -131,7 +132,10 @@ def _open_cache(options: Options, name: str) -> PageCache:
 
 
 def _default_cache() -> Path:
-    """Where caches live unless told otherwise (XDG base directory specification; /var/cache for root)."""
+    """Where caches live unless told otherwise (XDG base directory specification.
+
+    /var/cache for root).
+    """
     if os.getuid() == 0:
         return Path("/var/cache/bucketfs")
     base = os.environ.get("XDG_CACHE_HOME", "")

@@ -29,6 +29,7 @@ async def open_store(
     """Open the configured bucket; nothing is asked of it yet (see `Store.check`).
 
     Args:
+        config: The bucket and how to reach it.
         trace: Is given the layer that counts requests.
     """
     async with connect(config) as connection:
@@ -36,9 +37,7 @@ async def open_store(
         counted = TraceStore(S3Store(connection, config, provider))
         if trace is not None:
             trace(counted)
-        limited = LimitStore(
-            counted, bulk=config.max_connections, small=2 * config.max_connections
-        )
+        limited = LimitStore(counted, bulk=config.max_connections, small=2 * config.max_connections)
         policy = RetryPolicy(attempts=config.retries + 1, seconds=config.retry_seconds)
         retried = RetryStore(limited, policy, renew=connection.renew_credentials)
         yield FallbackStore(retried, provider, probe_prefix=config.probe_prefix)

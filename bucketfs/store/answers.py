@@ -1,7 +1,8 @@
-"""From aiobotocore's answers and exceptions to the values and errors of `bucketfs.store.base`."""
+"""Between the values of `bucketfs.store.base` and what aiobotocore takes, answers and raises."""
 
 from __future__ import annotations
 
+import base64
 import calendar
 import hashlib
 import socket
@@ -29,11 +30,14 @@ from bucketfs.errors import (
     StoreError,
     Unsupported,
 )
-from bucketfs.store.base import Body, Headers, ObjectInfo
+from bucketfs.store.base import Body, Headers, ListPage, ObjectInfo
+from bucketfs.store.config import StoreConfig
 
 _MONTHS: Final = {
     name: number
-    for number, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)
+    for number, name in enumerate(
+        ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"), 1
+    )
 }
 
 #: System headers kept across a copy: our name (that of HTTP) to botocore's.
@@ -123,15 +127,14 @@ def object_info(key: str, answer: Mapping[str, Any], size: int) -> ObjectInfo:
 
 
 def storage_class(answer: Mapping[str, Any]) -> str:
+    """The storage class an answer names, "" for the standard one."""
     name: str = answer.get("StorageClass", "")
     return "" if name == "STANDARD" else name
 
 
 def header_params(headers: Headers) -> dict[str, Any]:
     """The request parameters that give an object its headers."""
-    params: dict[str, Any] = {
-        SYSTEM_HEADERS[name]: value for name, value in headers.other.items()
-    }
+    params: dict[str, Any] = {SYSTEM_HEADERS[name]: value for name, value in headers.other.items()}
     if headers.metadata:
         params["Metadata"] = dict(headers.metadata)
     if headers.content_type:
@@ -193,3 +196,54 @@ def _error_class(code: str, status: int) -> type[StoreError]:
     if status in (409, 412) or code == "PreconditionFailed":
         return PreconditionFailed
     return NotFound if status == 404 else StoreError
+
+
+def content_range(answer: Mapping[str, Any]) -> tuple[int, int]:
+    """Where the body of a GET starts, and how long the whole object is."""
+    named = answer.get("ContentRange", "")
+    if not named:
+        return 0, answer.get("ContentLength", 0)
+    span, _, size = named.removeprefix("bytes ").partition("/")
+    return int(span.partition("-")[0]), int(size)
+
+
+def list_page(answer: Mapping[str, Any], next_token: str | None) -> ListPage:
+    """What ListObjects and ListObjectsV2 answer alike."""
+    objects = [
+        ObjectInfo(
+            one["Key"],
+            one.get("Size", 0),
+            unquote(one.get("ETag")),
+            unix_time(one.get("LastModified", "")),
+            None,
+            storage_class(one),
+        )
+        for one in answer.get("Contents", [])
+    ]
+    prefixes = [one["Prefix"] for one in answer.get("CommonPrefixes", [])]
+    return ListPage(objects, prefixes, next_token)
+
+
+def customer_key_params(config: StoreConfig, prefix: str) -> dict[str, Any]:
+    """The three headers of SSE-C, which every request for such an object carries."""
+    key = config.encryption.customer_key
+    if not key:
+        return {}
+    return {
+        f"{prefix}Algorithm": "AES256",
+        f"{prefix}Key": base64.b64encode(key).decode(),
+        f"{prefix}KeyMD5": base64.b64encode(
+            hashlib.md5(key, usedforsecurity=False).digest()
+        ).decode(),
+    }
+
+
+def new_object_params(config: StoreConfig) -> dict[str, Any]:
+    """What every new object of a mount is given."""
+    params = {
+        "StorageClass": config.storage_class,
+        "ACL": config.acl,
+        "ServerSideEncryption": config.encryption.algorithm,
+        "SSEKMSKeyId": config.encryption.kms_key_id,
+    }
+    return {name: value for name, value in params.items() if value}

@@ -3,8 +3,8 @@
 The table says what was measured or documented for each kind of server; an endpoint not in it is
 taken for a full S3 until it answers otherwise. Every ability that is missing has a fallback in
 `bucketfs.store.fallback`. The dangerous kind of server is the one that *ignores* a condition and
-answers 200: a server not in the table is therefore not trusted with conditions on Complete and copy,
-and for a mount that writes `probe` tries those of PUT out on a key of its own.
+answers 200: a server not in the table is therefore not trusted with conditions on Complete and
+copy, and for a mount that writes `probe` tries those of PUT out on a key of its own.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _NO_CONDITIONS: Final = {
     "copy_if_match": False,
 }
 
-#: A HEAD before a Complete or a copy costs little beside it; a condition that is ignored costs data.
+#: A HEAD before a Complete or a copy costs little; a condition that is ignored costs data.
 _CAREFUL: Final = replace(
     _FULL, complete_if_match=False, complete_if_none_match=False, copy_if_match=False
 )

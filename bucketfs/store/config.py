@@ -39,7 +39,7 @@ class StoreConfig:
 
     Attributes:
         bucket: Bucket name.
-        url: Endpoint with its scheme; None for Amazon's (or the one botocore's configuration names).
+        url: Endpoint with its scheme; None for Amazon's, or what botocore's configuration names.
         region: None to let botocore's configuration and the endpoint decide.
         credentials: What signs the requests.
         path_style: ``/bucket/key`` in place of ``bucket.host/key``; None: except at Amazon.

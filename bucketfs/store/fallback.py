@@ -10,7 +10,7 @@ import logging
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import IO, Final
 
 import trio
 
@@ -194,7 +194,7 @@ class FallbackStore(StoreWrapper):
     ) -> ObjectInfo:
         """Copy through this machine: download into an unnamed file, upload from it."""
         with tempfile.TemporaryFile() as file:
-            await self.inner.get(source, file.write, if_match=etag)
+            await self.inner.get(source, lambda piece: _write(file, piece), if_match=etag)
             file.flush()
             whole = FileBody(file.fileno(), 0, size)
             if size <= min(_UPLOAD_PART, self.capabilities.max_put):
@@ -238,6 +238,10 @@ class FallbackStore(StoreWrapper):
             await self.inner.abort(key, upload_id)
         except StoreError as exc:
             _log.warning("an unfinished upload stays in the bucket: %s", exc)
+
+
+def _write(file: IO[bytes], piece: bytes | memoryview) -> None:
+    file.write(piece)
 
 
 def _first_failure(group: BaseExceptionGroup[BaseException]) -> BaseException:

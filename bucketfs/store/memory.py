@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import trio
-from sortedcontainers import SortedDict
+from sortedcontainers import SortedDict  # type: ignore[import-untyped]
 
 from bucketfs import clock
 from bucketfs.errors import BrokenBody, KeyTaken, NoAnswer, NotFound, PreconditionFailed, StoreError
@@ -122,11 +122,12 @@ class MemoryStore:
 
     def poke(self, key: str, data: bytes, headers: Headers | None = None) -> ObjectInfo:
         """Store an object behind everyone's back, uncounted, as another client would."""
-        return self._store(key, data, headers or Headers(), hashlib.md5(data).hexdigest())
+        return self._store(key, data, headers or Headers(), _md5(data))
 
     def peek(self, key: str) -> bytes:
         """The bytes of an object, uncounted. Raises KeyError."""
-        return self.objects[key].data
+        found: StoredObject = self.objects[key]
+        return found.data
 
     async def head(self, key: str) -> ObjectInfo:
         await self._request("HeadObject", key)
@@ -173,7 +174,7 @@ class MemoryStore:
             if_match if can.put_if_match else "",
             if_none_match and can.put_if_none_match,
         )
-        info = self._store(key, data, headers, hashlib.md5(data).hexdigest())
+        info = self._store(key, data, headers, _md5(data))
         _lose_answer(fault)
         return replace(info, last_modified=0)
 
@@ -191,6 +192,8 @@ class MemoryStore:
         if source_if_match and self._capabilities.copy_if_match and source_if_match != found.etag:
             raise PreconditionFailed("PreconditionFailed", status=412, key=source)
         _check_key(target)
+        if size != len(found.data):
+            raise AssertionError(f"copy of {source!r}: {size} bytes announced")
         info = self._store(target, found.data, headers or found.headers, found.etag)
         _lose_answer(fault)
         return info
@@ -299,7 +302,7 @@ class MemoryStore:
         if len(data) != size:
             raise StoreError("IncompleteBody", status=400, key=key)
         digests = b"".join(bytes.fromhex(etag) for _, etag in parts)
-        etag = f"{hashlib.md5(digests).hexdigest()}-{len(parts)}"
+        etag = f"{_md5(digests)}-{len(parts)}"
         info = self._store(key, data, upload.headers, etag)
         del self.uploads[upload_id]
         _lose_answer(fault)
@@ -367,7 +370,7 @@ class MemoryStore:
             raise StoreError("InvalidArgument", status=400, operation="UploadPart", key=key)
         if len(data) > self._capabilities.max_part:
             raise StoreError("EntityTooLarge", status=400, operation="UploadPart", key=key)
-        etag = hashlib.md5(data).hexdigest()
+        etag = _md5(data)
         upload.parts[number] = (data, etag)
         return etag
 
@@ -380,7 +383,7 @@ class MemoryStore:
         if if_none_match and found is not None:
             raise KeyTaken("PreconditionFailed", status=412, key=key)
 
-    def _check_parts(self, upload: _Upload, parts: Sequence[tuple[int, str]]) -> list[bytes]:
+    def _check_parts(self, upload: _Upload, parts: Sequence[tuple[int, str]]) -> Sequence[bytes]:
         """The bytes of the named parts. Raises what S3 raises for a list it does not accept."""
         can = self._capabilities
         numbers = [number for number, _ in parts]
@@ -406,6 +409,10 @@ class MemoryStore:
             return None
         key: str = self.objects.keys()[at]
         return key if key.startswith(prefix) else None
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _now() -> int:

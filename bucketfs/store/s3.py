@@ -8,9 +8,7 @@ both and destroy data.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote_plus
 
@@ -28,9 +26,12 @@ from bucketfs.errors import (
 from bucketfs.store.answers import (
     Payload,
     body_sha256,
+    content_range,
+    customer_key_params,
     header_params,
+    list_page,
+    new_object_params,
     object_info,
-    storage_class,
     translate,
     unix_time,
     unquote,
@@ -70,9 +71,12 @@ class S3Store:
         self._provider = provider
         payer = {"RequestPayer": "requester"} if config.requester_pays else {}
         self._always: _Params = {"Bucket": config.bucket, **payer}
-        self._object: _Params = {**self._always, **_customer_key(config, "SSECustomer")}
-        self._copied: _Params = {**self._object, **_customer_key(config, "CopySourceSSECustomer")}
-        self._new = _new_object_params(config)
+        self._object: _Params = {**self._always, **customer_key_params(config, "SSECustomer")}
+        self._copied: _Params = {
+            **self._object,
+            **customer_key_params(config, "CopySourceSSECustomer"),
+        }
+        self._new = new_object_params(config)
         self._signs_bodies = not config.is_tls and not config.signature_v2
 
     @property
@@ -98,7 +102,7 @@ class S3Store:
                 return await self._head_empty(key, if_match)
             raise
         body = answer["Body"].raw_stream
-        at, size = _content_range(answer)
+        at, size = content_range(answer)
         count = max(0, (size if stop is None else min(stop, size)) - start)
         try:
             if at != start or size - at > count:
@@ -203,7 +207,7 @@ class S3Store:
             # The endpoint took the request for one of version 1, and ignored where to start.
             self._provider.demote_list()
             return await self._list_v1(params, token or start_after)
-        return _page(answer, next_token if answer.get("IsTruncated") else None)
+        return list_page(answer, next_token if answer.get("IsTruncated") else None)
 
     async def create_upload(self, key: str, headers: Headers) -> str:
         params = {**self._new, **header_params(headers)}
@@ -283,9 +287,7 @@ class S3Store:
 
     async def abort(self, key: str, upload_id: str) -> None:
         try:
-            await self._call(
-                "AbortMultipartUpload", key, self._always, Key=key, UploadId=upload_id
-            )
+            await self._call("AbortMultipartUpload", key, self._always, Key=key, UploadId=upload_id)
         except NotFound as exc:
             if exc.code == "NoSuchBucket":
                 raise
@@ -319,7 +321,7 @@ class S3Store:
         except UnicodeEncodeError:
             raise StoreError("InvalidUtf8", operation=operation, key=key) from None
         try:
-            answer = await self._connection.client._make_api_call(operation, {**common, **params})
+            answer = await self._connection.request(operation, {**common, **params})
         except (BotoCoreError, ClientError) as exc:
             failure = translate(exc, operation, key)
             self._provider.learn(failure)
@@ -353,7 +355,7 @@ class S3Store:
         answer = await self._call(
             "ListObjects", params["Prefix"], self._always, **params, Marker=marker
         )
-        page = _page(answer, None)
+        page = list_page(answer, None)
         if not answer.get("IsTruncated"):
             return page
         last = [page.objects[-1].key] if page.objects else []
@@ -379,31 +381,6 @@ class _Window:
             self._sink(view)
 
 
-def _content_range(answer: _Params) -> tuple[int, int]:
-    """Where the body of a GET starts, and how long the whole object is."""
-    named = answer.get("ContentRange", "")
-    if not named:
-        return 0, answer.get("ContentLength", 0)
-    span, _, size = named.removeprefix("bytes ").partition("/")
-    return int(span.partition("-")[0]), int(size)
-
-
-def _page(answer: _Params, next_token: str | None) -> ListPage:
-    objects = [
-        ObjectInfo(
-            one["Key"],
-            one.get("Size", 0),
-            unquote(one.get("ETag")),
-            unix_time(one.get("LastModified", "")),
-            None,
-            storage_class(one),
-        )
-        for one in answer.get("Contents", [])
-    ]
-    prefixes = [one["Prefix"] for one in answer.get("CommonPrefixes", [])]
-    return ListPage(objects, prefixes, next_token)
-
-
 def _taken(exc: PreconditionFailed) -> KeyTaken:
     return KeyTaken(
         exc.code,
@@ -413,25 +390,3 @@ def _taken(exc: PreconditionFailed) -> KeyTaken:
         request_id=exc.request_id,
         message=exc.message,
     )
-
-
-def _customer_key(config: StoreConfig, prefix: str) -> _Params:
-    """The three headers of SSE-C, which every request for such an object carries."""
-    key = config.encryption.customer_key
-    if not key:
-        return {}
-    return {
-        f"{prefix}Algorithm": "AES256",
-        f"{prefix}Key": base64.b64encode(key).decode(),
-        f"{prefix}KeyMD5": base64.b64encode(hashlib.md5(key).digest()).decode(),
-    }
-
-
-def _new_object_params(config: StoreConfig) -> _Params:
-    params = {
-        "StorageClass": config.storage_class,
-        "ACL": config.acl,
-        "ServerSideEncryption": config.encryption.algorithm,
-        "SSEKMSKeyId": config.encryption.kms_key_id,
-    }
-    return {name: value for name, value in params.items() if value}

@@ -22,7 +22,7 @@ import errno
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import h11
@@ -151,7 +151,7 @@ class RawResponse:
         finally:
             self.close()
 
-    async def read(self, amount: int | None = None) -> bytes:
+    async def read(self, amount: int | None = None) -> bytes:  # noqa: ARG002
         """The whole rest of the body; `amount` exists for botocore, which passes none."""
         pieces: list[bytes] = []
         await self.feed(lambda piece: pieces.append(bytes(piece)))
@@ -203,14 +203,16 @@ class RawResponse:
         self._finish(wire)
 
 
-class TrioSession(HttpxSession):
+class TrioSession(HttpxSession):  # type: ignore[misc]
     """The ``http_session_cls`` that aiobotocore builds; its base only marks it as fit for trio.
 
     aiobotocore passes the timeouts, the number of connections to keep and the proxies. A TLS
     context comes as ``connector_args["ssl_context"]``.
     """
 
-    async def __aenter__(self) -> TrioSession:
+    _verify: bool | str | ssl.SSLContext
+
+    async def __aenter__(self) -> Self:
         self.buffer = memoryview(bytearray(_READ))
         self._idle: dict[Origin, list[Wire]] = {}
         self._origins: dict[str, Origin] = {}
@@ -237,7 +239,7 @@ class TrioSession(HttpxSession):
         Raises botocore's exceptions for a connection that could not be made or broke.
         """
         origin, target = self._locate(request.url)
-        override = (request.context or {}).get("read_timeout")
+        override = (getattr(request, "context", None) or {}).get("read_timeout")
         timeout = override or self._timeout.read or _SILENCE
         wire = self._take_idle(origin)
         try:
@@ -327,7 +329,7 @@ class TrioSession(HttpxSession):
         except OSError as exc:
             discard(wire)
             if origin.proxy:
-                raise ProxyConnectionError(proxy_url=via.hostname, error=exc) from exc
+                raise ProxyConnectionError(proxy_url=str(via.hostname), error=exc) from exc
             raise EndpointConnectionError(endpoint_url=url, error=exc) from exc
         except BaseException:
             discard(wire)
@@ -346,13 +348,14 @@ class TrioSession(HttpxSession):
             raise ConnectionRefusedError(errno.ECONNREFUSED, f"proxy said {answer.status_code}")
 
     def _tls_context(self) -> ssl.SSLContext:
-        if not isinstance(self._verify, ssl.SSLContext):
-            trusted = self._verify
-            self._verify = ssl.create_default_context()
-            if not trusted:
-                self._verify.check_hostname = False
-                self._verify.verify_mode = ssl.CERT_NONE
-        return self._verify
+        context: Any = self._verify
+        if not isinstance(context, ssl.SSLContext):
+            self._verify = fresh = ssl.create_default_context()
+            if not context:
+                fresh.check_hostname = False
+                fresh.verify_mode = ssl.CERT_NONE
+            return fresh
+        return context
 
 
 def _chunks(body: Any) -> Iterator[bytes | memoryview]:
@@ -360,7 +363,7 @@ def _chunks(body: Any) -> Iterator[bytes | memoryview]:
     if body is None:
         return
     if isinstance(body, (bytes, bytearray)):
-        yield body
+        yield memoryview(body)
     elif isinstance(body, str):
         yield body.encode()
     elif hasattr(body, "chunks"):
@@ -377,12 +380,9 @@ async def _send_request(
     origin: Origin,
     target: str,
 ) -> None:
-    headers: list[tuple[str, str | bytes]] = [
-        ("Host", origin.header),
-        ("Accept-Encoding", "identity"),
-    ]
+    headers = [(b"Host", origin.header.encode()), (b"Accept-Encoding", b"identity")]
     for name, value in request.headers.items():
-        headers.append((name, value if isinstance(value, bytes) else value.encode()))
+        headers.append((name.encode(), value if isinstance(value, bytes) else value.encode()))
     head = parser.send(h11.Request(method=request.method, target=target, headers=headers)) or b""
     pieces = _chunks(request.body)
     if 0 < (length := int(request.headers.get("Content-Length", 0))) <= _JOIN:

@@ -42,7 +42,7 @@ class StoreWrapper:
     def __init__(self, inner: Store) -> None:
         self.inner = inner
 
-    async def around(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:
+    async def around(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:  # noqa: ARG002
         """Make the call: `send` sends the request, as often as it is called."""
         return await send()
 
@@ -102,9 +102,7 @@ class StoreWrapper:
 
     async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
         first = keys[0] if keys else ""
-        return await self.around(
-            Call("DeleteObjects", first), lambda: self.inner.delete_many(keys)
-        )
+        return await self.around(Call("DeleteObjects", first), lambda: self.inner.delete_many(keys))
 
     async def list(
         self,

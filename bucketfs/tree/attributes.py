@@ -1,8 +1,8 @@
 """Attributes of inodes: learning them from the bucket, and changing them.
 
-What a listing shows (size, ETag, time) is not enough for mode and owner: these stand in the object's
-metadata and cost a HEAD, or a row of the index when this very version was seen before. HEADs are
-asked for many neighbours at once, because whoever needs one needs the next.
+What a listing shows (size, ETag, time) is not enough for mode and owner: these stand in the
+object's metadata and cost a HEAD, or a row of the index when this very version was seen before.
+HEADs are asked for many neighbours at once, because whoever needs one needs the next.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ class Attributes:
         )
 
     def recall(self, inode: Inode) -> bool:
-        """Fill in attributes without a request, if that is possible; answers whether they are known now."""
+        """Fill in attributes without a request, if that is possible.
+
+        Answers whether they are known now.
+        """
         if inode.posix is not None:
             return True
         if self._state.config.listed_attributes or inode.parent is None:
@@ -79,7 +82,8 @@ class Attributes:
         """Have the attributes known.
 
         Returns:
-            The inode that stands for the name: another one when the bucket holds something else now.
+            The inode that stands for the name: another one when the bucket holds something else
+            now.
 
         Raises:
             FsError: ENOENT when the object is gone.

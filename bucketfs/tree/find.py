@@ -30,7 +30,10 @@ _NEGATIVES = 10_000
 
 @dataclass(slots=True)
 class _Answers:
-    """What the two requests of a cold lookup found: a file, a directory (with its marker, if seen)."""
+    """What the two requests of a cold lookup found: a file, a directory.
+
+    With its marker, if seen.
+    """
 
     file: ObjectInfo | None = None
     directory: bool = False

@@ -1,10 +1,11 @@
 """Inodes, and the table that finds them by number.
 
-An inode is a node of the tree as this mount knows it. It belongs to a name (`parent`, `name`) until it
-is unlinked or replaced, and to the kernel as long as the kernel counts lookups on it; state of open and
-unsaved files hangs on it (`Live`), so it survives every renaming.
+An inode is a node of the tree as this mount knows it. It belongs to a name (`parent`, `name`) until
+it is unlinked or replaced, and to the kernel as long as the kernel counts lookups on it; state of
+open and unsaved files hangs on it (`Live`), so it survives every renaming.
 
-A large listing makes one `Inode` an entry: the class is kept small, what few inodes need is in `Live`.
+A large listing makes one `Inode` an entry: the class is kept small, what few inodes need is in
+`Live`.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ class Inode:
     """
 
     __slots__ = (
-        "changed", "checked", "etag", "ino", "live", "lookups", "modified", "name", "opened", "parent",
-        "posix", "size",
+        "changed", "checked", "etag", "ino", "live", "lookups", "modified", "name", "opened",
+        "parent", "posix", "size",
     )  # fmt: skip
 
     def __init__(self, ino: int, parent: Directory | None, name: str) -> None:
@@ -128,7 +129,8 @@ class Directory(Inode):
     """
 
     __slots__ = (
-        "children", "hidden", "listed", "loading", "markers", "misses", "negatives", "removed", "renaming",
+        "children", "hidden", "listed", "loading", "markers", "misses", "negatives",
+        "removed", "renaming",
         "touched_ns",
     )  # fmt: skip
 
@@ -147,7 +149,10 @@ class Directory(Inode):
 
 
 class InodeTable:
-    """Finds inodes by the number the kernel uses; holds exactly those it counts lookups on, and the root."""
+    """Finds inodes by the number the kernel uses.
+
+    Holds exactly those it counts lookups on, and the root.
+    """
 
     def __init__(self) -> None:
         self._last = ROOT_INO

@@ -1,6 +1,7 @@
 """Listings: what LIST says of a directory, merged with what is known.
 
-`sort` is pure: the pages of one LIST become a picture of the directory. `Lister` fetches and merges.
+`sort` is pure: the pages of one LIST become a picture of the directory. `Lister` fetches and
+merges.
 
 Invariant: what was changed here after a listing began is not touched by it; what is open or unsaved
 never disappears because of one.
@@ -28,7 +29,10 @@ LOOKUP_PAGES = 2
 
 @dataclass(slots=True)
 class Picture:
-    """One directory as a LIST shows it: files, directories (with the suffixes of their marker objects as far as seen), its own marker."""
+    """One directory as a LIST shows it: files, directories.
+
+    With the suffixes of their marker objects as far as seen), its own marker.
+    """
 
     files: dict[str, ObjectInfo] = field(default_factory=dict)
     directories: dict[str, set[str]] = field(default_factory=dict)
@@ -198,7 +202,10 @@ class Lister:
         self._state.adopt(child, etag=info.etag, size=info.size, modified=info.last_modified)
 
     def _vanish(self, child: Inode, since: int) -> None:
-        """The listing does not show a child: it is gone, unless it is ours alone or changed meanwhile."""
+        """The listing does not show a child: it is gone.
+
+        Unless it is ours alone or changed meanwhile.
+        """
         content = child.content
         if child.changed > since or (content is not None and (content.new or content.unsaved)):
             return

@@ -1,7 +1,7 @@
 """Opening and closing files: which version an open sees, and what the last close leaves behind.
 
-Close-to-open: an open that would trust knowledge older than `open_ttl` asks the bucket first. A small
-file that is not in the cache is fetched whole by that very question.
+Close-to-open: an open that would trust knowledge older than `open_ttl` asks the bucket first. A
+small file that is not in the cache is fetched whole by that very question.
 """
 
 from __future__ import annotations
@@ -120,7 +120,10 @@ class Opener:
         await self._saver.save(inode)
 
     async def release(self, handle: Handle) -> None:
-        """The last descriptor is gone; what was written after the last flush is saved in the background."""
+        """The last descriptor is gone.
+
+        What was written after the last flush is saved in the background.
+        """
         handle.content.readers.discard(handle.reader)
         await self._drop(handle.inode, handle.content)
 
@@ -172,7 +175,10 @@ class Opener:
         self._state.note_change(inode)
 
     async def _check_version(self, inode: Inode, *, reads: bool) -> None:
-        """Have the inode stand for the version in the bucket now, if what we know is too old to trust."""
+        """Have the inode stand for the version in the bucket now.
+
+        If what we know is too old to trust.
+        """
         content = inode.content
         if inode.parent is None or (content is not None and content.unsaved):
             return

@@ -218,7 +218,8 @@ def _decode_xattrs(text: str) -> dict[str, bytes]:
         pairs = json.loads(unquote(text))
         return {str(name): base64.b64decode(value) for name, value in pairs.items()}
     except (ValueError, AttributeError, TypeError, binascii.Error):
-        # another tool's attribute of the same name: it stays unread and is replaced at the next setxattr
+        # another tool's attribute of the same name: it stays unread and is replaced at the next
+        # setxattr
         return {}
 
 

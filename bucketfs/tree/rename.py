@@ -1,8 +1,8 @@
 """Renaming: a copy inside the store and a deletion, for one file or for all objects of a tree.
 
-A file that is not in the bucket yet is renamed without a request. A tree is copied completely before
-anything of it is deleted, so that a failure leaves it where it was; the copies are taken back.
-Handles, unsaved bytes and attributes hang on inodes and come along by themselves.
+A file that is not in the bucket yet is renamed without a request. A tree is copied completely
+before anything of it is deleted, so that a failure leaves it where it was; the copies are taken
+back. Handles, unsaved bytes and attributes hang on inodes and come along by themselves.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Renamer:
         *,
         replace: bool,
     ) -> None:
-        """Give the file or directory `old_name` another name, atomically for who looks through this mount.
+        """Give a file or directory another name, atomically for who looks through this mount.
 
         Raises:
-            FsError: ENOENT, EEXIST (unless `replace`), EISDIR, ENOTDIR, ENOTEMPTY, EINVAL, ENAMETOOLONG.
-            StoreError: It could not be copied; nothing has changed.
+            FsError: ENOENT, EEXIST (unless `replace`), EISDIR, ENOTDIR, ENOTEMPTY, EINVAL,
+            ENAMETOOLONG. StoreError: It could not be copied; nothing has changed.
         """
         source = await self._finder.find(old_parent, old_name)
         target = await self._finder.find_or_none(new_parent, new_name)
@@ -121,7 +121,8 @@ class Renamer:
 
     async def _move_object(self, source: Inode, old_key: str, new_key: str, new_name: str) -> None:
         live = source.live
-        assert live is not None and source.parent is not None
+        assert live is not None
+        assert source.parent is not None
         changes = live.attribute_changes
         headers = self._new_headers(source, new_name)
         info = await self._state.store.copy(
@@ -201,7 +202,10 @@ class Renamer:
         await self._entries.keep_if_empty(old_parent)
 
     async def _move_tree(self, source: Directory, new_prefix: str) -> Mapping[str, ObjectInfo]:
-        """Copy every object below a directory, then delete the originals; the copies by their new keys."""
+        """Copy every object below a directory, then delete the originals.
+
+        The copies by their new keys.
+        """
         old_prefix = self._state.prefix(source)
         path, new_path = old_prefix[:-1], new_prefix[:-1]
         objects = await self._lister.objects_below(old_prefix)

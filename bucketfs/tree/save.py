@@ -88,7 +88,7 @@ class Saver:
 
     @asynccontextmanager
     async def exclusive(self, *inodes: Inode) -> AsyncIterator[Live]:
-        """Nobody else writes the objects of these inodes meanwhile; yields the live state of the first.
+        """Nobody else writes the objects of these inodes meanwhile; yields the first one's state.
 
         Locks are taken in the order of inode numbers, and none is held while a directory above is
         being renamed (the renaming waits for the locks below it).
@@ -208,7 +208,7 @@ class Saver:
     async def _resolve_conflict(
         self, inode: Inode, target: upload.Target, content: Content, error: StoreError
     ) -> ObjectInfo:
-        """The key does not hold the version we know. Removed by others: ours becomes the file again.
+        """The key holds another version than we know. Removed by others: ours is the file again.
 
         Replaced by others: both stay, theirs under the name and ours beside it.
 

@@ -1,9 +1,10 @@
 """What the parts of the tree share: configuration, the inode table, keys, and the linking of names.
 
-No I/O here. Code between two awaits is atomic (one trio loop); each method leaves the tree consistent.
+No I/O here. Code between two awaits is atomic (one trio loop); each method leaves the tree
+consistent.
 
-Lock order: a directory's `renaming` is waited for before an inode's lock is taken; of two inode locks
-the one of the lower inode number first.
+Lock order: a directory's `renaming` is waited for before an inode's lock is taken; of two inode
+locks the one of the lower inode number first.
 """
 
 from __future__ import annotations
@@ -92,7 +93,10 @@ class TreeState:
         return clock.monotonic() - seen
 
     def is_ours(self, inode: Inode) -> bool:
-        """Whether the bucket has nothing newer to tell: the root, the removed, and what is unsaved here."""
+        """Whether the bucket has nothing newer to tell: the root, the removed.
+
+        And what is unsaved here.
+        """
         if inode.parent is None or inode.live is None:
             return inode.parent is None
         content = inode.live.content

@@ -71,7 +71,10 @@ class Tree:
         return posix
 
     def nlink(self, inode: Inode) -> int:
-        """Number of links: 1 for files, 0 after unlink, 2 and one for each known subdirectory for directories."""
+        """Number of links: 1 for files, 0 after unlink.
+
+        2 and one for each known subdirectory for directories.
+        """
         if isinstance(inode, Directory):
             return 2 + sum(isinstance(child, Directory) for child in inode.children.values())
         return 0 if inode.unlinked else 1

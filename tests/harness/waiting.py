@@ -12,7 +12,7 @@ PATIENCE = 20.0
 def until(condition: Callable[[], object], what: str, *, timeout: float = PATIENCE) -> None:
     """Poll `condition` until it is true; AssertionError naming `what` after `timeout`.
 
-    For conditions of other processes that no event tells of (mount tables, files, a foreign bucket).
+    For conditions of other processes that no event tells of (mount tables, files, buckets).
     """
     deadline = time.monotonic() + timeout
     while not condition():

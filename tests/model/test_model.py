@@ -48,8 +48,10 @@ MIB = 1 << 20
 #: Times before this were set by the program, later ones by the clock and not comparable.
 LONG_AGO = 1_600_000_000 * 10**9
 
-NAMES = ("a", "b", "d", "e", "l")
-PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map("/".join)
+#: Few names, so that calls meet each other's results; the first exist from the start.
+PATHS = st.sampled_from(
+    ["a", "d", "d/a", "d/d", "b", "e", "d/b", "e/a", "d/d/a", "e/d", "l", "l/a"]
+)
 MODES = st.sampled_from([0o600, 0o644, 0o755, 0o400, 0o4755, 0o1777])
 DATA = st.builds(
     lambda letter, size: letter * size,
@@ -124,8 +126,10 @@ class Machine(RuleBasedStateMachine):
         name = f"p{next(self.numbers)}"
         self.prefix = name + "/"
         self.ours, self.theirs = self.mount.path / name, self.local / name
-        self.ours.mkdir()
-        self.theirs.mkdir()
+        for top in (self.ours, self.theirs):
+            (top / "d/d").mkdir(parents=True)
+            (top / "a").write_bytes(b"first")
+            (top / "d/a").write_bytes(b"second")
         self.open: list[Pair] = []
         self.big = 2
 

@@ -1,0 +1,270 @@
+"""Retrying on the in-memory store: nothing twice, nothing lost, everything bounded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bucketfs.errors import (
+    KeyTaken,
+    NoAnswer,
+    NotFound,
+    PreconditionFailed,
+    StoreError,
+)
+from bucketfs.store.base import BytesBody, Headers
+from bucketfs.store.limit import LimitStore
+from bucketfs.store.memory import Fault, FaultHook, MemoryStore
+from bucketfs.store.retry import RetryPolicy, RetryStore, is_transient, multipart_etag
+from bucketfs.store.trace import TraceStore
+
+PLAIN = Headers()
+LOST = NoAnswer("ConnectionClosed")
+BUSY = StoreError("SlowDown", status=503)
+
+
+def failing(operation: str, *faults: Fault | None) -> FaultHook:
+    """The first requests of an operation meet these faults in turn."""
+    by_number = dict(enumerate(faults, 1))
+    return lambda name, key, number: by_number.get(number) if name == operation else None
+
+
+def retrying(fault: FaultHook | None = None, **policy: float) -> tuple[RetryStore, MemoryStore]:
+    memory = MemoryStore(fault=fault)
+    return RetryStore(memory, RetryPolicy(**policy)), memory  # type: ignore[arg-type]
+
+
+@pytest.mark.mock_clock
+async def test_passing_failures_are_waited_out() -> None:
+    store, memory = retrying(failing("HeadObject", Fault(BUSY), Fault(LOST), Fault(BUSY)))
+    memory.poke("k", b"data")
+    began = trio.current_time()
+    assert (await store.head("k")).size == 4
+    assert memory.requests["HeadObject"] == 4
+    assert 1.3 <= trio.current_time() - began <= 2.6
+
+
+@pytest.mark.mock_clock
+@pytest.mark.parametrize("code", ["AccessDenied", "NoSuchKey", "TlsFailed"])
+async def test_lasting_failures_are_not_repeated(code: str) -> None:
+    error = NoAnswer(code) if code == "TlsFailed" else StoreError(code, status=403)
+    store, memory = retrying(failing("HeadObject", Fault(error)))
+    with pytest.raises(StoreError) as raised:
+        await store.head("k")
+    assert raised.value is error
+    assert memory.requests["HeadObject"] == 1
+
+
+@pytest.mark.mock_clock
+async def test_it_gives_up_by_count_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    store, memory = retrying(lambda *_: Fault(BUSY), attempts=4)
+    with pytest.raises(StoreError):
+        await store.head("k")
+    assert memory.requests["HeadObject"] == 4
+    assert [r.levelname for r in caplog.records if r.levelno >= 30] == ["WARNING"]
+    assert "giving up after 4 attempts" in caplog.text
+
+
+@pytest.mark.mock_clock
+async def test_it_gives_up_by_time() -> None:
+    store, memory = retrying(lambda *_: Fault(BUSY), attempts=1000, seconds=60)
+    began = trio.current_time()
+    with pytest.raises(StoreError):
+        await store.head("k")
+    assert trio.current_time() - began <= 60
+
+
+@pytest.mark.mock_clock
+async def test_the_server_says_when() -> None:
+    after = StoreError("SlowDown", status=503, retry_after=17.0)
+    store, memory = retrying(failing("HeadObject", Fault(after)))
+    memory.poke("k", b"")
+    began = trio.current_time()
+    await store.head("k")
+    assert trio.current_time() - began >= 17
+
+
+@pytest.mark.mock_clock
+async def test_cancelled_while_pausing() -> None:
+    store, _ = retrying(lambda *_: Fault(BUSY))
+    with trio.move_on_after(0.05) as scope:
+        await store.head("k")
+    assert scope.cancelled_caught
+
+
+@pytest.mark.mock_clock
+async def test_a_broken_get_goes_on_where_it_stopped() -> None:
+    data = bytes(range(256)) * 40
+    store, memory = retrying(failing("GetObject", Fault(at_byte=1000), Fault(LOST), Fault(at_byte=5)))
+    memory.poke("k", data)
+    got = bytearray()
+    info = await store.get("k", got.extend, start=100, stop=9000)
+    assert got == data[100:9000]
+    assert info.size == len(data)
+    assert memory.requests["GetObject"] == 4
+
+
+@pytest.mark.mock_clock
+async def test_a_broken_get_never_mixes_versions() -> None:
+    def swap(operation: str, key: str, number: int) -> Fault | None:
+        if number == 2:
+            memory.poke("k", b"B" * 5000)
+        return Fault(at_byte=1000) if number == 1 else None
+
+    store, memory = retrying(swap)
+    memory.poke("k", b"A" * 5000)
+    got = bytearray()
+    with pytest.raises(PreconditionFailed):
+        await store.get("k", got.extend)
+    assert set(got) == {ord("A")}
+
+
+@pytest.mark.mock_clock
+@pytest.mark.parametrize("new", [True, False])
+async def test_a_lost_answer_to_a_conditional_put(new: bool) -> None:
+    store, memory = retrying(failing("PutObject", Fault(LOST, after=True)))
+    condition: dict[str, object] = {"if_none_match": True}
+    if not new:
+        condition = {"if_match": memory.poke("k", b"old").etag}
+    info = await store.put("k", BytesBody(b"mine"), Headers({"m": "1"}), **condition)  # type: ignore[arg-type]
+    assert memory.peek("k") == b"mine"
+    assert info.etag == memory.objects["k"].etag
+
+
+@pytest.mark.mock_clock
+async def test_a_lost_answer_hides_no_conflict() -> None:
+    def interfere(operation: str, key: str, number: int) -> Fault | None:
+        if (operation, number) != ("PutObject", 1):
+            return None
+        memory.poke("k", b"theirs")
+        return Fault(LOST)
+
+    store, memory = retrying(interfere)
+    with pytest.raises(KeyTaken):
+        await store.put("k", BytesBody(b"ours!!"), Headers({"m": "1"}), if_none_match=True)
+    assert memory.peek("k") == b"theirs"
+
+
+async def _upload(store: RetryStore) -> tuple[str, list[tuple[int, str]]]:
+    upload = await store.create_upload("k", PLAIN)
+    return upload, [(1, await store.upload_part("k", upload, 1, BytesBody(b"data")))]
+
+
+@pytest.mark.mock_clock
+async def test_a_lost_answer_to_a_complete() -> None:
+    store, memory = retrying(failing("CompleteMultipartUpload", Fault(LOST, after=True)))
+    upload, parts = await _upload(store)
+    info = await store.complete("k", upload, parts, size=4)
+    assert (memory.peek("k"), info.etag) == (b"data", memory.objects["k"].etag)
+    assert not memory.uploads
+
+
+@pytest.mark.mock_clock
+async def test_a_complete_that_answers_500_for_ever_after() -> None:
+    busy = StoreError("InternalError", status=500)
+    faults = [Fault(LOST, after=True), *[Fault(busy)] * 20]
+    store, memory = retrying(failing("CompleteMultipartUpload", *faults))
+    upload, parts = await _upload(store)
+    await store.complete("k", upload, parts, size=4)
+    assert memory.peek("k") == b"data"
+
+
+@pytest.mark.mock_clock
+async def test_a_complete_that_failed_is_not_taken_for_done() -> None:
+    busy = StoreError("InternalError", status=500)
+    store, memory = retrying(lambda name, *_: Fault(busy) if name.startswith("Comp") else None)
+    memory.poke("k", b"olds")
+    upload, parts = await _upload(store)
+    with pytest.raises(StoreError):
+        await store.complete("k", upload, parts, size=4)
+    assert memory.peek("k") == b"olds"
+
+
+@pytest.mark.mock_clock
+async def test_a_vanished_upload_is_reported() -> None:
+    store, memory = retrying()
+    upload, parts = await _upload(store)
+    await store.abort("k", upload)
+    with pytest.raises(NotFound):
+        await store.complete("k", upload, parts, size=4)
+
+
+@pytest.mark.mock_clock
+async def test_refused_keys_are_renewed_once() -> None:
+    expired = StoreError("ExpiredToken", status=403)
+    asked = 0
+
+    async def renew() -> bool:
+        nonlocal asked
+        asked += 1
+        return True
+
+    memory = MemoryStore(fault=failing("HeadObject", Fault(expired)))
+    memory.poke("k", b"")
+    await RetryStore(memory, RetryPolicy(), renew=renew).head("k")
+    assert asked == 1
+    memory = MemoryStore(fault=lambda *_: Fault(expired))
+    with pytest.raises(StoreError):
+        await RetryStore(memory, RetryPolicy(), renew=renew).head("k")
+    assert (asked, memory.requests["HeadObject"]) == (2, 2)
+
+
+@pytest.mark.mock_clock
+async def test_small_requests_pass_bulk_ones() -> None:
+    memory = MemoryStore(latency=10)
+    store = LimitStore(memory, bulk=2, small=2)
+    body = BytesBody(b"x" * (1 << 20))
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(lambda n=number: store.put(f"k{n}", body, PLAIN))
+        await trio.sleep(1)
+        began = trio.current_time()
+        await store.check()
+        assert trio.current_time() - began == pytest.approx(10)
+    assert trio.current_time() - began == pytest.approx(29)
+
+
+async def test_requests_are_counted() -> None:
+    memory = MemoryStore(fault=failing("GetObject", None, Fault(BUSY)))
+    store = TraceStore(memory)
+    await store.put("k", BytesBody(b"12345"), PLAIN)
+    await store.get("k", lambda piece: None, stop=3)
+    with pytest.raises(StoreError):
+        await store.get("k", lambda piece: None)
+    put, get = store.tallies["PutObject"], store.tallies["GetObject"]
+    assert (put.requests, put.sent) == (1, 5)
+    assert (get.requests, get.failures, get.received) == (2, 1, 3)
+
+
+@given(
+    st.integers(1, 10_000), st.floats(0, 1, exclude_max=True), st.none() | st.floats(0, 1e9)
+)
+def test_pauses_are_bounded(failures: int, luck: float, after: float | None) -> None:
+    policy = RetryPolicy()
+    pause = policy.pause(failures, luck, after)
+    assert math.isfinite(pause)
+    assert policy.first_pause / 2 <= pause <= max(policy.longest_pause, policy.seconds)
+    assert pause >= min(after or 0, policy.seconds)
+
+
+@given(st.integers(1, 60), st.floats(0, 1, exclude_max=True))
+def test_pauses_grow(failures: int, luck: float) -> None:
+    pause: Callable[[int], float] = lambda n: RetryPolicy().pause(n, luck, None)  # noqa: E731
+    assert pause(failures + 1) >= pause(failures)
+
+
+def test_what_passes() -> None:
+    assert is_transient(StoreError("409", status=409)) is False
+    assert is_transient(PreconditionFailed("ConditionalRequestConflict", status=409))
+    assert is_transient(StoreError("503", status=503))
+    assert not is_transient(StoreError("InvalidRequest", status=400))
+
+
+def test_multipart_etag() -> None:
+    assert multipart_etag(["d41d8cd98f00b204e9800998ecf8427e"]).endswith("-1")
+    assert multipart_etag(["opaque"]) == ""

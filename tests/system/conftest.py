@@ -1,0 +1,94 @@
+"""The program as mount(8), systemd and a shell call it: installed helpers, real processes.
+
+These tests put ``mount.bucketfs`` and ``mount.fuse.bucketfs`` into /sbin for their duration, unless
+they are installed already, and so need root.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.harness.endpoint import REPOSITORY
+from tests.harness.witness import Witness
+
+HELPERS = ("mount.bucketfs", "mount.fuse.bucketfs")
+
+
+@dataclass
+class Place:
+    """A bucket, a directory to mount it at, and what every mount of it needs.
+
+    Attributes:
+        options: url, keys and cache as one comma list.
+    """
+
+    bucket: Witness
+    path: Path
+    options: str
+    passwd: Path
+
+    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """``bucketfs WORDS…`` in a clean environment."""
+        return run([sys.executable, "-m", "bucketfs", *words], **environment)
+
+    def mount(self, *options: str) -> subprocess.CompletedProcess[str]:
+        """``bucketfs BUCKET PATH -o …``, in the background."""
+        return self.run(self.bucket.name, str(self.path), "-o", ",".join((self.options, *options)))
+
+
+def run(words: Sequence[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as an administrator's shell would, without keys in the environment."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS")}
+    return subprocess.run(
+        words,
+        cwd=REPOSITORY,
+        env=environ | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture
+def place(need_fuse: None, bucket: Witness, tmp_path: Path) -> Iterator[Place]:
+    """A place to mount at; whatever is mounted there at the end is taken away."""
+    path, passwd = tmp_path / "mnt", tmp_path / "passwd"
+    path.mkdir()
+    passwd.touch(0o600)
+    passwd.write_text(f"{bucket.endpoint.access_key}:{bucket.endpoint.secret_key}\n")
+    options = (
+        f"url={bucket.endpoint.url},use_path_request_style,passwd_file={passwd},"
+        f"use_cache={tmp_path / 'cache'},logfile={tmp_path / 'log'},dbglevel=info"
+    )
+    yield Place(bucket, path, options, passwd)
+    if path.is_mount():
+        subprocess.run(["umount", "-l", str(path)], check=False)
+
+
+@pytest.fixture(scope="session")
+def helpers(need_fuse: None) -> Iterator[None]:
+    """The mount helpers in /sbin."""
+    if os.geteuid() != 0:
+        pytest.skip("mount(8) needs root")
+    made = [path for name in HELPERS if not (path := Path("/sbin", name)).exists()]
+    for path in made:
+        # mount(8) gives no environment; the script has to know everything.
+        start = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r});"
+        start += f" sys.argv[0] = {path.name!r};"
+        start += " from bucketfs.cli.main import main; sys.exit(main())"
+        words = shlex.join([sys.executable, "-c", start])
+        path.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        path.chmod(0o755)
+    yield
+    for path in made:
+        path.unlink()

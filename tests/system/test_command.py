@@ -1,0 +1,233 @@
+"""The command itself: the background, exit codes, one line for each failure, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness.endpoint import REPOSITORY
+from tests.harness.waiting import until
+from tests.system.conftest import Place
+
+
+def daemon_of(path: Path) -> int:
+    """The process that serves a mount point, found by its command line."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"bucketfs" in words and os.fsencode(path) in words:
+            return int(process.name)
+    raise AssertionError("no daemon")
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The only line a failure printed."""
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("bucketfs: ")
+    return line
+
+
+def test_returns_when_the_mount_stands(place: Place) -> None:
+    place.bucket.put("file", b"content")
+    done = place.mount()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (place.path / "file").read_bytes() == b"content"
+    done = place.run("umount", str(place.path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not place.path.is_mount()
+
+
+def test_the_daemon_holds_nothing_of_the_shell(place: Place) -> None:
+    assert place.mount().returncode == 0
+    root = Path("/proc", str(daemon_of(place.path)))
+    assert (root / "cwd").readlink() == Path("/")
+    assert {(root / "fd" / name).readlink().name for name in "012"} == {"null"}
+    assert "Max core file size         0" in (root / "limits").read_text()
+
+
+class TestFailures:
+    def test_mount_point_missing(self, place: Place) -> None:
+        place.path.rmdir()
+        done = place.mount()
+        assert done.returncode == 3
+        assert f"run: mkdir -p {place.path}" in one_line(done)
+
+    def test_mount_point_is_a_file(self, place: Place) -> None:
+        place.path.rmdir()
+        place.path.write_text("")
+        done = place.mount()
+        assert done.returncode == 3
+        assert "not a directory" in one_line(done)
+        place.path.unlink()
+
+    def test_mounted_already(self, place: Place) -> None:
+        assert place.mount().returncode == 0
+        done = place.mount()
+        assert done.returncode == 3
+        assert "mounted there already" in one_line(done)
+
+    def test_dead_mount(self, place: Place) -> None:
+        assert place.mount().returncode == 0
+        os.kill(daemon_of(place.path), signal.SIGKILL)
+        until(lambda: not _answers(place.path), "the mount is dead")
+        done = place.mount()
+        assert done.returncode == 3
+        assert f"run: bucketfs umount -l {place.path}" in one_line(done)
+        assert place.run("umount", "-l", str(place.path)).returncode == 0
+        assert place.mount().returncode == 0
+
+    def test_passwd_file(self, place: Place) -> None:
+        place.passwd.chmod(0o644)
+        done = place.mount()
+        assert done.returncode == 4
+        assert "run: chmod 600" in one_line(done)
+
+    def test_bucket(self, place: Place) -> None:
+        done = place.run("no-such-bucket", str(place.path), "-o", place.options)
+        assert done.returncode == 5
+        assert "bucket no-such-bucket does not exist" in one_line(done)
+
+    @pytest.mark.real_endpoint
+    @pytest.mark.parametrize("keys", ["AKIAWRONG:SECRETTEST", "{key}:wrong-secret-wrong"])
+    def test_keys(self, place: Place, keys: str) -> None:
+        place.passwd.write_text(keys.format(key=place.bucket.endpoint.access_key))
+        done = place.mount()
+        assert done.returncode == 6
+        assert "key" in one_line(done)
+        assert "wrong-secret" not in done.stderr
+
+    def test_nobody_listens(self, place: Place) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+            done = place.mount(f"url={url}", "retries=1")
+        assert done.returncode == 7
+        assert url in one_line(done)
+
+    def test_unknown_host(self, place: Place) -> None:
+        done = place.mount("url=http://no-such-host.invalid", "retries=1")
+        assert done.returncode == 7
+        assert "no-such-host.invalid" in one_line(done)
+
+    def test_not_tls(self, place: Place) -> None:
+        url = place.bucket.endpoint.url.replace("http://", "https://")
+        done = place.mount(f"url={url}", "retries=1")
+        assert done.returncode == 7
+        one_line(done)
+
+    def test_option(self, place: Place) -> None:
+        done = place.mount("multipart_size=1")
+        assert done.returncode == 2
+        assert "multipart_size=1: must be at least 5Mi" in one_line(done)
+
+    def test_umount_of_nothing(self, place: Place) -> None:
+        done = place.run("umount", str(place.path))
+        assert done.returncode == 3
+        assert "no bucket is mounted there" in one_line(done)
+
+    def test_umount_in_use(self, place: Place) -> None:
+        place.bucket.put("file", b"content")
+        assert place.mount().returncode == 0
+        with (place.path / "file").open():
+            done = place.run("umount", str(place.path))
+            assert done.returncode == 1
+            assert "bucketfs umount -l" in one_line(done)
+        assert place.run("umount", str(place.path)).returncode == 0
+
+
+def _answers(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError:
+        return False
+    return True
+
+
+class TestForeground:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_signals_unmount(self, place: Place, tmp_path: Path, number: signal.Signals) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+            listener.settimeout(60)
+            listener.bind(str(tmp_path / "notify"))
+            command = [sys.executable, "-m", "bucketfs", place.bucket.name, str(place.path), "-f"]
+            process = subprocess.Popen(
+                [*command, "-o", place.options],
+                cwd=REPOSITORY,
+                env=os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")},
+            )
+            assert listener.recv(1000).startswith(b"READY=1\n")
+            assert place.path.is_mount()
+            (place.path / "file").write_bytes(b"content")
+            process.send_signal(number)
+            assert b"STOPPING=1" in listener.recv(1000)
+            assert process.wait(60) == 0
+        assert not place.path.is_mount()
+        assert place.bucket.get("file") == b"content"
+
+
+class TestLog:
+    def test_hup_opens_the_file_anew(self, place: Place, tmp_path: Path) -> None:
+        assert place.mount().returncode == 0
+        log = tmp_path / "log"
+        log.rename(tmp_path / "log.1")
+        os.kill(daemon_of(place.path), signal.SIGHUP)
+        until(log.exists, "a new log file")
+
+    def test_json_and_no_secret(self, place: Place, tmp_path: Path) -> None:
+        assert place.mount("log_format=json", "dbglevel=dbg").returncode == 0
+        (place.path / "file").write_bytes(b"x")
+        assert place.run("umount", str(place.path)).returncode == 0
+        text = (tmp_path / "log").read_text()
+        assert place.bucket.endpoint.secret_key not in text
+        assert {"time", "level", "message"} <= json.loads(text.splitlines()[0]).keys()
+
+    def test_options_without_effect_are_named(self, place: Place, tmp_path: Path) -> None:
+        assert place.mount("nomixupload", "curldbg").returncode == 0
+        text = (tmp_path / "log").read_text()
+        assert "option nomixupload is without effect" in text
+        assert "option curldbg is without effect" in text
+
+
+def test_help_and_version(place: Place) -> None:
+    assert "passwd_file=FILE" in place.run("--help").stdout
+    assert place.run("-V").stdout.startswith("bucketfs ")
+    assert "usage: bucketfs umount" in place.run("umount", "--help").stdout
+    assert "usage: bucketfs demo" in place.run("demo", "--help").stdout
+
+
+class TestDemo:
+    def test_the_tour_succeeds(self, place: Place) -> None:
+        done = place.run("demo", str(place.path))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "All steps did what they say." in done.stdout
+        assert not place.path.is_mount()
+
+    def test_ctrl_c_unmounts(self, place: Place) -> None:
+        terminal, other = os.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bucketfs", "demo", str(place.path)],
+            cwd=REPOSITORY,
+            stdin=other,
+            stdout=other,
+            stderr=other,
+            start_new_session=True,
+        )
+        os.close(other)
+        said = b""
+        while b"Ctrl-C" not in said:
+            said += os.read(terminal, 4096)
+        assert (place.path / "README.txt").is_file()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        os.close(terminal)
+        assert not place.path.is_mount()
