@@ -1,7 +1,8 @@
+# ruff: noqa: INP001
 """Client CPU a request of the HTTP transports that can carry aiobotocore under trio.
 
-    python benchmarks/transports.py                 # against a sink server of its own, http and https
-    python benchmarks/transports.py --url http://127.0.0.1:7480 --bucket b   # keys from AWS_* variables
+    python benchmarks/transports.py    # against a sink server of its own, http and https
+    python benchmarks/transports.py --url http://127.0.0.1:7480 --bucket b    # keys from AWS_*
 
 Measured is the CPU time of this process (user and system, all threads), since that is what decides
 how fast small files are; the server is another process. Rounds of all transports are interleaved
@@ -19,10 +20,9 @@ The transports:
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import os
-import resource
+import socket
 import ssl
 import statistics
 import subprocess
@@ -32,10 +32,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpcore2
-import httpcore2._async.http11
 import trio
 import uvloop
 from aiobotocore.awsrequest import AioAWSResponse
@@ -43,6 +42,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.httpxsession import HttpxSession
 from aiobotocore.session import AioSession
+from httpcore2._async.http11 import AsyncHTTP11Connection
 
 from bucketfs.store.session import trim
 from bucketfs.store.transport import TrioSession
@@ -83,7 +83,7 @@ class FileBody:
 class CoreSession(HttpxSession):
     """aiobotocore on httpcore without httpx in between."""
 
-    async def __aenter__(self) -> CoreSession:
+    async def __aenter__(self) -> Self:
         tls = ssl.create_default_context()
         tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
         self._pool = httpcore2.AsyncConnectionPool(
@@ -119,10 +119,12 @@ class CoreSession(HttpxSession):
 
 
 class CoreBody:
+    """A response's body on its way out of httpcore."""
+
     def __init__(self, answer: httpcore2.Response) -> None:
         self.answer = answer
 
-    async def read(self, amount: int | None = None) -> bytes:
+    async def read(self, amount: int | None = None) -> bytes:  # noqa: ARG002
         return b"".join([piece async for piece in self.pieces()])
 
     async def pieces(self) -> AsyncIterator[bytes]:
@@ -197,6 +199,7 @@ class Client:
 
 
 async def open_client(way: str, args: argparse.Namespace) -> Any:
+    """An aiobotocore client on one of the transports."""
     session_class = {
         "httpx": HttpxSession,
         "httpcore": CoreSession,
@@ -253,6 +256,7 @@ async def round_of(client: Client, operation: str, together: int, count: int, fd
 
 
 async def measure(args: argparse.Namespace) -> None:
+    """Print a line an operation with the medians of all transports."""
     bridge = Bridge()
     clients = []
     for way in args.ways:
@@ -306,7 +310,7 @@ def serve(listener: Any, tls: ssl.SSLContext | None) -> None:
                     left -= sock.recv_into(scratch, min(left, len(scratch)))
                 method, path, _ = lines[0].split()
                 size = 0 if method == "PUT" else BIG if "big" in path else SMALL
-                extra = "Content-Range: bytes 0-%d/%d\r\n" % (size - 1, size) if size else ""
+                extra = f"Content-Range: bytes 0-{size - 1}/{size}\r\n" if size else ""
                 status = "206 Partial Content" if method == "GET" else "200 OK"
                 sock.sendall(_ANSWER.format(status=status, size=size, extra=extra).encode())
                 if method == "GET":
@@ -320,7 +324,7 @@ def serve(listener: Any, tls: ssl.SSLContext | None) -> None:
 
 _ANSWER = (
     "HTTP/1.1 {status}\r\nContent-Length: {size}\r\n{extra}Accept-Ranges: bytes\r\n"
-    "Last-Modified: Sat, 21 Nov 2026 07:39:22 GMT\r\nETag: \"5d41402abc4b2a76b9719d911017c592\"\r\n"
+    'Last-Modified: Sat, 21 Nov 2026 07:39:22 GMT\r\nETag: "5d41402abc4b2a76b9719d911017c592"\r\n'
     "x-amz-meta-mode: 33188\r\nx-amz-meta-uid: 0\r\nx-amz-meta-gid: 0\r\n"
     "x-amz-meta-mtime: 1795246899.123456789\r\nx-amz-request-id: tx00000c5cbbfb6700329a1\r\n"
     "Content-Type: application/octet-stream\r\nDate: Sat, 21 Nov 2026 07:39:22 GMT\r\n\r\n"
@@ -329,7 +333,7 @@ _ANSWER = (
 
 def start_sink(scheme: str, directory: Path) -> tuple[subprocess.Popen[bytes], str]:
     """Run `serve` in a process of its own; answers its URL."""
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         [sys.executable, __file__, "--serve", scheme, "--directory", str(directory)],
         stdout=subprocess.PIPE,
     )
@@ -338,13 +342,12 @@ def start_sink(scheme: str, directory: Path) -> tuple[subprocess.Popen[bytes], s
 
 
 def serve_main(scheme: str, directory: Path) -> None:
-    import socket
-
+    """The server's process: prints its port and serves."""
     tls = None
     if scheme == "https":
         certificate, key = directory / "cert.pem", directory / "key.pem"
-        subprocess.run(  # noqa: S603
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1",  # noqa: S607
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1",
              "-keyout", key, "-out", certificate, "-subj", "/CN=127.0.0.1"],
             check=True, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -356,6 +359,7 @@ def serve_main(scheme: str, directory: Path) -> None:
 
 
 def main() -> None:
+    """Run the measurement, or with ``--serve`` the server it starts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", help="an S3 endpoint in place of the sink server")
     parser.add_argument("--bucket", default="bench")
@@ -367,7 +371,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.serve:
         return serve_main(args.serve, args.directory)
-    httpcore2._async.http11.AsyncHTTP11Connection.READ_NUM_BYTES = READ
+    AsyncHTTP11Connection.READ_NUM_BYTES = READ
     if args.url:
         print(f"CPU ms a request{'':4}{''.join(f'{way:>10}' for way in args.ways)}")
         return trio.run(measure, args)
@@ -376,7 +380,7 @@ def main() -> None:
             process, url = start_sink(scheme, Path(directory))
             try:
                 own = [arg for arg in sys.argv[1:] if not arg.startswith("--url")]
-                subprocess.run([sys.executable, __file__, *own, "--url", url], check=True)  # noqa: S603
+                subprocess.run([sys.executable, __file__, *own, "--url", url], check=True)
             finally:
                 process.kill()
     return None

@@ -27,12 +27,16 @@ def mountpoint(options: Options) -> None:
     try:
         # stat(2) does not trigger an automount, so this is safe under x-systemd.automount.
         mode = os.stat(path).st_mode
+        mount = mounts.mounted_at(os.path.realpath(path), mounts.current())
+        is_taken = mount is not None and mount.type.startswith("fuse.")
+        if is_taken:
+            # Of a dead mount the kernel may still remember attributes; this one asks its daemon.
+            os.statvfs(path)
     except OSError as error:
         raise _mountpoint_failure(path, error) from None
     if not stat.S_ISDIR(mode):
         raise Failure(ExitCode.MOUNTPOINT, f"{path}: is not a directory")
-    mount = mounts.mounted_at(os.path.realpath(path), mounts.current())
-    if mount is not None and mount.type.startswith("fuse."):
+    if mount is not None and is_taken:
         raise Failure(
             ExitCode.MOUNTPOINT,
             f"{path}: {mount.source} ({mount.type}) is mounted there already; run: umount {path}",

@@ -47,7 +47,7 @@ def guarded(*, bounded: bool = True) -> Callable[[Handler[S, P, R]], Handler[S, 
     def wrap(handler: Handler[S, P, R]) -> Handler[S, P, R]:
         name = handler.__name__
 
-        async def run(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+        async def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
             self.metrics.operations[name] += 1
             try:
                 if not bounded:

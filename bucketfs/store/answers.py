@@ -22,6 +22,10 @@ from botocore.exceptions import (
     ReadTimeoutError,
     SSLError,
 )
+from botocore.exceptions import (
+    ConnectionError as ConnectionFailure,
+)
+from botocore.parsers import ResponseParserError
 
 from bucketfs.errors import (
     NoAnswer,
@@ -142,21 +146,22 @@ def header_params(headers: Headers) -> dict[str, Any]:
     return params
 
 
-def translate(exc: BotoCoreError | ClientError, operation: str, key: str) -> StoreError:
+def translate(
+    exc: BotoCoreError | ClientError | ResponseParserError, operation: str, key: str
+) -> StoreError:
     """Our name for a failure of botocore's or the server's."""
     if isinstance(exc, ClientError):
         return _from_answer(exc.response, operation, key)
     if isinstance(exc, NoCredentialsError):
         return StoreError("NoCredentials", operation=operation, key=key)
-    if not isinstance(exc, HTTPClientError):
-        code = "BadAnswer" if "Parse" in type(exc).__name__ else "BadRequest"
-        kind = NoAnswer if code == "BadAnswer" else StoreError
-        return kind(code, operation=operation, key=key, message=str(exc))
-    code = _no_answer_code(exc)
-    return NoAnswer(code, operation=operation, key=key, message=str(exc))
+    if isinstance(exc, (HTTPClientError, ConnectionFailure)):
+        return NoAnswer(_no_answer_code(exc), operation=operation, key=key, message=str(exc))
+    if isinstance(exc, ResponseParserError):
+        return NoAnswer("BadAnswer", operation=operation, key=key, message=str(exc))
+    return StoreError("BadRequest", operation=operation, key=key, message=str(exc))
 
 
-def _no_answer_code(exc: HTTPClientError) -> str:
+def _no_answer_code(exc: BotoCoreError) -> str:
     cause = exc.kwargs.get("error")
     if isinstance(exc, ConnectTimeoutError):
         return "ConnectTimeout"

@@ -15,7 +15,7 @@ from typing import IO, Final
 import trio
 
 from bucketfs.errors import KeyTaken, NotFound, PreconditionFailed, StoreError, Unsupported
-from bucketfs.store.base import Body, Headers, ObjectInfo, Store
+from bucketfs.store.base import Body, Capabilities, Headers, ObjectInfo, Store
 from bucketfs.store.body import FileBody
 from bucketfs.store.capability import Provider, probe
 from bucketfs.store.wrapper import StoreWrapper
@@ -54,6 +54,10 @@ class FallbackStore(StoreWrapper):
         super().__init__(inner)
         self._provider = provider
         self._probe_prefix = probe_prefix
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._provider.capabilities
 
     async def check(self) -> None:
         await self.inner.check()
@@ -126,7 +130,7 @@ class FallbackStore(StoreWrapper):
             found = await self.inner.head(source)
             headers = headers or found.headers or Headers()
             source_if_match = source_if_match or found.etag
-        if can.copy and can.copy_part:
+        if self.capabilities.copy and self.capabilities.copy_part:
             return await self._copy_parts(source, target, size, headers, source_if_match)
         return await self._copy_by_hand(source, target, size, headers, source_if_match)
 

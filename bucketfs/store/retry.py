@@ -137,7 +137,7 @@ class RetryStore(StoreWrapper):
             raise exc
         pause = self._policy.pause(failures, self._luck(), exc.retry_after)
         over = clock.monotonic() - began + pause > self._policy.seconds
-        attempts = 2 if call.operation == "Check" else self._policy.attempts
+        attempts = min(self._policy.attempts, 2 if call.operation == "Check" else 1 << 30)
         if over or failures >= attempts:
             _log.warning("giving up after %d attempts: %s; %s", failures, exc, advice(exc))
             raise exc

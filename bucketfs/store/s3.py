@@ -14,6 +14,7 @@ from urllib.parse import unquote_plus
 
 import trio
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from bucketfs.errors import (
     BrokenBody,
@@ -322,7 +323,7 @@ class S3Store:
             raise StoreError("InvalidUtf8", operation=operation, key=key) from None
         try:
             answer = await self._connection.request(operation, {**common, **params})
-        except (BotoCoreError, ClientError) as exc:
+        except (BotoCoreError, ClientError, ResponseParserError) as exc:
             failure = translate(exc, operation, key)
             self._provider.learn(failure)
             raise failure from None

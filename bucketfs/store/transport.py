@@ -31,6 +31,7 @@ from aiobotocore.awsrequest import AioAWSResponse
 from aiobotocore.httpxsession import HttpxSession
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.exceptions import (
+    BotoCoreError,
     ConnectionClosedError,
     ConnectTimeoutError,
     EndpointConnectionError,
@@ -253,6 +254,8 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
             wire = await self._connect(origin)
             wire.timeout = timeout
             return await self._exchange(request, origin, target, wire)
+        except BotoCoreError:
+            raise
         except TimeoutError as exc:
             raise ReadTimeoutError(endpoint_url=request.url, error=exc) from exc
         except ssl.SSLError as exc:

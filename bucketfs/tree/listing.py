@@ -90,7 +90,9 @@ class Lister:
         Raises:
             StoreError: The bucket could not be listed.
         """
-        while not self._state.is_listed(directory):
+        asked = clock.monotonic()
+        # a listing that began after the question answers it, however short the TTL
+        while not (self._state.is_listed(directory) or directory.listed >= asked):
             if directory.loading is not None:
                 await directory.loading.wait()
                 continue

@@ -24,7 +24,9 @@ async def write(store: Store, key: str, data: bytes = b"x") -> ObjectInfo:
     return await store.put(key, BytesBody(data), PLAIN)
 
 
-async def list_all(store: Store, prefix: str = "", **options: object) -> tuple[list[str], list[str]]:
+async def list_all(
+    store: Store, prefix: str = "", **options: object
+) -> tuple[list[str], list[str]]:
     keys: list[str] = []
     prefixes: list[str] = []
     token: str | None = None
@@ -37,7 +39,9 @@ async def list_all(store: Store, prefix: str = "", **options: object) -> tuple[l
 
 
 async def test_put_head_get(subject: Subject) -> None:
-    headers = Headers({"mode": "33188", "mtime": "1.5"}, "text/x-test", {"cache-control": "no-store"})
+    headers = Headers(
+        {"mode": "33188", "mtime": "1.5"}, "text/x-test", {"cache-control": "no-store"}
+    )
     async with subject.open() as store:
         put = await store.put("a/b", BytesBody(b"hello"), headers)
         found = await store.head("a/b")
@@ -183,7 +187,17 @@ async def test_listing_tells_what_head_tells(subject: Subject) -> None:
         )
 
 
-ODD = ["with space", "plus+", "per%20cent", "ü/é", "q?a=b&c#d", "a//b", "/lead", "tab\there", "a'\"<>&"]
+ODD = [
+    "with space",
+    "plus+",
+    "per%20cent",
+    "ü/é",
+    "q?a=b&c#d",
+    "a//b",
+    "/lead",
+    "tab\there",
+    "a'\"<>&",
+]
 
 
 @pytest.mark.parametrize("key", [*ODD, "line\nbreak", "bell\x07"])

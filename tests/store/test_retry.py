@@ -100,7 +100,9 @@ async def test_cancelled_while_pausing() -> None:
 @pytest.mark.mock_clock
 async def test_a_broken_get_goes_on_where_it_stopped() -> None:
     data = bytes(range(256)) * 40
-    store, memory = retrying(failing("GetObject", Fault(at_byte=1000), Fault(LOST), Fault(at_byte=5)))
+    store, memory = retrying(
+        failing("GetObject", Fault(at_byte=1000), Fault(LOST), Fault(at_byte=5))
+    )
     memory.poke("k", data)
     got = bytearray()
     info = await store.get("k", got.extend, start=100, stop=9000)
@@ -241,9 +243,7 @@ async def test_requests_are_counted() -> None:
     assert (get.requests, get.failures, get.received) == (2, 1, 3)
 
 
-@given(
-    st.integers(1, 10_000), st.floats(0, 1, exclude_max=True), st.none() | st.floats(0, 1e9)
-)
+@given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True), st.none() | st.floats(0, 1e9))
 def test_pauses_are_bounded(failures: int, luck: float, after: float | None) -> None:
     policy = RetryPolicy()
     pause = policy.pause(failures, luck, after)
