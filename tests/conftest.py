@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -121,26 +122,41 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
 
 
 @pytest.fixture
-def bucket(endpoint: Endpoint) -> Iterator[Witness]:
-    """A fresh bucket for one test."""
-    witness = Witness.create(endpoint)
-    yield witness
-    witness.destroy()
+def outlives() -> Iterator[ExitStack]:
+    """What a mount needs until it is gone; set up before and torn down after `mount`."""
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture(scope="module")
-def module_bucket(endpoint: Endpoint) -> Iterator[Witness]:
-    """A fresh bucket for the tests of one module."""
+def module_outlives() -> Iterator[ExitStack]:
+    """The same for `module_mounts`."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def fresh_bucket(endpoint: Endpoint, outlives: ExitStack) -> Witness:
     witness = Witness.create(endpoint)
-    yield witness
-    witness.destroy()
+    outlives.callback(witness.destroy)
+    return witness
 
 
 @pytest.fixture
-def counted(endpoint: Endpoint) -> Iterator[Proxy]:
+def bucket(endpoint: Endpoint, outlives: ExitStack) -> Witness:
+    """A fresh bucket for one test."""
+    return fresh_bucket(endpoint, outlives)
+
+
+@pytest.fixture(scope="module")
+def module_bucket(endpoint: Endpoint, module_outlives: ExitStack) -> Witness:
+    """A fresh bucket for the tests of one module."""
+    return fresh_bucket(endpoint, module_outlives)
+
+
+@pytest.fixture
+def counted(endpoint: Endpoint, outlives: ExitStack) -> Proxy:
     """A proxy before the endpoint: mount with ``url=counted.url``."""
-    with proxy(endpoint.url) as running:
-        yield running
+    return outlives.enter_context(proxy(endpoint.url))
 
 
 @pytest.fixture(scope="session")
@@ -152,13 +168,13 @@ def need_fuse(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture
-def mount(need_fuse: None) -> Iterator[Mounts]:
+def mount(need_fuse: None, outlives: ExitStack) -> Iterator[Mounts]:
     """Factory of mounts for one test; each is unmounted and its log checked afterwards."""
     yield from _mounts()
 
 
 @pytest.fixture(scope="module")
-def module_mounts(need_fuse: None) -> Iterator[Mounts]:
+def module_mounts(need_fuse: None, module_outlives: ExitStack) -> Iterator[Mounts]:
     """Factory of mounts for one module."""
     yield from _mounts()
 

@@ -153,6 +153,11 @@ class PageCache:
         file.changed = True
         self._replace((key, etag), file)
 
+    def shrink(self, file: PageFile, start: int, stop: int) -> None:
+        """Give up pages of a file that stays open; the index never tells of more than there is."""
+        self.index.drop_pages(file.path.name)
+        file.drop(start, stop)
+
     def release(self, file: PageFile) -> None:
         """Undo one pin. An anonymous file that nobody holds is deleted.
 
@@ -233,7 +238,8 @@ class PageCache:
             if goal <= 0:
                 break
             goal -= reclaim(goal)
-        if disk.f_bavail * disk.f_frsize < wanted and goal > 0:
+        disk = os.statvfs(self._directory)
+        if disk.f_bavail * disk.f_frsize < wanted:
             raise FsError(errno.ENOSPC, f"no space left on the disk of the cache {self._directory}")
 
     def _forget(self, file: PageFile) -> None:

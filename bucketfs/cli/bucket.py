@@ -123,7 +123,10 @@ def _store_failure(error: StoreError, options: Options) -> Failure:
     hint = advice(error)
     if isinstance(error, NoAnswer):
         code, what = ExitCode.NETWORK, f"{_endpoint(options)}: {error.message or error.code}"
-    elif error.status in (401, 403) or "Credential" in error.code:
+    elif error.code == "NoCredentials":
+        code, what = ExitCode.CREDENTIALS, "no credentials were found"
+        hint = "write ACCESS_KEY:SECRET_KEY into a file with mode 600, and -o passwd_file=FILE"
+    elif error.status in (401, 403):
         code, what = ExitCode.DENIED, f"bucket {options.bucket}: {_words(error)}"
     else:
         code, what = ExitCode.BUCKET, f"bucket {options.bucket}: {_words(error)}"

@@ -120,7 +120,7 @@ IGNORED: Mapping[str, str] = MappingProxyType(
 _NO_KEYS = "everyone can read a command line; put the keys into passwd_file="
 _NO_PLUGIN = "credential plug-ins are not supported; use profile= with credential_process"
 _NO_IAM = "IAM tokens are not supported; use HMAC keys (cos_hmac_keys) in passwd_file="
-_NO_PROXY = "proxies are not supported"
+_NO_PROXY = "set HTTPS_PROXY or HTTP_PROXY in the environment"
 
 #: Options refused by name, and what to do instead.
 REFUSED: Mapping[str, str] = MappingProxyType(

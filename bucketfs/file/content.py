@@ -48,6 +48,7 @@ class Content:
         touched: Whether a program has written since the file was created or truncated by open.
         handles: Open handles.
         revision: Counts changes, to see whether one came between two moments.
+        served: Some program (or the kernel's page cache) has bytes of the base version.
     """
 
     def __init__(self, context: FileContext, base: Version | None) -> None:
@@ -64,8 +65,8 @@ class Content:
         self.readers: set[Reader] = set()
         self.revision = 0
         self.cut = False
+        self.served = False
         self._publishing: trio.Event | None = None
-        self.closed = False
 
     @property
     def base(self) -> Version | None:
@@ -83,6 +84,15 @@ class Content:
         if not self.unsaved:
             self._context.cache.label(self.fetcher.pages, base.key, base.etag, base.size)
 
+    def renew(self, base: Version) -> None:
+        """Stand for another version; only while nothing of the old one was served or changed."""
+        assert not self.served
+        assert not self.unsaved
+        self._context.cache.release(self.fetcher.pages)
+        pages = self._context.cache.open(base.key, base.etag, base.size)
+        self.fetcher = Fetcher(self._context, pages, base)
+        self.size = base.size
+
     async def read(self, reader: Reader, start: int, length: int) -> bytes:
         """Bytes from `start`, fewer than `length` only at the end of the file.
 
@@ -98,6 +108,7 @@ class Content:
         if self.fetcher.limit:
             ahead = window.ahead(reader.cursors[0], start, stop, self.size)
             await self.fetcher.ensure(start, stop, ahead)
+        self.served = True
         return self.fetcher.pages.read(start, min(stop, self.size))
 
     async def load(self, start: int, stop: int) -> None:
@@ -195,7 +206,7 @@ class Content:
         freed = 0
         for start, stop in self._droppable(keep):
             end = min(stop, start + wanted - freed)
-            self.fetcher.pages.drop(start, end)
+            self._context.cache.shrink(self.fetcher.pages, start, end)
             freed += end - start
             if freed >= wanted:
                 break
@@ -210,6 +221,5 @@ class Content:
 
         Only when no handle is left and nothing is unsaved (or it is unwanted).
         """
-        self.closed = True
         self.fetcher.cancel()
         self._context.cache.release(self.fetcher.pages)

@@ -62,21 +62,18 @@ class Fetcher:
             FsError: ESTALE, when the object is no longer the version this file was opened on.
             StoreError: The bucket could not be read.
         """
+        self._launch(*(ahead or (start, stop)))
         waited = False
         mine: list[_Flight] = []
-        while True:
-            wanted = self.missing(start, stop)
-            if not wanted and waited:
-                return True
+        while wanted := self.missing(start, stop):
             for flight in mine:
                 if flight.error is not None and _touches(flight, wanted):
                     raise flight.error
-            self._launch(*(ahead or (start, stop)))
-            if not wanted:
-                return waited
+            self._launch(start, stop)
             mine = [f for f in self._flights if _touches(f, wanted)]
             waited = True
             await self._turns.next()
+        return waited
 
     def cancel(self) -> None:
         """Give up every fetch: nobody reads this file any more."""

@@ -50,7 +50,8 @@ def advance(
         most: Largest window allowed now.
     """
     for at, cursor in enumerate(cursors):
-        if abs(start - cursor.position) <= NEAR:
+        # one read proves no stream: only its very neighbour does, or random reads would start windows
+        if abs(start - cursor.position) <= (NEAR if cursor.window else stop - start):
             window = cursor.window
             if waited and stop > cursor.position:
                 window = min(most, max(FIRST_WINDOW, window * 2))

@@ -92,9 +92,7 @@ def _code(name: str, error: Exception, args: tuple[Any, ...]) -> int:
     if isinstance(error, OSError) and error.errno:
         log.error("%s%s: %s", name, _shown(args), error)
         return error.errno
-    log.error(
-        "%s%s failed unexpectedly; the mount goes on", name, _shown(args), exc_info=error
-    )
+    log.error("%s%s failed unexpectedly; the mount goes on", name, _shown(args), exc_info=error)
     return errno.EIO
 
 

@@ -289,7 +289,14 @@ class Operations(pyfuse3.Operations):
     @guarded()
     async def read(self, fh: int, off: int, size: int) -> bytes:
         """Bytes of an open file."""
-        return await self._tree.opener.read(self._file(fh), off, size)
+        handle = self._file(fh)
+        version = handle.inode.etag
+        data = await self._tree.opener.read(handle, off, size)
+        if handle.inode.etag != version:
+            # the size the kernel believes is the old version's; attributes alone are safe to drop
+            # here
+            pyfuse3.invalidate_inode(handle.inode.ino, attr_only=True)
+        return data
 
     @guarded(bounded=False)
     async def write(self, fh: int, off: int, buf: bytes) -> int:

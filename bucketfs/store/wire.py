@@ -39,7 +39,7 @@ class Wire:
         count = int(await self._retry(self.sock.recv_into, buffer))
         if count and isinstance(self.sock, ssl.SSLSocket):
             # One call decrypts one record of 16 KiB; collect those that are here already.
-            with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLEOFError):
+            with contextlib.suppress(ssl.SSLError):
                 while count < len(buffer) and (more := self.sock.recv_into(buffer[count:])):
                     count += more
         return count
@@ -85,8 +85,11 @@ class Wire:
                 wait = trio.lowlevel.wait_writable if wants_room else trio.lowlevel.wait_readable
             except ssl.SSLWantWriteError:
                 wait = trio.lowlevel.wait_writable
-            except ssl.SSLEOFError:
-                return 0
+            except ssl.SSLError as exc:
+                # Only a handshake can fail for a reason that lasts, such as a certificate.
+                if call == getattr(self.sock, "do_handshake", None):
+                    raise
+                raise ConnectionResetError(errno.ECONNRESET, f"TLS broke: {exc}") from exc
             await self._wait(wait)
 
     async def _wait(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:

@@ -113,22 +113,31 @@ class Attributes:
         """A HEAD or GET answered for the inode's name: take over version and attributes."""
         if isinstance(inode, Directory):
             inode.etag, inode.modified = info.etag, info.last_modified
-            self._learn(inode, info.headers)
         else:
             inode = self._state.adopt(
                 inode, etag=info.etag, size=info.size, modified=info.last_modified
             )
-            if inode.posix is None:
-                self._learn(inode, info.headers)
-                inode = self._as_directory(inode)
+        if inode.posix is None or isinstance(inode, Directory):
+            self.reread(inode, info)
+            return self._as_directory(inode)
+        inode.checked = clock.monotonic()
+        return inode
+
+    def reread(self, inode: Inode, info: ObjectInfo) -> None:
+        """Replace the attributes by those a HEAD has just shown."""
+        self._learn(inode, info.headers)
         inode.checked = clock.monotonic()
         if info.headers is not None:
             self._state.index.put_headers(info.key, info.etag, info.last_modified, info.headers)
-        return inode
 
     def _as_directory(self, inode: Inode) -> Inode:
         """An object without slash that says it is a directory becomes one."""
-        if inode.posix is None or not stat.S_ISDIR(inode.posix.mode) or inode.parent is None:
+        if (
+            isinstance(inode, Directory)
+            or inode.posix is None
+            or not stat.S_ISDIR(inode.posix.mode)
+            or inode.parent is None
+        ):
             return inode
         directory = self._state.new_directory(inode.parent, inode.name)
         directory.markers = frozenset({""})

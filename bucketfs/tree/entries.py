@@ -84,8 +84,9 @@ class Entries:
             async with self._saver.exclusive(inode):
                 key = self._state.key(inode)
                 headers = self._saver.headers(inode)
+                replaced = self._state.take_deferred(key)
                 info = await self._state.store.put(
-                    key, BytesBody(body), headers, if_none_match=True
+                    key, BytesBody(body), headers, if_none_match=replaced is None
                 )
         except BaseException:
             self._state.unlink(inode)
@@ -150,6 +151,7 @@ class Entries:
             elif not replaced:
                 assert inode.live is not None
                 inode.live.deferred_delete = self._state.key(inode)
+                self._state.deferred[inode.live.deferred_delete] = inode
                 return
         if in_bucket and not replaced:
             assert inode.parent is not None
@@ -163,7 +165,10 @@ class Entries:
         """Give a directory its marker when `last` is the only thing that makes it exist."""
         if parent is self._state.root or (parent.markers and "/" in parent.markers):
             return
-        if self._state.is_listed(parent) and parent.children.keys() <= {last.name}:
+        if not self._state.is_listed(parent):
+            return
+        in_bucket = (c for c in parent.children.values() if isinstance(c, Directory) or c.etag)
+        if all(child is last for child in in_bucket):
             await self._put_marker(parent)
 
     async def keep_if_empty(self, parent: Directory) -> None:

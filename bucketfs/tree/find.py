@@ -20,7 +20,7 @@ from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import gather
 from bucketfs.tree.attributes import Attributes
 from bucketfs.tree.inode import Directory, Inode
-from bucketfs.tree.listing import LOOKUP_PAGES, MANY_MISSES, Lister
+from bucketfs.tree.listing import LARGE_MISSES, LOOKUP_PAGES, MANY_MISSES, Lister
 from bucketfs.tree.names import check_key
 from bucketfs.tree.state import TreeState
 
@@ -84,10 +84,10 @@ class Finder:
         event = self._looking[parent, name] = trio.Event()
         try:
             parent.misses += 1
-            if parent.misses > MANY_MISSES and await self._lister.ensure(
-                parent, pages=LOOKUP_PAGES
-            ):
-                return parent.children.get(name)
+            if parent.misses > MANY_MISSES:
+                if await self._lister.ensure(parent, pages=LOOKUP_PAGES):
+                    return parent.children.get(name)
+                parent.misses = -LARGE_MISSES
             return await self._ask(parent, name, key)
         finally:
             del self._looking[parent, name]
@@ -120,11 +120,11 @@ class Finder:
             return child
         if answers.directory:
             return self._found_directory(parent, name, answers.markers)
-        if answers.file is not None:
+        if answers.file is not None and key not in self._state.deferred:
             return self._found_file(parent, name, answers.file)
-        if child is not None and not isinstance(child, Directory) and child.live is not None:
-            return child
         if child is not None:
+            if self._state.holds_unsaved(child):
+                return child
             self._state.unlink(child)
         if len(parent.negatives) >= _NEGATIVES:
             parent.negatives.clear()
@@ -159,6 +159,10 @@ class Finder:
 
     def _found_file(self, parent: Directory, name: str, info: ObjectInfo) -> Inode:
         child = parent.children.get(name)
-        if child is None or (isinstance(child, Directory) and child.markers != frozenset({""})):
+        if isinstance(child, Directory) and child.markers != frozenset({""}):
+            if self._state.holds_unsaved(child):
+                return child
+            child = None
+        if child is None:
             child = self._state.new_file(parent, name)
         return self._attributes.accept(child, info)

@@ -25,6 +25,8 @@ from bucketfs.tree.state import TreeState
 MANY_MISSES = 3
 #: Pages that such a listing may take before it is given up for single lookups.
 LOOKUP_PAGES = 2
+#: Cold lookups after which a directory that was too large for that is tried again.
+LARGE_MISSES = 200
 
 
 @dataclass(slots=True)
@@ -157,6 +159,8 @@ class Lister:
             if not self._changed_since(directory, name, since):
                 self._merge_directory(directory, name, markers)
         for name, info in picture.files.items():
+            if info.key in self._state.deferred:
+                continue
             if not self._changed_since(directory, name, since):
                 self._merge_file(directory, name, info)
         present = picture.files.keys() | picture.directories.keys()
@@ -194,6 +198,8 @@ class Lister:
         if isinstance(child, Directory):
             if child.markers == frozenset({""}) and child.etag == info.etag:
                 return  # a directory object without slash, known by its metadata
+            if self._state.holds_unsaved(child):
+                return
             child = None
         if child is None:
             child = self._state.new_file(parent, name)
@@ -208,19 +214,9 @@ class Lister:
 
         Unless it is ours alone or changed meanwhile.
         """
-        content = child.content
-        if child.changed > since or (content is not None and (content.new or content.unsaved)):
-            return
-        if isinstance(child, Directory) and _holds_unsaved(child):
+        if child.changed > since or self._state.holds_unsaved(child):
             return
         self._state.unlink(child)
-
-
-def _holds_unsaved(directory: Directory) -> bool:
-    return any(
-        _holds_unsaved(child) if isinstance(child, Directory) else child.live is not None
-        for child in directory.children.values()
-    )
 
 
 def names_of(children: Iterable[Inode]) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from bucketfs.errors import FsError, NotFound, StoreError
 from bucketfs.file.content import Content, Reader
+from bucketfs.file.context import Version
 from bucketfs.file.window import WHOLE
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tree.attributes import Attributes
@@ -67,6 +68,8 @@ class Opener:
             await self._check_version(inode, reads=flags & os.O_ACCMODE != os.O_WRONLY)
         keep = bool(inode.etag) and inode.opened == inode.etag
         inode.opened = inode.etag
+        if keep:
+            self._state.content(inode).served = True
         return self._handle(inode, writable=writable, keep_cache=keep, pid=pid)
 
     def open_new(self, inode: Inode, *, pid: int) -> Handle:
@@ -74,8 +77,33 @@ class Opener:
         return self._handle(inode, writable=True, keep_cache=False, pid=pid)
 
     async def read(self, handle: Handle, start: int, length: int) -> bytes:
-        """Bytes of an open file; raises as `Content.read` does."""
-        return await handle.content.read(handle.reader, start, length)
+        """Bytes of an open file.
+
+        When the object was replaced between open and the first read, the handle moves on to the
+        new version: no program has seen a byte of the old one.
+
+        Raises:
+            FsError, StoreError: As `Content.read` does.
+        """
+        content = handle.content
+        try:
+            return await content.read(handle.reader, start, length)
+        except FsError as error:
+            if error.errno != errno.ESTALE or content.served or content.unsaved:
+                raise
+        await self._renew(handle.inode, content)
+        return await content.read(handle.reader, start, length)
+
+    async def _renew(self, inode: Inode, content: Content) -> None:
+        """Have an unread open file stand for the version that is in the bucket now."""
+        stale = content.base
+        info = await self._state.store.head(self._state.key(inode))
+        if content.base is not stale or content.served or content.unsaved:
+            return  # another read was faster, or a program wrote meanwhile
+        content.renew(Version(info.key, info.etag, info.size))
+        inode.etag, inode.size, inode.modified = info.etag, info.size, info.last_modified
+        inode.opened = info.etag
+        self._attributes.reread(inode, info)
 
     async def write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Write to an open file; raises as `Content.write` does."""
@@ -152,9 +180,9 @@ class Opener:
         """The last user of a removed file is gone."""
         live = inode.live
         assert live is not None
-        key, live.deferred_delete = live.deferred_delete, ""
+        key = live.deferred_delete
         self._state.close_content(inode)
-        if key:
+        if key and self._state.take_deferred(key) is inode:
             await self._state.store.delete(key, if_match=inode.etag)
 
     async def _truncate(self, inode: Inode, uid: int) -> None:

@@ -128,14 +128,16 @@ class Renamer:
         info = await self._state.store.copy(
             old_key, new_key, size=source.size, headers=headers, source_if_match=source.etag
         )
+        self._state.take_deferred(new_key)
+        # readers go on under the new key before the old one is gone
+        if live.content is not None and live.content.base is not None:
+            live.content.rebase(Version(new_key, info.etag, source.size))
         await self._entries.keep_directory(source.parent, source)
         await self._state.store.delete(old_key)
         self._state.index.drop_headers(old_key)
         if source.opened == source.etag:
             source.opened = info.etag
         source.etag, source.modified = info.etag, info.last_modified
-        if live.content is not None and live.content.base is not None:
-            live.content.rebase(Version(new_key, info.etag, source.size))
         if headers is not None:
             if info.last_modified:
                 self._state.index.put_headers(new_key, info.etag, info.last_modified, headers)
@@ -192,51 +194,47 @@ class Renamer:
                 if inode.live is not None:
                     async with inode.live.lock:
                         pass
-            copied = await self._move_tree(source, new_prefix)
+            copies = await self._copy_tree(source, new_prefix)
             await self._entries.keep_directory(old_parent, source)
+            # readers go on under the new keys before the old ones are gone
             self._relink(source, target, new_parent, new_name)
-            self._take_over(source, copied)
+            self._take_over(source, {new.key: (old, new) for old, new in copies})
+            await self._delete_all([old.key for old, _ in copies])
         finally:
             source.renaming.set()
             source.renaming = None
         await self._entries.keep_if_empty(old_parent)
 
-    async def _move_tree(self, source: Directory, new_prefix: str) -> Mapping[str, ObjectInfo]:
-        """Copy every object below a directory, then delete the originals.
-
-        The copies by their new keys.
-        """
+    async def _copy_tree(
+        self, source: Directory, new_prefix: str
+    ) -> list[tuple[ObjectInfo, ObjectInfo]]:
+        """Copy every object of a directory; pairs of original and copy."""
         old_prefix = self._state.prefix(source)
         path, new_path = old_prefix[:-1], new_prefix[:-1]
         objects = await self._lister.objects_below(old_prefix)
-        moves = {
-            info.key: (new_prefix + info.key[len(old_prefix) :], info.size) for info in objects
-        }
         for marker in (source.markers or frozenset()) - {"/"}:
-            moves[path + marker] = (new_path + marker, 0)
-        for key, _ in moves.values():
-            check_key(key)
+            objects.append(ObjectInfo(path + marker, 0, "", 0))
+        keys = [check_key(new_path + info.key[len(path) :]) for info in objects]
         try:
             copies = await gather(
                 [
-                    functools.partial(self._state.store.copy, old, new, size=size)
-                    for old, (new, size) in moves.items()
+                    functools.partial(self._state.store.copy, info.key, key, size=info.size)
+                    for info, key in zip(objects, keys, strict=True)
                 ],
                 limit=self._state.files.parallel,
             )
         except BaseException:
-            await self._take_back([new for new, _ in moves.values()])
+            await self._take_back(keys)
             raise
-        stayed = await self._state.store.delete_many(list(moves))
-        if stayed:
-            key, error = next(iter(stayed.items()))
+        return list(zip(objects, copies, strict=True))
+
+    async def _delete_all(self, keys: list[str]) -> None:
+        stayed = await self._state.store.delete_many(keys)
+        for error in stayed.values():
             log.error(
-                "%d objects exist under their old and new names, %r for one: %s",
-                len(stayed),
-                key,
-                error,
+                "%d of %d originals of a renamed directory stay behind", len(stayed), len(keys)
             )
-        return {info.key: info for info in copies}
+            raise error
 
     async def _take_back(self, keys: list[str]) -> None:
         # shielded: also when the caller gave up, a half-made copy must not stay
@@ -246,23 +244,25 @@ class Renamer:
             except StoreError as error:
                 log.error("copies of a directory that could not be renamed stay behind: %s", error)
 
-    def _take_over(self, directory: Directory, copied: Mapping[str, ObjectInfo]) -> None:
-        """Note the versions that the copies have."""
-        marker = copied.get(self._state.prefix(directory))
+    def _take_over(
+        self, directory: Directory, copies: Mapping[str, tuple[ObjectInfo, ObjectInfo]]
+    ) -> None:
+        """Note the versions that the copies have, where the original was the version we know."""
+        marker = copies.get(self._state.prefix(directory))
         if marker is not None:
-            directory.etag, directory.modified = marker.etag, marker.last_modified
+            directory.etag, directory.modified = marker[1].etag, marker[1].last_modified
         for child in directory.children.values():
             if isinstance(child, Directory):
-                self._take_over(child, copied)
+                self._take_over(child, copies)
                 continue
-            info = copied.get(self._state.path(child))
-            if info is None:
+            old, new = copies.get(self._state.path(child), (None, None))
+            if old is None or new is None or old.etag != child.etag:
                 continue
             if child.opened == child.etag:
-                child.opened = info.etag
-            child.etag, child.modified = info.etag, info.last_modified
+                child.opened = new.etag
+            child.etag, child.modified = new.etag, new.last_modified
             if child.content is not None and child.content.base is not None:
-                child.content.rebase(Version(info.key, info.etag, child.size))
+                child.content.rebase(Version(new.key, new.etag, child.size))
 
 
 def _is_below(inode: Inode, directory: Directory) -> bool:

@@ -169,12 +169,14 @@ class Saver:
         if live is None:
             return
         live.attributes_unsaved = False
-        inode.posix = None
         inode.checked = NEVER
-        if live.content is not None and not live.content.handles:
+        if live.content is not None:
+            if live.content.handles:
+                return
             self._state.close_content(inode)
-            if not inode.etag:
-                self._state.unlink(inode)
+        inode.posix = None
+        if not inode.etag:
+            self._state.unlink(inode)
         self._state.settle(inode)
 
     def _after(self, inode: Inode, live: Live) -> None:
@@ -191,12 +193,10 @@ class Saver:
         content = live.content
         assert content is not None
         changes = live.attribute_changes
-        target = upload.Target(
-            key=self._state.key(inode),
-            headers=self.headers(inode),
-            if_match=inode.etag,
-            if_none_match=not inode.etag,
-        )
+        key = self._state.key(inode)
+        replaced = self._state.take_deferred(key)
+        etag = inode.etag or (replaced.etag if replaced else "")
+        target = upload.Target(key, self.headers(inode), if_match=etag, if_none_match=not etag)
         try:
             info = await upload.publish(self._state.files, content, target)
         except (PreconditionFailed, NotFound) as error:
@@ -215,9 +215,10 @@ class Saver:
         Raises:
             FsError: ESTALE, with our bytes safe under the conflict name.
         """
-        if isinstance(error, NotFound) and not content.fetcher.missing(0, content.size):
+        if not content.fetcher.missing(0, content.size):
+            content.fetcher.base, content.fetcher.limit = None, 0  # nothing of it is needed
+        if isinstance(error, NotFound):
             again = dataclasses.replace(target, if_match="", if_none_match=True)
-            content.fetcher.base, content.fetcher.limit = None, 0
             return await upload.publish(self._state.files, content, again)
         moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(clock.wall_ns() // 10**9))
         key = f"{target.key}.conflict-{socket.gethostname()}-{moment}"

@@ -9,9 +9,11 @@ locks the one of the lower inode number first.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 
 from bucketfs import clock
+from bucketfs.errors import FsError
 from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version
 from bucketfs.tree.inode import NEVER, Directory, Inode, InodeTable, Live
@@ -52,6 +54,8 @@ class TreeState:
         self.changes = 0
         self.listings = 0
         self.live: set[Inode] = set()
+        #: Removed files whose objects stay until their last close, by key: they are in no listing.
+        self.deferred: dict[str, Inode] = {}
 
     @property
     def root(self) -> Directory:
@@ -59,12 +63,18 @@ class TreeState:
         return self.table.root
 
     def path(self, inode: Inode) -> str:
-        """Key of the inode's name without a trailing slash, "" for the root of a whole bucket."""
+        """Key of the inode's name without a trailing slash, "" for the root of a whole bucket.
+
+        Raises:
+            FsError: ESTALE when the inode has no name any more.
+        """
         names = []
         node: Inode = inode
         while node.parent is not None:
             names.append(node.name)
             node = node.parent
+        if node is not self.root:
+            raise FsError(errno.ESTALE, "a directory above it was removed by someone else")
         names.append(self.config.prefix.removesuffix("/"))
         return "/".join(name for name in reversed(names) if name)
 
@@ -162,9 +172,11 @@ class TreeState:
             a new one under the same name (their reads must not mix with the new bytes).
         """
         if inode.etag == etag and inode.size == size:
-            if inode.modified != modified and inode.modified:
+            if inode.modified in (0, modified):
+                inode.modified = modified
+            elif inode.live is None:
                 inode.posix = None  # same bytes, other metadata
-            inode.modified = modified
+                inode.modified = modified
             return inode
         if inode.content is not None:
             assert inode.parent is not None
@@ -207,6 +219,19 @@ class TreeState:
         if inode.live is not None and inode.live.content is not None:
             inode.live.content.close()
             inode.live.content = None
+
+    def holds_unsaved(self, inode: Inode) -> bool:
+        """Whether forgetting the inode (and all below) would lose something that is only here."""
+        if isinstance(inode, Directory) and any(map(self.holds_unsaved, inode.children.values())):
+            return True
+        return inode.live is not None and inode.live.busy
+
+    def take_deferred(self, key: str) -> Inode | None:
+        """A removed file whose object still has this key, which something new is about to take."""
+        inode = self.deferred.pop(key, None)
+        if inode is not None and inode.live is not None:
+            inode.live.deferred_delete = ""
+        return inode
 
     def expire(self, directory: Directory) -> None:
         """Ask the bucket again for everything below a directory."""

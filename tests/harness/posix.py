@@ -62,6 +62,15 @@ def renameat2(old: Path, new: Path, flags: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def settle(path: Path) -> None:
+    """Sync a file or directory: pending changes of its metadata are in the bucket afterwards."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 class Mapping:
     """A shared writable mapping that keeps no descriptor open, as C programs have it."""
 

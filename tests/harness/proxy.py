@@ -77,6 +77,10 @@ class Proxy:
         """Requests since `clear` by operation; operations that did not happen are missing."""
         return dict(Counter(request.operation for request in self.requests))
 
+    def story(self) -> str:
+        """The requests since `clear` one by one, for the message of a failure."""
+        return "\n".join(f"{r.operation} {r.key} {r.query} -> {r.status}" for r in self.requests)
+
     def clear(self) -> None:
         self.requests.clear()
 
@@ -254,6 +258,8 @@ async def _serve(
         connections.add(task)
         try:
             await _Connection(running, upstream, reader, writer).serve()
+        except asyncio.CancelledError:
+            writer.transport.abort()  # the proxy stops; asyncio would log what is raised here
         finally:
             connections.discard(task)
 

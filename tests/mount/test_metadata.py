@@ -12,7 +12,8 @@ import pytest
 
 from tests.conftest import Folder
 from tests.harness.mounts import Mounts, as_user
-from tests.harness.posix import refused
+from tests.harness.posix import refused, settle
+from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
 MTIME, ATIME = 1_600_000_000_123_456_789, 1_500_000_000_000_000_001
@@ -29,6 +30,7 @@ def test_chmod(folder: Folder, module_bucket: Witness, bits: int) -> None:
     for name in ("f", "d"):
         os.chmod(folder / name, bits)
         assert mode(folder, name) == bits
+        settle(folder / name)
     if not folder.local:
         written = module_bucket.metadata(folder.prefix + "f")["mode"]
         assert written == str(stat.S_IFREG | bits)
@@ -59,6 +61,7 @@ def test_chown(folder: Folder, module_bucket: Witness) -> None:
         os.chown(folder / name, 77, -1)
         info = (folder / name).stat()
         assert (info.st_uid, info.st_gid) == (77, 99)
+        settle(folder / name)
     if not folder.local:
         written = module_bucket.metadata(folder.prefix + "f")
         assert (written["uid"], written["gid"]) == ("77", "99")
@@ -72,6 +75,7 @@ def test_times_have_nanoseconds(folder: Folder, module_bucket: Witness) -> None:
         info = (folder / name).stat()
         assert (info.st_atime_ns, info.st_mtime_ns) == (ATIME, MTIME)
         assert abs(info.st_ctime - time.time()) < 60
+        settle(folder / name)
     if not folder.local:
         written = module_bucket.metadata(folder.prefix + "f")
         assert written["mtime"] == "1600000000.123456789"
@@ -85,6 +89,14 @@ def test_times_far_away(folder: Folder, seconds: int) -> None:
     os.utime(folder / "f", ns=(seconds * 10**9 + 5, seconds * 10**9 + 7))
     info = (folder / "f").stat()
     assert (info.st_atime_ns, info.st_mtime_ns) == (seconds * 10**9 + 5, seconds * 10**9 + 7)
+
+
+def test_changes_arrive_by_themselves(here: Folder, module_bucket: Witness) -> None:
+    """Nobody needs to fsync: a change of metadata is in the bucket after a short while."""
+    (here / "f").write_text("x")
+    os.chmod(here / "f", 0o600)
+    key = here.prefix + "f"
+    until(lambda: module_bucket.metadata(key)["mode"] == str(0o100600), "mode", timeout=5)
 
 
 def test_one_time_omitted(folder: Folder) -> None:
@@ -204,6 +216,7 @@ def test_content_type_and_other_headers_survive_chmod(
         Metadata={"custom": "kept"},
     )
     os.chmod(foreign / "page.html", 0o600)
+    settle(foreign / "page.html")
     head = module_bucket.head(key)
     assert head is not None
     assert head["ContentType"] == "text/x-special"

@@ -30,10 +30,15 @@ NAMES = [
     "ü" * 127 + "x",
 ]
 
+
+def short(name: str) -> str:
+    return ascii(name)[1:25]
+
+
 CONTROL = ["newline\nin it", "bell\x07", "escape\x1b[0m", "\x01", "del\x7f"]
 
 
-@pytest.mark.parametrize("name", NAMES, ids=ascii)
+@pytest.mark.parametrize("name", NAMES, ids=short)
 def test_a_file_of_any_name(folder: Folder, module_bucket: Witness, name: str) -> None:
     path = folder / name
     path.write_bytes(b"content")
@@ -70,7 +75,20 @@ def test_control_characters_of_others_do_not_break_a_listing(
     assert (foreign / "a\x01b").read_bytes() == b"a\x01b"
 
 
-@pytest.mark.parametrize("name", ["dir with space", "dir%2F+", "ünï", "d" * 255], ids=ascii)
+def test_directories_of_keys_with_control_characters(
+    foreign: Folder, module_bucket: Witness
+) -> None:
+    """XML cannot name such keys: a batch deletion must find another way."""
+    for name in ("d/plain", "d/a\x01b", "d/s/c\x02d"):
+        module_bucket.put(foreign.prefix + name, b"x")
+    (foreign / "d").rename(foreign / "e")
+    assert sorted(os.listdir(foreign / "e")) == ["a\x01b", "plain", "s"]
+    left = [key.removeprefix(foreign.prefix) for key in module_bucket.keys(foreign.prefix)]
+    assert not [key for key in left if key.startswith("d")]
+    assert {"e/plain", "e/a\x01b", "e/s/c\x02d"} <= set(left)
+
+
+@pytest.mark.parametrize("name", ["dir with space", "dir%2F+", "ünï", "d" * 255], ids=short)
 def test_a_directory_of_any_name(folder: Folder, module_bucket: Witness, name: str) -> None:
     (folder / name).mkdir()
     (folder / name / "file").write_text("x")

@@ -162,8 +162,10 @@ def test_reading_refusals(folder: Folder) -> None:
     (folder / "f").write_text("x")
     with refused(errno.ENOENT):
         (folder / "absent").read_bytes()
+    directory = os.open(folder.path, os.O_RDONLY)
     with refused(errno.EISDIR):
-        os.read(os.open(folder.path, os.O_RDONLY), 1)
+        os.read(directory, 1)
+    os.close(directory)
     with open(folder / "f", "wb") as file, refused(errno.EBADF):
         os.read(file.fileno(), 1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -103,7 +104,7 @@ async def test_without_batches_it_deletes_one_by_one() -> None:
 
 async def test_what_cannot_be_deleted_is_named() -> None:
     denied = StoreError("AccessDenied", status=403)
-    store, memory, _ = limited(
+    store, _, _ = limited(
         lambda name, key, n: Fault(denied) if key == "b" else None, delete_many=False
     )
     stayed: Mapping[str, StoreError] = await store.delete_many(["a", "b"])
@@ -140,7 +141,7 @@ def test_part_plans_cover_all(size: int, wish: int, most: int) -> None:
     assert [part.number for part in plan] == list(range(1, len(plan) + 1))
     assert plan[0].start == 0
     assert plan[-1].stop == size
-    assert all(one.stop == other.start for one, other in zip(plan, plan[1:], strict=False))
+    assert all(one.stop == other.start for one, other in pairwise(plan))
     assert len({part.stop - part.start for part in plan[:-1]}) <= 1
 
 

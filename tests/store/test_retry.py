@@ -72,7 +72,7 @@ async def test_it_gives_up_by_count_and_says_so(caplog: pytest.LogCaptureFixture
 
 @pytest.mark.mock_clock
 async def test_it_gives_up_by_time() -> None:
-    store, memory = retrying(lambda *_: Fault(BUSY), attempts=1000, seconds=60)
+    store, _ = retrying(lambda *_: Fault(BUSY), attempts=1000, seconds=60)
     began = trio.current_time()
     with pytest.raises(StoreError):
         await store.head("k")
@@ -189,7 +189,7 @@ async def test_a_complete_that_failed_is_not_taken_for_done() -> None:
 
 @pytest.mark.mock_clock
 async def test_a_vanished_upload_is_reported() -> None:
-    store, memory = retrying()
+    store, _ = retrying()
     upload, parts = await _upload(store)
     await store.abort("k", upload)
     with pytest.raises(NotFound):

@@ -1,0 +1,106 @@
+"""Credentials of botocore's chain under trio, found and refreshed without a remount."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bucketfs.credentials import Chain
+from bucketfs.errors import StoreError
+from bucketfs.store import open_store
+from bucketfs.store.answers import unix_time
+from tests.store.test_transport import CONFIG, HEAD, scripted, talking
+
+
+@pytest.fixture(autouse=True)
+def _no_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+async def signer(credentials: Chain) -> str:
+    """The access key that signs a request."""
+    async with talking(HEAD, credentials=credentials) as (store, script):
+        await store.head("k")
+    return script.seen[0].headers["authorization"].split("Credential=")[1].split("/")[0]
+
+
+async def test_profiles(tmp_path: Path) -> None:
+    (tmp_path / "credentials").write_text(
+        "[default]\naws_access_key_id=AK1\naws_secret_access_key=S\n"
+        "[other]\naws_access_key_id=AK2\naws_secret_access_key=S\n"
+    )
+    assert await signer(Chain()) == "AK1"
+    assert await signer(Chain("other")) == "AK2"
+
+
+async def test_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mount(8) starts its helpers with no HOME."""
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws/credentials").write_text(
+        "[default]\naws_access_key_id=AK3\naws_secret_access_key=S\n"
+    )
+    for name in ("HOME", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.delenv(name)
+    entry = pwd.struct_passwd(("u", "x", 0, 0, "", str(tmp_path), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: entry)
+    assert await signer(Chain()) == "AK3"
+
+
+async def test_a_process(tmp_path: Path) -> None:
+    answer = {"Version": 1, "AccessKeyId": "AK4", "SecretAccessKey": "S"}
+    script = tmp_path / "keys.py"
+    script.write_text(f"print({json.dumps(json.dumps(answer))})")
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {script}\n")
+    assert await signer(Chain()) == "AK4"
+
+
+async def test_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {
+        "AccessKeyId": "AK5",
+        "SecretAccessKey": "S",
+        "Token": "T",
+        "Expiration": "2099-01-01T00:00:00Z",
+    }
+    body = json.dumps(keys).encode()
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    async with scripted(answer) as service:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{service.url}/keys")
+        assert await signer(Chain()) == "AK5"
+
+
+async def test_nothing_found() -> None:
+    with pytest.raises(StoreError) as raised:
+        async with open_store(replace(CONFIG, url="http://127.0.0.1:1", credentials=Chain())):
+            pass
+    assert raised.value.code == "NoCredentials"
+
+
+async def test_an_unknown_profile() -> None:
+    with pytest.raises(StoreError) as raised:
+        async with open_store(replace(CONFIG, url="http://x", credentials=Chain("nope"))):
+            pass
+    assert raised.value.code == "BadConfiguration"
+    assert "nope" in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Sat, 21 Nov 2026 07:39:22 GMT", 1795246762),
+        ("2026-11-21T07:39:22.999Z", 1795246762),
+        ("2026-11-21T08:39:22+01:00", 1795246762),
+        ("", 0),
+    ],
+)
+def test_dates(text: str, expected: int) -> None:
+    assert unix_time(text) == expected

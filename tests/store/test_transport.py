@@ -1,0 +1,389 @@
+"""The transport and the S3 adapter against a server whose every byte the test decides."""
+
+from __future__ import annotations
+
+import gzip
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import pytest
+import trio
+from aiobotocore.session import AioSession
+
+from bucketfs.credentials import Anonymous, StaticKeys
+from bucketfs.errors import (
+    KeyTaken,
+    NoAnswer,
+    NotFound,
+    PreconditionFailed,
+    StoreError,
+    Unsupported,
+)
+from bucketfs.store import StoreConfig, open_store
+from bucketfs.store.base import BytesBody, Headers, Store
+from bucketfs.store.session import tls_context
+
+OK = b"HTTP/1.1 200 OK\r\n"
+HEAD = (
+    OK + b'Content-Length: 5\r\nETag: "e1"\r\nLast-Modified: Sat, 21 Nov 2026 07:39:22 GMT\r\n'
+    b"x-amz-meta-Mode: 33188\r\nx-amz-meta-name: \xc3\xbc\r\n\r\n"
+)
+BODY = HEAD + b"hello"
+
+
+@dataclass
+class Seen:
+    """One request as it arrived."""
+
+    line: str
+    headers: dict[str, str]
+    body: bytes = b""
+
+
+@dataclass
+class Script:
+    """A server that gives each request the next answer; None closes, `STALL` waits for ever.
+
+    Attributes:
+        seen: The requests in order.
+        connections: How many were opened.
+    """
+
+    answers: list[bytes | None]
+    url: str = ""
+    seen: list[Seen] = field(default_factory=list)
+    connections: int = 0
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        self.connections += 1
+        data = b""
+        while True:
+            while b"\r\n\r\n" not in data:
+                try:
+                    more = await stream.receive_some()
+                except trio.BrokenResourceError:
+                    return
+                if not more:
+                    return
+                data += more
+            head, _, data = data.partition(b"\r\n\r\n")
+            line, *rest = head.decode().split("\r\n")
+            pairs = (one.split(": ", 1) for one in rest)
+            seen = Seen(line, {name.lower(): value for name, value in pairs})
+            self.seen.append(seen)
+            length = int(seen.headers.get("content-length", 0))
+            while len(data) < length:
+                data += await stream.receive_some()
+            seen.body, data = data[:length], data[length:]
+            answer = self.answers.pop(0)
+            if answer is STALL:
+                await trio.sleep_forever()
+            if answer is not None:
+                await stream.send_all(answer)
+            if answer is None or b"\r\nConnection: close" in answer or answer.endswith(CUT):
+                await stream.aclose()
+                return
+
+
+STALL = b"stall"
+CUT = b"...cut"
+
+
+@asynccontextmanager
+async def scripted(*answers: bytes | None) -> AsyncIterator[Script]:
+    script = Script(list(answers))
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, script.serve, 0, host="127.0.0.1")
+        listeners = await nursery.start(serve)
+        port = listeners[0].socket.getsockname()[1]
+        script.url = f"http://127.0.0.1:{port}"
+        yield script
+        nursery.cancel_scope.cancel()
+
+
+CONFIG = StoreConfig(
+    bucket="bkt",
+    credentials=StaticKeys("AK", "SK"),
+    connect_timeout=2.0,
+    read_timeout=0.2,
+    retries=0,
+    read_only=True,
+)
+
+
+@asynccontextmanager
+async def talking(
+    *answers: bytes | None, **settings: object
+) -> AsyncIterator[tuple[Store, Script]]:
+    async with scripted(*answers) as script:
+        config = replace(CONFIG, url=script.url, **settings)  # type: ignore[arg-type]
+        async with open_store(config) as store:
+            yield store, script
+
+
+def error(status: int, code: str, *headers: bytes) -> bytes:
+    body = f"<Error><Code>{code}</Code><Message>why</Message></Error>".encode()
+    head = [b"HTTP/1.1 %d Error" % status, b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join([*head, b"", body])
+
+
+async def code_of(call: Awaitable[object]) -> str:
+    with pytest.raises(StoreError) as raised:
+        await call
+    return raised.value.code
+
+
+async def test_what_is_sent_and_read() -> None:
+    async with talking(HEAD, BODY) as (store, script):
+        found = await store.head("dir/ü +%")
+        data = bytearray()
+        await store.get("k", data.extend, start=0, stop=5, if_match="e1")
+    assert (found.size, found.etag, found.last_modified) == (5, "e1", 1795246762)
+    assert found.headers is not None
+    assert found.headers.metadata == {"mode": "33188", "name": "ü"}
+    assert data == b"hello"
+    head, get = script.seen
+    assert head.line == "HEAD /bkt/dir/%C3%BC%20%2B%25 HTTP/1.1"
+    assert head.headers["accept-encoding"] == "identity"
+    assert head.headers["host"] == script.url.removeprefix("http://")
+    assert head.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AK/")
+    assert (get.headers["range"], get.headers["if-match"]) == ("bytes=0-4", '"e1"')
+    assert script.connections == 1
+
+
+async def test_a_put_is_one_request_without_a_pause() -> None:
+    answer = OK + b'Content-Length: 0\r\nETag: "e2"\r\n\r\n'
+    async with talking(answer, answer) as (store, script):
+        await store.put("k", BytesBody(b"x" * 300_000), Headers({"mode": "1"}))
+        await store.put("k", BytesBody(b""), Headers())
+    big, empty = script.seen
+    assert big.body == b"x" * 300_000
+    assert "expect" not in big.headers
+    assert "transfer-encoding" not in big.headers
+    assert big.headers["x-amz-meta-mode"] == "1"
+    assert len(big.headers["x-amz-content-sha256"]) == 64
+    assert empty.headers["content-length"] == "0"
+
+
+async def test_anonymous_requests_are_not_signed() -> None:
+    async with talking(HEAD, credentials=Anonymous()) as (store, script):
+        await store.head("k")
+    assert "authorization" not in script.seen[0].headers
+
+
+async def test_signature_version_2() -> None:
+    async with talking(HEAD, signature_v2=True) as (store, script):
+        await store.head("k")
+    assert script.seen[0].headers["authorization"].startswith("AWS AK:")
+
+
+async def test_requester_pays() -> None:
+    async with talking(HEAD, requester_pays=True) as (store, script):
+        await store.head("k")
+    assert script.seen[0].headers["x-amz-request-payer"] == "requester"
+
+
+async def test_silence_is_bounded() -> None:
+    async with talking(STALL, BODY[:-2] + STALL[:0]) as (store, _):
+        with trio.fail_after(5):
+            assert await code_of(store.head("k")) == "ReadTimeout"
+            assert await code_of(store.get("k", lambda piece: None)) == "ReadTimeout"
+
+
+@pytest.mark.parametrize("answer", [None, b"HTTP/1.1 200", b"garbage\r\n\r\n" + CUT])
+async def test_no_usable_answer(answer: bytes | None) -> None:
+    async with talking(answer) as (store, _):
+        with pytest.raises(NoAnswer):
+            await store.head("k")
+
+
+async def test_a_cut_body_is_noticed() -> None:
+    cut = HEAD.replace(b"Content-Length: 5", b"Content-Length: 5000") + CUT
+    async with talking(cut) as (store, _):
+        data = bytearray()
+        assert await code_of(store.get("k", data.extend)) == "ConnectionClosed"
+        assert data == CUT
+
+
+async def test_a_cut_body_is_continued() -> None:
+    cut = HEAD.replace(b"Content-Length: 5", b"Content-Length: 11") + CUT
+    rest = HEAD.replace(b"200 OK", b"206 Partial").replace(
+        b"\r\nETag", b"\r\nContent-Range: bytes 6-10/11\r\nETag"
+    )
+    async with talking(cut, rest + b"-rest", retries=1) as (store, script):
+        data = bytearray()
+        await store.get("k", data.extend)
+    assert data == b"...cut-rest"
+    assert script.seen[1].headers["range"] == "bytes=6-"
+    assert script.seen[1].headers["if-match"] == '"e1"'
+
+
+async def test_a_server_that_ignores_ranges() -> None:
+    async with talking(BODY) as (store, _):
+        data = bytearray()
+        await store.get("k", data.extend, start=1, stop=3)
+    assert data == b"el"
+
+
+async def test_a_dead_kept_connection_is_replaced() -> None:
+    async with talking(HEAD, None, HEAD) as (store, script):
+        await store.head("k")
+        await store.head("k")
+    assert script.connections == 2
+
+
+async def test_connections_that_the_server_closes_are_not_reused() -> None:
+    closing = HEAD.replace(b"\r\nETag", b"\r\nConnection: close\r\nETag")
+    async with talking(closing, HEAD) as (store, script):
+        await store.head("k")
+        await store.head("k")
+    assert script.connections == 2
+
+
+async def test_a_cancelled_request_closes_its_connection() -> None:
+    async with talking(STALL, HEAD, read_timeout=30.0) as (store, script):
+        with trio.move_on_after(0.05):
+            await store.head("k")
+        await store.head("k")
+    assert script.connections == 2
+
+
+async def test_busy_and_when_to_come_back() -> None:
+    async with talking(error(503, "SlowDown", b"Retry-After: 7")) as (store, _):
+        with pytest.raises(StoreError) as raised:
+            await store.check()
+    assert (raised.value.status, raised.value.retry_after) == (503, 7.0)
+    assert raised.value.message == "why"
+
+
+async def test_200_with_an_error_inside() -> None:
+    inside = error(200, "InternalError")
+    async with talking(inside, inside) as (store, _):
+        copy = store.copy("a", "b", size=1, headers=Headers())
+        with pytest.raises(StoreError) as raised:
+            await copy
+    assert (raised.value.code, raised.value.status) == ("InternalError", 500)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (error(404, "NoSuchKey"), NotFound),
+        (error(412, "PreconditionFailed"), PreconditionFailed),
+        (error(501, "NotImplemented"), Unsupported),
+        (error(405, "MethodNotAllowed"), Unsupported),
+        (error(403, "AccessDenied"), StoreError),
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", StoreError),
+        (b"HTTP/1.1 400 Bad\r\nContent-Length: 4\r\n\r\nugh!", StoreError),
+    ],
+)
+async def test_refusals(answer: bytes, kind: type[StoreError]) -> None:
+    async with talking(answer) as (store, _):
+        with pytest.raises(StoreError) as raised:
+            await store.get("k", lambda piece: None)
+    assert type(raised.value) is kind
+
+
+async def test_a_taken_key() -> None:
+    async with talking(error(412, "PreconditionFailed"), HEAD) as (store, script):
+        with pytest.raises(KeyTaken):
+            await store.put("k", BytesBody(b"x"), Headers(), if_none_match=True)
+    assert script.seen[0].headers["if-none-match"] == "*"
+
+
+async def test_a_proxy_that_compresses_anyway_is_not_believed() -> None:
+    packed = gzip.compress(b"hello")
+    answer = OK + b'Content-Encoding: gzip\r\nETag: "e"\r\nContent-Length: %d\r\n\r\n' % len(packed)
+    async with talking(answer + packed) as (store, _):
+        data = bytearray()
+        info = await store.get("k", data.extend)
+    assert data == packed
+    assert info.headers is not None
+    assert info.headers.other == {"content-encoding": "gzip"}
+
+
+async def test_chunked_answers() -> None:
+    listing = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
+    chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(listing), listing)
+    answer = OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunks
+    async with talking(answer, answer) as (store, script):
+        assert (await store.list("")).next_token is None
+        await store.check()
+    assert script.connections == 1
+
+
+async def test_a_server_that_knows_only_the_old_listing() -> None:
+    def page(key: str, more: str) -> bytes:
+        body = (
+            f"<ListBucketResult><IsTruncated>{more}</IsTruncated>"
+            f"<Contents><Key>{key}</Key><Size>1</Size></Contents></ListBucketResult>"
+        ).encode()
+        return OK + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+    answers = [page("a", "true"), page("a", "true"), page("b", "false")]
+    async with talking(*answers) as (store, script):
+        first = await store.list("")
+        second = await store.list("", token=first.next_token)
+    assert [found.key for found in (*first.objects, *second.objects)] == ["a", "b"]
+    assert first.next_token == "a"
+    assert second.next_token is None
+    assert "list-type" not in script.seen[2].line
+    assert "marker=a" in script.seen[2].line
+
+
+async def test_nobody_listens() -> None:
+    async with scripted() as script:
+        url = script.url
+    async with open_store(replace(CONFIG, url=url)) as store:
+        assert await code_of(store.head("k")) == "ConnectFailed"
+
+
+async def test_an_unknown_host() -> None:
+    async with open_store(replace(CONFIG, url="http://bucketfs.invalid")) as store:
+        assert await code_of(store.head("k")) == "UnknownHost"
+
+
+async def test_plain_http_where_tls_is_expected() -> None:
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
+        url = f"https://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        async with open_store(replace(CONFIG, url=url)) as store:
+            assert await code_of(store.head("k")) == "TlsFailed"
+        nursery.cancel_scope.cancel()
+
+
+async def test_keys_are_read_again_after_a_refusal() -> None:
+    fresh: list[StaticKeys] = [StaticKeys("AK", "SK"), StaticKeys("NEW", "KEY")]
+    reload: Callable[[], StaticKeys] = lambda: fresh[0]  # noqa: E731
+    denied = error(403, "InvalidAccessKeyId")
+    async with talking(denied, denied, BODY, reload_credentials=reload) as (store, script):
+        assert await code_of(store.get("k", lambda piece: None)) == "InvalidAccessKeyId"
+        del fresh[0]
+        await store.get("k", lambda piece: None)
+    assert len(script.seen) == 3
+    assert "Credential=NEW/" in script.seen[2].headers["authorization"]
+
+
+async def test_secrets_show_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", logger="bucketfs")
+    keys = StaticKeys("AK", "VERYSECRET", "VERYTOKEN")
+    async with talking(error(403, "AccessDenied"), credentials=keys) as (store, _):
+        with pytest.raises(StoreError) as raised:
+            await store.head("k")
+    shown = (
+        f"{caplog.text}{raised.value}{raised.value!r}{keys!r}{replace(CONFIG, credentials=keys)!r}"
+    )
+    assert "VERY" not in shown
+
+
+def test_tls_is_verified_by_default() -> None:
+    assert tls_context(CONFIG, AioSession()).verify_mode is ssl.CERT_REQUIRED
+    trusting = tls_context(replace(CONFIG, verify=False), AioSession())
+    assert trusting.verify_mode is ssl.CERT_NONE

@@ -1,0 +1,215 @@
+"""A `Tree` over a bucket in memory, without kernel: what the tests of this package stand on.
+
+`planted` gives a `Mount`; its verbs are those of the FUSE layer, in its order of calls, so that a test
+reads like what a program does. Tests that use it run under trio's MockClock.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import trio
+
+from bucketfs.cache.cache import PageCache
+from bucketfs.errors import StoreError
+from bucketfs.file.context import FileContext
+from bucketfs.store.base import Headers, ObjectInfo
+from bucketfs.store.memory import Fault, MemoryStore
+from bucketfs.tasks import Background
+from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.open import Handle
+from bucketfs.tree.posix import Defaults
+from bucketfs.tree.state import TreeConfig
+from bucketfs.tree.tree import Tree
+
+MIB = 1 << 20
+TTL = 60.0
+
+
+class Bucket(MemoryStore):
+    """A bucket whose answers, too, take time: with `answer` seconds a request is carried out before its caller knows."""
+
+    answer: float = 0.0
+
+    def requested(self) -> dict[str, int]:
+        """Requests since the last call, by operation."""
+        counts = dict(self.requests)
+        self.requests.clear()
+        return counts
+
+    async def delete(self, key: str, *, if_match: str = "") -> None:
+        await super().delete(key, if_match=if_match)
+        await trio.sleep(self.answer)
+
+    async def put(self, key: str, *args: object, **conditions: object) -> ObjectInfo:
+        info = await super().put(key, *args, **conditions)  # type: ignore[arg-type]
+        await trio.sleep(self.answer)
+        return info
+
+    async def head(self, key: str) -> ObjectInfo:
+        info = await super().head(key)
+        await trio.sleep(self.answer)
+        return info
+
+    def refuse(self, operation: str, code: str = "AccessDenied", *, key: str = "") -> None:
+        """Fail all requests of an operation (for one key) from now on."""
+
+        def hook(asked: str, name: str, _count: int) -> Fault | None:
+            if asked != operation or key not in ("", name):
+                return None
+            return Fault(StoreError(code, status=403, operation=operation, key=name))
+
+        self.fault = hook
+
+
+@dataclass(slots=True)
+class Mount:
+    """A planted tree with its bucket; the methods are what programs do."""
+
+    tree: Tree
+    bucket: Bucket
+    cache: PageCache
+
+    @property
+    def root(self) -> Directory:
+        """The mounted directory."""
+        return self.tree.state.root
+
+    async def find(self, path: str) -> Inode:
+        """Inode of a path, looked up name by name as the kernel does."""
+        inode: Inode = self.root
+        for name in path.split("/"):
+            assert isinstance(inode, Directory)
+            inode = await self.tree.finder.find(inode, name)
+        return inode
+
+    async def directory(self, path: str) -> Directory:
+        """Directory of a path, "" for the root."""
+        inode = await self.find(path) if path else self.root
+        assert isinstance(inode, Directory)
+        return inode
+
+    async def names(self, path: str = "") -> set[str]:
+        """Entries of a directory."""
+        directory = await self.directory(path)
+        await self.tree.lister.ensure(directory)
+        return set(directory.children)
+
+    async def open(self, path: str, flags: int = os.O_RDONLY) -> Handle:
+        """An existing file, opened."""
+        return await self.tree.opener.open(await self.find(path), flags, uid=0, pid=0)
+
+    async def create(self, path: str) -> Handle:
+        """A new file, opened."""
+        parent, _, name = path.rpartition("/")
+        inode = await self.tree.entries.create(
+            await self.directory(parent), name, 0o644, uid=0, gid=0
+        )
+        return self.tree.opener.open_new(inode, pid=0)
+
+    async def write(self, handle: Handle, offset: int, data: bytes) -> None:
+        """Write to an open file."""
+        assert await self.tree.opener.write(handle, offset, data) == len(data)
+
+    async def pread(self, handle: Handle, start: int, length: int) -> bytes:
+        """Read from an open file."""
+        return await self.tree.opener.read(handle, start, length)
+
+    async def flush(self, handle: Handle) -> None:
+        """What close(2) waits for."""
+        await self.tree.opener.flush(handle, last=True)
+
+    async def close(self, handle: Handle) -> None:
+        """Flush, then let go, as the kernel does at the last close; flush's error is raised after it."""
+        try:
+            await self.flush(handle)
+        finally:
+            await self.tree.opener.release(handle)
+
+    async def read(self, path: str) -> bytes:
+        """All bytes of a file."""
+        handle = await self.open(path)
+        try:
+            return await self.pread(handle, 0, handle.content.size)
+        finally:
+            await self.close(handle)
+
+    async def save(self, path: str, data: bytes) -> None:
+        """A new file with these bytes."""
+        handle = await self.create(path)
+        await self.write(handle, 0, data)
+        await self.close(handle)
+
+    async def unlink(self, path: str) -> None:
+        """Remove a file."""
+        parent, _, name = path.rpartition("/")
+        await self.tree.entries.unlink(await self.directory(parent), name)
+
+    async def mkdir(self, path: str) -> Directory:
+        """Make a directory."""
+        parent, _, name = path.rpartition("/")
+        return await self.tree.entries.make_directory(
+            await self.directory(parent), name, 0o755, 0, 0
+        )
+
+    async def rmdir(self, path: str) -> None:
+        """Remove a directory."""
+        parent, _, name = path.rpartition("/")
+        await self.tree.entries.remove_directory(await self.directory(parent), name)
+
+    async def rename(self, old: str, new: str, *, over: bool = True) -> None:
+        """Give a path another name."""
+        old_parent, _, old_name = old.rpartition("/")
+        new_parent, _, new_name = new.rpartition("/")
+        await self.tree.renamer.rename(
+            await self.directory(old_parent),
+            old_name,
+            await self.directory(new_parent),
+            new_name,
+            replace=over,
+        )
+
+    def keys(self) -> list[str]:
+        """Keys in the bucket."""
+        return list(self.bucket.objects)
+
+
+CONFIG = TreeConfig(prefix="", ttl=TTL, open_ttl=1.0, defaults=Defaults(uid=1, gid=1))
+
+
+@asynccontextmanager
+async def planted(
+    bucket: Bucket,
+    directory: Path,
+    *,
+    part_size: int | None = None,
+    cache_size: int = 1 << 30,
+    **config: object,
+) -> AsyncIterator[Mount]:
+    """A mount of the bucket with its cache in `directory`; nothing is drained at the end."""
+    cache = PageCache(directory, name="bucket", limit=cache_size, keep_free=lambda disk: 0)
+    failure: Exception | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            files = FileContext(bucket, cache, Background(nursery), part_size, parallel=8)
+            tree = Tree(files, replace(CONFIG, **config))  # type: ignore[arg-type]
+            await tree.attributes.ensure(tree.state.root)
+            bucket.requested()
+            try:
+                yield Mount(tree, bucket, cache)
+            except Exception as error:
+                failure = error  # raised below as it is, not as a group
+            nursery.cancel_scope.cancel()
+    finally:
+        cache.close()
+    if failure is not None:
+        raise failure
+
+
+def said(mode: int, **other: str) -> Headers:
+    """Headers of an object that says its mode."""
+    return Headers(metadata={"mode": str(mode), **other})

@@ -1,0 +1,212 @@
+"""Looking names up: how many requests it costs, and what is remembered for how long."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from pathlib import Path
+
+import pytest
+import trio
+
+from bucketfs.errors import FsError
+from bucketfs.store.base import Headers
+from bucketfs.tree.inode import Directory
+from tests.tree.builder import TTL, Bucket, planted, said
+
+pytestmark = pytest.mark.mock_clock
+
+
+async def test_a_cold_lookup_is_head_beside_list(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("f", b"x", said(0o100640, uid="7"))
+    async with planted(bucket, tmp_path) as mount:
+        began = trio.current_time()
+        inode = await mount.find("f")
+        assert trio.current_time() - began == pytest.approx(bucket.latency)
+        assert bucket.requested() == {"HeadObject": 1, "ListObjectsV2": 1}
+        posix = mount.tree.posix(inode)
+        assert (posix.mode, posix.uid, inode.size) == (0o100640, 7, 1)
+
+
+async def test_a_listed_parent_answers_by_itself(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("d/f", b"x")
+    bucket.poke("g", b"x")
+    async with planted(bucket, tmp_path, listed_attributes=True) as mount:
+        assert await mount.names() == {"d", "g"}
+        bucket.requested()
+        await mount.find("g")
+        assert isinstance(await mount.find("d"), Directory)
+        with pytest.raises(FsError) as caught:
+            await mount.find("missing")
+        assert caught.value.errno == errno.ENOENT
+        assert bucket.requested() == {}
+
+
+async def test_lookups_one_after_another_become_one_list(bucket: Bucket, tmp_path: Path) -> None:
+    for number in range(50):
+        bucket.poke(f"d/{number:02}", b"x")
+    async with planted(bucket, tmp_path, listed_attributes=True) as mount:
+        await mount.find("d")
+        bucket.requested()
+        for number in range(50):
+            await mount.find(f"d/{number:02}")
+        assert bucket.requested() == {"HeadObject": 3, "ListObjectsV2": 3 + 1}
+
+
+async def test_misses_one_after_another_become_one_list(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("d/f", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        directory = await mount.directory("d")
+        bucket.requested()
+        for number in range(20):
+            assert await mount.tree.finder.find_or_none(directory, f"no{number}") is None
+        assert bucket.requested() == {"HeadObject": 3, "ListObjectsV2": 3 + 1}
+
+
+async def test_a_directory_too_large_to_list_is_not_listed_at_each_lookup(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Giving up on the listing of a large directory is remembered."""
+    bucket.page = 10
+    for number in range(100):
+        bucket.poke(f"d/{number:02}", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.find("d")
+        bucket.requested()
+        for number in range(30):
+            await mount.find(f"d/{number:02}")
+        lists = bucket.requested()["ListObjectsV2"]
+        assert lists <= 30 + 10, f"{lists} LISTs for 30 lookups"
+
+
+async def test_a_free_name_is_remembered_until_the_ttl(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        look = mount.tree.finder.find_or_none
+        assert await look(mount.root, "f") is None
+        assert mount.tree.finder.negative_timeout(mount.root, "f") == pytest.approx(TTL, abs=0.1)
+        bucket.poke("f", b"x")
+        bucket.requested()
+        await trio.sleep(TTL / 2)
+        assert await look(mount.root, "f") is None
+        assert bucket.requested() == {}
+        await trio.sleep(TTL / 2 + 1)
+        assert await look(mount.root, "f") is not None
+
+
+async def test_own_files_show_at_once_under_a_remembered_free_name(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.tree.finder.find_or_none(mount.root, "f") is None
+        await mount.save("f", b"x")
+        bucket.requested()
+        assert (await mount.find("f")).current_size == 1
+        assert bucket.requested() == {}
+
+
+async def test_attributes_are_asked_again_after_the_ttl(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("f", b"x", said(0o100600))
+    async with planted(bucket, tmp_path) as mount:
+        first = await mount.find("f")
+        bucket.poke("f", b"longer", said(0o100644))
+        await trio.sleep(TTL / 2)
+        assert await mount.find("f") is first
+        assert first.size == 1
+        bucket.requested()
+        await trio.sleep(TTL)
+        second = await mount.find("f")
+        assert second is first, "nobody has the old version open"
+        assert (second.size, mount.tree.posix(second).mode) == (6, 0o100644)
+        assert bucket.requested() == {"HeadObject": 1, "ListObjectsV2": 1}
+
+
+async def test_lookups_of_one_name_at_once_ask_once(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("f", b"x")
+    async with planted(bucket, tmp_path) as mount, trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(mount.find, "f")
+        await trio.sleep(1)
+        assert bucket.requested() == {"HeadObject": 1, "ListObjectsV2": 1}
+
+
+async def test_a_directory_shadows_the_object_of_its_name(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("a", b"file")
+    bucket.poke("a/b", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        assert isinstance(await mount.find("a"), Directory)
+        assert await mount.names() == {"a"}
+        assert isinstance(await mount.find("a"), Directory)
+        await trio.sleep(TTL + 1)
+        assert await mount.read("a/b") == b"x"
+
+
+async def test_directories_of_every_kind(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("marked/", b"", said(stat.S_IFDIR | 0o700))
+    bucket.poke("implicit/f", b"x")
+    bucket.poke("hadoop_$folder$", b"")
+    bucket.poke("slashless", b"", Headers(content_type="application/x-directory"))
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.names() == {"marked", "implicit", "hadoop", "slashless"}
+        for name in ("marked", "implicit", "hadoop", "slashless"):
+            inode = await mount.find(name)
+            assert isinstance(inode, Directory), name
+            mode = mount.tree.posix(inode).mode
+            assert mode == stat.S_IFDIR | (0o700 if name == "marked" else 0o755), name
+
+
+async def test_a_failed_lookup_says_so_and_is_not_remembered(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.poke("f", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        bucket.refuse("HeadObject")
+        with pytest.raises(Exception, match="AccessDenied"):
+            await mount.find("f")
+        bucket.fault = None
+        assert (await mount.find("f")).size == 1
+
+
+async def test_a_directory_with_unsaved_files_stays_though_the_bucket_lost_it(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.poke("d/x", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("d/new")
+        await mount.write(handle, 0, b"bytes")
+        del bucket.objects["d/x"]
+        await trio.sleep(TTL + 1)
+        assert isinstance(await mount.find("d"), Directory)
+        await mount.close(handle)
+        assert mount.keys() == ["d/new"]
+
+
+async def test_the_last_saved_file_goes_while_an_unsaved_one_is_there(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Without anyone else: the directory must exist all the time, and the file get its own key."""
+    bucket.poke("d/x", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names("d")
+        handle = await mount.create("d/new")
+        await mount.write(handle, 0, b"bytes")
+        await mount.unlink("d/x")
+        await trio.sleep(TTL + 1)
+        assert isinstance(await mount.find("d"), Directory)
+        await mount.close(handle)
+        assert [key for key in mount.keys() if not key.endswith("/")] == ["d/new"]
+
+
+async def test_a_file_that_replaced_a_directory_does_not_detach_unsaved_files(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.poke("d/x", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("d/new")
+        await mount.write(handle, 0, b"bytes")
+        del bucket.objects["d/x"]
+        bucket.poke("d", b"a file now")
+        await trio.sleep(TTL + 1)
+        await mount.names()
+        await mount.find("d")
+        await mount.close(handle)
+        assert mount.keys() == ["d", "d/new"]
