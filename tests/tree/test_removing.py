@@ -1,0 +1,223 @@
+"""Removing names: open files go on, directories that lose their last file stay."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import trio
+
+from bucketfs.errors import FsError, StoreError
+from bucketfs.tree import entries
+from bucketfs.tree.inode import Directory
+from tests.tree.builder import MIB, TTL, Bucket, planted
+
+pytestmark = pytest.mark.mock_clock
+
+
+async def test_one_delete(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("f", b"x")
+    bucket.poke("g", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        await mount.find("f")
+        bucket.requested()
+        await mount.unlink("f")
+        assert bucket.requested() == {"DeleteObject": 1}
+        assert mount.keys() == ["g"]
+        assert await mount.names() == {"g"}
+        assert not mount.tree.state.live
+
+
+async def test_an_implicit_directory_gets_its_marker_before_its_last_file_goes(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.poke("d/f", b"x")
+    order = []
+    bucket.fault = lambda operation, key, _n: order.append((operation, key))  # type: ignore[func-returns-value]
+    async with planted(bucket, tmp_path, listed_attributes=True) as mount:
+        await mount.names("d")
+        order.clear()
+        await mount.unlink("d/f")
+        assert [o for o in order if o[0] != "HeadObject"] == [
+            ("PutObject", "d/"),
+            ("DeleteObject", "d/f"),
+        ]
+        await trio.sleep(TTL + 1)
+        assert await mount.names("d") == set()
+        await mount.rmdir("d")
+        assert mount.keys() == []
+
+
+async def test_an_implicit_directory_stays_also_without_a_listing(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.poke("d/f", b"x")
+    bucket.poke("d/g", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.unlink("d/f")
+        assert mount.keys() == ["d/g"]
+        await mount.unlink("d/g")
+        assert mount.keys() == ["d/"]
+        await trio.sleep(TTL + 1)
+        assert isinstance(await mount.find("d"), Directory)
+
+
+async def test_a_failed_delete_leaves_the_file(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("f", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        bucket.refuse("DeleteObject")
+        with pytest.raises(StoreError):
+            await mount.unlink("f")
+        bucket.fault = None
+        assert await mount.read("f") == b"x"
+
+
+async def test_an_open_small_file_is_fetched_and_deleted_at_once(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.poke("f", b"x" * 3 * MIB)
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("f")
+        await mount.unlink("f")
+        assert mount.keys() == []
+        assert await mount.pread(reader, 2 * MIB, 4) == b"xxxx"
+        await mount.close(reader)
+        assert mount.keys() == []
+        assert mount.cache.held == 0
+        assert not mount.tree.state.live
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch, bucket: Bucket) -> bytes:
+    """An object that unlink does not fetch."""
+    monkeypatch.setattr(entries, "UNLINK_FETCH", MIB)
+    data = b"x" * 8 * MIB
+    bucket.poke("f", data)
+    return data
+
+
+async def test_an_open_large_file_is_deleted_at_the_last_close(
+    bucket: Bucket, tmp_path: Path, large: bytes
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        readers = [await mount.open("f"), await mount.open("f")]
+        await mount.unlink("f")
+        assert mount.keys() == ["f"]
+        await mount.close(readers[0])
+        assert await mount.pread(readers[1], 7 * MIB, 4) == b"xxxx"
+        await mount.close(readers[1])
+        assert mount.keys() == []
+
+
+async def test_an_unlinked_file_is_in_no_listing(
+    bucket: Bucket, tmp_path: Path, large: bytes
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("f")
+        await mount.unlink("f")
+        assert await mount.names() == set()
+        await trio.sleep(TTL + 1)
+        assert await mount.tree.finder.find_or_none(mount.root, "f") is None
+        assert await mount.names() == set()
+        await mount.close(reader)
+        assert await mount.names() == set()
+
+
+async def test_the_name_of_an_unlinked_open_file_can_be_taken(
+    bucket: Bucket, tmp_path: Path, large: bytes
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("f")
+        await mount.unlink("f")
+        await mount.save("f", b"new")
+        await mount.close(reader)
+        assert mount.keys() == ["f"]
+        assert bucket.peek("f") == b"new"
+        await trio.sleep(TTL + 1)
+        assert await mount.read("f") == b"new"
+
+
+async def test_the_name_of_an_unlinked_open_file_can_be_taken_by_others(
+    bucket: Bucket, tmp_path: Path, large: bytes
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("f")
+        await mount.unlink("f")
+        bucket.poke("f", b"theirs")
+        try:
+            await mount.close(reader)
+        except StoreError as error:
+            assert error.status == 412
+        assert bucket.peek("f") == b"theirs"
+        await trio.sleep(TTL + 1)
+        assert await mount.read("f") == b"theirs"
+
+
+async def test_a_directory_with_an_unlinked_open_file_can_be_removed(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As rm -r does it."""
+    monkeypatch.setattr(entries, "UNLINK_FETCH", MIB)
+    bucket.poke("d/f", b"x" * 8 * MIB)
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("d/f")
+        await mount.names("d")
+        await mount.unlink("d/f")
+        await mount.rmdir("d")
+        assert await mount.names() == set()
+        await mount.close(reader)
+        assert mount.keys() == []
+
+
+async def test_an_unsaved_file_costs_nothing(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"x")
+        bucket.requested()
+        await mount.unlink("f")
+        assert await mount.pread(handle, 0, 1) == b"x"
+        await mount.write(handle, 1, b"y")
+        await mount.close(handle)
+        await trio.sleep(5)
+        assert bucket.requested() == {}
+        assert mount.cache.held == 0
+
+
+async def test_removing_directories(bucket: Bucket, tmp_path: Path) -> None:
+    for key in ("empty/", "full/f", "odd/", "odd//hidden", "hadoop_$folder$"):
+        bucket.poke(key, b"")
+    async with planted(bucket, tmp_path) as mount:
+        for name in ("full", "odd"):
+            with pytest.raises(FsError) as caught:
+                await mount.rmdir(name)
+            assert caught.value.errno == errno.ENOTEMPTY
+        await mount.rmdir("empty")
+        await mount.rmdir("hadoop")
+        assert mount.keys() == ["full/f", "odd/", "odd//hidden"]
+        with pytest.raises(FsError) as caught:
+            await mount.unlink("full")
+        assert caught.value.errno == errno.EISDIR
+
+
+async def test_a_directory_with_unsaved_files_below_is_not_empty(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Also where the bucket has lost everything in it, and where the file is an older one."""
+    bucket.poke("d/f", b"x")
+    bucket.poke("e/sub/f", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        handles = [await mount.open("d/f", 2), await mount.open("e/sub/f", 2)]
+        for handle in handles:
+            await mount.write(handle, 0, b"y")
+        bucket.objects.clear()
+        await trio.sleep(TTL + 1)
+        for name in ("d", "e"):
+            with pytest.raises(FsError) as caught:
+                await mount.rmdir(name)
+            assert caught.value.errno == errno.ENOTEMPTY
+        for handle in handles:
+            await mount.close(handle)
+        assert [k for k in mount.keys() if not k.endswith("/")] == ["d/f", "e/sub/f"]

@@ -1,0 +1,294 @@
+"""Renaming: what it costs, what it carries along, and that a failure leaves everything where it was."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from bucketfs.errors import FsError, StoreError
+from bucketfs.store.memory import Fault
+from bucketfs.tree.attributes import Change
+from bucketfs.tree.inode import Directory
+from tests.tree.builder import MIB, TTL, Bucket, planted, said
+
+pytestmark = pytest.mark.mock_clock
+
+
+async def test_a_file_is_a_copy_and_a_delete(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("old", b"bytes", said(0o100600, color="red"))
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        inode = await mount.find("old")
+        bucket.requested()
+        await mount.rename("old", "new")
+        assert bucket.requested() == {"CopyObject": 1, "DeleteObject": 1}
+        assert mount.keys() == ["new"]
+        assert bucket.objects["new"].headers.metadata["color"] == "red"
+        assert await mount.find("new") is inode
+        assert await mount.names() == {"new"}
+        assert await mount.read("new") == b"bytes"
+        assert not mount.tree.state.live
+
+
+async def test_waiting_attributes_go_with_the_copy(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("old.txt", b"bytes", said(0o100600, color="red"))
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        inode = await mount.find("old.txt")
+        bucket.requested()
+        mount.tree.attributes.change(inode, Change(mode=0o640, mtime_ns=5))
+        mount.tree.saver.later(inode)
+        await mount.rename("old.txt", "new.txt")
+        await trio.sleep(5)
+        assert bucket.requested() == {"CopyObject": 1, "DeleteObject": 1}
+        metadata = bucket.objects["new.txt"].headers.metadata
+        assert (metadata["mode"], metadata["color"]) == (str(0o100640), "red")
+        assert not mount.tree.state.live
+
+
+async def test_an_unsaved_file_costs_nothing(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        handle = await mount.create("old")
+        await mount.write(handle, 0, b"bytes")
+        bucket.requested()
+        await mount.rename("old", "new")
+        assert bucket.requested() == {}
+        await mount.close(handle)
+        assert bucket.requested() == {"PutObject": 1}
+        assert mount.keys() == ["new"]
+
+
+async def test_write_new_and_rename_over(bucket: Bucket, tmp_path: Path) -> None:
+    """How editors save; the name is never missing."""
+    bucket.poke("f", b"old")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        await mount.find("f")
+        await mount.save("f.tmp", b"new")
+        bucket.requested()
+        await mount.rename("f.tmp", "f")
+        assert bucket.requested() == {"CopyObject": 1, "DeleteObject": 1}
+        assert mount.keys() == ["f"]
+        assert await mount.read("f") == b"new"
+
+
+async def test_an_unsaved_file_over_an_existing_one(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("f", b"old")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        handle = await mount.create("f.tmp")
+        await mount.write(handle, 0, b"new")
+        await mount.rename("f.tmp", "f")
+        await mount.close(handle)
+        assert mount.keys() == ["f"]
+        assert bucket.peek("f") == b"new"
+        assert await mount.names() == {"f"}
+
+
+async def test_readers_of_both_files_go_on(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("a", b"a" * 3 * MIB)
+    bucket.poke("b", b"b" * 3 * MIB)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        readers = [await mount.open("a"), await mount.open("b")]
+        await mount.rename("a", "b")
+        for reader, letter in zip(readers, b"ab", strict=True):
+            assert await mount.pread(reader, 2 * MIB, 10) == bytes([letter] * 10)
+            await mount.close(reader)
+
+
+async def test_a_read_under_way_survives(bucket: Bucket, tmp_path: Path) -> None:
+    """The answer to DELETE takes its time; a read that begins meanwhile needs the new key."""
+    bucket.poke("d/a", b"a" * 3 * MIB)
+    bucket.poke("c", b"c" * 3 * MIB)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names("d")
+        await mount.names()
+        readers = [await mount.open("d/a"), await mount.open("c")]
+        bucket.answer = 1.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.rename, "c", "c2")
+            nursery.start_soon(mount.rename, "d", "e")
+            for _ in range(200):
+                await trio.sleep(0.01)
+                for reader, letter in zip(readers, b"ac", strict=True):
+                    reader.content.fetcher.pages.drop(0, 3 * MIB)
+                    assert await mount.pread(reader, MIB, 2) == bytes([letter] * 2)
+        for reader in readers:
+            await mount.close(reader)
+
+
+@pytest.mark.parametrize("over", [True, False])
+async def test_a_failed_copy_changes_nothing(bucket: Bucket, tmp_path: Path, over: bool) -> None:
+    bucket.poke("a", b"a")
+    if over:
+        bucket.poke("b", b"b")
+    async with planted(bucket, tmp_path) as mount:
+        before = await mount.names()
+        bucket.refuse("CopyObject")
+        with pytest.raises(StoreError):
+            await mount.rename("a", "b")
+        bucket.fault = None
+        assert await mount.names() == before
+        assert await mount.read("a") == b"a"
+        assert mount.keys() == sorted(before)
+        await mount.rename("a", "b")
+        assert await mount.read("b") == b"a"
+
+
+async def test_refusals(bucket: Bucket, tmp_path: Path) -> None:
+    for key in ("f", "g", "d/f", "e/f"):
+        bucket.poke(key, b"x")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        for old, new, over, code in (
+            ("f", "g", False, errno.EEXIST),
+            ("f", "d", True, errno.EISDIR),
+            ("d", "f", True, errno.ENOTDIR),
+            ("d", "e", True, errno.ENOTEMPTY),
+            ("d", "d/sub", True, errno.EINVAL),
+            ("missing", "x", True, errno.ENOENT),
+            ("f", "d/" + "y" * 1023, True, errno.ENAMETOOLONG),
+        ):
+            with pytest.raises(FsError) as caught:
+                await mount.rename(old, new, over=over)
+            assert caught.value.errno == code, (old, new)
+        assert mount.keys() == ["d/f", "e/f", "f", "g"]
+
+
+class TestDirectories:
+    async def test_all_objects_below_move(self, bucket: Bucket, tmp_path: Path) -> None:
+        for key in ("d/", "d/a", "d/b/c", "d/b/", "d//odd", "d2"):
+            bucket.poke(key, key.encode())
+        async with planted(bucket, tmp_path) as mount:
+            await mount.names()
+            inode = await mount.find("d/b/c")
+            bucket.requested()
+            await mount.rename("d", "e")
+            assert bucket.requested() == {"ListObjectsV2": 1, "CopyObject": 5, "DeleteObjects": 1}
+            assert mount.keys() == ["d2", "e/", "e//odd", "e/a", "e/b/", "e/b/c"]
+            assert await mount.find("e/b/c") is inode
+            assert await mount.read("e/b/c") == b"d/b/c"
+            assert await mount.names() == {"d2", "e"}
+
+    async def test_a_failed_copy_is_rolled_back(self, bucket: Bucket, tmp_path: Path) -> None:
+        keys = [f"d/{number}" for number in range(20)]
+        for key in keys:
+            bucket.poke(key, b"x")
+        async with planted(bucket, tmp_path) as mount:
+            await mount.names()
+            bucket.refuse("CopyObject", key="d/13")
+            with pytest.raises(StoreError):
+                await mount.rename("d", "e")
+            bucket.fault = None
+            assert mount.keys() == sorted(keys)
+            assert len(await mount.names("d")) == 20
+
+    async def test_a_failed_copy_leaves_the_empty_directory_it_was_to_replace(
+        self, bucket: Bucket, tmp_path: Path
+    ) -> None:
+        for key in ("d/", "d/1", "d/2", "e/"):
+            bucket.poke(key, b"")
+        async with planted(bucket, tmp_path) as mount:
+            await mount.names()
+            bucket.refuse("CopyObject", key="d/2")
+            with pytest.raises(StoreError):
+                await mount.rename("d", "e")
+            bucket.fault = None
+            assert mount.keys() == ["d/", "d/1", "d/2", "e/"]
+
+    async def test_unsaved_files_below_are_saved_under_the_new_key_only(
+        self, bucket: Bucket, tmp_path: Path
+    ) -> None:
+        bucket.poke("d/sub/old", b"1")
+        async with planted(bucket, tmp_path) as mount:
+            await mount.names("d")
+            new = await mount.create("d/sub/new")
+            old = await mount.open("d/sub/old", os.O_RDWR)
+            await mount.write(new, 0, b"new")
+            await mount.write(old, 1, b"2")
+            await mount.rename("d", "e")
+            await mount.close(new)
+            await mount.close(old)
+            assert mount.keys() == ["e/sub/new", "e/sub/old"]
+            assert bucket.peek("e/sub/old") == b"12"
+
+    async def test_uploads_below_wait_or_are_waited_for(
+        self, bucket: Bucket, tmp_path: Path
+    ) -> None:
+        bucket.poke("d/x", b"1")
+        bucket.latency = 1.0
+        async with planted(bucket, tmp_path) as mount:
+            await mount.names("d")
+            handles = []
+            for number in range(5):
+                handle = await mount.create(f"d/{number}")
+                await mount.write(handle, 0, b"bytes")
+                handles.append(handle)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mount.close, handles[0])
+                await trio.sleep(0.1)
+                nursery.start_soon(mount.rename, "d", "e")
+                for handle in handles[1:]:
+                    nursery.start_soon(mount.close, handle)
+                    await trio.sleep(0.9)
+            assert mount.keys() == ["e/0", "e/1", "e/2", "e/3", "e/4", "e/x"]
+            await trio.sleep(TTL + 1)
+            assert await mount.names("e") == {"0", "1", "2", "3", "4", "x"}
+
+    async def test_an_open_file_that_someone_replaced_is_not_mixed(
+        self, bucket: Bucket, tmp_path: Path
+    ) -> None:
+        """The copy holds another version than the program has open: it must not read from it."""
+        bucket.poke("d/f", b"a" * 4 * MIB)
+        async with planted(bucket, tmp_path) as mount:
+            reader = await mount.open("d/f")
+            assert await mount.pread(reader, 2 * MIB, 4096) == b"a" * 4096
+            bucket.poke("d/f", b"b" * 4 * MIB)
+            await mount.rename("d", "e")
+            with pytest.raises(FsError) as caught:
+                await mount.pread(reader, 3 * MIB, 4096)
+            assert caught.value.errno == errno.ESTALE
+            await mount.close(reader)
+            await trio.sleep(TTL + 1)
+            assert await mount.read("e/f") == b"b" * 4 * MIB
+
+    async def test_over_an_empty_directory(self, bucket: Bucket, tmp_path: Path) -> None:
+        for key in ("d/", "d/f", "e/"):
+            bucket.poke(key, b"")
+        async with planted(bucket, tmp_path) as mount:
+            await mount.rename("d", "e")
+            assert mount.keys() == ["e/", "e/f"]
+            assert isinstance(await mount.find("e"), Directory)
+
+    async def test_the_parent_of_the_last_directory_stays(
+        self, bucket: Bucket, tmp_path: Path
+    ) -> None:
+        bucket.poke("p/d/f", b"")
+        async with planted(bucket, tmp_path) as mount:
+            await mount.names("p")
+            await mount.rename("p/d", "d")
+            assert mount.keys() == ["d/f", "p/"]
+            assert await mount.names() == {"d", "p"}
+
+
+async def test_a_lost_answer_to_delete_is_reported(bucket: Bucket, tmp_path: Path) -> None:
+    """The copy stands, the original could not be removed: an error, and the tree shows what is there."""
+    bucket.poke("a", b"bytes")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        bucket.fault = lambda operation, _key, _n: (
+            Fault(StoreError("AccessDenied", status=403)) if operation == "DeleteObject" else None
+        )
+        with pytest.raises(StoreError):
+            await mount.rename("a", "b")
+        bucket.fault = None
+        await trio.sleep(TTL + 1)
+        assert await mount.names() == set(mount.keys())
+        for name in mount.keys():
+            assert await mount.read(name) == b"bytes"
