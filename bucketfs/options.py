@@ -134,6 +134,9 @@ class Options:
         "full: mode, owner and times come from each object's metadata. list: only what a "
         "listing tells, never a request per file.",
         metavar="full|list")
+    compat_dir: bool = row(_V, False, parse_switch,
+        "Look for name_$folder$ objects (Hadoop's directories) when a name is looked up, too; "
+        "listings show them always.")
     stat_cache_expire: float = row(_V, 60.0, parse_duration,
         "Seconds for which attributes and listings may be old.",
         metavar="TIME", aliases=("stat_cache_interval_expire",), low=0, shown="60")

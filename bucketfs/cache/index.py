@@ -25,12 +25,16 @@ CREATE TABLE IF NOT EXISTS pages (
     file TEXT PRIMARY KEY, key TEXT NOT NULL, etag TEXT NOT NULL, size INTEGER NOT NULL,
     valid TEXT NOT NULL, used REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS headers (
-    key TEXT PRIMARY KEY, etag TEXT NOT NULL, last_modified INTEGER NOT NULL, headers TEXT NOT NULL)
+    key TEXT PRIMARY KEY, etag TEXT NOT NULL, last_modified INTEGER NOT NULL,
+    written INTEGER NOT NULL, headers TEXT NOT NULL)
     WITHOUT ROWID;
 """
 _VERSION = "1"
 #: Rows of `headers` kept; the oldest written go first. 250 bytes each.
 _HEADERS_KEPT = 1_000_000
+#: A PutObject does not answer the Last-Modified it made. A listing that shows the same ETag and a
+#: time this close (seconds) to our upload shows our upload.
+_SAME_UPLOAD = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +106,11 @@ class Index:
         self._db.execute("DELETE FROM pages WHERE file = ?", (file,))
 
     def headers(self, key: str, etag: str, last_modified: int) -> Headers | None:
-        """What a HEAD of exactly this version answered, if one ever did."""
+        """What a HEAD of exactly this version answered, or was uploaded with it, if known."""
         row = self._db.execute(
-            "SELECT headers FROM headers WHERE key = ? AND etag = ? AND last_modified = ?",
-            (key, etag, last_modified),
+            "SELECT headers FROM headers WHERE key = ? AND etag = ? AND (last_modified = ?"
+            " OR last_modified = 0 AND abs(written - ?) <= ?)",
+            (key, etag, last_modified, last_modified, _SAME_UPLOAD),
         ).fetchone()
         if row is None:
             return None
@@ -113,10 +118,14 @@ class Index:
         return Headers(metadata=metadata, content_type=content_type, other=other)
 
     def put_headers(self, key: str, etag: str, last_modified: int, headers: Headers) -> None:
-        """Remember the headers of a version, in place of any older one of the key."""
+        """Remember the headers of a version.
+
+        Modified 0: just uploaded) in place of an older one.
+        """
         text = json.dumps([dict(headers.metadata), headers.content_type, dict(headers.other)])
         self._db.execute(
-            "INSERT OR REPLACE INTO headers VALUES (?, ?, ?, ?)", (key, etag, last_modified, text)
+            "INSERT OR REPLACE INTO headers VALUES (?, ?, ?, ?, ?)",
+            (key, etag, last_modified, int(time.time()), text),
         )
 
     def drop_headers(self, key: str) -> None:

@@ -42,6 +42,7 @@ def store_config(
         verify=not options.no_check_certificate,
         verify_hostname=options.ssl_verify_hostname,
         read_only=options.read_only,
+        probe_prefix=options.prefix,
         reload_credentials=reload,
     )
 

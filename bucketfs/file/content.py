@@ -84,6 +84,16 @@ class Content:
         if not self.unsaved:
             self._context.cache.label(self.fetcher.pages, base.key, base.etag, base.size)
 
+    def forget_base(self) -> None:
+        """The base version is gone: what is not here reads as zeros from now on.
+
+        Nothing is fetched.
+        """
+        for start, stop in self.fetcher.missing(0, self.size):
+            self.fetcher.pages.zero(start, stop)
+        self.fetcher.base = None
+        self.fetcher.limit = 0
+
     def renew(self, base: Version) -> None:
         """Stand for another version; only while nothing of the old one was served or changed."""
         assert not self.served

@@ -90,6 +90,8 @@ async def _send_parts(
     context: FileContext, content: Content, target: Target, plan: Multipart
 ) -> ObjectInfo:
     store = context.store
+    if not store.capabilities.copy_if_match:
+        await _check_source(context, content, plan)
     upload_id = await store.create_upload(target.key, target.headers)
     try:
         jobs = [
@@ -108,6 +110,15 @@ async def _send_parts(
     except BaseException:
         await _abort(context, target.key, upload_id)
         raise
+
+
+async def _check_source(context: FileContext, content: Content, plan: Multipart) -> None:
+    """Where copies cannot be made conditional: see that they would copy the right version."""
+    base = content.base
+    if base is not None and any(part.copied for part in plan.parts):
+        info = await context.store.head(base.key)
+        if info.etag != base.etag:
+            raise FsError(errno.ESTALE, f"{base.key!r} was replaced by someone else")
 
 
 async def _send_part(

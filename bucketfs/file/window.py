@@ -50,7 +50,8 @@ def advance(
         most: Largest window allowed now.
     """
     for at, cursor in enumerate(cursors):
-        # one read proves no stream: only its very neighbour does, or random reads would start windows
+        # one read proves no stream: only its very neighbour does, or random reads would start
+        # windows
         if abs(start - cursor.position) <= (NEAR if cursor.window else stop - start):
             window = cursor.window
             if waited and stop > cursor.position:

@@ -110,6 +110,7 @@ def _plant(store: Store, options: Options, cache: PageCache, background: Backgro
         ttl=options.stat_cache_expire,
         open_ttl=options.open_ttl,
         defaults=Defaults(uid=os.getuid(), gid=os.getgid()),
+        hadoop_directories=options.compat_dir,
         listed_attributes=options.metadata == "list" or not store.capabilities.user_metadata,
     )
     return Tree(files, config)

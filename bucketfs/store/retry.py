@@ -139,7 +139,7 @@ class RetryStore(StoreWrapper):
         over = clock.monotonic() - began + pause > self._policy.seconds
         attempts = min(self._policy.attempts, 2 if call.operation == "Check" else 1 << 30)
         if over or failures >= attempts:
-            _log.warning("giving up after %d attempts: %s; %s", failures, exc, advice(exc))
+            _log.info("giving up after %d attempts: %s; %s", failures, exc, advice(exc))
             raise exc
         _log.debug("%s; again in %.2f s", exc, pause)
         await trio.sleep(pause)

@@ -103,7 +103,7 @@ class Attributes:
             if inode.parent is not None and self._state.is_listed(inode.parent):
                 self._ask_neighbours(inode)
             return await self._ask(inode)
-        return inode
+        return self._as_directory(inode)
 
     async def revalidate(self, inode: Inode) -> Inode:
         """Ask the bucket for the current version of a file (or directory marker); as `ensure`."""
@@ -139,6 +139,9 @@ class Attributes:
             or inode.parent is None
         ):
             return inode
+        now = inode.parent.children.get(inode.name)
+        if isinstance(now, Directory):
+            return now
         directory = self._state.new_directory(inode.parent, inode.name)
         directory.markers = frozenset({""})
         directory.etag, directory.modified, directory.posix = (

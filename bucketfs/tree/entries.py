@@ -92,6 +92,8 @@ class Entries:
             self._state.unlink(inode)
             raise
         inode.etag, inode.size, inode.modified = info.etag, len(body), info.last_modified
+        inode.checked = clock.monotonic()
+        self._state.index.put_headers(key, info.etag, info.last_modified, headers)
         self._state.settle(inode)
         return inode
 
@@ -127,10 +129,10 @@ class Entries:
             raise FsError(errno.EISDIR)
         async with self._saver.exclusive(inode) as live:
             await self.remove_object(inode)
-            self._state.note_change(inode)
-            self._state.unlink(inode)
             live.unlinked = True
             live.attributes_unsaved = False
+            self._state.note_change(inode)
+            self._state.unlink(inode)
         self._state.touch(parent)
         self._state.settle(inode)
 
@@ -194,10 +196,10 @@ class Entries:
             path = self._state.path(directory)
             for marker in sorted((directory.markers or frozenset()) | {"/"}):
                 await self._state.store.delete(path + marker)
-            self._state.note_change(directory)
-            self._state.unlink(directory)
             live.unlinked = True
             live.attributes_unsaved = False
+            self._state.note_change(directory)
+            self._state.unlink(directory)
         await self.keep_if_empty(parent)
         self._state.touch(parent)
         self._state.settle(directory)
@@ -243,5 +245,6 @@ class Entries:
         headers = self._saver.headers(directory)
         info = await self._state.store.put(self._state.prefix(directory), BytesBody(b""), headers)
         directory.etag, directory.modified = info.etag, info.last_modified
+        self._state.index.put_headers(info.key, info.etag, info.last_modified, headers)
         directory.markers = (directory.markers or frozenset()) | {"/"}
         self._state.note_change(directory)

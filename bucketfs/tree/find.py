@@ -21,7 +21,7 @@ from bucketfs.tasks import gather
 from bucketfs.tree.attributes import Attributes
 from bucketfs.tree.inode import Directory, Inode
 from bucketfs.tree.listing import LARGE_MISSES, LOOKUP_PAGES, MANY_MISSES, Lister
-from bucketfs.tree.names import check_key
+from bucketfs.tree.names import FOLDER_SUFFIX, check_key
 from bucketfs.tree.state import TreeState
 
 #: Negative answers kept per directory.
@@ -106,22 +106,27 @@ class Finder:
         return False, None
 
     async def _ask(self, parent: Directory, name: str, key: str) -> Inode | None:
-        since = self._state.changes
         answers = _Answers()
-        await gather(
-            [
+        with self._state.asking(parent) as since:
+            jobs = [
                 functools.partial(self._head, key, answers),
                 functools.partial(self._directory, key, answers),
-            ],
-            limit=2,
-        )
-        child = parent.children.get(name)
-        if (child is not None and child.changed > since) or parent.removed.get(name, 0) > since:
-            return child
+            ]
+            if self._state.config.hadoop_directories:
+                jobs.append(functools.partial(self._hadoop, key, answers))
+            await gather(jobs, limit=len(jobs))
+            child = parent.children.get(name)
+            changed = child is not None and child.changed > since
+            if changed or parent.removed.get(name, 0) > since:
+                return child
+        return self._take_over(parent, name, key, answers)
+
+    def _take_over(self, parent: Directory, name: str, key: str, answers: _Answers) -> Inode | None:
         if answers.directory:
             return self._found_directory(parent, name, answers.markers)
         if answers.file is not None and key not in self._state.deferred:
             return self._found_file(parent, name, answers.file)
+        child = parent.children.get(name)
         if child is not None:
             if self._state.holds_unsaved(child):
                 return child
@@ -145,7 +150,13 @@ class Finder:
             answers.directory = True
             # the marker is the first key of its prefix, if it exists at all
             if page.objects[0].key == prefix:
-                answers.markers = frozenset({"/"})
+                answers.markers |= {"/"}
+
+    async def _hadoop(self, key: str, answers: _Answers) -> None:
+        with contextlib.suppress(NotFound):
+            await self._state.store.head(key + FOLDER_SUFFIX)
+            answers.directory = True
+            answers.markers |= {FOLDER_SUFFIX}
 
     def _found_directory(self, parent: Directory, name: str, markers: frozenset[str]) -> Directory:
         child = parent.children.get(name)

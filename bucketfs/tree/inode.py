@@ -33,6 +33,7 @@ class Live:
             network I/O on purpose: two such requests for one key must not overtake each other.
         content: The bytes, while open or unsaved.
         unlinked: Removed by a program here; nothing is published any more.
+        lost: Directory and name that others gave to another object while this one was open.
         deferred_delete: Key to delete at the last close, because the open file still needs it.
         attributes_unsaved: The bucket does not have the current attributes.
         attribute_changes: Counts changes of the attributes.
@@ -42,6 +43,7 @@ class Live:
     lock: trio.Lock = field(default_factory=trio.Lock)
     content: Content | None = None
     unlinked: bool = False
+    lost: tuple[Directory, str] | None = None
     deferred_delete: str = ""
     attributes_unsaved: bool = False
     attribute_changes: int = 0
@@ -118,7 +120,8 @@ class Directory(Inode):
         children: Known entries by name.
         listed: Monotonic time at which the last complete listing began.
         loading: Set and replaced when a listing under way ends.
-        removed: Names removed here while a listing is under way, with their change number.
+        asking: Listings and lookups under way.
+        removed: Names removed here meanwhile, with their change number.
         negatives: Names looked up in vain, with the monotonic time.
         markers: Suffixes to the path under which a marker object stands ("/", "" or "_$folder$");
             None while unknown.
@@ -129,7 +132,7 @@ class Directory(Inode):
     """
 
     __slots__ = (
-        "children", "hidden", "listed", "loading", "markers", "misses", "negatives",
+        "asking", "children", "hidden", "listed", "loading", "markers", "misses", "negatives",
         "removed", "renaming",
         "touched_ns",
     )  # fmt: skip
@@ -139,6 +142,7 @@ class Directory(Inode):
         self.children: dict[str, Inode] = {}
         self.listed = NEVER
         self.loading: trio.Event | None = None
+        self.asking = 0
         self.removed: dict[str, int] = {}
         self.negatives: dict[str, float] = {}
         self.markers: frozenset[str] | None = None

@@ -105,7 +105,6 @@ class Lister:
             finally:
                 directory.loading.set()
                 directory.loading = None
-                directory.removed.clear()
         return True
 
     async def pages(
@@ -124,29 +123,32 @@ class Lister:
                 return found, False
 
     async def objects_below(self, prefix: str) -> list[ObjectInfo]:
-        """Every object whose key begins with `prefix`, hidden ones too."""
+        """Every object whose key begins with `prefix`, hidden ones too, removed ones not."""
         pages, _ = await self.pages(prefix, delimiter="")
-        return [info for page in pages for info in page.objects]
+        return [
+            info for page in pages for info in page.objects if info.key not in self._state.deferred
+        ]
 
     async def is_empty(self, directory: Directory) -> bool:
         """Whether the bucket has no key below the directory but its own marker; always asks."""
         prefix = self._state.prefix(directory)
-        page = await self._state.store.list(prefix, delimiter="", limit=2)
-        return all(info.key == prefix for info in page.objects)
+        gone = {prefix, *self._state.deferred}
+        page = await self._state.store.list(prefix, delimiter="", limit=1 + len(gone))
+        return all(info.key in gone for info in page.objects)
 
     async def _load(self, directory: Directory, most: int | None) -> bool:
         began = clock.monotonic()
-        since = self._state.changes
         prefix = self._state.prefix(directory)
-        pages, complete = await self.pages(prefix, most=most)
-        if not complete:
-            return False
-        if self._state.prefix(directory) != prefix:
-            return True  # renamed meanwhile: the loop in `ensure` lists the new name
-        picture = Picture()
-        for page in pages:
-            sort(picture, prefix, page)
-        self._merge(directory, picture, since)
+        with self._state.asking(directory) as since:
+            pages, complete = await self.pages(prefix, most=most)
+            if not complete:
+                return False
+            if self._state.prefix(directory) != prefix:
+                return True  # renamed meanwhile: the loop in `ensure` lists the new name
+            picture = Picture()
+            for page in pages:
+                sort(picture, prefix, page)
+            self._merge(directory, picture, since)
         directory.listed = began
         directory.misses = 0
         directory.negatives.clear()

@@ -6,6 +6,7 @@ small file that is not in the cache is fetched whole by that very question.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -167,7 +168,7 @@ class Opener:
         live = inode.live
         if content.handles or live is None or live.content is not content:
             return
-        if live.unlinked or inode.parent is None:
+        if live.unlinked:
             await self._bury(inode)
         elif content.unsaved:
             self._saver.keep_trying(inode)
@@ -183,7 +184,11 @@ class Opener:
         key = live.deferred_delete
         self._state.close_content(inode)
         if key and self._state.take_deferred(key) is inode:
-            await self._state.store.delete(key, if_match=inode.etag)
+            # asked first: not every store honours a condition on DELETE
+            with contextlib.suppress(NotFound):
+                info = await self._state.store.head(key)
+                if info.etag == inode.etag:
+                    await self._state.store.delete(key, if_match=inode.etag)
 
     async def _truncate(self, inode: Inode, uid: int) -> None:
         content = inode.content

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import trio
 
+from bucketfs import clock
 from bucketfs.errors import FsError, StoreError
 from bucketfs.file.context import Version
 from bucketfs.store.base import Headers, ObjectInfo
@@ -138,9 +139,9 @@ class Renamer:
         if source.opened == source.etag:
             source.opened = info.etag
         source.etag, source.modified = info.etag, info.last_modified
+        source.checked = clock.monotonic()
         if headers is not None:
-            if info.last_modified:
-                self._state.index.put_headers(new_key, info.etag, info.last_modified, headers)
+            self._state.index.put_headers(new_key, info.etag, info.last_modified, headers)
             if live.attribute_changes == changes and not (live.content and live.content.unsaved):
                 live.attributes_unsaved = False
 
@@ -170,12 +171,12 @@ class Renamer:
     ) -> None:
         changed = [source] if target is None else [source, target]
         self._state.note_change(*changed)
-        self._state.unlink(source)
         if target is not None:
-            self._state.unlink(target)
             if target.live is not None:
                 target.live.unlinked = True
                 target.live.attributes_unsaved = False
+            self._state.unlink(target)
+        self._state.unlink(source)
         self._state.link(new_parent, new_name, source)
 
     async def _rename_directory(

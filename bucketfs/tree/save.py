@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NoReturn
 
 import trio
 
@@ -25,7 +26,7 @@ from bucketfs.file.content import Content
 from bucketfs.file.context import Version
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo
 from bucketfs.tree.inode import NEVER, Directory, Inode, Live
-from bucketfs.tree.posix import DIRECTORY_TYPE, encode, metadata_size
+from bucketfs.tree.posix import DIRECTORY_TYPE, NANO, encode, metadata_size
 from bucketfs.tree.state import TreeState
 
 log = logging.getLogger(__name__)
@@ -79,8 +80,8 @@ class Saver:
         async with self.exclusive(inode) as live:
             if live.unlinked:
                 return
-            if inode.parent is None and inode is not self._state.root:
-                raise FsError(errno.ESTALE, "its name belongs to another file now")
+            if live.lost is not None:
+                await self._save_lost(inode, live)
             if live.content is not None and live.content.unsaved:
                 await self._save_content(inode, live)
             elif live.attributes_unsaved:
@@ -146,7 +147,7 @@ class Saver:
                         return None
                     log.warning(
                         "%s is not saved yet, trying again in %.0f s: %s",
-                        self._state.path(inode),
+                        self._state.shown(inode),
                         pause,
                         error,
                     )
@@ -159,7 +160,7 @@ class Saver:
     def _worth_retrying(self, inode: Inode, error: StoreError | FsError) -> bool:
         if errno_of(error) not in _PERMANENT:
             return True
-        log.error("%s cannot be saved: %s", self._state.path(inode), error)
+        log.error("%s cannot be saved: %s", self._state.shown(inode), error)
         self.give_up(inode)
         return False
 
@@ -199,38 +200,66 @@ class Saver:
         target = upload.Target(key, self.headers(inode), if_match=etag, if_none_match=not etag)
         try:
             info = await upload.publish(self._state.files, content, target)
-        except (PreconditionFailed, NotFound) as error:
-            info = await self._resolve_conflict(inode, target, content, error)
+        except NotFound as error:
+            info = await self._publish_again(target, content, error)
+        except PreconditionFailed as error:
+            await self._keep_beside(inode, live, error)
+        except FsError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            await self._keep_beside(inode, live, error)
         self._saved(inode, live, info, target.headers, changes)
         inode.size = content.size
         inode.opened = info.etag
 
-    async def _resolve_conflict(
-        self, inode: Inode, target: upload.Target, content: Content, error: StoreError
+    async def _publish_again(
+        self, target: upload.Target, content: Content, error: NotFound
     ) -> ObjectInfo:
-        """The key holds another version than we know. Removed by others: ours is the file again.
+        """Others removed the object: what is here becomes the file again, if it is all here."""
+        if content.fetcher.missing(0, content.size):
+            raise FsError(errno.ESTALE, f"{target.key!r} was removed by someone else") from error
+        content.forget_base()
+        return await upload.publish(
+            self._state.files, content, dataclasses.replace(target, if_match="", if_none_match=True)
+        )
 
-        Replaced by others: both stay, theirs under the name and ours beside it.
+    async def _save_lost(self, inode: Inode, live: Live) -> None:
+        """The name was given to another object while programs had this one open."""
+        if live.content is None or not live.content.unsaved:
+            live.attributes_unsaved = False
+            return
+        await self._keep_beside(inode, live, None)
+
+    async def _keep_beside(self, inode: Inode, live: Live, cause: Exception | None) -> NoReturn:
+        """Others replaced the object: theirs stays under the name, ours goes beside it.
+
+        The inode goes on under the new name, so that nothing written later is lost either.
 
         Raises:
-            FsError: ESTALE, with our bytes safe under the conflict name.
+            FsError: ESTALE, with our bytes safe.
         """
-        if not content.fetcher.missing(0, content.size):
-            content.fetcher.base, content.fetcher.limit = None, 0  # nothing of it is needed
-        if isinstance(error, NotFound):
-            again = dataclasses.replace(target, if_match="", if_none_match=True)
-            return await upload.publish(self._state.files, content, again)
-        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(clock.wall_ns() // 10**9))
-        key = f"{target.key}.conflict-{socket.gethostname()}-{moment}"
-        mine = dataclasses.replace(target, key=key, if_match="", if_none_match=True)
-        await upload.publish(self._state.files, content, mine)
-        log.error(
-            "%r was changed by someone else; the local version is kept as %r", target.key, key
+        content = live.content
+        assert content is not None
+        parent, name = live.lost or (inode.parent, inode.name)
+        assert parent is not None
+        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(clock.wall_ns() // NANO))
+        new_name = f"{name}.conflict-{socket.gethostname()}-{moment}"
+        gaps = content.fetcher.missing(0, content.size)
+        if gaps:
+            log.error("of the version of %r that was changed here, %s are lost", name, gaps)
+        content.forget_base()
+        target = upload.Target(
+            self._state.child_key(parent, new_name), self.headers(inode), if_none_match=True
         )
-        if inode.parent is not None:
-            inode.parent.listed = NEVER
+        changes = live.attribute_changes
+        info = await upload.publish(self._state.files, content, target)
+        log.error("%r was changed by someone else; the local version is %r", name, target.key)
+        parent.listed = NEVER
         self._state.unlink(inode)
-        raise FsError(errno.ESTALE, f"{target.key!r} was changed by someone else") from error
+        self._state.link(parent, new_name, inode)
+        self._saved(inode, live, info, target.headers, changes)
+        inode.size = content.size
+        raise FsError(errno.ESTALE, f"{name!r} was changed by someone else") from cause
 
     async def _save_attributes(self, inode: Inode, live: Live) -> None:
         changes = live.attribute_changes
@@ -260,22 +289,31 @@ class Saver:
         inode.etag = info.etag
         inode.modified = info.last_modified
         self._state.note_change(inode)
-        if info.last_modified:
-            self._state.index.put_headers(info.key, info.etag, info.last_modified, headers)
+        inode.checked = clock.monotonic()
+        self._state.index.put_headers(info.key, info.etag, info.last_modified, headers)
         if live.attribute_changes == changes:
             live.attributes_unsaved = False
         else:
             live.attributes_unsaved = True
             self.later(inode)
 
+    async def _delete_quietly(self, key: str) -> None:
+        try:
+            await self._state.store.delete(key)
+        except StoreError as error:
+            log.error("a removed file stays in the bucket: %s", error)
+
     async def drain(self) -> list[str]:
         """Save everything that is unsaved, once; answers the paths that could not be."""
         failed = []
+        for key in list(self._state.deferred):
+            if self._state.take_deferred(key) is not None:
+                await self._delete_quietly(key)
         for inode in list(self._state.live):
             try:
                 await self.save(inode)
             except (StoreError, FsError) as error:
-                failed.append(self._state.path(inode))
+                failed.append(self._state.shown(inode))
                 log.error(
                     "%s could not be saved before the end of the mount: %s", failed[-1], error
                 )

@@ -10,6 +10,8 @@ locks the one of the lower inode number first.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bucketfs import clock
@@ -30,6 +32,7 @@ class TreeConfig:
         ttl: Seconds for which listings, attributes and negative answers hold.
         open_ttl: Seconds for which an open trusts what is known.
         defaults: Attributes of objects that carry none.
+        hadoop_directories: A cold lookup also asks for ``name_$folder$`` (listings always show it).
         listed_attributes: Attributes from listings only, never a HEAD.
     """
 
@@ -38,6 +41,7 @@ class TreeConfig:
     open_ttl: float
     defaults: Defaults
     listed_attributes: bool = False
+    hadoop_directories: bool = False
 
 
 class TreeState:
@@ -138,7 +142,9 @@ class TreeState:
         """Put an inode under a name, in place of any other."""
         old = parent.children.get(name)
         if old is not None and old is not inode:
-            old.parent = None
+            self.unlink(old)
+        if inode.live is not None:
+            inode.live.lost = None
         inode.parent = parent
         inode.name = name
         parent.children[name] = inode
@@ -150,9 +156,32 @@ class TreeState:
         if parent is None:
             return
         del parent.children[inode.name]
-        if parent.loading is not None:
+        if parent.asking:
             parent.removed[inode.name] = self.changes
+        if inode.live is not None and not inode.live.unlinked:
+            inode.live.lost = parent, inode.name
         inode.parent = None
+
+    @contextmanager
+    def asking(self, directory: Directory) -> Iterator[int]:
+        """An answer about a directory is under way; yields the change number it began at.
+
+        What is removed meanwhile is remembered, so that the answer does not bring it back.
+        """
+        directory.asking += 1
+        try:
+            yield self.changes
+        finally:
+            directory.asking -= 1
+            if not directory.asking:
+                directory.removed.clear()
+
+    def shown(self, inode: Inode) -> str:
+        """The inode's path for the log, whatever has become of it."""
+        try:
+            return self.path(inode)
+        except FsError:
+            return f"(removed) {inode.name}"
 
     def note_change(self, *inodes: Inode) -> None:
         """Local changes happened: a listing that began before must not undo them."""

@@ -7,11 +7,13 @@ reads like what a program does. Tests that use it run under trio's MockClock.
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
 import trio
 
 from bucketfs.cache.cache import PageCache
@@ -173,7 +175,7 @@ class Mount:
             replace=over,
         )
 
-    def keys(self) -> list[str]:
+    def stored(self) -> list[str]:
         """Keys in the bucket."""
         return list(self.bucket.objects)
 
@@ -192,7 +194,7 @@ async def planted(
 ) -> AsyncIterator[Mount]:
     """A mount of the bucket with its cache in `directory`; nothing is drained at the end."""
     cache = PageCache(directory, name="bucket", limit=cache_size, keep_free=lambda disk: 0)
-    failure: Exception | None = None
+    failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             files = FileContext(bucket, cache, Background(nursery), part_size, parallel=8)
@@ -201,7 +203,7 @@ async def planted(
             bucket.requested()
             try:
                 yield Mount(tree, bucket, cache)
-            except Exception as error:
+            except (Exception, pytest.fail.Exception) as error:
                 failure = error  # raised below as it is, not as a group
             nursery.cancel_scope.cancel()
     finally:
@@ -213,3 +215,8 @@ async def planted(
 def said(mode: int, **other: str) -> Headers:
     """Headers of an object that says its mode."""
     return Headers(metadata={"mode": str(mode), **other})
+
+
+def noise(length: int, seed: int = 1) -> bytes:
+    """Bytes that differ everywhere."""
+    return random.Random(seed).randbytes(length)

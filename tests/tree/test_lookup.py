@@ -177,7 +177,7 @@ async def test_a_directory_with_unsaved_files_stays_though_the_bucket_lost_it(
         await trio.sleep(TTL + 1)
         assert isinstance(await mount.find("d"), Directory)
         await mount.close(handle)
-        assert mount.keys() == ["d/new"]
+        assert mount.stored() == ["d/new"]
 
 
 async def test_the_last_saved_file_goes_while_an_unsaved_one_is_there(
@@ -193,7 +193,7 @@ async def test_the_last_saved_file_goes_while_an_unsaved_one_is_there(
         await trio.sleep(TTL + 1)
         assert isinstance(await mount.find("d"), Directory)
         await mount.close(handle)
-        assert [key for key in mount.keys() if not key.endswith("/")] == ["d/new"]
+        assert [key for key in mount.stored() if not key.endswith("/")] == ["d/new"]
 
 
 async def test_a_file_that_replaced_a_directory_does_not_detach_unsaved_files(
@@ -209,4 +209,4 @@ async def test_a_file_that_replaced_a_directory_does_not_detach_unsaved_files(
         await mount.names()
         await mount.find("d")
         await mount.close(handle)
-        assert mount.keys() == ["d", "d/new"]
+        assert mount.stored() == ["d", "d/new"]

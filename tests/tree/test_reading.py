@@ -12,14 +12,9 @@ import trio
 
 from bucketfs.errors import FsError, StoreError
 from bucketfs.store.memory import Fault
-from tests.tree.builder import MIB, TTL, Bucket, Mount, planted, said
+from tests.tree.builder import MIB, TTL, Bucket, Mount, noise, planted, said
 
 pytestmark = pytest.mark.mock_clock
-
-
-def noise(length: int, seed: int = 1) -> bytes:
-    """Bytes that differ everywhere."""
-    return random.Random(seed).randbytes(length)
 
 
 async def test_a_small_file_is_one_get(bucket: Bucket, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ async def test_a_file_is_a_copy_and_a_delete(bucket: Bucket, tmp_path: Path) -> 
         bucket.requested()
         await mount.rename("old", "new")
         assert bucket.requested() == {"CopyObject": 1, "DeleteObject": 1}
-        assert mount.keys() == ["new"]
+        assert mount.stored() == ["new"]
         assert bucket.objects["new"].headers.metadata["color"] == "red"
         assert await mount.find("new") is inode
         assert await mount.names() == {"new"}
@@ -60,7 +60,7 @@ async def test_an_unsaved_file_costs_nothing(bucket: Bucket, tmp_path: Path) -> 
         assert bucket.requested() == {}
         await mount.close(handle)
         assert bucket.requested() == {"PutObject": 1}
-        assert mount.keys() == ["new"]
+        assert mount.stored() == ["new"]
 
 
 async def test_write_new_and_rename_over(bucket: Bucket, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ async def test_write_new_and_rename_over(bucket: Bucket, tmp_path: Path) -> None
         bucket.requested()
         await mount.rename("f.tmp", "f")
         assert bucket.requested() == {"CopyObject": 1, "DeleteObject": 1}
-        assert mount.keys() == ["f"]
+        assert mount.stored() == ["f"]
         assert await mount.read("f") == b"new"
 
 
@@ -85,7 +85,7 @@ async def test_an_unsaved_file_over_an_existing_one(bucket: Bucket, tmp_path: Pa
         await mount.write(handle, 0, b"new")
         await mount.rename("f.tmp", "f")
         await mount.close(handle)
-        assert mount.keys() == ["f"]
+        assert mount.stored() == ["f"]
         assert bucket.peek("f") == b"new"
         assert await mount.names() == {"f"}
 
@@ -136,7 +136,7 @@ async def test_a_failed_copy_changes_nothing(bucket: Bucket, tmp_path: Path, ove
         bucket.fault = None
         assert await mount.names() == before
         assert await mount.read("a") == b"a"
-        assert mount.keys() == sorted(before)
+        assert mount.stored() == sorted(before)
         await mount.rename("a", "b")
         assert await mount.read("b") == b"a"
 
@@ -158,7 +158,7 @@ async def test_refusals(bucket: Bucket, tmp_path: Path) -> None:
             with pytest.raises(FsError) as caught:
                 await mount.rename(old, new, over=over)
             assert caught.value.errno == code, (old, new)
-        assert mount.keys() == ["d/f", "e/f", "f", "g"]
+        assert mount.stored() == ["d/f", "e/f", "f", "g"]
 
 
 class TestDirectories:
@@ -171,7 +171,7 @@ class TestDirectories:
             bucket.requested()
             await mount.rename("d", "e")
             assert bucket.requested() == {"ListObjectsV2": 1, "CopyObject": 5, "DeleteObjects": 1}
-            assert mount.keys() == ["d2", "e/", "e//odd", "e/a", "e/b/", "e/b/c"]
+            assert mount.stored() == ["d2", "e/", "e//odd", "e/a", "e/b/", "e/b/c"]
             assert await mount.find("e/b/c") is inode
             assert await mount.read("e/b/c") == b"d/b/c"
             assert await mount.names() == {"d2", "e"}
@@ -186,7 +186,7 @@ class TestDirectories:
             with pytest.raises(StoreError):
                 await mount.rename("d", "e")
             bucket.fault = None
-            assert mount.keys() == sorted(keys)
+            assert mount.stored() == sorted(keys)
             assert len(await mount.names("d")) == 20
 
     async def test_a_failed_copy_leaves_the_empty_directory_it_was_to_replace(
@@ -200,7 +200,7 @@ class TestDirectories:
             with pytest.raises(StoreError):
                 await mount.rename("d", "e")
             bucket.fault = None
-            assert mount.keys() == ["d/", "d/1", "d/2", "e/"]
+            assert mount.stored() == ["d/", "d/1", "d/2", "e/"]
 
     async def test_unsaved_files_below_are_saved_under_the_new_key_only(
         self, bucket: Bucket, tmp_path: Path
@@ -215,7 +215,7 @@ class TestDirectories:
             await mount.rename("d", "e")
             await mount.close(new)
             await mount.close(old)
-            assert mount.keys() == ["e/sub/new", "e/sub/old"]
+            assert mount.stored() == ["e/sub/new", "e/sub/old"]
             assert bucket.peek("e/sub/old") == b"12"
 
     async def test_uploads_below_wait_or_are_waited_for(
@@ -237,7 +237,7 @@ class TestDirectories:
                 for handle in handles[1:]:
                     nursery.start_soon(mount.close, handle)
                     await trio.sleep(0.9)
-            assert mount.keys() == ["e/0", "e/1", "e/2", "e/3", "e/4", "e/x"]
+            assert mount.stored() == ["e/0", "e/1", "e/2", "e/3", "e/4", "e/x"]
             await trio.sleep(TTL + 1)
             assert await mount.names("e") == {"0", "1", "2", "3", "4", "x"}
 
@@ -263,7 +263,7 @@ class TestDirectories:
             bucket.poke(key, b"")
         async with planted(bucket, tmp_path) as mount:
             await mount.rename("d", "e")
-            assert mount.keys() == ["e/", "e/f"]
+            assert mount.stored() == ["e/", "e/f"]
             assert isinstance(await mount.find("e"), Directory)
 
     async def test_the_parent_of_the_last_directory_stays(
@@ -273,7 +273,7 @@ class TestDirectories:
         async with planted(bucket, tmp_path) as mount:
             await mount.names("p")
             await mount.rename("p/d", "d")
-            assert mount.keys() == ["d/f", "p/"]
+            assert mount.stored() == ["d/f", "p/"]
             assert await mount.names() == {"d", "p"}
 
 
@@ -289,6 +289,6 @@ async def test_a_lost_answer_to_delete_is_reported(bucket: Bucket, tmp_path: Pat
             await mount.rename("a", "b")
         bucket.fault = None
         await trio.sleep(TTL + 1)
-        assert await mount.names() == set(mount.keys())
-        for name in mount.keys():
+        assert await mount.names() == set(mount.stored())
+        for name in mount.stored():
             assert await mount.read(name) == b"bytes"

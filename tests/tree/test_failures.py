@@ -1,0 +1,159 @@
+"""Uploads that fail: what close reports, what is tried again, what is given up, what is left behind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from bucketfs.errors import NoAnswer, StoreError
+from bucketfs.store.memory import Fault
+from tests.tree.builder import MIB, Bucket, noise, planted
+
+pytestmark = pytest.mark.mock_clock
+
+
+async def test_a_failed_upload_is_tried_again(bucket: Bucket, tmp_path: Path) -> None:
+    """close(2) reports it; the bytes stay, are readable, and reach the bucket later."""
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"bytes")
+        bucket.refuse("PutObject", "SlowDown")
+        with pytest.raises(StoreError):
+            await mount.close(handle)
+        assert handle.content.unsaved
+        await trio.sleep(100)
+        tries = bucket.requested()["PutObject"]
+        assert 5 <= tries <= 10
+        assert await mount.names() == {"f"}
+        reader = await mount.open("f")
+        assert await mount.pread(reader, 0, 5) == b"bytes"
+        bucket.fault = None
+        await mount.close(reader)
+        assert bucket.peek("f") == b"bytes"
+        await trio.sleep(100)
+        assert not mount.tree.state.live
+
+
+async def test_the_retry_alone_saves_it(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"bytes")
+        bucket.refuse("PutObject", "SlowDown")
+        with pytest.raises(StoreError):
+            await mount.close(handle)
+        bucket.fault = None
+        await trio.sleep(5)
+        assert bucket.peek("f") == b"bytes"
+        assert not mount.tree.state.live
+
+
+async def test_a_permanent_failure_is_given_up(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("g", b"old")
+    async with planted(bucket, tmp_path) as mount:
+        new, old = await mount.create("f"), await mount.open("g", os.O_WRONLY | os.O_TRUNC)
+        bucket.refuse("PutObject")
+        for handle in (new, old):
+            await mount.write(handle, 0, b"bytes")
+            with pytest.raises(StoreError):
+                await mount.close(handle)
+        await trio.sleep(100)
+        assert bucket.requested()["PutObject"] <= 4
+        bucket.fault = None
+        assert await mount.names() == {"g"}
+        assert await mount.read("g") == b"old"
+        assert not mount.tree.state.live
+        assert mount.cache.held == 3
+
+
+async def test_a_failed_chmod_does_not_spoil_the_open_file(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("f", b"base")
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.open("f", os.O_RDWR)
+        bucket.refuse("CopyObject")
+        posix = mount.tree.posix(handle.inode)
+        mount.tree.attributes.replace(handle.inode, posix.changed(0, mode=0o100600))
+        mount.tree.saver.later(handle.inode)
+        await trio.sleep(5)
+        bucket.fault = None
+        await mount.write(handle, 4, b" mine")
+        await mount.close(handle)
+        assert bucket.peek("f") == b"base mine"
+
+
+@pytest.mark.parametrize("operation", ["UploadPart", "UploadPartCopy", "CompleteMultipartUpload"])
+async def test_a_failed_multipart_upload_leaves_nothing(
+    bucket: Bucket, tmp_path: Path, operation: str
+) -> None:
+    bucket.poke("f", bytes(40 * MIB))
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.open("f", os.O_RDWR)
+        await mount.write(handle, 0, noise(20 * MIB))
+        bucket.refuse(operation, "SlowDown")
+        with pytest.raises(StoreError):
+            await mount.flush(handle)
+        assert not await bucket.list_uploads("")
+        assert bucket.peek("f") == bytes(40 * MIB)
+        bucket.fault = None
+        await mount.close(handle)
+        assert bucket.peek("f") == noise(20 * MIB) + bytes(20 * MIB)
+        assert not bucket.uploads
+
+
+async def test_a_cancelled_multipart_upload_leaves_nothing(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("f")
+        await mount.write(handle, 0, noise(20 * MIB))
+        bucket.fault = lambda operation, _key, _n: (
+            Fault(hang=True) if operation == "UploadPart" else None
+        )
+        with trio.move_on_after(5) as scope:
+            await mount.flush(handle)
+        assert scope.cancelled_caught
+        assert not bucket.uploads
+        bucket.fault = None
+        await mount.close(handle)
+        assert bucket.peek("f") == noise(20 * MIB)
+
+
+async def test_a_lost_answer_is_no_conflict_with_oneself(bucket: Bucket, tmp_path: Path) -> None:
+    """The store settles its own repetitions; what it cannot settle is retried here without loss."""
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"bytes")
+        lost = Fault(NoAnswer("ReadTimeout"), after=True)
+        bucket.fault = lambda operation, _key, n: (
+            lost if (operation, n) == ("PutObject", 1) else None
+        )
+        with pytest.raises(NoAnswer):
+            await mount.close(handle)
+        await trio.sleep(100)
+        assert bytes(bucket.peek("f")) == b"bytes"
+
+
+async def test_unmounting_saves_everything(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        for number in range(20):
+            handle = await mount.create(f"{number}")
+            await mount.write(handle, 0, b"bytes")
+            if number % 2:
+                await mount.tree.opener.release(handle)
+        inode = await mount.mkdir("d")
+        posix = mount.tree.posix(inode)
+        mount.tree.attributes.replace(inode, posix.changed(0, mode=0o40700))
+        began = trio.current_time()
+        assert await mount.tree.saver.drain() == []
+        assert len(bucket.objects) == 21
+        assert bucket.objects["d/"].headers.metadata["mode"] == str(0o40700)
+        assert trio.current_time() - began <= 21 * bucket.latency
+
+
+async def test_unmounting_names_what_it_could_not_save(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        for name in ("a", "b"):
+            await mount.write(await mount.create(name), 0, b"bytes")
+        bucket.refuse("PutObject", key="a")
+        assert await mount.tree.saver.drain() == ["a"]
+        assert mount.stored() == ["b"]
