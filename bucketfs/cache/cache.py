@@ -4,7 +4,7 @@ Responsible for the directory and its bound; knows nothing of requests or of who
 version is named by (key, ETag); bytes that are in no bucket yet live in anonymous page files, which
 are pinned for as long as they are the only copy.
 
-Invariants: `held` is the sum of the valid bytes of all files; a pinned file is never evicted;
+Invariants: `held` is the disk space of all files; a pinned file is never evicted;
 at most one file per (key, ETag).
 """
 
@@ -89,9 +89,7 @@ class PageCache:
     @property
     def held(self) -> int:
         """Bytes in all page files."""
-        return sum(f.valid.total for f in self._files.values()) + sum(
-            f.valid.total for f in self._anonymous
-        )
+        return sum(f.held for f in self._files.values()) + sum(f.held for f in self._anonymous)
 
     def add_reclaimer(self, reclaimer: Reclaimer) -> None:
         """Register who can drop clean pages of files in use when nothing else is left to evict."""
@@ -152,6 +150,43 @@ class PageCache:
         file.size = size
         file.changed = True
         self._replace((key, etag), file)
+
+    def write(self, file: PageFile, offset: int, data: bytes | memoryview) -> int:
+        """Store bytes in a page file, evicting others' for them; answers how many were stored.
+
+        Raises:
+            FsError: ENOSPC (or what else the disk says) when not one could be.
+        """
+        self.admit(len(data))
+        for last in (False, True):
+            try:
+                return file.write(offset, data)
+            except OSError as error:
+                if last or error.errno != errno.ENOSPC:
+                    raise FsError(
+                        error.errno or errno.EIO, f"the cache cannot be written: {error}"
+                    ) from error
+                self._evict(max(len(data), _SLACK))
+        raise AssertionError("unreachable")
+
+    def relabel(self, key: str, etag: str, new_key: str, new_etag: str) -> None:
+        """The version (key, etag) was copied inside the bucket.
+
+        Keep its pages under the copy's name.
+        """
+        file = self._files.get((key, etag))
+        if file is not None and new_etag:
+            self.label(file, new_key, new_etag, file.size)
+            if not file.pins:
+                self._save(file)
+
+    def rescue(self, file: PageFile, name: str) -> Path:
+        """Keep the bytes of an unsaved file outside the cache, where nothing deletes them."""
+        directory = self._directory / "unsaved"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        path = directory / f"{secrets.token_hex(4)}-{name.replace('/', '_')[:100]}"
+        os.link(file.path, path)
+        return path
 
     def shrink(self, file: PageFile, start: int, stop: int) -> None:
         """Give up pages of a file that stays open; the index never tells of more than there is."""
@@ -229,10 +264,10 @@ class PageCache:
         goal = needed + min(_SLACK, self._limit // 8)
         by_name = {f.path.name: f for f in self._files.values() if not f.pins}
         for name in budget.victims(
-            (budget.Candidate(n, f.valid.total, f.used) for n, f in by_name.items()), goal
+            (budget.Candidate(n, f.held, f.used) for n, f in by_name.items()), goal
         ):
             file = by_name[name]
-            goal -= file.valid.total
+            goal -= file.held
             self._forget(file)
         for reclaim in self._reclaimers:
             if goal <= 0:

@@ -11,16 +11,20 @@ never left the kernel's memory, so their rows are dropped when the boot id has c
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bucketfs.store.base import Headers
 
+log = logging.getLogger(__name__)
+
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS state (one INTEGER PRIMARY KEY, boot TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS pages (
     file TEXT PRIMARY KEY, key TEXT NOT NULL, etag TEXT NOT NULL, size INTEGER NOT NULL,
     valid TEXT NOT NULL, used REAL NOT NULL) WITHOUT ROWID;
@@ -29,7 +33,8 @@ CREATE TABLE IF NOT EXISTS headers (
     written INTEGER NOT NULL, headers TEXT NOT NULL)
     WITHOUT ROWID;
 """
-_VERSION = "1"
+#: Format of the tables; another one is dropped and made anew.
+_VERSION = 2
 #: Rows of `headers` kept; the oldest written go first. 250 bytes each.
 _HEADERS_KEPT = 1_000_000
 #: A PutObject does not answer the Last-Modified it made. A listing that shows the same ETag and a
@@ -53,42 +58,45 @@ class Index:
     """The SQLite file of one cache directory; one process has it at a time.
 
     Calls are synchronous and take tens of microseconds: nothing waits for the disk
-    (``synchronous=OFF``), because a lost row only costs a request.
-
-    Raises:
-        sqlite3.Error: From every method, when the file is damaged or the disk full.
+    (``synchronous=OFF``), because a lost row only costs a request. For the same reason a damaged
+    file or a full disk is no error to anyone: the index deletes itself and remembers nothing more.
     """
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=OFF")
-        self._db.executescript(_SCHEMA)
-        self._begin_boot()
-
-    def _begin_boot(self) -> None:
-        current = {"version": _VERSION, "boot": _boot_id()}
-        known = dict(self._db.execute("SELECT name, value FROM state"))
-        if known != current:
-            self._db.execute("DELETE FROM pages")
-            if known.get("version") != _VERSION:
-                self._db.execute("DELETE FROM headers")
-            self._db.executemany(
-                "INSERT OR REPLACE INTO state VALUES (?, ?)", sorted(current.items())
-            )
+        self._path = path
+        try:
+            self._db = _open(path)
+        except sqlite3.Error as error:
+            log.warning("the index %s is unreadable and begun anew: %s", path, error)
+            self._remove()
+            self._db = _open(Path(":memory:"))
 
     def close(self) -> None:
         """Write everything and let go of the file."""
-        self._db.execute(
-            "DELETE FROM headers WHERE key IN (SELECT key FROM headers LIMIT max(0,"
-            " (SELECT count(*) FROM headers) - ?))",
-            (_HEADERS_KEPT,),
+        self._do(
+            "DELETE FROM headers WHERE key IN (SELECT key FROM headers ORDER BY written LIMIT"
+            " max(0, (SELECT count(*) FROM headers) - ?))",
+            _HEADERS_KEPT,
         )
         self._db.close()
 
+    def _do(self, statement: str, *values: str | float) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            log.warning("the index %s cannot be used and is given up: %s", self._path, error)
+            self._db.close()
+            self._remove()
+            self._db = _open(Path(":memory:"))
+            return []
+
+    def _remove(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+
     def pages(self) -> Iterator[PageRow]:
         """All page files."""
-        for file, key, etag, size, valid, used in self._db.execute("SELECT * FROM pages"):
+        for file, key, etag, size, valid, used in self._do("SELECT * FROM pages"):
             extents = tuple((a, b) for a, b in json.loads(valid))
             yield PageRow(file, key, etag, size, extents, used)
 
@@ -96,41 +104,54 @@ class Index:
         self, file: str, key: str, etag: str, size: int, valid: Iterable[tuple[int, int]]
     ) -> None:
         """Add or replace a page file's row."""
-        self._db.execute(
+        self._do(
             "INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?, ?, ?)",
-            (file, key, etag, size, json.dumps(list(valid)), time.time()),
-        )
+            file, key, etag, size, json.dumps(list(valid)), time.time(),
+        )  # fmt: skip
 
     def drop_pages(self, file: str) -> None:
         """Forget a page file."""
-        self._db.execute("DELETE FROM pages WHERE file = ?", (file,))
+        self._do("DELETE FROM pages WHERE file = ?", file)
 
     def headers(self, key: str, etag: str, last_modified: int) -> Headers | None:
         """What a HEAD of exactly this version answered, or was uploaded with it, if known."""
-        row = self._db.execute(
+        rows = self._do(
             "SELECT headers FROM headers WHERE key = ? AND etag = ? AND (last_modified = ?"
             " OR last_modified = 0 AND abs(written - ?) <= ?)",
-            (key, etag, last_modified, last_modified, _SAME_UPLOAD),
-        ).fetchone()
-        if row is None:
+            key, etag, last_modified, last_modified, _SAME_UPLOAD,
+        )  # fmt: skip
+        if not rows:
             return None
-        metadata, content_type, other = json.loads(row[0])
+        metadata, content_type, other = json.loads(rows[0][0])
         return Headers(metadata=metadata, content_type=content_type, other=other)
 
     def put_headers(self, key: str, etag: str, last_modified: int, headers: Headers) -> None:
-        """Remember the headers of a version.
-
-        Modified 0: just uploaded) in place of an older one.
-        """
+        """Remember the headers of a version (modified 0: just uploaded) in place of an older one."""
         text = json.dumps([dict(headers.metadata), headers.content_type, dict(headers.other)])
-        self._db.execute(
+        self._do(
             "INSERT OR REPLACE INTO headers VALUES (?, ?, ?, ?, ?)",
-            (key, etag, last_modified, int(time.time()), text),
-        )
+            key, etag, last_modified, int(time.time()), text,
+        )  # fmt: skip
 
     def drop_headers(self, key: str) -> None:
         """Forget the headers of a key."""
-        self._db.execute("DELETE FROM headers WHERE key = ?", (key,))
+        self._do("DELETE FROM headers WHERE key = ?", key)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The database with its tables, rows of earlier boots and formats removed."""
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=OFF")
+    if db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+        db.executescript("DROP TABLE IF EXISTS pages; DROP TABLE IF EXISTS headers;")
+        db.execute(f"PRAGMA user_version = {_VERSION}")
+    db.executescript(_SCHEMA)
+    boot = _boot_id()
+    if db.execute("SELECT boot FROM state").fetchone() != (boot,):
+        db.execute("DELETE FROM pages")
+        db.execute("INSERT OR REPLACE INTO state VALUES (0, ?)", (boot,))
+    return db
 
 
 def _boot_id() -> str:

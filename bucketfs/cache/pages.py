@@ -35,7 +35,7 @@ class PageFile:
         changed: Whether the index knows less than `valid` tells.
     """
 
-    __slots__ = ("_fd", "changed", "identity", "path", "pins", "size", "used", "valid")
+    __slots__ = ("_fd", "_held", "changed", "identity", "path", "pins", "size", "used", "valid")
 
     def __init__(
         self,
@@ -53,6 +53,14 @@ class PageFile:
         self.used = 0.0
         self.changed = False
         self._fd = -1
+        self._held = self.valid.total
+
+    @property
+    def held(self) -> int:
+        """Bytes of disk it takes (a closed file: at its last close)."""
+        if self._fd >= 0:
+            self._held = os.fstat(self._fd).st_blocks * 512
+        return self._held
 
     @property
     def fd(self) -> int:
@@ -76,19 +84,24 @@ class PageFile:
         short = stop - start - len(data)
         return data + bytes(short) if short else data
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Store `data` and mark it valid.
+    def write(self, offset: int, data: bytes | memoryview) -> int:
+        """Store `data` and mark it valid; answers how many bytes the disk had room for.
 
         Raises:
-            OSError: Disk full or failing; nothing beyond what was written is marked.
+            OSError: Not one byte could be stored.
         """
         view = memoryview(data)
-        while view:
-            done = os.pwrite(self.fd, view, offset)
-            self.valid.add(offset, offset + done)
-            offset += done
-            view = view[done:]
+        done = 0
+        while done < len(view):
+            try:
+                done += os.pwrite(self.fd, view[done:], offset + done)
+            except OSError:
+                if not done:
+                    raise
+                break
+        self.valid.add(offset, offset + done)
         self.changed = True
+        return done
 
     def zero(self, start: int, stop: int) -> None:
         """Make ``[start, stop)`` valid zeros without using disk for them."""
@@ -117,6 +130,7 @@ class PageFile:
     def close(self) -> None:
         """Close the descriptor; the file stays and opens again at the next use."""
         if self._fd >= 0:
+            self._held = self.held
             os.close(self._fd)
             self._fd = -1
 

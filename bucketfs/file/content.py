@@ -48,6 +48,7 @@ class Content:
         touched: Whether a program has written since the file was created or truncated by open.
         handles: Open handles.
         revision: Counts changes, to see whether one came between two moments.
+        conflicts: How often others' version won over what was written here.
         served: Some program (or the kernel's page cache) has bytes of the base version.
     """
 
@@ -66,6 +67,9 @@ class Content:
         self.revision = 0
         self.cut = False
         self.served = False
+        self.conflicts = 0
+        #: Cancelled when someone needs the file more urgently than its upload goes on.
+        self.upload: trio.CancelScope | None = None
         self._publishing: trio.Event | None = None
 
     @property
@@ -98,6 +102,7 @@ class Content:
         """Stand for another version; only while nothing of the old one was served or changed."""
         assert not self.served
         assert not self.unsaved
+        self.fetcher.cancel()
         self._context.cache.release(self.fetcher.pages)
         pages = self._context.cache.open(base.key, base.etag, base.size)
         self.fetcher = Fetcher(self._context, pages, base)
@@ -119,7 +124,8 @@ class Content:
             ahead = window.ahead(reader.cursors[0], start, stop, self.size)
             await self.fetcher.ensure(start, stop, ahead)
         self.served = True
-        return self.fetcher.pages.read(start, min(stop, self.size))
+        stop = min(stop, self.size)  # it may have been cut while this waited
+        return self.fetcher.pages.read(start, stop) if start < stop else b""
 
     async def load(self, start: int, stop: int) -> None:
         """Have ``[start, stop)`` in the cache; raises as `read` does."""
@@ -128,6 +134,9 @@ class Content:
     async def write(self, offset: int, data: bytes) -> int:
         """Store `data` at `offset`; a gap before it becomes zeros.
 
+        Returns:
+            How many bytes were stored: fewer than given when the disk filled up meanwhile.
+
         Raises:
             FsError: EFBIG beyond the largest object, ENOSPC when the cache's disk is full.
         """
@@ -135,20 +144,14 @@ class Content:
         if stop > _LARGEST:
             raise FsError(errno.EFBIG, f"no object can hold {stop} bytes")
         await self._writable()
-        self._context.cache.admit(len(data))
+        done = self._context.cache.write(self.fetcher.pages, offset, data)
         if offset > self.size:
             self._extend(offset)
-        try:
-            self.fetcher.pages.write(offset, data)
-        except OSError as error:
-            raise FsError(
-                error.errno or errno.EIO, f"the cache cannot be written: {error}"
-            ) from error
-        self.dirty.add(offset, stop)
-        self.size = max(self.size, stop)
+        self.dirty.add(offset, offset + done)
+        self.size = max(self.size, offset + done)
         self.touched = True
         self.revision += 1
-        return len(data)
+        return done
 
     async def truncate(self, size: int) -> None:
         """Cut or lengthen the file to `size` bytes; raises as `write` does."""
@@ -186,6 +189,11 @@ class Content:
         assert self._publishing is None, "one upload of a file at a time"
         self._publishing = trio.Event()
 
+    def interrupt(self) -> None:
+        """Stop an upload under way, if it can be stopped without leaving its outcome open."""
+        if self.upload is not None:
+            self.upload.cancel()
+
     def unhold(self) -> None:
         """Let writers go on."""
         if self._publishing is not None:
@@ -194,6 +202,7 @@ class Content:
 
     def published(self, version: Version) -> None:
         """The bucket holds exactly these bytes now, as `version`."""
+        self.fetcher.cancel()  # what is still under way belongs to the version before
         self.fetcher.base = version
         self.fetcher.limit = version.size
         self.dirty.clear()

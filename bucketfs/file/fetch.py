@@ -105,14 +105,8 @@ class Fetcher:
                 await self._get(flight)
         except (StoreError, FsError) as error:
             flight.error = error
-        except OSError as error:
-            flight.error = FsError(
-                error.errno or errno.EIO, f"the cache cannot be written: {error}"
-            )
         finally:
             self._flights.remove(flight)
-            if flight.scope.cancelled_caught:
-                flight.error = FsError(errno.EIO, "the read was given up")
             self._turns.moved()
 
     async def _get(self, flight: _Flight) -> None:
@@ -138,12 +132,13 @@ class Fetcher:
                 ) from error
 
     def _accept(self, flight: _Flight, chunk: bytes | memoryview) -> None:
+        if flight.scope.cancel_called:
+            return
         view = memoryview(chunk)
         start = flight.position
         stop = min(start + len(view), self.limit)
-        self._context.cache.admit(len(view))
         for a, b in self.pages.valid.missing(start, stop):
-            self.pages.write(a, view[a - start : b - start])
+            self._context.cache.write(self.pages, a, view[a - start : b - start])
         flight.position += len(view)
         self._turns.moved()
 

@@ -26,6 +26,8 @@ FIRST_PART = 8 << 20
 SINGLE_PUT = 16 << 20
 #: Ranges copied by the store are cut to this, so that a large copy runs in parallel.
 COPY_PART = 1 << 30
+#: Lengths of the schedule's steps that are tried, in parts.
+_PERIODS = (1000, 500, 250, 125, 64, 32, 16, 8, 4, 2, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,7 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Bytes ``[start, stop)`` of the new object.
-
-    Copied from the same range of the old one or uploaded.
-    """
+    """Bytes ``[start, stop)`` of the new object, uploaded or copied from there in the old one."""
 
     start: int
     stop: int
@@ -80,18 +79,16 @@ def plan_flush(
     base = min(base, size)
     if size > limits.max_object:
         raise TooLarge(f"{size} bytes exceed the largest object of this store")
-    copies = _copyable(base, dirty, size, limits) if limits.multipart and limits.copy_part else []
+    # S3 refuses to copy a range of an object that is no larger than a minimum part
+    copying = limits.multipart and limits.copy_part and base > limits.min_part
+    copies = _copyable(base, dirty, size, limits) if copying else []
     if not copies and (size <= _single_put(limits, part_size) or not limits.multipart):
         if size > limits.max_put:
             raise TooLarge(f"{size} bytes exceed the largest single upload of this store")
         return Put(size)
-    parts: Sequence[Part]
-    if limits.equal_parts:
-        parts = _grid(size, _even_size(size, limits, part_size), base, dirty, limits)
-    else:
-        parts = list(_regions(copies, size, limits, part_size))
-        if len(parts) > limits.max_parts:
-            parts = _grid(size, _even_size(size, limits, part_size), base, dirty, limits)
+    parts = _parts(copies, base, dirty, size, limits, part_size)
+    if not parts[0].copied and len(parts) == 1 and size <= limits.max_put:
+        return Put(size)
     return Multipart(tuple(parts))
 
 
@@ -111,13 +108,11 @@ def part_at(offset: int, limits: Capabilities, part_size: int | None = None) -> 
                 " raise multipart_size, or leave it out"
             )
         return part_size
-    position, number, period = 0, 0, _period(limits)
-    for size in _sizes(limits):
-        count = period if size < limits.max_part else limits.max_parts - number
-        if offset < position + count * size:
-            return size
+    position = 0
+    for size, count in _steps(limits, _period(limits)):
         position += count * size
-        number += count
+        if offset < position:
+            return size
     raise TooLarge(f"{limits.max_parts} parts end at {position >> 40} TiB")
 
 
@@ -126,22 +121,20 @@ def reach(limits: Capabilities) -> int:
     return _reach(limits, _period(limits))
 
 
-def _sizes(limits: Capabilities) -> Iterator[int]:
+def _steps(limits: Capabilities, period: int) -> Iterator[tuple[int, int]]:
+    """The growing schedule: sizes of parts and how many there are of each."""
+    left = limits.max_parts
     size = max(FIRST_PART, limits.min_part)
-    while size < limits.max_part:
-        yield size
+    while left:
+        size = min(size, limits.max_part)
+        count = min(period, left) if size < limits.max_part else left
+        yield size, count
+        left -= count
         size *= 2
-    yield limits.max_part
 
 
 def _reach(limits: Capabilities, period: int) -> int:
-    number = total = 0
-    for size in _sizes(limits):
-        count = period if size < limits.max_part else limits.max_parts
-        count = min(count, limits.max_parts - number)
-        total += count * size
-        number += count
-    return total
+    return sum(size * count for size, count in _steps(limits, period))
 
 
 @cache
@@ -151,10 +144,10 @@ def _period(limits: Capabilities) -> int:
     Every small part is a large one less, so the full product of part count and largest part cannot
     be reached by growing; 64 stays within six per cent of it, and beyond AWS's 50 TB.
     """
-    for period in (1000, 500, 250, 125):
+    for period in _PERIODS:
         if _reach(limits, period) >= limits.max_object:
             return period
-    return 64 if limits.max_parts >= 5000 else max(1, limits.max_parts // 80)
+    return min(64, max(1, limits.max_parts // 80))
 
 
 def _single_put(limits: Capabilities, part_size: int | None) -> int:
@@ -162,10 +155,7 @@ def _single_put(limits: Capabilities, part_size: int | None) -> int:
 
 
 def _even_size(size: int, limits: Capabilities, part_size: int | None) -> int:
-    """One size for all parts: the configured one.
-
-    Or the smallest power-of-two multiple of the first that fits.
-    """
+    """One size for all parts: the configured one, or the first one doubled until it fits."""
     even = part_size or max(FIRST_PART, limits.min_part)
     while even * limits.max_parts < size and part_size is None and even < limits.max_part:
         even = min(even * 2, limits.max_part)
@@ -181,59 +171,67 @@ def _copyable(base: int, dirty: Extents, size: int, limits: Capabilities) -> lis
     """Unchanged ranges of the old object that can be parts, and leave what lies between possible.
 
     A range is long enough when it holds a minimum part, or when it ends the object. A changed
-    stretch shorter than a minimum part takes what it lacks from the range after it, or else from
-    the one before.
+    stretch shorter than a minimum part takes what it lacks from the range after it. Less than a
+    minimum part altogether is not worth the requests of a multipart upload.
     """
     chosen: list[Extent] = []
-    for start, stop in dirty.missing(0, base):
+    for first, stop in dirty.missing(0, base):
         previous = chosen[-1][1] if chosen else 0
-        between = start - previous
-        if 0 < between < limits.min_part:
-            start = previous + limits.min_part
+        start = first if first == previous else max(first, previous + limits.min_part)
         if stop - start >= limits.min_part or (stop == size and start < stop):
             chosen.append((start, stop))
-    if chosen and chosen[0] == (0, size):
-        # unchanged bytes only: a truncation to a shorter length, or nothing at all
-        return chosen
-    return chosen
+    worth = sum(stop - start for start, stop in chosen) >= limits.min_part
+    return chosen if worth else []
+
+
+def _parts(
+    copies: Sequence[Extent],
+    base: int,
+    dirty: Extents,
+    size: int,
+    limits: Capabilities,
+    part_size: int | None,
+) -> list[Part]:
+    if not limits.equal_parts and (part_size is not None or size <= reach(limits)):
+        parts = list(_regions(copies, size, limits, part_size))
+        if len(parts) <= limits.max_parts:
+            return parts
+    return _grid(size, _even_size(size, limits, part_size), base, dirty, limits)
 
 
 def _regions(
     copies: Sequence[Extent], size: int, limits: Capabilities, part_size: int | None
 ) -> Iterator[Part]:
+    # half of the part numbers must do for the copies of a very large object
+    most = min(limits.max_part, max(COPY_PART, -(-2 * size // limits.max_parts)))
     position = 0
     for start, stop in [*copies, (size, size)]:
         yield from _uploads(position, start, limits, part_size)
-        yield from _cut(start, stop, min(COPY_PART, limits.max_part), limits)
+        yield from _cut(start, stop, most)
         position = stop
 
 
 def _uploads(start: int, stop: int, limits: Capabilities, part_size: int | None) -> Iterator[Part]:
-    """Cut an uploaded stretch along the schedule.
-
-    The last piece takes a rest below the minimum along.
-    """
+    """Cut an uploaded stretch along the schedule; no rest below the minimum part is left over."""
     length = stop - start
     position = 0
     while position < length:
         step = part_at(position, limits, part_size)
         rest = length - position - step
-        if 0 < rest < limits.min_part and step + rest <= limits.max_part:
-            step += rest
+        if 0 < rest < limits.min_part:
+            step += rest if step + rest <= limits.max_part else -limits.min_part
         step = min(step, length - position)
         yield Part(start + position, start + position + step, copied=False)
         position += step
 
 
-def _cut(start: int, stop: int, most: int, limits: Capabilities) -> Iterator[Part]:
+def _cut(start: int, stop: int, most: int) -> Iterator[Part]:
     """Cut a copied range into even pieces of at most `most` bytes."""
     length = stop - start
-    if not length:
-        return
     pieces = -(-length // most)
-    step = max(-(-length // pieces), min(limits.min_part, length))
-    for at in range(start, stop, step):
-        yield Part(at, min(at + step, stop), copied=True)
+    for number in range(pieces):
+        first, last = (start + length * at // pieces for at in (number, number + 1))
+        yield Part(first, last, copied=True)
 
 
 def _grid(size: int, even: int, base: int, dirty: Extents, limits: Capabilities) -> list[Part]:

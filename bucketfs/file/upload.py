@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 _ABORT_TIMEOUT = 30
 
 
+class Interrupted(Exception):
+    """The upload was stopped because someone needs the file; nothing has changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where and under which condition an object is published.
@@ -53,6 +57,7 @@ async def publish(context: FileContext, content: Content, target: Target) -> Obj
     Raises:
         FsError: EFBIG when no upload can be this large.
         StoreError: The upload failed; the content is as unsaved as before.
+        Interrupted: `Content.interrupt` was called in time.
     """
     content.hold()
     try:
@@ -98,7 +103,12 @@ async def _send_parts(
             functools.partial(_send_part, context, content, target.key, upload_id, number, part)
             for number, part in enumerate(plan.parts, 1)
         ]
-        etags = await gather(jobs, limit=context.parallel)
+        # parts can be thrown away; once the upload is being completed it has to be waited for
+        with trio.CancelScope() as content.upload:
+            etags = await gather(jobs, limit=context.parallel)
+        if content.upload.cancelled_caught:
+            raise Interrupted
+        content.upload = None
         return await store.complete(
             target.key,
             upload_id,
@@ -108,6 +118,7 @@ async def _send_parts(
             if_none_match=target.if_none_match,
         )
     except BaseException:
+        content.upload = None
         await _abort(context, target.key, upload_id)
         raise
 

@@ -80,12 +80,14 @@ class Operations(pyfuse3.Operations):
         parent = self._table.directory(parent_inode)
         text = decode_name(name)
         try:
-            inode = await self._tree.finder.find(parent, text)
+            inode = await self._tree.finder.find_typed(parent, text)
         except FsError as error:
             if error.errno != errno.ENOENT:
                 raise
             return self._encode.negative(self._tree.finder.negative_timeout(parent, text))
-        return self._counted(inode)
+        entry = self._encode.listed(inode)
+        self._table.count(inode)
+        return entry
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Give lookups back; cannot fail and is not answered."""
@@ -310,17 +312,20 @@ class Operations(pyfuse3.Operations):
         Close(2) gets what goes wrong.
         """
         handle = self._file(fh)
-        if not handle.content.unsaved:
-            return
-        last = handle.content.touched or not still_held(
-            handle.pid, handle.inode.ino, handle.inode.name
+        if not handle.writable:
+            return  # a reader's close says nothing of what others are still writing
+        content = handle.content
+        last = (
+            content.touched
+            or not content.unsaved
+            or not still_held(handle.pid, handle.inode.ino, handle.inode.name)
         )
         await self._tree.opener.flush(handle, last=last)
 
     @guarded(bounded=False)
     async def fsync(self, fh: int, datasync: bool) -> None:
         """Bytes and attributes into the bucket."""
-        await self._tree.opener.sync(self._file(fh).inode)
+        await self._tree.opener.sync(self._file(fh))
 
     @guarded(bounded=False)
     async def release(self, fh: int) -> None:
@@ -369,7 +374,7 @@ class Operations(pyfuse3.Operations):
 
         Attributes are saved here.
         """
-        await self._tree.opener.sync(self._directory(fh).directory)
+        await self._tree.opener.sync_directory(self._directory(fh).directory)
 
     # ---- helpers ---------------------------------------------------------------------------------
 

@@ -51,29 +51,55 @@ async def serve(store: Store, options: Options, *, on_ready: Callable[[], None])
     Raises:
         FsError: The cache directory or the mount point cannot be used.
     """
-    finished = trio.Event()
-
-    async def end_when_cancelled() -> None:
-        try:
-            await finished.wait()
-        except trio.Cancelled:
-            pyfuse3.terminate()
-            raise
-
+    stop = _Stop()
     cache = _open_cache(options, str(store))
     try:
         async with trio.open_nursery() as outer:
-            outer.start_soon(end_when_cancelled)
+            outer.start_soon(stop.when_cancelled)
             # a cancellation ends the serving, not the saving that follows it
             with trio.CancelScope(shield=True):
-                await _serve(store, options, cache, on_ready)
-            finished.set()
+                await _serve(store, options, cache, on_ready, stop)
+            outer.cancel_scope.cancel()
     finally:
         cache.close()
 
 
+class _Stop:
+    """Ends pyfuse3's loop when the mount is cancelled.
+
+    Libfuse can be told so only while it runs.
+    """
+
+    def __init__(self) -> None:
+        self._serving = False
+        self._wanted = False
+
+    async def when_cancelled(self) -> None:
+        """Wait for a cancellation and pass it on."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._wanted = True
+            if self._serving:
+                pyfuse3.terminate()
+
+    def ready(self) -> None:
+        """The loop is about to begin."""
+        self._serving = True
+        if self._wanted:
+            pyfuse3.terminate()
+
+    def over(self) -> None:
+        """The loop has ended."""
+        self._serving = False
+
+
 async def _serve(
-    store: Store, options: Options, cache: PageCache, on_ready: Callable[[], None]
+    store: Store,
+    options: Options,
+    cache: PageCache,
+    on_ready: Callable[[], None],
+    stop: _Stop,
 ) -> None:
     async with trio.open_nursery() as nursery:
         tree = _plant(store, options, cache, Background(nursery))
@@ -87,11 +113,15 @@ async def _serve(
         await tree.attributes.ensure(tree.state.root)
         _mount(operations, options)
         try:
-            async with trio.open_nursery() as serving:
-                serving.start_soon(_announce, options.mountpoint, on_ready)
-                await pyfuse3.main(max_tasks=MAX_TASKS)
-                serving.cancel_scope.cancel()
-            await tree.saver.drain()
+            try:
+                async with trio.open_nursery() as serving:
+                    serving.start_soon(_announce, options.mountpoint, on_ready)
+                    stop.ready()
+                    await pyfuse3.main(max_tasks=MAX_TASKS)
+                    serving.cancel_scope.cancel()
+            finally:
+                stop.over()
+                await tree.saver.drain()
         finally:
             pyfuse3.close(unmount=True)
         nursery.cancel_scope.cancel()

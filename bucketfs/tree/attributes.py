@@ -67,7 +67,8 @@ class Attributes:
         """
         if inode.posix is not None:
             return True
-        if self._state.config.listed_attributes or inode.parent is None:
+        is_bucket = inode.parent is None and not self._state.config.prefix
+        if self._state.config.listed_attributes or is_bucket:
             self._learn(inode, None)
             return True
         if inode.etag and inode.modified:
@@ -112,7 +113,7 @@ class Attributes:
     def accept(self, inode: Inode, info: ObjectInfo) -> Inode:
         """A HEAD or GET answered for the inode's name: take over version and attributes."""
         if isinstance(inode, Directory):
-            inode.etag, inode.modified = info.etag, info.last_modified
+            inode.etag, inode.modified, inode.size = info.etag, info.last_modified, info.size
         else:
             inode = self._state.adopt(
                 inode, etag=info.etag, size=info.size, modified=info.last_modified
@@ -244,6 +245,8 @@ class Attributes:
         wanted: dict[str, object] = {}
         if change.mode is not None:
             wanted["mode"] = stat.S_IFMT(posix.mode) | stat.S_IMODE(change.mode)
+        if change.mtime_ns is not None and isinstance(inode, Directory):
+            inode.touched_ns = 0
         for name in ("uid", "gid", "atime_ns", "mtime_ns"):
             if (value := getattr(change, name)) is not None:
                 wanted[name] = value

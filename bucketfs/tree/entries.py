@@ -17,8 +17,9 @@ from bucketfs.tree.attributes import Attributes
 from bucketfs.tree.find import Finder
 from bucketfs.tree.inode import Directory, Inode
 from bucketfs.tree.listing import Lister
+from bucketfs.tree.locks import Locks
 from bucketfs.tree.posix import Posix
-from bucketfs.tree.save import Saver
+from bucketfs.tree.publish import Publisher
 from bucketfs.tree.state import TreeState
 
 #: Bytes that unlinking an open file may fetch so that it can be deleted at once; with more to
@@ -31,13 +32,20 @@ class Entries:
     """Creates and removes entries."""
 
     def __init__(
-        self, state: TreeState, finder: Finder, lister: Lister, attributes: Attributes, saver: Saver
+        self,
+        state: TreeState,
+        finder: Finder,
+        lister: Lister,
+        attributes: Attributes,
+        locks: Locks,
+        publisher: Publisher,
     ) -> None:
         self._state = state
         self._attributes = attributes
         self._finder = finder
         self._lister = lister
-        self._saver = saver
+        self._locks = locks
+        self._publisher = publisher
 
     async def create(self, parent: Directory, name: str, mode: int, uid: int, gid: int) -> Inode:
         """A new regular file, open here and not in the bucket yet; `mode` without type bits counts.
@@ -81,13 +89,13 @@ class Entries:
         await self._must_be_free(parent, name)
         inode = self._new(parent, name, mode, uid, gid, rdev=rdev)
         try:
-            async with self._saver.exclusive(inode):
+            async with self._locks.exclusive(inode):
                 key = self._state.key(inode)
-                headers = self._saver.headers(inode)
-                replaced = self._state.take_deferred(key)
+                headers = self._publisher.headers(inode)
                 info = await self._state.store.put(
-                    key, BytesBody(body), headers, if_none_match=replaced is None
+                    key, BytesBody(body), headers, if_none_match=key not in self._state.deferred
                 )
+                self._state.take_deferred(key)
         except BaseException:
             self._state.unlink(inode)
             raise
@@ -108,7 +116,7 @@ class Entries:
             mode |= stat.S_ISGID
         self._furnish(parent, directory, stat.S_IFDIR | stat.S_IMODE(mode), uid, gid)
         try:
-            async with self._saver.exclusive(directory):
+            async with self._locks.exclusive(directory):
                 await self._put_marker(directory)
         except BaseException:
             self._state.unlink(directory)
@@ -127,7 +135,9 @@ class Entries:
         inode = await self._finder.find(parent, name)
         if isinstance(inode, Directory):
             raise FsError(errno.EISDIR)
-        async with self._saver.exclusive(inode) as live:
+        if inode.content is not None:
+            inode.content.interrupt()
+        async with self._locks.exclusive(inode) as live:
             await self.remove_object(inode)
             live.unlinked = True
             live.attributes_unsaved = False
@@ -150,6 +160,7 @@ class Entries:
             missing = sum(b - a for a, b in content.fetcher.missing(0, content.size))
             if missing <= UNLINK_FETCH:
                 await content.load(0, content.size)
+                content.forget_base()  # the cache must not count on the bucket for these any more
             elif not replaced:
                 assert inode.live is not None
                 inode.live.deferred_delete = self._state.key(inode)
@@ -177,7 +188,9 @@ class Entries:
         """As `keep_directory`, after the fact, when no fresh listing could tell beforehand."""
         if parent is self._state.root or (parent.markers and "/" in parent.markers):
             return
-        if not self._state.is_listed(parent) and await self._lister.is_empty(parent):
+        if self._state.is_listed(parent) or not await self._lister.is_empty(parent):
+            return
+        if not (parent.markers and "/" in parent.markers):
             await self._put_marker(parent)
 
     async def remove_directory(self, parent: Directory, name: str) -> None:
@@ -189,9 +202,9 @@ class Entries:
         directory = await self._finder.find(parent, name)
         if not isinstance(directory, Directory):
             raise FsError(errno.ENOTDIR)
-        await self._saver.settled(directory)
+        await self._locks.settled(directory)
         await self.check_empty(directory)
-        async with self._saver.exclusive(directory) as live:
+        async with self._locks.exclusive(directory) as live:
             await self.keep_directory(parent, directory)
             path = self._state.path(directory)
             for marker in sorted((directory.markers or frozenset()) | {"/"}):
@@ -208,9 +221,7 @@ class Entries:
         """Raise FsError ENOTEMPTY unless neither the bucket nor this mount has an entry in it."""
         if self._state.is_listed(directory) and directory.children:
             raise FsError(errno.ENOTEMPTY)
-        if any(
-            child.content is not None and child.content.new for child in directory.children.values()
-        ):
+        if any(map(self._state.holds_unsaved, directory.children.values())):
             raise FsError(errno.ENOTEMPTY)
         if not await self._lister.is_empty(directory):
             raise FsError(errno.ENOTEMPTY)
@@ -242,7 +253,7 @@ class Entries:
 
     async def _put_marker(self, directory: Directory) -> None:
         await self._attributes.ensure(directory)
-        headers = self._saver.headers(directory)
+        headers = self._publisher.headers(directory)
         info = await self._state.store.put(self._state.prefix(directory), BytesBody(b""), headers)
         directory.etag, directory.modified = info.etag, info.last_modified
         self._state.index.put_headers(info.key, info.etag, info.last_modified, headers)

@@ -61,6 +61,15 @@ class Finder:
             raise FsError(errno.ENOENT)
         return await self._attributes.ensure(inode)
 
+    async def find_typed(self, parent: Directory, name: str) -> Inode:
+        """As `find`, but of the attributes no more than the type need be known."""
+        inode = await self._locate(parent, name)
+        if inode is None:
+            raise FsError(errno.ENOENT)
+        if self._attributes.kind_known(inode):
+            return inode
+        return await self._attributes.ensure(inode)
+
     async def find_or_none(self, parent: Directory, name: str) -> Inode | None:
         """As `find`, None for a name that is free; attributes may be unknown."""
         return await self._locate(parent, name)

@@ -11,6 +11,7 @@ A large listing makes one `Inode` an entry: the class is kept small, what few in
 from __future__ import annotations
 
 import errno
+import secrets
 from dataclasses import dataclass, field
 
 import trio
@@ -37,6 +38,7 @@ class Live:
         deferred_delete: Key to delete at the last close, because the open file still needs it.
         attributes_unsaved: The bucket does not have the current attributes.
         attribute_changes: Counts changes of the attributes.
+        users: How many hold or wait for `lock`.
         saving_attributes: A background task will save them.
     """
 
@@ -49,6 +51,7 @@ class Live:
     attribute_changes: int = 0
     saving_attributes: bool = False
     retrying: bool = False
+    users: int = 0
 
     @property
     def busy(self) -> bool:
@@ -57,7 +60,7 @@ class Live:
             self.content is not None
             or self.attributes_unsaved
             or bool(self.deferred_delete)
-            or self.lock.locked()
+            or self.users > 0
         )
 
 
@@ -105,6 +108,8 @@ class Inode:
     def current_size(self) -> int:
         """Length in bytes as programs here see it."""
         content = self.content
+        if isinstance(self, Directory):
+            return 0
         return self.size if content is None else content.size
 
     @property
@@ -127,13 +132,14 @@ class Directory(Inode):
             None while unknown.
         hidden: The listing showed keys that cannot be names.
         misses: Cold lookups since the last listing.
+        subdirectories: How many of the children are directories.
         touched_ns: Time of the last local change of the entries.
         renaming: Set and replaced when a renaming of the whole directory under way ends.
     """
 
     __slots__ = (
         "asking", "children", "hidden", "listed", "loading", "markers", "misses", "negatives",
-        "removed", "renaming",
+        "removed", "renaming", "subdirectories",
         "touched_ns",
     )  # fmt: skip
 
@@ -149,6 +155,7 @@ class Directory(Inode):
         self.hidden = False
         self.misses = 0
         self.touched_ns = 0
+        self.subdirectories = 0
         self.renaming: trio.Event | None = None
 
 
@@ -159,7 +166,8 @@ class InodeTable:
     """
 
     def __init__(self) -> None:
-        self._last = ROOT_INO
+        # a random beginning: two mounts then hardly ever have the same number for a file
+        self._last = ROOT_INO + (secrets.randbits(22) << 9)
         self.root = Directory(ROOT_INO, None, "")
         self._known: dict[int, Inode] = {ROOT_INO: self.root}
 

@@ -130,10 +130,15 @@ class Lister:
         ]
 
     async def is_empty(self, directory: Directory) -> bool:
-        """Whether the bucket has no key below the directory but its own marker; always asks."""
+        """Whether the bucket has no key below the directory but its marker (which it notes).
+
+        Always asks.
+        """
         prefix = self._state.prefix(directory)
         gone = {prefix, *self._state.deferred}
         page = await self._state.store.list(prefix, delimiter="", limit=1 + len(gone))
+        if any(info.key == prefix for info in page.objects):
+            directory.markers = (directory.markers or frozenset()) | {"/"}
         return all(info.key in gone for info in page.objects)
 
     async def _load(self, directory: Directory, most: int | None) -> bool:
@@ -185,6 +190,7 @@ class Lister:
             directory.posix = None
         directory.modified = marker.last_modified
         directory.etag = marker.etag
+        directory.size = marker.size
 
     def _merge_directory(self, parent: Directory, name: str, markers: set[str]) -> None:
         child = parent.children.get(name)

@@ -31,6 +31,7 @@ class Handle:
     Attributes:
         keep_cache: The kernel may keep the pages it has: they are of this version.
         pid: Process that opened it.
+        conflicts: Conflicts of the content that this handle's user has been told of.
     """
 
     inode: Inode
@@ -39,6 +40,7 @@ class Handle:
     keep_cache: bool
     pid: int
     reader: Reader = field(default_factory=Reader)
+    conflicts: int = 0
 
 
 class Opener:
@@ -87,12 +89,15 @@ class Opener:
             FsError, StoreError: As `Content.read` does.
         """
         content = handle.content
+        base = content.base
         try:
             return await content.read(handle.reader, start, length)
         except FsError as error:
-            if error.errno != errno.ESTALE or content.served or content.unsaved:
+            renewable = not content.served and not content.unsaved
+            if error.errno != errno.ESTALE or (content.base is base and not renewable):
                 raise
-        await self._renew(handle.inode, content)
+        if content.base is base:
+            await self._renew(handle.inode, content)
         return await content.read(handle.reader, start, length)
 
     async def _renew(self, inode: Inode, content: Content) -> None:
@@ -140,13 +145,27 @@ class Opener:
                 written yet (a shell opens, duplicates and closes before it runs the command): an
                 empty object would be published for nothing.
         """
-        if not last and not handle.content.touched:
-            return
-        await self._saver.save(handle.inode)
+        if handle.writable and (last or handle.content.touched):
+            await self.sync(handle)
 
-    async def sync(self, inode: Inode) -> None:
-        """Have everything of an inode in the bucket (fsync)."""
-        await self._saver.save(inode)
+    async def sync(self, handle: Handle) -> None:
+        """Have everything of an open file in the bucket (fsync).
+
+        Raises:
+            FsError: ESTALE once for each handle that was open when others' version won a conflict.
+            StoreError: It could not be saved.
+        """
+        known, handle.conflicts = handle.conflicts, handle.content.conflicts
+        if known != handle.content.conflicts:
+            raise FsError(errno.ESTALE, "what was written is under the name of a conflict copy")
+        try:
+            await self._saver.save(handle.inode)
+        finally:
+            handle.conflicts = handle.content.conflicts
+
+    async def sync_directory(self, directory: Directory) -> None:
+        """Have a directory's attributes in the bucket."""
+        await self._saver.save(directory)
 
     async def release(self, handle: Handle) -> None:
         """The last descriptor is gone.
@@ -160,6 +179,7 @@ class Opener:
         content = self._state.content(inode)
         content.handles += 1
         handle = Handle(inode, content, writable, keep_cache, pid)
+        handle.conflicts = content.conflicts
         content.readers.add(handle.reader)
         return handle
 
@@ -195,7 +215,11 @@ class Opener:
         if content is None:
             content = self._state.empty_content(inode)
         else:
-            await content.truncate(0)
+            content.handles += 1  # a background save that ends meanwhile must not close it
+            try:
+                await content.truncate(0)
+            finally:
+                content.handles -= 1
             content.touched = False
         posix = inode.posix
         if posix is not None and uid != 0 and posix.mode & (stat.S_ISUID | stat.S_ISGID):
@@ -255,12 +279,7 @@ class Opener:
     def _keep(self, info: ObjectInfo, data: bytes) -> None:
         cache = self._state.files.cache
         pages = cache.open(info.key, info.etag, info.size)
-        cache.admit(len(data))
         try:
-            pages.write(0, data)
-        except OSError as error:
-            raise FsError(
-                error.errno or errno.EIO, f"the cache cannot be written: {error}"
-            ) from error
+            cache.write(pages, 0, data)
         finally:
             cache.release(pages)

@@ -14,12 +14,12 @@ rclone's octal ``mode`` and fractions, s3sync's ``permissions``, ``owner`` and `
 from __future__ import annotations
 
 import base64
-import binascii
 import json
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, unquote
 
 from bucketfs.store.base import Headers
@@ -28,6 +28,12 @@ NANO = 1_000_000_000
 DIRECTORY_TYPE = "application/x-directory"
 _DIRECTORY_TYPES = frozenset({DIRECTORY_TYPE, "httpd/unix-directory"})
 _OURS = frozenset({"mode", "uid", "gid", "mtime", "atime", "ctime", "xattr", "rdev"})
+#: Twelve digits of seconds reach beyond the year 30000 and fit every time_t.
+_DECIMAL = re.compile(r"(-?\d{1,12})(?:\.(\d*))?", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+#: Names of extended attributes as the system calls can pass them.
+_XATTR_NAME = re.compile("[^\0\ud800-\udfff]+")
 _KINDS = frozenset(
     {
         stat.S_IFREG,
@@ -140,19 +146,18 @@ def format_time(ns: int) -> str:
 def parse_time(text: str) -> int | None:
     """Nanoseconds of ``seconds``, ``seconds.fraction`` or an RFC 3339 time; None for anything else.
 
-    The fraction is a decimal one (rclone strips trailing zeros), exact to the nanosecond.
+    The fraction is a decimal one (rclone strips trailing zeros), exact to the nanosecond. It counts
+    forward from the whole seconds, also before 1970, as in a timespec.
     """
-    whole, _, fraction = text.strip().partition(".")
-    if whole.lstrip("-").isascii() and whole.lstrip("-").isdigit() and len(whole) < 20:
-        if fraction and not (fraction.isascii() and fraction.isdigit()):
-            return None
-        ns = int(fraction[:9].ljust(9, "0")) if fraction else 0
-        return int(whole) * NANO + ns
+    text = text.strip()
+    if match := _DECIMAL.fullmatch(text):
+        whole, fraction = match.groups("")
+        return int(whole) * NANO + int(fraction[:9].ljust(9, "0"))
     try:
-        moment = datetime.fromisoformat(text.strip())
+        moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return int(moment.timestamp()) * NANO + moment.microsecond * 1000 if moment.tzinfo else None
+    return (moment - _EPOCH) // _MICROSECOND * 1000 if moment.tzinfo else None
 
 
 def _mode(
@@ -216,8 +221,12 @@ def _decode_xattrs(text: str) -> dict[str, bytes]:
         return {}
     try:
         pairs = json.loads(unquote(text))
-        return {str(name): base64.b64decode(value) for name, value in pairs.items()}
-    except (ValueError, AttributeError, TypeError, binascii.Error):
+        return {
+            name: base64.b64decode(value)
+            for name, value in pairs.items()
+            if _XATTR_NAME.fullmatch(name)
+        }
+    except (ValueError, AttributeError, TypeError, RecursionError):
         # another tool's attribute of the same name: it stays unread and is replaced at the next
         # setxattr
         return {}

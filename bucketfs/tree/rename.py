@@ -14,18 +14,18 @@ from collections.abc import Mapping
 
 import trio
 
-from bucketfs import clock
-from bucketfs.errors import FsError, StoreError
+from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
 from bucketfs.file.context import Version
 from bucketfs.store.base import Headers, ObjectInfo
 from bucketfs.tasks import gather
 from bucketfs.tree.entries import Entries
 from bucketfs.tree.find import Finder
-from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.inode import NEVER, Directory, Inode
 from bucketfs.tree.listing import Lister
+from bucketfs.tree.locks import Locks
 from bucketfs.tree.names import check_key
 from bucketfs.tree.posix import encode
-from bucketfs.tree.save import Saver, content_type
+from bucketfs.tree.publish import content_type
 from bucketfs.tree.state import TreeState
 
 log = logging.getLogger(__name__)
@@ -35,13 +35,13 @@ class Renamer:
     """Renames files and directories."""
 
     def __init__(
-        self, state: TreeState, finder: Finder, lister: Lister, entries: Entries, saver: Saver
+        self, state: TreeState, finder: Finder, lister: Lister, entries: Entries, locks: Locks
     ) -> None:
         self._state = state
         self._finder = finder
         self._lister = lister
         self._entries = entries
-        self._saver = saver
+        self._locks = locks
 
     async def rename(
         self,
@@ -94,7 +94,10 @@ class Renamer:
     ) -> None:
         # the new parent too: it must not be renamed itself before the copy stands in it
         inodes = [source, new_parent] if target is None else [source, new_parent, target]
-        async with self._saver.exclusive(*inodes) as live:
+        for inode in (source, target):
+            if inode is not None and inode.content is not None:
+                inode.content.interrupt()
+        async with self._locks.exclusive(*inodes) as live:
             old_parent = source.parent
             if old_parent is None or (target is not None and target.parent is None):
                 raise FsError(errno.ENOENT, "removed while it was to be renamed")
@@ -126,20 +129,26 @@ class Renamer:
         assert source.parent is not None
         changes = live.attribute_changes
         headers = self._new_headers(source, new_name)
-        info = await self._state.store.copy(
-            old_key, new_key, size=source.size, headers=headers, source_if_match=source.etag
-        )
+        old = Version(old_key, source.etag, source.size)
+        await self._entries.keep_directory(source.parent, source)
+        try:
+            info = await self._state.store.copy(
+                old_key, new_key, size=source.size, headers=headers,
+                source_if_match=self._state.copy_condition(source),
+            )  # fmt: skip
+        except (PreconditionFailed, NotFound) as error:
+            # the kernel asks again after ESTALE, and then learns what is there now
+            source.checked = source.parent.listed = NEVER
+            raise FsError(errno.ESTALE, f"{old_key!r} was changed by someone else") from error
         self._state.take_deferred(new_key)
         # readers go on under the new key before the old one is gone
-        if live.content is not None and live.content.base is not None:
-            live.content.rebase(Version(new_key, info.etag, source.size))
-        await self._entries.keep_directory(source.parent, source)
-        await self._state.store.delete(old_key)
+        self._state.moved(source, old, info)
+        try:
+            await self._state.store.delete(old_key)
+        except StoreError:
+            source.checked = source.parent.listed = NEVER
+            raise
         self._state.index.drop_headers(old_key)
-        if source.opened == source.etag:
-            source.opened = info.etag
-        source.etag, source.modified = info.etag, info.last_modified
-        source.checked = clock.monotonic()
         if headers is not None:
             self._state.index.put_headers(new_key, info.etag, info.last_modified, headers)
             if live.attribute_changes == changes and not (live.content and live.content.unsaved):
@@ -182,32 +191,36 @@ class Renamer:
     async def _rename_directory(
         self, source: Directory, target: Inode | None, new_parent: Directory, new_name: str
     ) -> None:
-        old_parent = source.parent
-        await self._saver.settled(source)
-        await self._saver.settled(new_parent)
-        if old_parent is None or source.parent is not old_parent:
-            raise FsError(errno.ENOENT, "removed while it was to be renamed")
-        new_prefix = self._state.child_key(new_parent, new_name) + "/"
-        source.renaming = trio.Event()
-        try:
-            # uploads below that are under way end first, later ones wait for `renaming`
-            for inode in [i for i in self._state.live if _is_below(i, source)]:
-                if inode.live is not None:
-                    async with inode.live.lock:
-                        pass
-            copies = await self._copy_tree(source, new_prefix)
-            await self._entries.keep_directory(old_parent, source)
-            # readers go on under the new keys before the old ones are gone
-            self._relink(source, target, new_parent, new_name)
-            self._take_over(source, {new.key: (old, new) for old, new in copies})
-            await self._delete_all([old.key for old, _ in copies])
-        finally:
-            source.renaming.set()
-            source.renaming = None
+        async with self._locks.exclusive(source, new_parent):
+            old_parent = source.parent
+            if old_parent is None:
+                raise FsError(errno.ENOENT, "removed while it was to be renamed")
+            new_prefix = self._state.child_key(new_parent, new_name) + "/"
+            source.renaming = trio.Event()
+            try:
+                await self._quiet_below(source)
+                await self._entries.keep_directory(old_parent, source)
+                copies = await self._copy_tree(source, new_prefix, target)
+                # readers go on under the new keys before the old ones are gone
+                self._relink(source, target, new_parent, new_name)
+                self._take_over(source, {new.key: (old, new) for old, new in copies})
+                await self._delete_all([old.key for old, _ in copies])
+            finally:
+                source.renaming.set()
+                source.renaming = None
         await self._entries.keep_if_empty(old_parent)
 
+    async def _quiet_below(self, source: Directory) -> None:
+        """Uploads below that are under way end; later ones wait for `renaming`."""
+        for inode in list(self._state.live):
+            if inode is not source and inode.live is not None and _is_below(inode, source):
+                if inode.content is not None:
+                    inode.content.interrupt()
+                async with inode.live.lock:
+                    pass
+
     async def _copy_tree(
-        self, source: Directory, new_prefix: str
+        self, source: Directory, new_prefix: str, target: Inode | None
     ) -> list[tuple[ObjectInfo, ObjectInfo]]:
         """Copy every object of a directory; pairs of original and copy."""
         old_prefix = self._state.prefix(source)
@@ -225,7 +238,8 @@ class Renamer:
                 limit=self._state.files.parallel,
             )
         except BaseException:
-            await self._take_back(keys)
+            had_marker = isinstance(target, Directory) and target.markers
+            await self._take_back([k for k in keys if k != new_prefix or not had_marker])
             raise
         return list(zip(objects, copies, strict=True))
 
@@ -259,11 +273,7 @@ class Renamer:
             old, new = copies.get(self._state.path(child), (None, None))
             if old is None or new is None or old.etag != child.etag:
                 continue
-            if child.opened == child.etag:
-                child.opened = new.etag
-            child.etag, child.modified = new.etag, new.last_modified
-            if child.content is not None and child.content.base is not None:
-                child.content.rebase(Version(new.key, new.etag, child.size))
+            self._state.moved(child, Version(old.key, old.etag, old.size), new)
 
 
 def _is_below(inode: Inode, directory: Directory) -> bool:

@@ -2,9 +2,6 @@
 
 No I/O here. Code between two awaits is atomic (one trio loop); each method leaves the tree
 consistent.
-
-Lock order: a directory's `renaming` is waited for before an inode's lock is taken; of two inode
-locks the one of the lower inode number first.
 """
 
 from __future__ import annotations
@@ -18,6 +15,7 @@ from bucketfs import clock
 from bucketfs.errors import FsError
 from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version
+from bucketfs.store.base import ObjectInfo
 from bucketfs.tree.inode import NEVER, Directory, Inode, InodeTable, Live
 from bucketfs.tree.names import check_key
 from bucketfs.tree.posix import Defaults
@@ -143,11 +141,14 @@ class TreeState:
         old = parent.children.get(name)
         if old is not None and old is not inode:
             self.unlink(old)
+        if inode.parent is not None:
+            self.unlink(inode)
         if inode.live is not None:
             inode.live.lost = None
         inode.parent = parent
         inode.name = name
         parent.children[name] = inode
+        parent.subdirectories += isinstance(inode, Directory)
         parent.negatives.pop(name, None)
 
     def unlink(self, inode: Inode) -> None:
@@ -156,6 +157,7 @@ class TreeState:
         if parent is None:
             return
         del parent.children[inode.name]
+        parent.subdirectories -= isinstance(inode, Directory)
         if parent.asking:
             parent.removed[inode.name] = self.changes
         if inode.live is not None and not inode.live.unlinked:
@@ -207,8 +209,9 @@ class TreeState:
                 inode.posix = None  # same bytes, other metadata
                 inode.modified = modified
             return inode
+        if inode.parent is None:
+            return inode  # it lost its name meanwhile: nothing is news to it
         if inode.content is not None:
-            assert inode.parent is not None
             inode = self.new_file(inode.parent, inode.name)
         inode.etag, inode.size, inode.modified = etag, size, modified
         inode.posix = None
@@ -242,6 +245,27 @@ class TreeState:
         live.content.new = False
         live.content.cut = True
         return live.content
+
+    def copy_condition(self, inode: Inode) -> str:
+        """ETag that a copy of the inode's object is to be conditional on, "" for none.
+
+        A store that does not honour the condition costs an extra HEAD for it, which is worth it
+        only when an open file would otherwise read on in a version it was not opened on.
+        """
+        content = inode.content
+        reading = content is not None and bool(content.fetcher.missing(0, content.size))
+        return inode.etag if reading or self.store.capabilities.copy_if_match else ""
+
+    def moved(self, inode: Inode, old: Version, copy: ObjectInfo) -> None:
+        """The inode's object was copied by us: its bytes are `copy`'s from now on."""
+        self.files.cache.relabel(old.key, old.etag, copy.key, copy.etag)
+        content = inode.content
+        if content is not None and content.base is not None:
+            content.rebase(Version(copy.key, copy.etag, old.size))
+        if inode.opened == old.etag:
+            inode.opened = copy.etag
+        inode.etag, inode.modified = copy.etag, copy.last_modified
+        inode.checked = clock.monotonic()
 
     def close_content(self, inode: Inode) -> None:
         """Let the inode's bytes go (to the cache)."""

@@ -16,6 +16,7 @@ from bucketfs.tree.entries import Entries
 from bucketfs.tree.find import Finder
 from bucketfs.tree.inode import Directory, Inode
 from bucketfs.tree.listing import Lister
+from bucketfs.tree.locks import Locks
 from bucketfs.tree.open import Opener
 from bucketfs.tree.posix import Posix
 from bucketfs.tree.rename import Renamer
@@ -35,10 +36,14 @@ class Tree:
         self.state = TreeState(files, config)
         self.lister = Lister(self.state)
         self.attributes = Attributes(self.state)
-        self.saver = Saver(self.state)
+        self.locks = Locks(self.state)
+        self.saver = Saver(self.state, self.locks)
+        publisher = self.saver.publisher
         self.finder = Finder(self.state, self.lister, self.attributes)
-        self.entries = Entries(self.state, self.finder, self.lister, self.attributes, self.saver)
-        self.renamer = Renamer(self.state, self.finder, self.lister, self.entries, self.saver)
+        self.entries = Entries(
+            self.state, self.finder, self.lister, self.attributes, self.locks, publisher
+        )
+        self.renamer = Renamer(self.state, self.finder, self.lister, self.entries, self.locks)
         self.opener = Opener(self.state, self.finder, self.attributes, self.saver)
         files.cache.add_reclaimer(self._reclaim)
 
@@ -76,7 +81,7 @@ class Tree:
         2 and one for each known subdirectory for directories.
         """
         if isinstance(inode, Directory):
-            return 2 + sum(isinstance(child, Directory) for child in inode.children.values())
+            return 2 + inode.subdirectories
         return 0 if inode.unlinked else 1
 
     def set_xattr(self, inode: Inode, name: str, value: bytes) -> None:
@@ -96,7 +101,7 @@ class Tree:
         assert before is not None
         inode.posix = before.changed(clock.wall_ns(), xattrs=xattrs)
         try:
-            self.saver.headers(inode)
+            self.saver.publisher.headers(inode)
         except FsError:
             inode.posix = before
             raise

@@ -1,7 +1,7 @@
 """A `Tree` over a bucket in memory, without kernel: what the tests of this package stand on.
 
-`planted` gives a `Mount`; its verbs are those of the FUSE layer, in its order of calls, so that a test
-reads like what a program does. Tests that use it run under trio's MockClock.
+`planted` gives a `Mount`; its verbs are those of the FUSE layer, in its order of calls, so that a
+test reads like what a program does. Tests that use it run under trio's MockClock.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TTL = 60.0
 
 
 class Bucket(MemoryStore):
-    """A bucket whose answers, too, take time: with `answer` seconds a request is carried out before its caller knows."""
+    """A bucket whose answers take time, too: a request is carried out `answer` seconds earlier."""
 
     answer: float = 0.0
 
@@ -126,7 +126,7 @@ class Mount:
         await self.tree.opener.flush(handle, last=True)
 
     async def close(self, handle: Handle) -> None:
-        """Flush, then let go, as the kernel does at the last close; flush's error is raised after it."""
+        """Flush and let go, as the kernel does at the last close; raises what flush did."""
         try:
             await self.flush(handle)
         finally:
@@ -203,7 +203,7 @@ async def planted(
             bucket.requested()
             try:
                 yield Mount(tree, bucket, cache)
-            except (Exception, pytest.fail.Exception) as error:
+            except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - re-raised
                 failure = error  # raised below as it is, not as a group
             nursery.cancel_scope.cancel()
     finally:

@@ -1,4 +1,4 @@
-"""Uploads that fail: what close reports, what is tried again, what is given up, what is left behind."""
+"""Uploads that fail: what close reports, what is tried again, given up, or left behind."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ class TestRaces:
         listing: float,
         change_first: bool = False,
     ) -> None:
-        """Run a change and a LIST that takes `listing` seconds side by side, one begun a moment before the other."""
+        """Run a change and a LIST of `listing` seconds at once, one begun a moment earlier."""
         directory = await mount.directory(path)
         latency = mount.bucket.latency
 
@@ -241,7 +241,7 @@ class TestRaces:
     async def test_unlinked_while_a_lookup_is_under_way(
         self, bucket: Bucket, tmp_path: Path
     ) -> None:
-        """HEAD is answered, then the file is removed, then the answer comes: it must not come back."""
+        """HEAD is answered, the file is removed, the answer arrives: the file stays away."""
         bucket.poke("f", b"1")
         async with planted(bucket, tmp_path) as mount:
             await mount.find("f")

@@ -1,4 +1,4 @@
-"""Renaming: what it costs, what it carries along, and that a failure leaves everything where it was."""
+"""Renaming: what it costs, what it carries along, and that a failure changes nothing."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ class TestDirectories:
 
 
 async def test_a_lost_answer_to_delete_is_reported(bucket: Bucket, tmp_path: Path) -> None:
-    """The copy stands, the original could not be removed: an error, and the tree shows what is there."""
+    """The original could not be removed: an error, and the tree shows what is there."""
     bucket.poke("a", b"bytes")
     async with planted(bucket, tmp_path) as mount:
         await mount.names()

@@ -218,6 +218,21 @@ class TestConflicts:
             assert mount.stored() == ["f"]
             assert bucket.peek("f") == b"base mine"
 
+    async def test_emptying_open_is_of_the_version_there_now(
+        self, bucket: Bucket, tmp_path: Path
+    ) -> None:
+        """Someone replaced the file before our open(O_TRUNC): we replace theirs, no conflict."""
+        bucket.poke("f", b"base")
+        async with planted(bucket, tmp_path) as mount:
+            await mount.read("f")
+            await trio.sleep(5)  # less than the TTL, more than open_ttl
+            bucket.poke("f", b"theirs")
+            handle = await mount.open("f", os.O_WRONLY | os.O_TRUNC)
+            await mount.write(handle, 0, b"mine")
+            await mount.close(handle)
+            assert mount.stored() == ["f"]
+            assert bucket.peek("f") == b"mine"
+
     async def test_the_same_bytes_with_other_metadata_while_open(
         self, bucket: Bucket, tmp_path: Path
     ) -> None:

@@ -1,0 +1,180 @@
+"""Writing one inode's object: its bytes, its attributes, and what happens when others wrote it too.
+
+The caller holds the inode's lock. On a conflict nothing is lost: the bucket's object keeps the
+name, and what was written here is stored beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import logging
+import mimetypes
+import socket
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from bucketfs import clock
+from bucketfs.errors import FsError, NotFound, PreconditionFailed
+from bucketfs.file import upload
+from bucketfs.file.content import Content
+from bucketfs.file.context import Version
+from bucketfs.store.base import BytesBody, Headers, ObjectInfo
+from bucketfs.tree.inode import NEVER, Directory, Inode, Live
+from bucketfs.tree.names import NAME_MAX
+from bucketfs.tree.posix import DIRECTORY_TYPE, NANO, encode, metadata_size
+from bucketfs.tree.state import TreeState
+
+log = logging.getLogger(__name__)
+
+#: S3's limit for user metadata of one object.
+METADATA_MAX = 2048
+
+
+def content_type(name: str) -> str:
+    """MIME type by extension, as s3fs sets it."""
+    return mimetypes.guess_type(name, strict=False)[0] or "application/octet-stream"
+
+
+class Publisher:
+    """Writes objects.
+
+    Args:
+        state: The tree.
+        save_later: Called with an inode whose attributes changed while they were being saved.
+    """
+
+    def __init__(self, state: TreeState, save_later: Callable[[Inode], None]) -> None:
+        self._state = state
+        self._save_later = save_later
+
+    def headers(self, inode: Inode) -> Headers:
+        """What the inode's object is to carry.
+
+        Raises:
+            FsError: ENOSPC when the attributes (xattrs, above all) exceed what an object can carry.
+        """
+        assert inode.posix is not None, "attributes are known before anything is saved"
+        kind = DIRECTORY_TYPE if isinstance(inode, Directory) else content_type(inode.name)
+        headers = encode(inode.posix, kind)
+        if metadata_size(headers) > METADATA_MAX:
+            raise FsError(errno.ENOSPC, f"more than {METADATA_MAX} bytes of metadata")
+        return headers
+
+    async def content(self, inode: Inode, live: Live) -> None:
+        """Store bytes and attributes.
+
+        Raises:
+            FsError: ESTALE on a conflict, with our bytes kept beside; EFBIG, ENOSPC, ENAMETOOLONG.
+            StoreError: The upload failed, nothing has changed.
+            bucketfs.file.upload.Interrupted: Somebody needs the inode's lock.
+        """
+        content = live.content
+        assert content is not None
+        if live.lost is not None:
+            await self._keep_beside(inode, live, content, None)
+        changes = live.attribute_changes
+        key = self._state.key(inode)
+        replaced = self._state.deferred.get(key)
+        etag = inode.etag or (replaced.etag if replaced else "")
+        target = upload.Target(key, self.headers(inode), if_match=etag, if_none_match=not etag)
+        try:
+            info = await self._publish(target, content)
+        except PreconditionFailed as error:
+            await self._keep_beside(inode, live, content, error)
+        except FsError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            await self._keep_beside(inode, live, content, error)
+        self._state.take_deferred(key)
+        self._saved(inode, live, info, target.headers, changes)
+
+    async def attributes(self, inode: Inode, live: Live) -> None:
+        """Store attributes alone: a marker, or a copy of the object onto itself.
+
+        Raises:
+            StoreError: It failed, nothing has changed.
+        """
+        changes = live.attribute_changes
+        headers = self.headers(inode)
+        if isinstance(inode, Directory) and not inode.size:
+            key = self._state.prefix(inode)
+            if not key:
+                live.attributes_unsaved = False  # a whole bucket has no object for its root
+                return
+            info = await self._state.store.put(key, BytesBody(b""), headers)
+            inode.markers = (inode.markers or frozenset()) | {"/"}
+        else:
+            info = await self._copy_onto_itself(inode, headers)
+        self._saved(inode, live, info, headers, changes)
+
+    async def _copy_onto_itself(self, inode: Inode, headers: Headers) -> ObjectInfo:
+        key = self._state.prefix(inode) if isinstance(inode, Directory) else self._state.key(inode)
+        info = await self._state.store.copy(
+            key, key, size=inode.size, headers=headers,
+            source_if_match=self._state.copy_condition(inode),
+        )  # fmt: skip
+        self._state.moved(inode, Version(key, inode.etag, inode.size), info)
+        return info
+
+    async def _publish(self, target: upload.Target, content: Content) -> ObjectInfo:
+        try:
+            return await upload.publish(self._state.files, content, target)
+        except NotFound as error:
+            if content.fetcher.missing(0, content.size):
+                raise FsError(errno.ESTALE, f"{target.key!r} was removed by others") from error
+        # others removed the object, and all of it is here: it becomes the file again
+        content.forget_base()
+        again = dataclasses.replace(target, if_match="", if_none_match=True)
+        return await upload.publish(self._state.files, content, again)
+
+    async def _keep_beside(
+        self, inode: Inode, live: Live, content: Content, cause: Exception | None
+    ) -> NoReturn:
+        """Store our bytes under a conflict name; the inode goes on there, with all later writes.
+
+        Raises:
+            FsError: ESTALE, always.
+        """
+        parent, name = live.lost or (inode.parent, inode.name)
+        assert parent is not None
+        new_name = _conflict_name(name, clock.wall_ns())
+        gaps = content.fetcher.missing(0, content.size)
+        if gaps:
+            log.error("of the version of %r that was changed here, %s are lost", name, gaps)
+        content.forget_base()
+        changes = live.attribute_changes
+        target = upload.Target(
+            self._state.child_key(parent, new_name), self.headers(inode), if_none_match=True
+        )
+        info = await upload.publish(self._state.files, content, target)
+        log.error("%r was changed by someone else; the local version is %r", name, target.key)
+        parent.listed = NEVER
+        self._state.unlink(inode)
+        self._state.link(parent, new_name, inode)
+        self._saved(inode, live, info, target.headers, changes)
+        content.conflicts += 1
+        raise FsError(errno.ESTALE, f"{name!r} was changed by someone else") from cause
+
+    def _saved(
+        self, inode: Inode, live: Live, info: ObjectInfo, headers: Headers, changes: int
+    ) -> None:
+        inode.etag = inode.opened = info.etag
+        inode.modified = info.last_modified
+        if live.content is not None and not live.content.unsaved:
+            inode.size = live.content.size
+        inode.checked = clock.monotonic()
+        self._state.note_change(inode)
+        self._state.index.put_headers(info.key, info.etag, info.last_modified, headers)
+        live.attributes_unsaved = live.attribute_changes != changes
+        if live.attributes_unsaved:
+            self._save_later(inode)
+
+
+def _conflict_name(name: str, now_ns: int) -> str:
+    """``NAME.conflict-HOST-TIME``, cut to what a name may have."""
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_ns // NANO))
+    suffix = f".conflict-{socket.gethostname()}-{moment}"
+    kept = name.encode()[: NAME_MAX - len(suffix.encode())]
+    return kept.decode(errors="ignore") + suffix

@@ -1,0 +1,203 @@
+"""Changing attributes: merged into one request over a short while, or into the upload."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import trio
+
+from bucketfs.errors import FsError
+from bucketfs.tree.attributes import Change
+from bucketfs.tree.inode import Inode
+from tests.tree.builder import TTL, Bucket, Mount, planted, said
+
+pytestmark = pytest.mark.mock_clock
+
+
+def change(mount: Mount, inode: Inode, **values: int) -> None:
+    """A setattr, as the FUSE layer does it."""
+    assert mount.tree.attributes.change(inode, Change(**values))
+    mount.tree.saver.later(inode)
+
+
+async def test_chmod_chown_and_utimens_are_one_copy(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("f", b"bytes", said(0o100600, color="red"))
+    async with planted(bucket, tmp_path) as mount:
+        inode = await mount.find("f")
+        bucket.requested()
+        change(mount, inode, mode=0o4755)
+        await trio.sleep(0.001)
+        change(mount, inode, uid=5, gid=6)
+        await trio.sleep(0.001)
+        change(mount, inode, mtime_ns=123, atime_ns=456)
+        assert mount.tree.posix(inode).uid == 5, "shown at once"
+        await trio.sleep(5)
+        assert bucket.requested() == {"CopyObject": 1}
+        metadata = bucket.objects["f"].headers.metadata
+        assert (
+            metadata.items()
+            >= {
+                "mode": str(stat.S_IFREG | 0o4755),
+                "uid": "5",
+                "gid": "6",
+                "mtime": "0.000000123",
+                "atime": "0.000000456",
+                "color": "red",
+            }.items()
+        )
+        assert bucket.peek("f") == b"bytes"
+        assert not mount.tree.state.live
+
+
+async def test_a_change_during_the_copy_is_saved_too(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("f", b"bytes")
+    async with planted(bucket, tmp_path) as mount:
+        inode = await mount.find("f")
+        bucket.latency = 1.0
+        change(mount, inode, mode=0o600)
+        await trio.sleep(0.5)
+        change(mount, inode, mode=0o644)
+        await trio.sleep(10)
+        assert bucket.objects["f"].headers.metadata["mode"] == str(0o100644)
+        assert not mount.tree.state.live
+
+
+async def test_changes_of_an_open_written_file_go_with_its_bytes(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"bytes")
+        change(mount, handle.inode, mode=0o600, mtime_ns=5)
+        await trio.sleep(1)
+        await mount.close(handle)
+        await trio.sleep(5)
+        assert bucket.requested() == {"ListObjectsV2": 1, "PutObject": 1}
+        metadata = bucket.objects["f"].headers.metadata
+        assert (metadata["mode"], metadata["mtime"]) == (str(0o100600), "0.000000005")
+
+
+async def test_a_chmod_before_more_is_written(bucket: Bucket, tmp_path: Path) -> None:
+    """The copy of the attributes gives the object a new ETag; the upload must expect that one."""
+    bucket.poke("f", b"base")
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.open("f", os.O_RDWR)
+        change(mount, handle.inode, mode=0o600)
+        await trio.sleep(5)
+        await mount.write(handle, 4, b" more")
+        await mount.close(handle)
+        assert bucket.peek("f") == b"base more"
+        assert bucket.objects["f"].headers.metadata["mode"] == str(0o100600)
+
+
+async def test_a_chmod_while_the_bytes_are_published(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"bytes")
+        bucket.latency = 1.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.close, handle)
+            await trio.sleep(0.5)
+            change(mount, handle.inode, mode=0o600)
+        await trio.sleep(5)
+        assert bucket.objects["f"].headers.metadata["mode"] == str(0o100600)
+        assert not mount.tree.state.live
+
+
+async def test_a_failed_change_is_tried_again(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("f", b"bytes", said(0o100600))
+    async with planted(bucket, tmp_path) as mount:
+        inode = await mount.find("f")
+        bucket.refuse("CopyObject", "SlowDown")
+        change(mount, inode, mode=0o644)
+        await trio.sleep(5)
+        assert mount.tree.posix(inode).mode == 0o100644
+        bucket.fault = None
+        await trio.sleep(100)
+        assert bucket.objects["f"].headers.metadata["mode"] == str(0o100644)
+
+
+async def test_a_refused_change_is_given_up_and_the_truth_shown(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.poke("f", b"bytes", said(0o100600))
+    async with planted(bucket, tmp_path) as mount:
+        inode = await mount.find("f")
+        bucket.refuse("CopyObject")
+        change(mount, inode, mode=0o644)
+        await trio.sleep(5)
+        assert bucket.requested()["CopyObject"] == 1
+        again = await mount.find("f")
+        assert again is inode
+        assert mount.tree.posix(again).mode == 0o100600
+        assert not mount.tree.state.live
+
+
+async def test_a_change_does_not_undo_what_someone_else_wrote(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.poke("f", b"bytes")
+    async with planted(bucket, tmp_path) as mount:
+        inode = await mount.find("f")
+        bucket.poke("f", b"theirs")
+        change(mount, inode, mode=0o600)
+        await trio.sleep(TTL * 3)
+        assert bucket.peek("f") == b"theirs"
+        assert await mount.read("f") == b"theirs"
+
+
+async def test_directories_keep_theirs_in_the_marker(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("d/f", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        inode = await mount.directory("d")
+        change(mount, inode, mode=0o700, uid=9)
+        await trio.sleep(5)
+        assert bucket.objects["d/"].headers.metadata["mode"] == str(stat.S_IFDIR | 0o700)
+    async with planted(bucket, tmp_path) as mount:
+        posix = mount.tree.posix(await mount.find("d"))
+        assert (posix.mode, posix.uid) == (stat.S_IFDIR | 0o700, 9)
+
+
+async def test_xattrs_and_their_limit(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("f", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        inode = await mount.find("f")
+        mount.tree.set_xattr(inode, "user.a", b"1")
+        with pytest.raises(FsError, match="ENOSPC"):
+            mount.tree.set_xattr(inode, "user.b", bytes(3000))
+        with pytest.raises(FsError, match="ENODATA"):
+            mount.tree.remove_xattr(inode, "user.b")
+        mount.tree.saver.later(inode)
+        await trio.sleep(5)
+    async with planted(bucket, tmp_path) as mount:
+        inode = await mount.find("f")
+        assert mount.tree.posix(inode).xattrs == {"user.a": b"1"}
+        mount.tree.remove_xattr(inode, "user.a")
+        assert mount.tree.posix(inode).xattrs == {}
+
+
+async def test_new_entries_take_group_from_a_setgid_directory(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.poke("d/", b"", said(stat.S_IFDIR | 0o2775, gid="42"))
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("d/f")
+        below = await mount.mkdir("d/sub")
+        assert mount.tree.posix(handle.inode).gid == 42
+        assert mount.tree.posix(below).gid == 42
+        assert mount.tree.posix(below).mode & stat.S_ISGID
+
+
+async def test_directory_times_and_links_move_with_entries(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("d/", b"", said(stat.S_IFDIR | 0o755, mtime="5"))
+    async with planted(bucket, tmp_path) as mount:
+        directory = await mount.directory("d")
+        assert mount.tree.posix(directory).mtime_ns == 5 * 10**9
+        assert mount.tree.nlink(directory) == 2
+        await mount.mkdir("d/sub")
+        assert mount.tree.posix(directory).mtime_ns > 5 * 10**9
+        assert mount.tree.nlink(directory) == 3

@@ -1,0 +1,209 @@
+"""The page cache: its bound, its index, and what survives a crash."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import trio
+
+from bucketfs.cache.cache import PageCache
+from bucketfs.errors import FsError
+from tests.tree.builder import MIB, Bucket, noise, planted
+
+pytestmark = pytest.mark.mock_clock
+
+
+def opened(directory: Path, *, limit: int = 1 << 30, keep_free: int = 0) -> PageCache:
+    """A cache in a directory."""
+    return PageCache(directory, name="bucket", limit=limit, keep_free=lambda disk: keep_free)
+
+
+def on_disk(directory: Path) -> int:
+    """Bytes the page files really take."""
+    return sum(path.stat().st_blocks * 512 for path in directory.rglob("*.pages"))
+
+
+def killed(directory: Path, copy: Path) -> Path:
+    """The cache directory as a kill -9 leaves it now."""
+    shutil.copytree(directory, copy)
+    return copy
+
+
+async def test_the_least_recently_read_leave_first(bucket: Bucket, tmp_path: Path) -> None:
+    limit = 64 * MIB
+    for number in range(20):
+        bucket.poke(f"{number:02}", noise(8 * MIB, number))
+    async with planted(bucket, tmp_path, cache_size=limit) as mount:
+        for number in range(20):
+            assert await mount.read(f"{number:02}") == noise(8 * MIB, number)
+            await trio.sleep(1)
+            assert mount.cache.held <= limit + 8 * MIB
+        assert on_disk(tmp_path) <= limit + 16 * MIB
+        bucket.requested()
+        for number in (19, 18, 17):
+            await mount.read(f"{number:02}")
+        assert "GetObject" not in bucket.requested()
+        await mount.read("00")
+        assert bucket.requested()["GetObject"] > 0
+
+
+async def test_an_open_file_larger_than_the_cache(bucket: Bucket, tmp_path: Path) -> None:
+    data = noise(150 * MIB)
+    bucket.poke("f", data)
+    async with planted(bucket, tmp_path, cache_size=16 * MIB) as mount:
+        reader = await mount.open("f")
+        for start in range(0, len(data), MIB):
+            assert await mount.pread(reader, start, MIB) == data[start : start + MIB]
+            # what is near the reader stays: its window, and one check interval
+            assert mount.cache.held <= (64 + 16 + 16) * MIB
+        assert on_disk(tmp_path) <= 100 * MIB
+        assert bucket.received <= len(data) + 16 * MIB
+        await mount.close(reader)
+
+
+async def test_dirty_pages_are_never_evicted(bucket: Bucket, tmp_path: Path) -> None:
+    for number in range(4):
+        bucket.poke(f"{number}", noise(8 * MIB, number))
+    async with planted(bucket, tmp_path, cache_size=8 * MIB) as mount:
+        handle = await mount.create("new")
+        data = noise(20 * MIB, 9)
+        for start in range(0, len(data), MIB):
+            await mount.write(handle, start, data[start : start + MIB])
+        for number in range(4):
+            await mount.read(f"{number}")
+        assert await mount.pread(handle, 0, len(data)) == data
+        await mount.close(handle)
+        assert bucket.peek("new") == data
+
+
+async def test_unlinking_an_open_file_larger_than_the_cache_ends(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """What unlink fetches for its reader must not be evicted while the rest is fetched."""
+    data = noise(24 * MIB)
+    bucket.poke("f", data)
+    async with planted(bucket, tmp_path, cache_size=8 * MIB) as mount:
+        reader = await mount.open("f")
+        with trio.fail_after(5):
+            await mount.unlink("f")
+        assert mount.stored() == []
+        assert await mount.pread(reader, 20 * MIB, 4096) == data[20 * MIB : 20 * MIB + 4096]
+        assert await mount.pread(reader, 0, 4096) == data[:4096]
+        await mount.close(reader)
+
+
+async def test_a_full_disk_is_enospc(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("f", noise(32 * MIB))
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("new")
+        real = os.pwrite
+
+        def full(*_args: object) -> int:
+            raise OSError(28, "No space left on device")
+
+        os.pwrite = full
+        try:
+            with pytest.raises(FsError, match="ENOSPC"):
+                await mount.write(handle, 0, b"bytes")
+            reader = await mount.open("f")
+            with pytest.raises(FsError, match="ENOSPC"):
+                await mount.pread(reader, 0, 4096)
+        finally:
+            os.pwrite = real
+        await mount.write(handle, 0, b"bytes")
+        await mount.close(handle)
+        assert bucket.peek("new") == b"bytes"
+
+
+async def test_keeping_the_disk_free_costs_no_enospc(tmp_path: Path) -> None:
+    """Everything is evicted at once; what was asked for is taken in all the same."""
+    cache = opened(tmp_path, keep_free=1 << 60)
+    for number in range(8):
+        file = cache.open(f"{number}", "e", 4 * MIB)
+        cache.admit(4 * MIB)
+        file.write(0, bytes(4 * MIB))
+        cache.release(file)
+        assert cache.held <= 8 * MIB
+    cache.close()
+
+
+async def test_two_mounts_of_one_bucket_do_not_share(tmp_path: Path) -> None:
+    first, second = opened(tmp_path), opened(tmp_path)
+    file = first.open("k", "e", 4)
+    file.write(0, b"data")
+    first.release(file)
+    assert not second.holds("k", "e", 4)
+    first.close()
+    second.close()
+    third = opened(tmp_path)
+    assert third.holds("k", "e", 4)
+    third.close()
+
+
+async def test_a_crash_leaves_what_was_read_and_nothing_else(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.poke("read", noise(3 * MIB))
+    bucket.poke("written", noise(3 * MIB, 2))
+    live, dead = tmp_path / "live", tmp_path / "dead"
+    async with planted(bucket, live) as mount:
+        await mount.read("read")
+        await mount.read("written")
+        handle = await mount.open("written", os.O_RDWR)
+        await mount.write(handle, 0, b"unsaved")
+        killed(live, dead)
+    async with planted(bucket, dead) as mount:
+        await mount.names()
+        assert await mount.read("read") == noise(3 * MIB)
+        assert bucket.received == 6 * MIB
+        assert await mount.read("written") == noise(3 * MIB, 2)
+        assert len(list(dead.rglob("*.pages"))) == 2
+
+
+async def test_pages_given_up_before_a_crash_are_not_served_as_zeros(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    data = noise(100 * MIB)
+    bucket.poke("f", data)
+    live, dead = tmp_path / "live", tmp_path / "dead"
+    async with planted(bucket, live, cache_size=200 * MIB) as mount:
+        await mount.read("f")
+    async with planted(bucket, live, cache_size=8 * MIB) as mount:
+        reader = await mount.open("f")
+        for start in range(0, len(data), MIB):
+            await mount.pread(reader, start, MIB)
+        assert mount.tree.state.files.cache.held < len(data)
+        killed(live, dead)
+    async with planted(bucket, dead) as mount:
+        assert await mount.read("f") == data
+
+
+async def test_a_cached_version_of_another_size_is_not_trusted(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    file = cache.open("k", "e", 4)
+    file.write(0, b"data")
+    cache.release(file)
+    assert cache.open("k", "e", 5).valid.total == 0
+    cache.close()
+
+
+async def test_holes_cost_no_disk(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("f")
+        await mount.write(handle, 30 * MIB, b"x")
+        assert await mount.pread(handle, 29 * MIB, 2 * MIB) == bytes(MIB) + b"x"
+        await mount.tree.opener.truncate(handle.inode, 10, publish=False)
+        await mount.tree.opener.truncate(handle.inode, 40 * MIB, publish=False)
+        assert await mount.pread(handle, 30 * MIB, 1) == b"\0"
+        assert on_disk(tmp_path) <= 64 << 10
+        await mount.close(handle)
+        assert bucket.peek("f") == bytes(40 * MIB)
+
+
+async def test_a_directory_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FsError, match="cannot use the cache directory"):
+        opened(tmp_path / "file")
