@@ -126,7 +126,10 @@ class Index:
         return Headers(metadata=metadata, content_type=content_type, other=other)
 
     def put_headers(self, key: str, etag: str, last_modified: int, headers: Headers) -> None:
-        """Remember the headers of a version (modified 0: just uploaded) in place of an older one."""
+        """Remember the headers of a version.
+
+        Modified 0: just uploaded) in place of an older one.
+        """
         text = json.dumps([dict(headers.metadata), headers.content_type, dict(headers.other)])
         self._do(
             "INSERT OR REPLACE INTO headers VALUES (?, ?, ?, ?, ?)",

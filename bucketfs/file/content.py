@@ -47,6 +47,7 @@ class Content:
         new: Not in the bucket under any name yet.
         touched: Whether a program has written since the file was created or truncated by open.
         handles: Open handles.
+        writers: Those of them that may write.
         revision: Counts changes, to see whether one came between two moments.
         conflicts: How often others' version won over what was written here.
         served: Some program (or the kernel's page cache) has bytes of the base version.
@@ -63,6 +64,9 @@ class Content:
         self.new = base is None
         self.touched = False
         self.handles = 0
+        self.writers = 0
+        #: Ranges that are to stay here until who asked for them has all of them.
+        self._loading: list[Extent] = []
         self.readers: set[Reader] = set()
         self.revision = 0
         self.cut = False
@@ -129,7 +133,11 @@ class Content:
 
     async def load(self, start: int, stop: int) -> None:
         """Have ``[start, stop)`` in the cache; raises as `read` does."""
-        await self.fetcher.ensure(start, stop)
+        self._loading.append((start, stop))
+        try:
+            await self.fetcher.ensure(start, stop)
+        finally:
+            self._loading.remove((start, stop))
 
     async def write(self, offset: int, data: bytes) -> int:
         """Store `data` at `offset`; a gap before it becomes zeros.
@@ -216,7 +224,7 @@ class Content:
         """
         if self._publishing is not None or self.base is None:
             return 0
-        keep = Extents(self.dirty)
+        keep = Extents([*self.dirty, *self._loading])
         for reader in self.readers:
             for cursor in reader.cursors:
                 keep.add(

@@ -79,8 +79,8 @@ def plan_flush(
     base = min(base, size)
     if size > limits.max_object:
         raise TooLarge(f"{size} bytes exceed the largest object of this store")
-    # S3 refuses to copy a range of an object that is no larger than a minimum part
-    copying = limits.multipart and limits.copy_part and base > limits.min_part
+    # S3 refuses to copy a range of an object that is smaller than a minimum part
+    copying = limits.multipart and limits.copy_part and base >= limits.min_part
     copies = _copyable(base, dirty, size, limits) if copying else []
     if not copies and (size <= _single_put(limits, part_size) or not limits.multipart):
         if size > limits.max_put:

@@ -20,7 +20,7 @@ from bucketfs.fuse.encode import BLOCK_SIZE, Encoder
 from bucketfs.fuse.guard import guarded
 from bucketfs.fuse.holders import still_held
 from bucketfs.metrics import Metrics
-from bucketfs.tree.attributes import Change
+from bucketfs.tree.change import Change
 from bucketfs.tree.inode import Directory, Inode
 from bucketfs.tree.listing import names_of
 from bucketfs.tree.names import NAME_MAX, decode_name
@@ -201,7 +201,7 @@ class Operations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        if self._tree.attributes.change(node, change):
+        if self._tree.changer.change(node, change):
             self._tree.saver.later(node)
         return self._encode.attributes(node)
 
@@ -228,7 +228,7 @@ class Operations(pyfuse3.Operations):
         """Set an extended attribute (pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE)."""
         self._check_xattr(name)
         node = await self._known(inode)
-        self._tree.set_xattr(node, decode_name(name), value)
+        self._tree.changer.set_xattr(node, decode_name(name), value)
         self._tree.saver.later(node)
 
     @guarded()
@@ -243,7 +243,7 @@ class Operations(pyfuse3.Operations):
         """Remove an extended attribute."""
         self._check_xattr(name)
         node = await self._known(inode)
-        self._tree.remove_xattr(node, decode_name(name))
+        self._tree.changer.remove_xattr(node, decode_name(name))
         self._tree.saver.later(node)
 
     @guarded()

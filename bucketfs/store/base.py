@@ -63,7 +63,10 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class ListPage:
-    """One answer of `Store.list`: objects, common prefixes (when a delimiter was given) and the token of the next page."""
+    """One answer of `Store.list`: objects, common prefixes.
+
+    When a delimiter was given) and the token of the next page.
+    """
 
     objects: Sequence[ObjectInfo]
     prefixes: Sequence[str]
@@ -85,7 +88,10 @@ class Body(Protocol):
     def __len__(self) -> int: ...
 
     def chunks(self) -> Iterator[bytes | memoryview]:
-        """The whole body from its start, in pieces of at most 1 MiB; a piece is valid until the next is asked for."""
+        """The whole body from its start, in pieces of at most 1 MiB.
+
+        A piece is valid until the next is asked for.
+        """
         ...
 
 
@@ -119,7 +125,8 @@ class Capabilities:
         user_metadata: ``x-amz-meta-*`` is stored.
         markers: Keys that end in ``/`` are stored as they are.
         equal_parts: All parts but the last must have one size (Cloudflare R2).
-        min_part / max_part / max_parts / max_put / max_copy / max_object: Limits in bytes, parts in numbers.
+        min_part / max_part / max_parts / max_put / max_copy / max_object: Limits in bytes, parts in
+        numbers.
     """
 
     copy: bool = True
@@ -158,26 +165,40 @@ class Store(Protocol):
         """Feed bytes ``[start, stop)`` (to the end if None) to `sink`; ``size`` of the answer is the whole object's.
 
         A retry inside goes on where the last try broke off, so `sink` sees each byte once. Raises
-        PreconditionFailed when `if_match` is given and is no longer the object's ETag, NotFound, and
-        NoAnswer when the body ended early for good.
+        PreconditionFailed when `if_match` is given and is no longer the object's ETag, NotFound,
+        and NoAnswer when the body ended early for good.
         """
         ...
 
     async def put(
-        self, key: str, body: Body, headers: Headers, *, if_match: str = "", if_none_match: bool = False
+        self,
+        key: str,
+        body: Body,
+        headers: Headers,
+        *,
+        if_match: str = "",
+        if_none_match: bool = False,
     ) -> ObjectInfo:
         """Store a whole object of at most `max_put` bytes. ``if_none_match``: only if the key is free.
 
-        ``last_modified`` of the answer is 0 where the store did not tell (S3 sends a Date header, no more).
+        ``last_modified`` of the answer is 0 where the store did not tell (S3 sends a Date header,
+        no more).
         """
         ...
 
     async def copy(
-        self, source: str, target: str, *, size: int, headers: Headers | None = None, source_if_match: str = ""
+        self,
+        source: str,
+        target: str,
+        *,
+        size: int,
+        headers: Headers | None = None,
+        source_if_match: str = "",
     ) -> ObjectInfo:
         """Copy an object of `size` bytes inside the bucket; `headers` replaces its headers, None keeps them.
 
-        Larger than `max_copy`: by parts. Without `copy` in the capabilities: by download and upload.
+        Larger than `max_copy`: by parts. Without `copy` in the capabilities: by download and
+        upload.
         """
         ...
 
@@ -186,11 +207,20 @@ class Store(Protocol):
         ...
 
     async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
-        """Remove any number of objects, a thousand a request; the answer names those that stayed and why."""
+        """Remove any number of objects, a thousand a request.
+
+        The answer names those that stayed and why.
+        """
         ...
 
     async def list(
-        self, prefix: str, *, delimiter: str = "/", token: str | None = None, start_after: str = "", limit: int = 1000
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "/",
+        token: str | None = None,
+        start_after: str = "",
+        limit: int = 1000,
     ) -> ListPage:
         """One page of keys in byte order. ``delimiter=""`` lists the whole subtree."""
         ...
@@ -204,7 +234,15 @@ class Store(Protocol):
         ...
 
     async def copy_part(
-        self, key: str, upload_id: str, number: int, *, source: str, start: int, stop: int, source_if_match: str = ""
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        *,
+        source: str,
+        start: int,
+        stop: int,
+        source_if_match: str = "",
     ) -> str:
         """Make part `number` of bytes ``[start, stop)`` of `source` and answer its ETag."""
         ...

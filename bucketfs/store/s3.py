@@ -152,7 +152,8 @@ class S3Store:
         params["CopySource"] = {"Bucket": self._config.bucket, "Key": source}
         answer = await self._call("CopyObject", source, self._copied, Key=target, **params)
         result = answer.get("CopyObjectResult", {})
-        if headers is None or not (etag := unquote(result.get("ETag"))):
+        etag = unquote(result.get("ETag"))
+        if not etag:
             return await self.head(target)
         modified = unix_time(result.get("LastModified", ""))
         return ObjectInfo(target, size, etag, modified, headers, self._config.storage_class)

@@ -1,4 +1,4 @@
-"""Attributes of inodes: learning them from the bucket, and changing them.
+"""Attributes of inodes: learning them from the bucket.
 
 What a listing shows (size, ETag, time) is not enough for mode and owner: these stand in the
 object's metadata and cost a HEAD, or a row of the index when this very version was seen before.
@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import logging
 import stat
-from dataclasses import dataclass
+from collections.abc import Iterator
+from http import HTTPStatus
 
 import trio
+from cachetools import LRUCache
 
 from bucketfs import clock
 from bucketfs.errors import FsError, NotFound, StoreError, errno_of
 from bucketfs.store.base import Headers, ObjectInfo
 from bucketfs.tasks import gather
-from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.inode import NEVER, Directory, Inode
 from bucketfs.tree.names import FOLDER_SUFFIX
-from bucketfs.tree.posix import NANO, Posix, decode
+from bucketfs.tree.posix import NANO, decode
 from bucketfs.tree.state import TreeState
 
 log = logging.getLogger(__name__)
@@ -29,27 +32,20 @@ log = logging.getLogger(__name__)
 #: Neighbours whose HEADs are sent along with one that is needed: enough to keep all connections
 #: busy for a few round trips, few enough to be wasted on a single stat in a large directory.
 NEIGHBOURS = 256
+#: Files up to this size are fetched whole when their attributes are asked for.
+WHOLE_FILE = 64 << 10
 #: A symbolic link's target, and so the object of one, has at most PATH_MAX bytes.
 LINK_MAX = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A setattr: what is None stays. `size` is not part of it, it belongs to the content."""
-
-    mode: int | None = None
-    uid: int | None = None
-    gid: int | None = None
-    atime_ns: int | None = None
-    mtime_ns: int | None = None
-
-
 class Attributes:
-    """Reads and changes attributes."""
+    """Learns attributes."""
 
     def __init__(self, state: TreeState) -> None:
         self._state = state
         self._asking: dict[Inode, trio.Event] = {}
+        #: For the directories asked about last: when they were listed, and who comes next.
+        self._ahead: LRUCache[Directory, tuple[float, Iterator[Inode]]] = LRUCache(64)
 
     def kind_known(self, inode: Inode) -> bool:
         """Whether the type of the file is certain without asking."""
@@ -92,23 +88,27 @@ class Attributes:
         """
         while not self.recall(inode):
             asked = self._asking.get(inode)
-            if asked is not None:
-                await asked.wait()
-                if inode.posix is None and inode.parent is not None:
-                    now = inode.parent.children.get(inode.name)
-                    if now is not None:
-                        inode = now
-                        continue
-                    raise FsError(errno.ENOENT)
-                continue
-            if inode.parent is not None and self._state.is_listed(inode.parent):
+            if asked is None:
                 self._ask_neighbours(inode)
-            return await self._ask(inode)
+                return await self._ask(inode, whole=True)
+            parent, name = inode.parent, inode.name
+            await asked.wait()
+            if parent is not None and inode.parent is None:
+                # the answer put something else in its place
+                now = parent.children.get(name)
+                if now is None:
+                    raise FsError(errno.ENOENT)
+                inode = now
         return self._as_directory(inode)
 
-    async def revalidate(self, inode: Inode) -> Inode:
-        """Ask the bucket for the current version of a file (or directory marker); as `ensure`."""
-        return await self._ask(inode)
+    async def revalidate(self, inode: Inode, *, whole: bool = False) -> Inode:
+        """Ask the bucket for the current version of a file (or directory marker); as `ensure`.
+
+        Args:
+            inode: Which.
+            whole: Fetch a small file's bytes by the same request.
+        """
+        return await self._ask(inode, whole=whole)
 
     def accept(self, inode: Inode, info: ObjectInfo) -> Inode:
         """A HEAD or GET answered for the inode's name: take over version and attributes."""
@@ -170,22 +170,22 @@ class Attributes:
             return path + next((m for m in ("/", "", FOLDER_SUFFIX) if m in markers), "/")
         return path
 
-    async def _ask(self, inode: Inode) -> Inode:
+    async def _ask(self, inode: Inode, *, whole: bool) -> Inode:
         event = self._asking[inode] = trio.Event()
         try:
-            return await self._head(inode)
+            return await self._question(inode, whole)
         finally:
             event.set()
             if self._asking.get(inode) is event:
                 del self._asking[inode]
 
-    async def _head(self, inode: Inode) -> Inode:
+    async def _question(self, inode: Inode, whole: bool) -> Inode:
         if isinstance(inode, Directory) and inode.markers is not None and not inode.markers:
             self._learn(inode, None)
             return inode
         since = self._state.changes
         try:
-            info = await self._state.store.head(self._object_key(inode))
+            info = await self._head_or_get(inode, whole)
         except NotFound:
             return self._absent(inode, since)
         except StoreError as error:
@@ -195,9 +195,32 @@ class Attributes:
             log.warning("the attributes of a listed object are not readable: %s", error)
             self._learn(inode, Headers(metadata={"mode": str(stat.S_IFREG)}))
             return inode
-        if inode.changed > since:
-            return inode if inode.posix is not None else self.accept(inode, info)
+        if inode.changed > since and inode.posix is not None:
+            return inode
         return self.accept(inode, info)
+
+    async def _head_or_get(self, inode: Inode, whole: bool) -> ObjectInfo:
+        """Ask by a HEAD, or for a small file by a GET of all of it: who asks mostly reads next."""
+        key = self._object_key(inode)
+        small = 0 < inode.size <= WHOLE_FILE and not isinstance(inode, Directory)
+        cache = self._state.files.cache
+        if not whole or not small or cache.holds(key, inode.etag, inode.size):
+            return await self._state.store.head(key)
+        chunks: list[bytes] = []
+        try:
+            info = await self._state.store.get(
+                key, lambda chunk: chunks.append(bytes(chunk)), stop=WHOLE_FILE
+            )
+        except StoreError as error:
+            if error.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise
+            return await self._state.store.head(key)  # it is empty now
+        pages = cache.open(key, info.etag, info.size)
+        try:
+            cache.write(pages, 0, b"".join(chunks))
+        finally:
+            cache.release(pages)
+        return info
 
     def _absent(self, inode: Inode, since: int) -> Inode:
         if isinstance(inode, Directory):
@@ -215,14 +238,19 @@ class Attributes:
         raise FsError(errno.ENOENT, "the object was removed by someone else")
 
     def _ask_neighbours(self, inode: Inode) -> None:
-        assert inode.parent is not None
-        jobs = []
-        for neighbour in inode.parent.children.values():
-            if neighbour is inode or neighbour in self._asking or self.recall(neighbour):
-                continue
-            jobs.append(functools.partial(self._ask_quietly, neighbour))
-            if len(jobs) == NEIGHBOURS:
-                break
+        """Ask for more entries of a listed directory, once a second one has been asked for."""
+        parent = inode.parent
+        if parent is None or not self._state.is_listed(parent):
+            return
+        listed, rest = self._ahead.get(parent, (NEVER, iter(())))
+        if listed != parent.listed:
+            self._ahead[parent] = parent.listed, iter(list(parent.children.values()))
+            return
+        jobs = [
+            functools.partial(self._ask_quietly, neighbour)
+            for neighbour in itertools.islice(rest, NEIGHBOURS)
+            if neighbour is not inode and not self.recall(neighbour)
+        ]
         if jobs:
             limit = self._state.files.parallel
             self._state.background.start(
@@ -233,39 +261,7 @@ class Attributes:
         if inode.posix is not None or inode.parent is None or inode in self._asking:
             return
         try:
-            await self._ask(inode)
+            await self._ask(inode, whole=False)
         except (StoreError, FsError) as error:
             # nobody asked for this one yet; who does will meet the error again
             log.debug("attributes fetched ahead: %s", error)
-
-    def change(self, inode: Inode, change: Change) -> bool:
-        """Apply a change to the known attributes; answers whether anything has to be saved."""
-        posix = inode.posix
-        assert posix is not None, "attributes are looked up before they are changed"
-        wanted: dict[str, object] = {}
-        if change.mode is not None:
-            wanted["mode"] = stat.S_IFMT(posix.mode) | stat.S_IMODE(change.mode)
-        if change.mtime_ns is not None and isinstance(inode, Directory):
-            inode.touched_ns = 0
-        for name in ("uid", "gid", "atime_ns", "mtime_ns"):
-            if (value := getattr(change, name)) is not None:
-                wanted[name] = value
-        if not wanted:
-            return False
-        self.replace(inode, posix.changed(clock.wall_ns(), **wanted))
-        return True
-
-    def replace(self, inode: Inode, posix: Posix) -> None:
-        """New attributes, which the bucket does not have yet."""
-        live = self._state.enliven(inode)
-        inode.posix = posix
-        live.attributes_unsaved = True
-        live.attribute_changes += 1
-        self._state.note_change(inode)
-
-    def touch_content(self, inode: Inode) -> None:
-        """A program changed the bytes: mtime and ctime are now; saved along with the bytes."""
-        if inode.posix is not None:
-            now = clock.wall_ns()
-            inode.posix = inode.posix.changed(now, mtime_ns=now)
-            self._state.enliven(inode).attribute_changes += 1

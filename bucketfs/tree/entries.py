@@ -132,7 +132,7 @@ class Entries:
             FsError: ENOENT, EISDIR.
             StoreError: It could not be deleted; it is there as before.
         """
-        inode = await self._finder.find(parent, name)
+        inode = await self._finder.find_typed(parent, name)
         if isinstance(inode, Directory):
             raise FsError(errno.EISDIR)
         if inode.content is not None:

@@ -12,13 +12,11 @@ import os
 import stat
 from dataclasses import dataclass, field
 
-from bucketfs.errors import FsError, NotFound, StoreError
+from bucketfs.errors import FsError, NotFound
 from bucketfs.file.content import Content, Reader
 from bucketfs.file.context import Version
-from bucketfs.file.window import WHOLE
-from bucketfs.store.base import ObjectInfo
 from bucketfs.tree.attributes import Attributes
-from bucketfs.tree.find import Finder
+from bucketfs.tree.change import Changer
 from bucketfs.tree.inode import Directory, Inode
 from bucketfs.tree.save import Saver
 from bucketfs.tree.state import TreeState
@@ -47,11 +45,11 @@ class Opener:
     """Opens, flushes and closes files."""
 
     def __init__(
-        self, state: TreeState, finder: Finder, attributes: Attributes, saver: Saver
+        self, state: TreeState, attributes: Attributes, changer: Changer, saver: Saver
     ) -> None:
         self._state = state
-        self._finder = finder
         self._attributes = attributes
+        self._changer = changer
         self._saver = saver
 
     async def open(self, inode: Inode, flags: int, *, uid: int, pid: int) -> Handle:
@@ -65,10 +63,10 @@ class Opener:
         if isinstance(inode, Directory):
             raise FsError(errno.EISDIR)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
+        reads = flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_TRUNC
+        await self._check_version(inode, reads=reads)
         if flags & os.O_TRUNC:
             await self._truncate(inode, uid)
-        else:
-            await self._check_version(inode, reads=flags & os.O_ACCMODE != os.O_WRONLY)
         keep = bool(inode.etag) and inode.opened == inode.etag
         inode.opened = inode.etag
         if keep:
@@ -114,7 +112,7 @@ class Opener:
     async def write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Write to an open file; raises as `Content.write` does."""
         done = await handle.content.write(offset, data)
-        self._attributes.touch_content(handle.inode)
+        self._changer.touch_content(handle.inode)
         self._state.note_change(handle.inode)
         return done
 
@@ -129,7 +127,7 @@ class Opener:
         content.handles += 1
         try:
             await content.truncate(size)
-            self._attributes.touch_content(inode)
+            self._changer.touch_content(inode)
             self._state.note_change(inode)
             if publish:
                 await self._saver.save(inode)
@@ -173,6 +171,7 @@ class Opener:
         What was written after the last flush is saved in the background.
         """
         handle.content.readers.discard(handle.reader)
+        handle.content.writers -= handle.writable
         await self._drop(handle.inode, handle.content)
 
     def _handle(self, inode: Inode, *, writable: bool, keep_cache: bool, pid: int) -> Handle:
@@ -181,6 +180,7 @@ class Opener:
         handle = Handle(inode, content, writable, keep_cache, pid)
         handle.conflicts = content.conflicts
         content.readers.add(handle.reader)
+        content.writers += writable
         return handle
 
     async def _drop(self, inode: Inode, content: Content) -> None:
@@ -227,8 +227,8 @@ class Opener:
             kept = posix.mode & ~stat.S_ISUID
             if posix.mode & stat.S_IXGRP:
                 kept &= ~stat.S_ISGID
-            self._attributes.replace(inode, posix.changed(posix.ctime_ns, mode=kept))
-        self._attributes.touch_content(inode)
+            self._changer.replace(inode, posix.changed(posix.ctime_ns, mode=kept))
+        self._changer.touch_content(inode)
         self._state.note_change(inode)
 
     async def _check_version(self, inode: Inode, *, reads: bool) -> None:
@@ -243,43 +243,6 @@ class Opener:
             return
         if self._state.age(inode) <= self._state.config.open_ttl:
             return
-        if reads and content is None and 0 < inode.size <= WHOLE and not self._cached(inode):
-            now = await self._fetch(inode)
-        else:
-            now = await self._attributes.revalidate(inode)
+        now = await self._attributes.revalidate(inode, whole=reads and content is None)
         if now is not inode:
             raise FsError(errno.ESTALE, "the object was replaced by someone else")
-
-    def _cached(self, inode: Inode) -> bool:
-        return self._state.files.cache.holds(self._state.key(inode), inode.etag, inode.size)
-
-    async def _fetch(self, inode: Inode) -> Inode:
-        """Fetch a small file whole, whatever version it is now."""
-        chunks: list[bytes] = []
-        since = self._state.changes
-        key = self._state.key(inode)
-        try:
-            info = await self._state.store.get(
-                key, lambda chunk: chunks.append(bytes(chunk)), stop=WHOLE
-            )
-        except NotFound:
-            if inode.changed <= since:
-                self._state.unlink(inode)
-            raise FsError(errno.ENOENT, "the object was removed by someone else") from None
-        except StoreError as error:
-            if error.status != 416:
-                raise
-            return await self._attributes.revalidate(inode)  # it is empty now
-        if inode.changed > since or inode.parent is None:
-            return inode
-        now = self._attributes.accept(inode, info)
-        self._keep(info, b"".join(chunks))
-        return now
-
-    def _keep(self, info: ObjectInfo, data: bytes) -> None:
-        cache = self._state.files.cache
-        pages = cache.open(info.key, info.etag, info.size)
-        try:
-            cache.write(pages, 0, data)
-        finally:
-            cache.release(pages)

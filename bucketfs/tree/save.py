@@ -168,4 +168,4 @@ class Saver:
 def _being_written(live: Live) -> bool:
     """Whether a program has unsaved bytes open: its close saves them, whole."""
     content = live.content
-    return content is not None and content.unsaved and content.handles > 0
+    return content is not None and content.unsaved and content.writers > 0

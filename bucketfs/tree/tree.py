@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 from dataclasses import replace
 
-from bucketfs import clock
 from bucketfs.errors import FsError
 from bucketfs.file.context import FileContext
 from bucketfs.tree.attributes import Attributes
+from bucketfs.tree.change import Changer
 from bucketfs.tree.entries import Entries
 from bucketfs.tree.find import Finder
 from bucketfs.tree.inode import Directory, Inode
@@ -29,7 +29,7 @@ class Tree:
 
     Attributes:
         state: Inodes, keys and configuration.
-        finder, lister, attributes, entries, renamer, opener, saver: See their modules.
+        finder, lister, attributes, changer, entries, renamer, opener, saver: See their modules.
     """
 
     def __init__(self, files: FileContext, config: TreeConfig) -> None:
@@ -39,12 +39,13 @@ class Tree:
         self.locks = Locks(self.state)
         self.saver = Saver(self.state, self.locks)
         publisher = self.saver.publisher
+        self.changer = Changer(self.state, publisher)
         self.finder = Finder(self.state, self.lister, self.attributes)
         self.entries = Entries(
             self.state, self.finder, self.lister, self.attributes, self.locks, publisher
         )
         self.renamer = Renamer(self.state, self.finder, self.lister, self.entries, self.locks)
-        self.opener = Opener(self.state, self.finder, self.attributes, self.saver)
+        self.opener = Opener(self.state, self.attributes, self.changer, self.saver)
         files.cache.add_reclaimer(self._reclaim)
 
     async def read_link(self, inode: Inode) -> bytes:
@@ -83,29 +84,6 @@ class Tree:
         if isinstance(inode, Directory):
             return 2 + inode.subdirectories
         return 0 if inode.unlinked else 1
-
-    def set_xattr(self, inode: Inode, name: str, value: bytes) -> None:
-        """Set an extended attribute; raises FsError ENOSPC when the object cannot carry it."""
-        posix = self.posix(inode)
-        self._replace_xattrs(inode, {**posix.xattrs, name: value})
-
-    def remove_xattr(self, inode: Inode, name: str) -> None:
-        """Remove an extended attribute; raises FsError ENODATA for a missing one."""
-        xattrs = dict(self.posix(inode).xattrs)
-        if xattrs.pop(name, None) is None:
-            raise FsError(errno.ENODATA)
-        self._replace_xattrs(inode, xattrs)
-
-    def _replace_xattrs(self, inode: Inode, xattrs: dict[str, bytes]) -> None:
-        before = inode.posix
-        assert before is not None
-        inode.posix = before.changed(clock.wall_ns(), xattrs=xattrs)
-        try:
-            self.saver.publisher.headers(inode)
-        except FsError:
-            inode.posix = before
-            raise
-        self.attributes.replace(inode, inode.posix)
 
     def _reclaim(self, wanted: int) -> int:
         freed = 0

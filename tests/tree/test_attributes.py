@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from bucketfs.errors import FsError
-from bucketfs.tree.attributes import Change
+from bucketfs.tree.change import Change
 from bucketfs.tree.inode import Inode
 from tests.tree.builder import TTL, Bucket, Mount, planted, said
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.mock_clock
 
 def change(mount: Mount, inode: Inode, **values: int) -> None:
     """A setattr, as the FUSE layer does it."""
-    assert mount.tree.attributes.change(inode, Change(**values))
+    assert mount.tree.changer.change(inode, Change(**values))
     mount.tree.saver.later(inode)
 
 
@@ -127,7 +127,7 @@ async def test_a_refused_change_is_given_up_and_the_truth_shown(
     bucket.poke("f", b"bytes", said(0o100600))
     async with planted(bucket, tmp_path) as mount:
         inode = await mount.find("f")
-        bucket.refuse("CopyObject")
+        bucket.refuse("CopyObject", "EntityTooLarge")
         change(mount, inode, mode=0o644)
         await trio.sleep(5)
         assert bucket.requested()["CopyObject"] == 1
@@ -166,17 +166,17 @@ async def test_xattrs_and_their_limit(bucket: Bucket, tmp_path: Path) -> None:
     bucket.poke("f", b"x")
     async with planted(bucket, tmp_path) as mount:
         inode = await mount.find("f")
-        mount.tree.set_xattr(inode, "user.a", b"1")
+        mount.tree.changer.set_xattr(inode, "user.a", b"1")
         with pytest.raises(FsError, match="ENOSPC"):
-            mount.tree.set_xattr(inode, "user.b", bytes(3000))
+            mount.tree.changer.set_xattr(inode, "user.b", bytes(3000))
         with pytest.raises(FsError, match="ENODATA"):
-            mount.tree.remove_xattr(inode, "user.b")
+            mount.tree.changer.remove_xattr(inode, "user.b")
         mount.tree.saver.later(inode)
         await trio.sleep(5)
     async with planted(bucket, tmp_path) as mount:
         inode = await mount.find("f")
         assert mount.tree.posix(inode).xattrs == {"user.a": b"1"}
-        mount.tree.remove_xattr(inode, "user.a")
+        mount.tree.changer.remove_xattr(inode, "user.a")
         assert mount.tree.posix(inode).xattrs == {}
 
 

@@ -154,6 +154,25 @@ async def test_directories_of_every_kind(bucket: Bucket, tmp_path: Path) -> None
             assert mode == stat.S_IFDIR | (0o700 if name == "marked" else 0o755), name
 
 
+async def test_lookups_at_once_of_a_directory_without_a_slash_agree(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Who waits for another's HEAD gets the directory it turned out to be."""
+    bucket.poke("d", b"", Headers(content_type="application/x-directory"))
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        found = []
+
+        async def look() -> None:
+            found.append(await mount.find("d"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            nursery.start_soon(look)
+        assert found[0] is found[1]
+        assert isinstance(found[0], Directory)
+
+
 async def test_a_failed_lookup_says_so_and_is_not_remembered(
     bucket: Bucket, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import trio
 
 from bucketfs.errors import FsError, StoreError
 from bucketfs.store.memory import Fault
-from bucketfs.tree.attributes import Change
+from bucketfs.tree.change import Change
 from bucketfs.tree.inode import Directory
 from tests.tree.builder import MIB, TTL, Bucket, planted, said
 
@@ -40,7 +40,7 @@ async def test_waiting_attributes_go_with_the_copy(bucket: Bucket, tmp_path: Pat
         await mount.names()
         inode = await mount.find("old.txt")
         bucket.requested()
-        mount.tree.attributes.change(inode, Change(mode=0o640, mtime_ns=5))
+        mount.tree.changer.change(inode, Change(mode=0o640, mtime_ns=5))
         mount.tree.saver.later(inode)
         await mount.rename("old.txt", "new.txt")
         await trio.sleep(5)

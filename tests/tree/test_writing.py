@@ -134,7 +134,7 @@ async def test_a_shared_page_file_is_copied_before_the_first_write(
     """Two inodes read one version from one page file; what one writes the other must not see."""
     bucket.poke("f", b"bytes")
     async with planted(bucket, tmp_path) as mount:
-        reader = await mount.open("f")
+        reader = await mount.open("f", os.O_RDWR)
         base = reader.content.base
         assert base is not None
         assert await mount.pread(reader, 0, 5) == b"bytes"

@@ -1,0 +1,87 @@
+"""Changing attributes: in memory at once, in the bucket with the bytes or a moment later."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from dataclasses import dataclass
+
+from bucketfs import clock
+from bucketfs.errors import FsError
+from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.posix import Posix
+from bucketfs.tree.publish import Publisher
+from bucketfs.tree.state import TreeState
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A setattr: what is None stays. `size` is not part of it, it belongs to the content."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class Changer:
+    """Changes the attributes of inodes; saving them is the caller's to start."""
+
+    def __init__(self, state: TreeState, publisher: Publisher) -> None:
+        self._state = state
+        self._publisher = publisher
+
+    def change(self, inode: Inode, change: Change) -> bool:
+        """Apply a change to the known attributes; answers whether anything has to be saved."""
+        posix = inode.posix
+        assert posix is not None, "attributes are looked up before they are changed"
+        wanted: dict[str, object] = {}
+        if change.mode is not None:
+            wanted["mode"] = stat.S_IFMT(posix.mode) | stat.S_IMODE(change.mode)
+        if change.mtime_ns is not None and isinstance(inode, Directory):
+            inode.touched_ns = 0
+        for name in ("uid", "gid", "atime_ns", "mtime_ns"):
+            if (value := getattr(change, name)) is not None:
+                wanted[name] = value
+        if not wanted:
+            return False
+        self.replace(inode, posix.changed(clock.wall_ns(), **wanted))
+        return True
+
+    def replace(self, inode: Inode, posix: Posix) -> None:
+        """New attributes, which the bucket does not have yet."""
+        live = self._state.enliven(inode)
+        inode.posix = posix
+        live.attributes_unsaved = True
+        live.attribute_changes += 1
+        self._state.note_change(inode)
+
+    def touch_content(self, inode: Inode) -> None:
+        """A program changed the bytes: mtime and ctime are now; saved along with the bytes."""
+        if inode.posix is not None:
+            now = clock.wall_ns()
+            inode.posix = inode.posix.changed(now, mtime_ns=now)
+            self._state.enliven(inode).attribute_changes += 1
+
+    def set_xattr(self, inode: Inode, name: str, value: bytes) -> None:
+        """Set an extended attribute; raises FsError ENOSPC when the object cannot carry it."""
+        assert inode.posix is not None, "attributes are looked up before they are changed"
+        self._replace_xattrs(inode, inode.posix, {**inode.posix.xattrs, name: value})
+
+    def remove_xattr(self, inode: Inode, name: str) -> None:
+        """Remove an extended attribute; raises FsError ENODATA for a missing one."""
+        assert inode.posix is not None, "attributes are looked up before they are changed"
+        xattrs = dict(inode.posix.xattrs)
+        if xattrs.pop(name, None) is None:
+            raise FsError(errno.ENODATA)
+        self._replace_xattrs(inode, inode.posix, xattrs)
+
+    def _replace_xattrs(self, inode: Inode, before: Posix, xattrs: dict[str, bytes]) -> None:
+        inode.posix = before.changed(clock.wall_ns(), xattrs=xattrs)
+        try:
+            self._publisher.headers(inode)
+        except FsError:
+            inode.posix = before
+            raise
+        self.replace(inode, inode.posix)
