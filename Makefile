@@ -1,6 +1,6 @@
 # bucketfs: make setup | demo | test | lint | check | test-ceph | bench | docs | install
 
-PYTHON  ?= $(shell sh scripts/find-python)
+PYTHON  ?= $(shell sh .ci/find-python)
 PREFIX  ?= /usr/local
 SBINDIR ?= /sbin
 UNITDIR ?= /lib/systemd/system
@@ -16,8 +16,8 @@ SUDO  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 setup: $(READY)
 
 # Once per change of the requirements: the stamp lies inside the environment.
-$(READY): pyproject.toml scripts/system-packages
-	sh scripts/system-packages fuse
+$(READY): pyproject.toml .ci/system-packages
+	sh .ci/system-packages fuse
 	@echo "== Python environment in $(VENV)"
 	[ -x $(RUN) ] || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
@@ -39,7 +39,7 @@ check: lint test
 
 # Store and mount tests against a real server, a Ceph RADOS Gateway that lives as long as they do.
 test-ceph: setup
-	sh scripts/system-packages ceph
+	sh .ci/system-packages ceph
 	$(SUDO) $(RUN) -m tests.harness.rgw $(RUN) -m pytest tests/store tests/mount $(ARGS)
 
 bench: setup
@@ -54,7 +54,7 @@ install:
 	    '$(DESTDIR)$(UNITDIR)' '$(DESTDIR)$(PREFIX)/share/man/man1'
 	$(PYTHON) -m venv --clear '$(DESTDIR)$(PREFIX)/lib/bucketfs'
 	'$(DESTDIR)$(PREFIX)/lib/bucketfs/bin/python' -m pip install --quiet .
-	sh scripts/relocate '$(DESTDIR)$(PREFIX)/lib/bucketfs' '$(PREFIX)/lib/bucketfs'
+	sh .ci/relocate '$(DESTDIR)$(PREFIX)/lib/bucketfs' '$(PREFIX)/lib/bucketfs'
 	ln -sf '$(PREFIX)/lib/bucketfs/bin/bucketfs' '$(DESTDIR)$(PREFIX)/bin/bucketfs'
 	ln -sf '$(PREFIX)/lib/bucketfs/bin/bucketfs' '$(DESTDIR)$(SBINDIR)/mount.bucketfs'
 	ln -sf '$(PREFIX)/lib/bucketfs/bin/bucketfs' '$(DESTDIR)$(SBINDIR)/mount.fuse.bucketfs'

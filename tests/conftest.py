@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.harness import mounts as mounts_module
 from tests.harness.endpoint import Endpoint, configured, embedded
@@ -115,6 +116,10 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     """The S3 endpoint of this run."""
     given = configured()
     if given is not None:
+        try:
+            given.client().list_buckets()
+        except (BotoCoreError, ClientError) as exc:
+            pytest.exit(f"{given.url} (BUCKETFS_TEST_URL) is of no use: {exc}", returncode=2)
         yield given
         return
     with embedded(tmp_path_factory.mktemp("moto")) as server:
@@ -261,7 +266,9 @@ def here(mounted: Mount) -> Folder:
 @pytest.fixture(scope="module")
 def attentive(module_mounts: Mounts, module_bucket: Witness) -> Mount:
     """A mount of the module's bucket that trusts nothing it knows: others' changes show at once."""
-    return module_mounts(module_bucket, "allow_other", "stat_cache_expire=0", "open_ttl=0")
+    return module_mounts(
+        module_bucket, "allow_other", "stat_cache_expire=0", "open_ttl=0", "compat_dir"
+    )
 
 
 @pytest.fixture

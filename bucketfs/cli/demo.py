@@ -140,7 +140,7 @@ def _mounted(url: str, directory: Path) -> Iterator[None]:
     """Mount with the real command, so that the demo shows what a user gets."""
     work = Path(tempfile.mkdtemp(prefix="bucketfs-demo-work-"))
     command = [sys.executable, "-m", "bucketfs", "mount", BUCKET, str(directory)]
-    settings = f"url={url},use_cache={work / 'cache'},logfile={work / 'log'},nonempty"
+    settings = f"url={url},use_cache={work / 'cache'},logfile={work / 'log'},nonempty,open_ttl=0"
     done = subprocess.run([*command, "-o", settings], check=False)
     if done.returncode:
         shutil.rmtree(work, ignore_errors=True)

@@ -162,7 +162,7 @@ class Store(Protocol):
     async def get(
         self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""
     ) -> ObjectInfo:
-        """Feed bytes ``[start, stop)`` (to the end if None) to `sink`; ``size`` of the answer is the whole object's.
+        """Feed bytes ``[start, stop)`` (None: to the end) to `sink`; answers the object's info.
 
         A retry inside goes on where the last try broke off, so `sink` sees each byte once. Raises
         PreconditionFailed when `if_match` is given and is no longer the object's ETag, NotFound,
@@ -179,7 +179,7 @@ class Store(Protocol):
         if_match: str = "",
         if_none_match: bool = False,
     ) -> ObjectInfo:
-        """Store a whole object of at most `max_put` bytes. ``if_none_match``: only if the key is free.
+        """Store an object of at most `max_put` bytes. ``if_none_match``: only if the key is free.
 
         ``last_modified`` of the answer is 0 where the store did not tell (S3 sends a Date header,
         no more).
@@ -195,7 +195,7 @@ class Store(Protocol):
         headers: Headers | None = None,
         source_if_match: str = "",
     ) -> ObjectInfo:
-        """Copy an object of `size` bytes inside the bucket; `headers` replaces its headers, None keeps them.
+        """Copy an object of `size` bytes inside the bucket; `headers` None keeps its own.
 
         Larger than `max_copy`: by parts. Without `copy` in the capabilities: by download and
         upload.

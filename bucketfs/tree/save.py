@@ -95,8 +95,7 @@ class Saver:
                     return await self.save(inode)
                 except (StoreError, FsError) as error:
                     if errno_of(error) in _PERMANENT:
-                        log.error("%s cannot be saved: %s", self._state.shown(inode), error)
-                        return self._give_up(inode, live)
+                        return self._give_up(inode, live, error)
                     log.warning(
                         "%s is not saved yet, next try in %.0f s: %s",
                         self._state.shown(inode), pause, error,
@@ -107,17 +106,17 @@ class Saver:
             live.retrying = False
             self._after(inode, live)
 
-    def _give_up(self, inode: Inode, live: Live) -> None:
+    def _give_up(self, inode: Inode, live: Live, error: Exception) -> None:
         """Leave what cannot be saved on the local disk; the bucket's version counts again."""
         live.attributes_unsaved = False
         inode.checked = NEVER
         inode.opened = ""
+        where = self._leave_on_disk(inode)
+        log.error("%s cannot be saved: %s%s", self._state.shown(inode), error, where)
         content = live.content
         if content is not None:
             if content.handles:
                 return
-            if content.unsaved:
-                self._leave_on_disk(inode)
             self._state.close_content(inode)
         inode.posix = None
         if not inode.etag:
@@ -146,17 +145,22 @@ class Saver:
         try:
             await self.save(inode)
         except (StoreError, FsError) as error:
-            log.error("%s could not be saved at unmount: %s", self._state.shown(inode), error)
+            where = self._leave_on_disk(inode)
+            log.error(
+                "%s could not be saved at unmount: %s%s", self._state.shown(inode), error, where
+            )
         except Exception:
             # whatever is wrong with one file, the others must still be saved
-            log.exception("%s could not be saved at unmount", self._state.shown(inode))
-        self._leave_on_disk(inode)
+            where = self._leave_on_disk(inode)
+            log.exception("%s could not be saved at unmount%s", self._state.shown(inode), where)
 
-    def _leave_on_disk(self, inode: Inode) -> None:
+    def _leave_on_disk(self, inode: Inode) -> str:
+        """Keep unsaved bytes that nobody writes any more in a file; words that say where."""
         content = inode.content
-        if content is not None and content.unsaved:
-            path = self._state.files.cache.rescue(content.fetcher.pages, inode.name)
-            log.error("the bytes of %s are in %s", self._state.shown(inode), path)
+        if content is None or not content.unsaved or inode.unlinked:
+            return ""
+        path = self._state.files.cache.rescue(content.fetcher.pages, inode.name)
+        return f"; its bytes are in {path}"
 
     async def _delete(self, key: str) -> None:
         try:

@@ -125,7 +125,8 @@ def test_a_long_listing_heads_each_object_once(
     bucket.put_many({f"{number:02}": b"123" for number in range(30)})
     made = mounted()
     subprocess.check_call(["ls", "-l"], cwd=made.path, stdout=subprocess.DEVNULL)
-    assert counted.count("HeadObject") == 30, counted.story()
+    # the first ones by GET: one file that is looked at is mostly read next
+    assert counted.count("HeadObject", "GetObject") == 30, counted.story()
     counted.clear()
     subprocess.check_call(["ls", "-l"], cwd=made.path, stdout=subprocess.DEVNULL)
     assert counted.counts() == {}, counted.story()

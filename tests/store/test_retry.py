@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 
@@ -62,11 +63,13 @@ async def test_lasting_failures_are_not_repeated(code: str) -> None:
 
 @pytest.mark.mock_clock
 async def test_it_gives_up_by_count_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     store, memory = retrying(lambda *_: Fault(BUSY), attempts=4)
     with pytest.raises(StoreError):
         await store.head("k")
     assert memory.requests["HeadObject"] == 4
-    assert [r.levelname for r in caplog.records if r.levelno >= 30] == ["WARNING"]
+    # who asked decides how bad that is
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert "giving up after 4 attempts" in caplog.text
 
 

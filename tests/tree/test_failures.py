@@ -95,7 +95,7 @@ async def test_a_failed_chmod_does_not_spoil_the_open_file(bucket: Bucket, tmp_p
         handle = await mount.open("f", os.O_RDWR)
         bucket.refuse("CopyObject")
         posix = mount.tree.posix(handle.inode)
-        mount.tree.attributes.replace(handle.inode, posix.changed(0, mode=0o100600))
+        mount.tree.changer.replace(handle.inode, posix.changed(0, mode=0o100600))
         mount.tree.saver.later(handle.inode)
         await trio.sleep(5)
         bucket.fault = None
@@ -163,7 +163,7 @@ async def test_unmounting_saves_everything(bucket: Bucket, tmp_path: Path) -> No
                 await mount.tree.opener.release(handle)
         inode = await mount.mkdir("d")
         posix = mount.tree.posix(inode)
-        mount.tree.attributes.replace(inode, posix.changed(0, mode=0o40700))
+        mount.tree.changer.replace(inode, posix.changed(0, mode=0o40700))
         began = trio.current_time()
         await mount.tree.saver.drain()
         assert len(bucket.objects) == 21

@@ -128,7 +128,9 @@ async def test_a_listing_revalidates_attributes_for_nothing(bucket: Bucket, tmp_
             for name in await mount.names():
                 assert mount.tree.posix(await mount.find(name)).mode == 0o100600
             await trio.sleep(TTL + 1)
-        assert bucket.requested() == {"ListObjectsV2": 3, "HeadObject": 20}
+        requested = bucket.requested()
+        assert requested.pop("ListObjectsV2") == 3
+        assert sum(requested.values()) == 20, requested
 
 
 async def test_heads_of_neighbours_are_side_by_side(bucket: Bucket, tmp_path: Path) -> None:
@@ -141,7 +143,8 @@ async def test_heads_of_neighbours_are_side_by_side(bucket: Bucket, tmp_path: Pa
             await mount.find(name)
         # eight at a time, after the first
         assert trio.current_time() - began <= (80 / 8 + 2) * bucket.latency
-        assert bucket.requested()["HeadObject"] == 80
+        requested = bucket.requested()
+        assert requested["HeadObject"] + requested["GetObject"] == 80
 
 
 class TestRaces:
