@@ -12,10 +12,11 @@ import pytest
 
 from tests.conftest import Folder
 from tests.harness.mounts import Mounts
-from tests.harness.posix import DirectoryStream, refused
+from tests.harness.posix import DirectoryStream, refused, settle
 from tests.harness.witness import Witness
 
-MANY = 2500
+#: More than a page of a listing and than the kernel asks for at once.
+MANY = 1200
 
 
 def test_implicit_directories(foreign: Folder, module_bucket: Witness) -> None:
@@ -33,7 +34,6 @@ def test_implicit_directories(foreign: Folder, module_bucket: Witness) -> None:
         ("d/", "application/x-directory", {}),
         ("d/", "", {"mode": "493"}),
         ("d/", "binary/octet-stream", {"mode": "16877"}),
-        ("d_$folder$", "", {}),
         ("d", "application/x-directory", {}),
         ("d", "", {"mode": "16877"}),
     ],
@@ -57,6 +57,20 @@ def test_forms_of_directory_markers(
     (foreign / "d").rmdir()
     assert not (foreign / "d").exists()
     assert not [k for k in module_bucket.keys(foreign.prefix) if k.startswith(foreign.prefix + "d")]
+
+
+def test_folder_markers_of_hadoop(mount: Mounts, bucket: Witness) -> None:
+    """``dir_$folder$`` shows in a listing; a name nobody listed is not searched for under it."""
+    bucket.put("d_$folder$")
+    bucket.put("full_$folder$")
+    bucket.put("full/file")
+    path = mount(bucket).path
+    assert sorted(os.listdir(path)) == ["d", "full"]
+    assert (path / "d").is_dir()
+    assert os.listdir(path / "d") == []
+    (path / "d").rmdir()
+    assert sorted(os.listdir(path)) == ["full"]
+    assert bucket.keys("d") == []
 
 
 def test_mkdir_writes_a_marker(here: Folder, module_bucket: Witness) -> None:
@@ -168,6 +182,20 @@ def test_directory_times_follow_changes(folder: Folder) -> None:
     assert changed((directory / "sub").mkdir)
     assert changed((directory / "sub").rmdir)
     assert changed((directory / "g").unlink)
+
+
+def test_times_of_a_directory_with_entries(folder: Folder, module_bucket: Witness) -> None:
+    """``cp -a``, ``tar`` and ``rsync`` set a directory's times after they have filled it."""
+    (folder / "d/sub").mkdir(parents=True)
+    (folder / "d/file").write_text("x")
+    for when in (1_400_000_000_123_456_789, 0):
+        os.utime(folder / "d", ns=(when, when))
+        assert (folder / "d").stat().st_mtime_ns == when
+    settle(folder / "d")
+    if not folder.local:
+        assert float(module_bucket.metadata(folder.prefix + "d/")["mtime"]) == 0
+    (folder / "d/file").write_text("changed")
+    assert (folder / "d").stat().st_mtime_ns == 0
 
 
 def test_reading_a_long_directory(mount: Mounts, bucket: Witness) -> None:
