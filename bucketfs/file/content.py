@@ -14,6 +14,7 @@ Invariants:
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 import trio
 
@@ -22,11 +23,8 @@ from bucketfs.errors import FsError
 from bucketfs.file import window
 from bucketfs.file.context import FileContext, Version
 from bucketfs.file.fetch import Fetcher
-
-#: Largest offset a file may reach here: S3's 48.8 TiB rounded up to what fits a signed 64-bit
-#: offset easily.
-_LARGEST = 1 << 46
-
+from bucketfs.file.stream import STREAM_FROM, Stream
+from bucketfs.file.target import Target
 
 class Reader:
     """The reading positions of one handle."""
@@ -72,6 +70,9 @@ class Content:
         self.cut = False
         self.served = False
         self.conflicts = 0
+        #: Where the file is to be published; asked when a part of it can leave early.
+        self.target: Callable[[], Target] | None = None
+        self._stream: Stream | None = None
         #: Cancelled when someone needs the file more urgently than its upload goes on.
         self.upload: trio.CancelScope | None = None
         self._publishing: trio.Event | None = None
@@ -149,8 +150,7 @@ class Content:
             FsError: EFBIG beyond the largest object, ENOSPC when the cache's disk is full.
         """
         stop = offset + len(data)
-        if stop > _LARGEST:
-            raise FsError(errno.EFBIG, f"no object can hold {stop} bytes")
+        self._check_size(stop)
         await self._writable()
         done = self._context.cache.write(self.fetcher.pages, offset, data)
         if offset > self.size:
@@ -159,12 +159,43 @@ class Content:
         self.size = max(self.size, offset + done)
         self.touched = True
         self.revision += 1
+        if self.size >= STREAM_FROM and self.base is None:
+            self._feed_stream(offset, offset + done)
         return done
+
+    def _feed_stream(self, start: int, stop: int) -> None:
+        """Send what is complete of a file that is written from its start to its end."""
+        if self._stream is not None:
+            self._stream.spoil(start, stop)
+        elif stop == self.size and self.target is not None and self._context.can_stream:
+            try:
+                target = self.target()
+            except FsError:
+                return  # it has no name any more: publishing will deal with that
+            self._stream = Stream(self._context, self.fetcher.pages, target)
+        if self._stream is not None:
+            self._stream.advance(self.size)
+
+    async def take_stream(self, key: str) -> Stream | None:
+        """The upload that has run beside the writer, ready to be completed.
+
+        None if there is none.
+        """
+        stream = self._stream
+        if stream is None:
+            return None
+        if stream.target.key == key and self.size >= STREAM_FROM:
+            await stream.settled()
+        self._stream = None
+        usable = stream.upload_id and not stream.failed
+        if usable and stream.target.key == key and self.size >= STREAM_FROM:
+            return stream
+        stream.abandon()
+        return None
 
     async def truncate(self, size: int) -> None:
         """Cut or lengthen the file to `size` bytes; raises as `write` does."""
-        if size > _LARGEST:
-            raise FsError(errno.EFBIG, f"no object can hold {size} bytes")
+        self._check_size(size)
         await self._writable()
         if size > self.size:
             self._extend(size)
@@ -173,9 +204,19 @@ class Content:
             self.dirty.remove(size, self.size)
             self.fetcher.limit = min(self.fetcher.limit, size)
             self.cut = True
+            if self._stream is not None:
+                self._stream.spoil(size, self.size)
             self.size = size
         self.touched = True
         self.revision += 1
+
+    def _check_size(self, size: int) -> None:
+        if size > self.size and size > self._context.largest:
+            why = "raise multipart_size, or leave it out" if self._context.part_size else ""
+            raise FsError(
+                errno.EFBIG,
+                f"no upload here can hold more than {self._context.largest} bytes; {why}",
+            )
 
     def _extend(self, size: int) -> None:
         self.fetcher.pages.zero(self.size, size)
@@ -201,6 +242,12 @@ class Content:
         """Stop an upload under way, if it can be stopped without leaving its outcome open."""
         if self.upload is not None:
             self.upload.cancel()
+        self._drop_stream()
+
+    def _drop_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.abandon()
+            self._stream = None
 
     def unhold(self) -> None:
         """Let writers go on."""
@@ -248,5 +295,6 @@ class Content:
 
         Only when no handle is left and nothing is unsaved (or it is unwanted).
         """
+        self._drop_stream()
         self.fetcher.cancel()
         self._context.cache.release(self.fetcher.pages)

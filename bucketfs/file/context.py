@@ -30,6 +30,20 @@ class FileContext:
     part_size: int | None
     parallel: int
 
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest file that an upload from here can make."""
+        limits = self.store.capabilities
+        if self.part_size is None or not limits.multipart:
+            return limits.max_object if limits.multipart else limits.max_put
+        return min(limits.max_object, self.part_size * limits.max_parts)
+
+    @property
+    def can_stream(self) -> bool:
+        """Whether parts may be sent before the file's length is known."""
+        limits = self.store.capabilities
+        return limits.multipart and (self.part_size is not None or not limits.equal_parts)
+
 
 @dataclass(frozen=True, slots=True)
 class Version:

@@ -79,8 +79,7 @@ def plan_flush(
     base = min(base, size)
     if size > limits.max_object:
         raise TooLarge(f"{size} bytes exceed the largest object of this store")
-    # S3 refuses to copy a range of an object that is smaller than a minimum part
-    copying = limits.multipart and limits.copy_part and base >= limits.min_part
+    copying = limits.multipart and limits.copy_part
     copies = _copyable(base, dirty, size, limits) if copying else []
     if not copies and (size <= _single_put(limits, part_size) or not limits.multipart):
         if size > limits.max_put:
@@ -114,6 +113,21 @@ def part_at(offset: int, limits: Capabilities, part_size: int | None = None) -> 
         if offset < position:
             return size
     raise TooLarge(f"{limits.max_parts} parts end at {position >> 40} TiB")
+
+
+def schedule(size: int, limits: Capabilities, part_size: int | None = None) -> list[Part]:
+    """All of a file cut at the boundaries of the schedule; the last part is what is left.
+
+    Raises:
+        TooLarge: As `part_at`.
+    """
+    parts = []
+    position = 0
+    while position < size:
+        stop = min(position + part_at(position, limits, part_size), size)
+        parts.append(Part(position, stop, copied=False))
+        position = stop
+    return parts
 
 
 def reach(limits: Capabilities) -> int:
@@ -172,7 +186,8 @@ def _copyable(base: int, dirty: Extents, size: int, limits: Capabilities) -> lis
 
     A range is long enough when it holds a minimum part, or when it ends the object. A changed
     stretch shorter than a minimum part takes what it lacks from the range after it. Less than a
-    minimum part altogether is not worth the requests of a multipart upload.
+    minimum part altogether is not worth the requests of a multipart upload (and S3 refuses to copy
+    a range of an object that small).
     """
     chosen: list[Extent] = []
     for first, stop in dirty.missing(0, base):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import trio
 
@@ -17,39 +18,27 @@ from bucketfs.cache.pages import PageBody
 from bucketfs.errors import FsError, StoreError
 from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version
-from bucketfs.file.plan import Multipart, Part, Put, TooLarge, plan_flush
-from bucketfs.store.base import Headers, ObjectInfo
+from bucketfs.file.plan import Multipart, Part, Put, TooLarge, plan_flush, schedule
+from bucketfs.file.stream import ABORT_TIMEOUT, Stream
+from bucketfs.file.target import Target
+from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import gather
 
 log = logging.getLogger(__name__)
-
-#: Seconds the abort of a failed upload may take before it is left to `list_uploads`.
-_ABORT_TIMEOUT = 30
 
 
 class Interrupted(Exception):
     """The upload was stopped because someone needs the file; nothing has changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where and under which condition an object is published.
-
-    Attributes:
-        key: Complete key.
-        headers: Metadata and content type to store with it.
-        if_match: ETag the key must have now, "" for no such condition.
-        if_none_match: The key must be free.
-    """
-
-    key: str
-    headers: Headers
-    if_match: str = ""
-    if_none_match: bool = False
-
-
-async def publish(context: FileContext, content: Content, target: Target) -> ObjectInfo:
+async def publish(
+    context: FileContext, content: Content, target: Target
+) -> tuple[ObjectInfo, Target]:
     """Make the bucket hold what `content` holds, under `target`.
+
+    Returns:
+        The new version, and the target with the headers it really carries: those of the moment
+        when streaming it began, if it was streamed.
 
     Writers of this file wait meanwhile (a changing file has no moment at which its parts fit
     together); readers go on.
@@ -61,14 +50,19 @@ async def publish(context: FileContext, content: Content, target: Target) -> Obj
     """
     content.hold()
     try:
-        info = await _send(context, content, target)
+        stream = await content.take_stream(target.key)
+        if stream is not None:
+            target = replace(target, headers=stream.target.headers, changes=stream.target.changes)
+        info = await _send(context, content, target, stream)
         content.published(Version(target.key, info.etag, content.size))
-        return info
+        return info, target
     finally:
         content.unhold()
 
 
-async def _send(context: FileContext, content: Content, target: Target) -> ObjectInfo:
+async def _send(
+    context: FileContext, content: Content, target: Target, stream: Stream | None
+) -> ObjectInfo:
     try:
         plan = plan_flush(
             base=content.fetcher.limit if content.base else 0,
@@ -79,6 +73,8 @@ async def _send(context: FileContext, content: Content, target: Target) -> Objec
         )
     except TooLarge as error:
         raise FsError(errno.EFBIG, f"{target.key!r}: {error}") from error
+    if stream is not None:
+        return await _finish(context, content, target, stream)
     if isinstance(plan, Put):
         await content.load(0, plan.size)
         return await context.store.put(
@@ -88,28 +84,67 @@ async def _send(context: FileContext, content: Content, target: Target) -> Objec
             if_match=target.if_match,
             if_none_match=target.if_none_match,
         )
-    return await _send_parts(context, content, target, plan)
+    upload_id = await _begin(context, content, target, plan)
+    jobs = [
+        functools.partial(_send_part, context, content, target.key, upload_id, number, part)
+        for number, part in enumerate(plan.parts, 1)
+    ]
+    return await _complete(context, content, target, upload_id, jobs)
 
 
-async def _send_parts(
-    context: FileContext, content: Content, target: Target, plan: Multipart
-) -> ObjectInfo:
-    store = context.store
-    if not store.capabilities.copy_if_match:
+async def _begin(context: FileContext, content: Content, target: Target, plan: Multipart) -> str:
+    if not context.store.capabilities.copy_if_match:
         await _check_source(context, content, plan)
-    upload_id = await store.create_upload(target.key, target.headers)
+    return await context.store.create_upload(target.key, target.headers)
+
+
+async def _check_source(context: FileContext, content: Content, plan: Multipart) -> None:
+    """Where copies cannot be made conditional: see that they would copy the right version."""
+    base = content.base
+    if base is not None and any(part.copied for part in plan.parts):
+        info = await context.store.head(base.key)
+        if info.etag != base.etag:
+            raise FsError(errno.ESTALE, f"{base.key!r} was replaced by someone else")
+
+
+async def _finish(
+    context: FileContext, content: Content, target: Target, stream: Stream
+) -> ObjectInfo:
+    """Send what the stream has not sent, and complete its upload."""
+    parts = schedule(content.size, context.store.capabilities, context.part_size)
+    jobs = []
+    for number, part in enumerate(parts, 1):
+        etag = stream.etag(number, part)
+        jobs.append(
+            functools.partial(_known, etag)
+            if etag
+            else functools.partial(
+                _send_part, context, content, target.key, stream.upload_id, number, part
+            )
+        )
+    return await _complete(context, content, target, stream.upload_id, jobs)
+
+
+async def _known(etag: str) -> str:
+    return etag
+
+
+async def _complete(
+    context: FileContext,
+    content: Content,
+    target: Target,
+    upload_id: str,
+    jobs: Sequence[Callable[[], Awaitable[str]]],
+) -> ObjectInfo:
+    """Send all parts and publish them; a failed upload is thrown away."""
     try:
-        jobs = [
-            functools.partial(_send_part, context, content, target.key, upload_id, number, part)
-            for number, part in enumerate(plan.parts, 1)
-        ]
         # parts can be thrown away; once the upload is being completed it has to be waited for
         with trio.CancelScope() as content.upload:
             etags = await gather(jobs, limit=context.parallel)
         if content.upload.cancelled_caught:
             raise Interrupted
         content.upload = None
-        return await store.complete(
+        return await context.store.complete(
             target.key,
             upload_id,
             list(enumerate(etags, 1)),
@@ -121,15 +156,6 @@ async def _send_parts(
         content.upload = None
         await _abort(context, target.key, upload_id)
         raise
-
-
-async def _check_source(context: FileContext, content: Content, plan: Multipart) -> None:
-    """Where copies cannot be made conditional: see that they would copy the right version."""
-    base = content.base
-    if base is not None and any(part.copied for part in plan.parts):
-        info = await context.store.head(base.key)
-        if info.etag != base.etag:
-            raise FsError(errno.ESTALE, f"{base.key!r} was replaced by someone else")
 
 
 async def _send_part(
@@ -154,7 +180,7 @@ async def _send_part(
 
 async def _abort(context: FileContext, key: str, upload_id: str) -> None:
     # shielded: the caller may have been cancelled, and parts left behind cost their owner money
-    with trio.CancelScope(shield=True), trio.move_on_after(_ABORT_TIMEOUT):
+    with trio.CancelScope(shield=True), trio.move_on_after(ABORT_TIMEOUT):
         try:
             await context.store.abort(key, upload_id)
         except StoreError as error:

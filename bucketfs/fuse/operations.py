@@ -10,19 +10,18 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
 from bucketfs.errors import FsError
+from bucketfs.fuse.directory import OpenDirectory
 from bucketfs.fuse.encode import BLOCK_SIZE, Encoder
 from bucketfs.fuse.guard import guarded
 from bucketfs.fuse.holders import still_held
 from bucketfs.metrics import Metrics
 from bucketfs.tree.change import Change
-from bucketfs.tree.inode import Directory, Inode
-from bucketfs.tree.listing import names_of
+from bucketfs.tree.inode import Inode
 from bucketfs.tree.names import NAME_MAX, decode_name
 from bucketfs.tree.open import Handle
 from bucketfs.tree.tree import Tree
@@ -32,15 +31,6 @@ _XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
 #: What df shows when no bucket_size is given: a bucket has no size, and 1 PiB is plainly not one.
 _ASSUMED_SIZE = 1 << 50
 _ASSUMED_FILES = 1 << 30
-
-
-@dataclass(slots=True)
-class _DirectoryHandle:
-    """An open directory: the names as they were when reading began at its start."""
-
-    directory: Directory
-    names: list[str] = field(default_factory=list)
-    loaded: bool = False
 
 
 class Operations(pyfuse3.Operations):
@@ -69,7 +59,7 @@ class Operations(pyfuse3.Operations):
         self._encode = encoder
         self._size = size
         self._xattrs = xattrs
-        self._handles: dict[int, Handle | _DirectoryHandle] = {}
+        self._handles: dict[int, Handle | OpenDirectory] = {}
         self._last_handle = 0
 
     # ---- names -----------------------------------------------------------------------------------
@@ -339,29 +329,14 @@ class Operations(pyfuse3.Operations):
     @guarded()
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         """Open a directory; nothing is listed before it is read."""
-        return self._new_handle(_DirectoryHandle(self._table.directory(inode)))
+        return self._new_handle(
+            OpenDirectory(self._tree, self._encode, self._table.directory(inode))
+        )
 
     @guarded()
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Entries from position `start_id`; position 0 takes a new picture of the directory."""
-        handle = self._directory(fh)
-        directory = handle.directory
-        if start_id == 0 or not handle.loaded:
-            await self._tree.lister.ensure(directory)
-            handle.names = names_of(directory.children.values())
-            handle.loaded = True
-        for position in range(start_id, len(handle.names) + 2):
-            if position < 2:
-                if not self._dot(directory, position, token):
-                    return
-                continue
-            child = directory.children.get(handle.names[position - 2])
-            if child is None:
-                continue  # removed since the picture was taken
-            entry = self._encode.listed(child)
-            if not pyfuse3.readdir_reply(token, child.name.encode(), entry, position + 1):
-                return
-            self._table.count(child)
+        await self._directory(fh).read(start_id, token)
 
     @guarded()
     async def releasedir(self, fh: int) -> None:
@@ -400,7 +375,7 @@ class Operations(pyfuse3.Operations):
     def _opened(self, handle: Handle) -> FileInfo:
         return FileInfo(fh=self._new_handle(handle), keep_cache=handle.keep_cache)
 
-    def _new_handle(self, handle: Handle | _DirectoryHandle) -> int:
+    def _new_handle(self, handle: Handle | OpenDirectory) -> int:
         self._last_handle += 1
         self._handles[self._last_handle] = handle
         return self._last_handle
@@ -411,17 +386,12 @@ class Operations(pyfuse3.Operations):
             raise FsError(errno.EBADF)
         return handle
 
-    def _directory(self, fh: int) -> _DirectoryHandle:
+    def _directory(self, fh: int) -> OpenDirectory:
         handle = self._handles.get(fh)
-        if not isinstance(handle, _DirectoryHandle):
+        if not isinstance(handle, OpenDirectory):
             raise FsError(errno.EBADF)
         return handle
 
     def _check_xattr(self, name: bytes) -> None:
         if not self._xattrs or not name.startswith(_XATTR_NAMESPACES):
             raise FsError(errno.EOPNOTSUPP)
-
-    def _dot(self, directory: Directory, position: int, token: pyfuse3.ReaddirToken) -> bool:
-        name, inode = (b".", directory) if position == 0 else (b"..", directory.parent or directory)
-        entry = self._encode.listed(inode)
-        return pyfuse3.readdir_reply(token, name, entry, position + 1)

@@ -7,7 +7,7 @@ import calendar
 import hashlib
 import socket
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from botocore.exceptions import (
@@ -34,7 +34,7 @@ from bucketfs.errors import (
     StoreError,
     Unsupported,
 )
-from bucketfs.store.base import Body, Headers, ListPage, ObjectInfo
+from bucketfs.store.base import Body, Headers, ObjectInfo
 from bucketfs.store.config import StoreConfig
 
 _MONTHS: Final = {
@@ -98,7 +98,8 @@ def unix_time(text: str) -> int:
     if not text:
         return 0
     if text[0].isdigit():
-        return calendar.timegm(datetime.fromisoformat(text).utctimetuple())
+        moment = datetime.fromisoformat(text)
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
     day, month, year, clock = text.split()[1:5]
     hour, minute, second = clock.split(":")
     return calendar.timegm(
@@ -126,14 +127,13 @@ def object_info(key: str, answer: Mapping[str, Any], size: int) -> ObjectInfo:
             answer.get("ContentType", ""),
             other,
         ),
-        storage_class=storage_class(answer),
+        storage_class=storage_class(answer.get("StorageClass")),
     )
 
 
-def storage_class(answer: Mapping[str, Any]) -> str:
-    """The storage class an answer names, "" for the standard one."""
-    name: str = answer.get("StorageClass", "")
-    return "" if name == "STANDARD" else name
+def storage_class(name: str | None) -> str:
+    """A storage class as answers name it, "" for the standard one."""
+    return "" if name in (None, "STANDARD") else str(name)
 
 
 def header_params(headers: Headers) -> dict[str, Any]:
@@ -210,23 +210,6 @@ def content_range(answer: Mapping[str, Any]) -> tuple[int, int]:
         return 0, answer.get("ContentLength", 0)
     span, _, size = named.removeprefix("bytes ").partition("/")
     return int(span.partition("-")[0]), int(size)
-
-
-def list_page(answer: Mapping[str, Any], next_token: str | None) -> ListPage:
-    """What ListObjects and ListObjectsV2 answer alike."""
-    objects = [
-        ObjectInfo(
-            one["Key"],
-            one.get("Size", 0),
-            unquote(one.get("ETag")),
-            unix_time(one.get("LastModified", "")),
-            None,
-            storage_class(one),
-        )
-        for one in answer.get("Contents", [])
-    ]
-    prefixes = [one["Prefix"] for one in answer.get("CommonPrefixes", [])]
-    return ListPage(objects, prefixes, next_token)
 
 
 def customer_key_params(config: StoreConfig, prefix: str) -> dict[str, Any]:

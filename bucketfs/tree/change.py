@@ -62,7 +62,6 @@ class Changer:
         if inode.posix is not None:
             now = clock.wall_ns()
             inode.posix = inode.posix.changed(now, mtime_ns=now)
-            self._state.enliven(inode).attribute_changes += 1
 
     def set_xattr(self, inode: Inode, name: str, value: bytes) -> None:
         """Set an extended attribute; raises FsError ENOSPC when the object cannot carry it."""

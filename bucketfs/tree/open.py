@@ -181,6 +181,8 @@ class Opener:
         handle.conflicts = content.conflicts
         content.readers.add(handle.reader)
         content.writers += writable
+        if writable and content.target is None:
+            content.target = lambda: self._saver.publisher.target(inode, self._state.enliven(inode))
         return handle
 
     async def _drop(self, inode: Inode, content: Content) -> None:

@@ -132,6 +132,15 @@ def encode(posix: Posix, content_type: str) -> Headers:
     )
 
 
+def with_times_of(posix: Posix, headers: Headers) -> Posix:
+    """`posix` with the times that headers made by `encode` tell."""
+    said = headers.metadata
+    mtime, atime, ctime = (parse_time(said[name]) for name in ("mtime", "atime", "ctime"))
+    if mtime is None or atime is None or ctime is None:
+        return posix
+    return replace(posix, mtime_ns=mtime, atime_ns=atime, ctime_ns=ctime)
+
+
 def metadata_size(headers: Headers) -> int:
     """Bytes that S3 counts against its 2 KB of user metadata: names and values."""
     return sum(len(name.encode()) + len(value.encode()) for name, value in headers.metadata.items())

@@ -20,10 +20,11 @@ from bucketfs.errors import FsError, NotFound, PreconditionFailed
 from bucketfs.file import upload
 from bucketfs.file.content import Content
 from bucketfs.file.context import Version
+from bucketfs.file.target import Target
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo
 from bucketfs.tree.inode import NEVER, Directory, Inode, Live
 from bucketfs.tree.names import NAME_MAX
-from bucketfs.tree.posix import DIRECTORY_TYPE, NANO, encode, metadata_size
+from bucketfs.tree.posix import DIRECTORY_TYPE, NANO, encode, metadata_size, with_times_of
 from bucketfs.tree.state import TreeState
 
 log = logging.getLogger(__name__)
@@ -74,21 +75,34 @@ class Publisher:
         assert content is not None
         if live.lost is not None:
             await self._keep_beside(inode, live, content, None)
-        changes = live.attribute_changes
-        key = self._state.key(inode)
-        replaced = self._state.deferred.get(key)
-        etag = inode.etag or (replaced.etag if replaced else "")
-        target = upload.Target(key, self.headers(inode), if_match=etag, if_none_match=not etag)
+        target = self.target(inode, live)
         try:
-            info = await self._publish(target, content)
+            info, target = await self._publish(target, content)
         except PreconditionFailed as error:
             await self._keep_beside(inode, live, content, error)
         except FsError as error:
             if error.errno != errno.ESTALE:
                 raise
             await self._keep_beside(inode, live, content, error)
-        self._state.take_deferred(key)
-        self._saved(inode, live, info, target.headers, changes)
+        self._state.take_deferred(target.key)
+        self._saved(inode, live, info, target.headers, target.changes)
+
+    def target(self, inode: Inode, live: Live) -> Target:
+        """Where the inode's bytes go now.
+
+        Raises:
+            FsError: ENOSPC, ENAMETOOLONG; ESTALE for an inode without a name.
+        """
+        key = self._state.key(inode)
+        replaced = self._state.deferred.get(key)
+        etag = inode.etag or (replaced.etag if replaced else "")
+        return Target(
+            key,
+            self.headers(inode),
+            changes=live.attribute_changes,
+            if_match=etag,
+            if_none_match=not etag,
+        )
 
     async def attributes(self, inode: Inode, live: Live) -> None:
         """Store attributes alone: a marker, or a copy of the object onto itself.
@@ -118,7 +132,7 @@ class Publisher:
         self._state.moved(inode, Version(key, inode.etag, inode.size), info)
         return info
 
-    async def _publish(self, target: upload.Target, content: Content) -> ObjectInfo:
+    async def _publish(self, target: Target, content: Content) -> tuple[ObjectInfo, Target]:
         try:
             return await upload.publish(self._state.files, content, target)
         except NotFound as error:
@@ -144,16 +158,18 @@ class Publisher:
         if gaps:
             log.error("of the version of %r that was changed here, %s are lost", name, gaps)
         content.forget_base()
-        changes = live.attribute_changes
-        target = upload.Target(
-            self._state.child_key(parent, new_name), self.headers(inode), if_none_match=True
+        target = Target(
+            self._state.child_key(parent, new_name),
+            self.headers(inode),
+            changes=live.attribute_changes,
+            if_none_match=True,
         )
-        info = await upload.publish(self._state.files, content, target)
+        info, target = await upload.publish(self._state.files, content, target)
         log.error("%r was changed by someone else; the local version is %r", name, target.key)
         parent.listed = NEVER
         self._state.unlink(inode)
         self._state.link(parent, new_name, inode)
-        self._saved(inode, live, info, target.headers, changes)
+        self._saved(inode, live, info, target.headers, target.changes)
         content.conflicts += 1
         raise FsError(errno.ESTALE, f"{name!r} was changed by someone else") from cause
 
@@ -168,6 +184,10 @@ class Publisher:
         self._state.note_change(inode)
         self._state.index.put_headers(info.key, info.etag, info.last_modified, headers)
         live.attributes_unsaved = live.attribute_changes != changes
+        if not live.attributes_unsaved and inode.posix is not None:
+            # a streamed upload carries the times of its beginning: what is shown stays what is
+            # stored
+            inode.posix = with_times_of(inode.posix, headers)
         if live.attributes_unsaved:
             self._save_later(inode)
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import trio
 
+from bucketfs import clock
 from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
 from bucketfs.file.context import Version
 from bucketfs.store.base import Headers, ObjectInfo
@@ -186,6 +187,9 @@ class Renamer:
                 target.live.attributes_unsaved = False
             self._state.unlink(target)
         self._state.unlink(source)
+        if source.posix is not None:
+            # the copy was made before; its ctime in the bucket follows with the next change
+            source.posix = source.posix.changed(clock.wall_ns())
         self._state.link(new_parent, new_name, source)
 
     async def _rename_directory(

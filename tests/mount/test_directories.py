@@ -34,6 +34,7 @@ def test_implicit_directories(foreign: Folder, module_bucket: Witness) -> None:
         ("d/", "application/x-directory", {}),
         ("d/", "", {"mode": "493"}),
         ("d/", "binary/octet-stream", {"mode": "16877"}),
+        ("d_$folder$", "", {}),
         ("d", "application/x-directory", {}),
         ("d", "", {"mode": "16877"}),
     ],
@@ -60,7 +61,7 @@ def test_forms_of_directory_markers(
 
 
 def test_folder_markers_of_hadoop(mount: Mounts, bucket: Witness) -> None:
-    """``dir_$folder$`` shows in a listing; a name nobody listed is not searched for under it."""
+    """A listing shows ``dir_$folder$`` always; only ``compat_dir`` looks a name up that way."""
     bucket.put("d_$folder$")
     bucket.put("full_$folder$")
     bucket.put("full/file")

@@ -256,9 +256,8 @@ async def test_a_file_beyond_the_fixed_part_size_names_the_option(tmp_path: Path
     bucket = Bucket(capabilities=Capabilities(max_parts=3))
     async with planted(bucket, tmp_path, part_size=5 * MIB) as mount:
         handle = await mount.create("f")
-        await mount.write(handle, 21 * MIB, b"x")
         with pytest.raises(FsError, match="multipart_size") as caught:
-            await mount.close(handle)
+            await mount.write(handle, 21 * MIB, b"x")
         assert caught.value.errno == errno.EFBIG
 
 

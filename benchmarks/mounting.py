@@ -1,0 +1,101 @@
+"""A mount for the length of one sample, and what its process has used."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+from benchmarks.systems import Place, System
+from tests.harness.endpoint import REPOSITORY
+
+#: Seconds until a mount must stand and, once unmounted, its process have ended.
+START, STOP = 30.0, 60.0
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class MountError(Exception):
+    """A system did not mount; the text holds the end of its log."""
+
+
+class Mounted:
+    """One system at one place; a context manager."""
+
+    def __init__(self, system: System, place: Place, log: Path) -> None:
+        self.system, self.place, self.log = system, place, log
+        self._process: subprocess.Popen[bytes]
+
+    def __enter__(self) -> Self:
+        self.place.mountpoint.mkdir(exist_ok=True)
+        self.place.cache.mkdir(exist_ok=True)
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+        environ |= self.system.environment(self.place)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self.system.command(self.place),
+                cwd=REPOSITORY,
+                env=environ,
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + START
+        # The mount table is asked, not the mount: a question to it might be its first request.
+        while f" {self.place.mountpoint} " not in Path("/proc/self/mountinfo").read_text():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.__exit__()
+                text = self.log.read_text(errors="replace")[-2000:]
+                raise MountError(f"{self.system.name} does not mount: {text}")
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        mountpoint = str(self.place.mountpoint)
+        done = subprocess.run(["umount", mountpoint], check=False, capture_output=True)
+        if done.returncode:
+            self.kill()
+        try:
+            self._process.wait(STOP)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        subprocess.run(["umount", "-l", mountpoint], check=False, capture_output=True)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End it now; whoever waits for the mount gets an error."""
+        self._process.kill()
+        self._process.wait()
+
+    def forget(self) -> None:
+        """Delete its cache."""
+        shutil.rmtree(self.place.cache, ignore_errors=True)
+
+    def peak_memory(self) -> int:
+        """The most bytes its process had resident."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        return 0
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """User and system time of processes, their threads included (proc(5), stat, 14 and 15)."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / _TICKS
+
+
+def machine_seconds() -> float:
+    """CPU time that all processes of the machine have used."""
+    fields = [int(n) for n in Path("/proc/stat").read_text().partition("\n")[0].split()[1:]]
+    user, nice, system, _idle, _wait, irq, softirq = fields[:7]
+    return (user + nice + system + irq + softirq) / _TICKS

@@ -1,0 +1,89 @@
+"""The S3 server that is measured against, and the network in front of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.harness.endpoint import Endpoint, configured
+from tests.harness.rgw import gateway
+
+_SOURCE = Path(__file__).with_name("network.c")
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What went through a network: requests by kind and bytes each way."""
+
+    requests: dict[str, int]
+    up: int
+    down: int
+
+    def since(self, before: Traffic) -> Traffic:
+        """What was added after `before`; kinds that were not are left out."""
+        added = {kind: n - before.requests[kind] for kind, n in self.requests.items()}
+        return Traffic(
+            {kind: n for kind, n in added.items() if n},
+            self.up - before.up,
+            self.down - before.down,
+        )
+
+
+class Network:
+    """A running ``network``: the endpoint at a distance."""
+
+    def __init__(self, process: subprocess.Popen[str], endpoint: Endpoint) -> None:
+        self._process = process
+        self.endpoint = endpoint
+        self.pid = process.pid
+
+    def traffic(self) -> Traffic:
+        """All traffic so far."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("?\n")
+        self._process.stdin.flush()
+        return Traffic(**json.loads(self._process.stdout.readline()))
+
+
+def compile_network(scratch: Path) -> Path:
+    """The simulator's program, made with the system's C compiler."""
+    program = scratch / "network"
+    subprocess.run(["cc", "-O2", "-o", program, _SOURCE], check=True)
+    return program
+
+
+@contextmanager
+def network(program: Path, endpoint: Endpoint, *, rtt: float, rate: float) -> Iterator[Network]:
+    """`endpoint` seen through `rtt` milliseconds and `rate` MB/s a connection (0: unlimited)."""
+    port = urlsplit(endpoint.url).port
+    process = subprocess.Popen(
+        [str(program), str(port), str(rtt), str(rate)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        own = process.stdout.readline().strip()
+        yield Network(process, endpoint.at(f"http://127.0.0.1:{own}"))
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def server() -> Iterator[tuple[Endpoint, list[int]]]:
+    """An endpoint and the processes behind it: the one the environment names, else a Ceph RGW."""
+    named = configured()
+    if named:
+        yield named, []
+        return
+    with gateway() as ceph:
+        pids = [int(file.read_text()) for file in (ceph.root / "run").glob("*.pid")]
+        yield Endpoint(ceph.url, moto=False), pids

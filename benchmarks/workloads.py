@@ -1,0 +1,327 @@
+"""What is done on each mount, when it counts as done, and how much faster bucketfs has to be.
+
+A workload runs in a process of its own. Where it writes, it is over when the bucket, asked past
+the mount, holds the result whole.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.data import ARCHIVE, MIB, SMALL, Scale, noise
+from tests.harness.witness import Witness
+
+THREADS = 16
+_PAGE, _BLOCK = 4096, 64 * 1024
+_RANDOM_READS, _THREADED_READS = 200, 800
+_APPENDS, _APPENDED = 10, 1000
+
+#: Seconds between two looks into the bucket.
+_GLANCE = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Where a workload runs."""
+
+    root: Path
+    scale: Scale
+    bucket: Witness
+    archive: Path
+
+    @property
+    def big(self) -> Path:
+        return self.root / "big"
+
+    @property
+    def dir(self) -> Path:
+        return self.root / "dir"
+
+
+def _read(path: Path) -> None:
+    buffer = bytearray(MIB)
+    fd = os.open(path, os.O_RDONLY)
+    while os.readv(fd, [buffer]):
+        pass
+    os.close(fd)
+
+
+def _write(path: Path, size: int) -> None:
+    piece = noise(min(size, MIB))
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for _ in range(0, size, MIB):
+        os.write(fd, piece)
+    os.close(fd)
+
+
+def _each(action: Callable[[Path], None], paths: Iterable[Path], threads: int) -> None:
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(action, paths))
+
+
+def _run(*command: object) -> None:
+    """A real tool, its output read to the end."""
+    subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    """The caller's process is ended when it takes too long."""
+    while not condition():
+        time.sleep(_GLANCE)
+
+
+def _whole(job: Job, key: str, size: int) -> None:
+    def there() -> bool:
+        head = job.bucket.head(key)
+        return head is not None and head["ContentLength"] == size
+
+    _until(there)
+
+
+def _all_whole(job: Job, prefix: str, count: int) -> None:
+    def there() -> bool:
+        answer = job.bucket.client.list_objects_v2(Bucket=job.bucket.name, Prefix=prefix)
+        sizes = [
+            item["Size"] for item in answer.get("Contents", []) if not item["Key"].endswith("/")
+        ]
+        return sizes == [SMALL] * count
+
+    _until(there)
+
+
+def _first_byte(job: Job) -> None:
+    fd = os.open(job.big, os.O_RDONLY)
+    os.read(fd, 1)
+    os.close(fd)
+
+
+def _read_big(job: Job) -> None:
+    _read(job.big)
+
+
+def _read_and_drop(job: Job) -> None:
+    _read(job.big)
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("1\n")
+
+
+def _read_streams(job: Job) -> None:
+    _each(_read, [job.root / f"stream{n}" for n in range(job.scale.streams)], job.scale.streams)
+
+
+def _offsets(job: Job, unit: int, count: int) -> list[int]:
+    chance = random.Random(1)
+    return [chance.randrange(job.scale.big // unit) * unit for _ in range(count)]
+
+
+def _random_reads(job: Job) -> None:
+    fd = os.open(job.big, os.O_RDONLY)
+    for offset in _offsets(job, _PAGE, _RANDOM_READS):
+        os.pread(fd, _PAGE, offset)
+    os.close(fd)
+
+
+def _threaded_random_reads(job: Job) -> None:
+    fd = os.open(job.big, os.O_RDONLY)
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(lambda at: os.pread(fd, _BLOCK, at), _offsets(job, _BLOCK, _THREADED_READS)))
+    os.close(fd)
+
+
+def _write_big(job: Job) -> None:
+    _write(job.big, job.scale.big)
+    _whole(job, "big", job.scale.big)
+
+
+def _create(job: Job) -> None:
+    for number in range(job.scale.creates):
+        _write(job.root / f"{number:05}", SMALL)
+    _all_whole(job, "", job.scale.creates)
+
+
+def _create_threaded(job: Job) -> None:
+    count = job.scale.parallel_creates
+    _each(lambda path: _write(path, SMALL), [job.root / f"{n:05}" for n in range(count)], THREADS)
+    _all_whole(job, "", count)
+
+
+def _untar(job: Job) -> None:
+    _run("tar", "-xf", job.archive, "-C", job.root)
+    _all_whole(job, "package/", ARCHIVE[0] * ARCHIVE[1])
+
+
+def _read_small(job: Job) -> None:
+    for name in sorted(os.listdir(job.dir)):
+        _read(job.dir / name)
+
+
+def _read_small_threaded(job: Job) -> None:
+    _each(_read, [job.dir / name for name in sorted(os.listdir(job.dir))], THREADS)
+
+
+def _remove(job: Job) -> None:
+    _run("rm", "-r", job.dir)
+    _until(lambda: not job.bucket.keys())
+
+
+def _rename(job: Job) -> None:
+    os.rename(job.big, job.root / "other")
+    _whole(job, "other", job.scale.big)
+    _until(lambda: not job.bucket.exists("big"))
+
+
+def _append(job: Job) -> None:
+    for _ in range(_APPENDS):
+        fd = os.open(job.big, os.O_WRONLY | os.O_APPEND)
+        os.write(fd, b"+" * _APPENDED)
+        os.close(fd)
+    _whole(job, "big", job.scale.appended + _APPENDS * _APPENDED)
+
+
+def _patch(job: Job) -> None:
+    offset, patch = job.scale.big // 2 + 12345, b"p" * MIB
+    fd = os.open(job.big, os.O_WRONLY)
+    os.pwrite(fd, patch, offset)
+    os.close(fd)
+
+    def there() -> bool:
+        where = {"Bucket": job.bucket.name, "Key": "big"}
+        span = f"bytes={offset}-{offset + len(patch) - 1}"
+        return bool(job.bucket.client.get_object(**where, Range=span)["Body"].read() == patch)
+
+    _until(there)
+    _whole(job, "big", job.scale.big)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """How many times as fast as others a system has to be.
+
+    Attributes:
+        near, far: The factor over loopback and over the network; None where nothing is asked.
+        others: Compared is the fastest of these.
+        system: The one that has to.
+    """
+
+    near: float | None
+    far: float | None
+    others: tuple[str, ...] = ("s3fs", "rclone", "rclone-modtime")
+    system: str = "bucketfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The most a sample of bucketfs may use: bytes of memory, or bytes received."""
+
+    memory: int | None = None
+    down: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One row of the table.
+
+    Attributes:
+        data: What is in the bucket, a name of `data.DATA`.
+        changes: Whether it alters the data, so that every sample needs a bucket of its own.
+        before: Done on the mount before the clock starts.
+        again: Whether the whole is done once and measured on a second mount with the same cache.
+        also: Further systems it is of interest for.
+    """
+
+    name: str
+    title: str
+    data: str
+    run: Callable[[Job], None]
+    bars: tuple[Bar, ...]
+    changes: bool = False
+    before: Callable[[Job], None] | None = None
+    again: bool = False
+    limit: Limit = Limit()
+    also: tuple[str, ...] = ()
+
+
+_S3FS, _RCLONE = ("s3fs",), ("rclone", "rclone-modtime")
+_LATER = "bucketfs-writeback"
+_MEMORY = Limit(memory=300 * MIB)
+
+
+def _written_back(near: float, others: tuple[str, ...] = _RCLONE) -> Bar:
+    return Bar(near, near, others, system=_LATER)
+
+
+#: The rows, in the order of the table.
+WORKLOADS: tuple[Workload, ...] = (
+    Workload("first-byte", "first byte of a big object", "big", _first_byte, (Bar(1.3, 1.8),)),
+    Workload(
+        "read", "sequential read", "big", _read_big, (Bar(1.3, 1.3),), limit=_MEMORY
+    ),
+    Workload(
+        "read-8", "8 sequential reads at once", "streams", _read_streams, (Bar(1.1, 1.3),),
+        limit=_MEMORY,
+    ),
+    Workload(
+        "read-warm", "sequential read, in the cache", "big", _read_big, (Bar(1.1, 1.1),),
+        before=_read_and_drop,
+    ),
+    Workload(
+        "random", f"random 4 KiB × {_RANDOM_READS}", "big", _random_reads, (Bar(1.5, None),),
+        limit=Limit(down=_RANDOM_READS * 64 * 1024),
+    ),
+    Workload(
+        "random-16", f"random 64 KiB × {_THREADED_READS}, {THREADS} threads", "big",
+        _threaded_random_reads, (Bar(1.2, 1.2),),
+    ),
+    Workload(
+        "write", "sequential write", "nothing", _write_big, (Bar(1.2, 1.2),), changes=True,
+        limit=_MEMORY,
+    ),
+    Workload(
+        "create", "create small files", "nothing", _create,
+        (Bar(6, 6, _S3FS), Bar(1.2, None, _RCLONE), _written_back(1.5)),
+        changes=True, also=(_LATER,),
+    ),
+    Workload(
+        "create-16", f"create small files, {THREADS} threads", "nothing", _create_threaded,
+        (Bar(1.3, 1.3, _RCLONE), _written_back(1.5)), changes=True, also=(_LATER,),
+    ),
+    Workload(
+        "untar", f"untar {ARCHIVE[0] * ARCHIVE[1]} small files", "nothing", _untar,
+        (Bar(6, 6, _S3FS), _written_back(1.5)), changes=True, also=(_LATER,),
+    ),
+    Workload("small", "read small files", "small", _read_small, (Bar(1.3, 8),)),
+    Workload(
+        "small-16", f"read small files, {THREADS} threads", "small", _read_small_threaded,
+        (Bar(1.1, 1.1),),
+    ),
+    Workload("ls", "ls", "flat", lambda job: _run("ls", job.dir), (Bar(1.1, 1.1),)),
+    Workload(
+        "ls-l", "ls -l", "flat", lambda job: _run("ls", "-l", job.dir),
+        (Bar(2, 2, _S3FS), Bar(1.5, 1.5, system="bucketfs-list")), also=("bucketfs-list",),
+    ),
+    Workload(
+        # The same speed, but for the noise of a measurement.
+        "ls-l-again", "ls -l, on the next mount", "flat", lambda job: _run("ls", "-l", job.dir),
+        (Bar(0.9, 0.9, ("bucketfs-list",)),), again=True, also=("bucketfs-list",),
+    ),
+    Workload(
+        "find", "find -size in a tree", "tree",
+        lambda job: _run("find", job.root, "-size", "+1k"), (Bar(2, 8),), also=("bucketfs-list",),
+    ),
+    Workload(
+        "rm", "rm -r", "removable", _remove, (Bar(1.1, 1.1), _written_back(8, (*_S3FS, *_RCLONE))),
+        changes=True, also=(_LATER,),
+    ),
+    Workload("rename", "rename a big object", "big", _rename, (Bar(1.2, 1.2),), changes=True),
+    Workload(
+        "append", f"append 1 kB, {_APPENDS} times", "appended", _append, (Bar(4, 4),), changes=True
+    ),
+    Workload("patch", "change 1 MiB inside", "big", _patch, (Bar(1.2, 1.2),), changes=True),
+)  # fmt: skip
