@@ -26,6 +26,7 @@ from bucketfs.file.fetch import Fetcher
 from bucketfs.file.stream import STREAM_FROM, Stream
 from bucketfs.file.target import Target
 
+
 class Reader:
     """The reading positions of one handle."""
 

@@ -2,36 +2,29 @@
 
 What a listing shows (size, ETag, time) is not enough for mode and owner: these stand in the
 object's metadata and cost a HEAD, or a row of the index when this very version was seen before.
-HEADs are asked for many neighbours at once, because whoever needs one needs the next.
+A small file is fetched whole by the same request: who asks for one mostly reads it next.
 """
 
 from __future__ import annotations
 
 import errno
-import functools
-import itertools
 import logging
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable
 from http import HTTPStatus
 
 import trio
-from cachetools import LRUCache
 
 from bucketfs import clock
 from bucketfs.errors import FsError, NotFound, StoreError, errno_of
 from bucketfs.store.base import Headers, ObjectInfo
-from bucketfs.tasks import gather
-from bucketfs.tree.inode import NEVER, Directory, Inode
+from bucketfs.tree.inode import Directory, Inode
 from bucketfs.tree.names import FOLDER_SUFFIX
 from bucketfs.tree.posix import NANO, decode
 from bucketfs.tree.state import TreeState
 
 log = logging.getLogger(__name__)
 
-#: Neighbours whose HEADs are sent along with one that is needed: enough to keep all connections
-#: busy for a few round trips, few enough to be wasted on a single stat in a large directory.
-NEIGHBOURS = 256
 #: Files up to this size are fetched whole when their attributes are asked for.
 WHOLE_FILE = 64 << 10
 #: A symbolic link's target, and so the object of one, has at most PATH_MAX bytes.
@@ -44,8 +37,8 @@ class Attributes:
     def __init__(self, state: TreeState) -> None:
         self._state = state
         self._asking: dict[Inode, trio.Event] = {}
-        #: For the directories asked about last: when they were listed, and who comes next.
-        self._ahead: LRUCache[Directory, tuple[float, Iterator[Inode]]] = LRUCache(64)
+        #: Told of each inode whose attributes have to be asked for.
+        self.on_look: Callable[[Inode], None] = lambda _: None
 
     def kind_known(self, inode: Inode) -> bool:
         """Whether the type of the file is certain without asking."""
@@ -89,8 +82,8 @@ class Attributes:
         while not self.recall(inode):
             asked = self._asking.get(inode)
             if asked is None:
-                self._ask_neighbours(inode)
-                return await self._ask(inode, whole=True)
+                self.on_look(inode)
+                return await self._ask(inode, whole=WHOLE_FILE)
             parent, name = inode.parent, inode.name
             await asked.wait()
             if parent is not None and inode.parent is None:
@@ -101,14 +94,27 @@ class Attributes:
                 inode = now
         return self._as_directory(inode)
 
-    async def revalidate(self, inode: Inode, *, whole: bool = False) -> Inode:
+    async def revalidate(self, inode: Inode, *, whole: int = 0) -> Inode:
         """Ask the bucket for the current version of a file (or directory marker); as `ensure`.
 
         Args:
             inode: Which.
-            whole: Fetch a small file's bytes by the same request.
+            whole: Fetch the bytes of a file up to this size by the same request.
         """
         return await self._ask(inode, whole=whole)
+
+    async def settled(self, inode: Inode) -> None:
+        """Wait for an answer about the inode that is under way, if one is."""
+        while (asked := self._asking.get(inode)) is not None:
+            await asked.wait()
+
+    def is_asking(self, inode: Inode) -> bool:
+        """Whether an answer about the inode is under way."""
+        return inode in self._asking
+
+    def is_here(self, inode: Inode) -> bool:
+        """Whether all bytes of the file's version are in the cache."""
+        return self._state.files.cache.holds(self._state.path(inode), inode.etag, inode.size)
 
     def accept(self, inode: Inode, info: ObjectInfo) -> Inode:
         """A HEAD or GET answered for the inode's name: take over version and attributes."""
@@ -170,7 +176,7 @@ class Attributes:
             return path + next((m for m in ("/", "", FOLDER_SUFFIX) if m in markers), "/")
         return path
 
-    async def _ask(self, inode: Inode, *, whole: bool) -> Inode:
+    async def _ask(self, inode: Inode, *, whole: int) -> Inode:
         event = self._asking[inode] = trio.Event()
         try:
             return await self._question(inode, whole)
@@ -179,7 +185,7 @@ class Attributes:
             if self._asking.get(inode) is event:
                 del self._asking[inode]
 
-    async def _question(self, inode: Inode, whole: bool) -> Inode:
+    async def _question(self, inode: Inode, whole: int) -> Inode:
         if isinstance(inode, Directory) and inode.markers is not None and not inode.markers:
             self._learn(inode, None)
             return inode
@@ -199,17 +205,17 @@ class Attributes:
             return inode
         return self.accept(inode, info)
 
-    async def _head_or_get(self, inode: Inode, whole: bool) -> ObjectInfo:
-        """Ask by a HEAD, or for a small file by a GET of all of it: who asks mostly reads next."""
+    async def _head_or_get(self, inode: Inode, whole: int) -> ObjectInfo:
+        """Ask by a HEAD, or for a file of at most `whole` bytes by a GET of all of it."""
         key = self._object_key(inode)
-        small = 0 < inode.size <= WHOLE_FILE and not isinstance(inode, Directory)
+        small = 0 < inode.size <= whole and not isinstance(inode, Directory)
         cache = self._state.files.cache
-        if not whole or not small or cache.holds(key, inode.etag, inode.size):
+        if not small or self.is_here(inode):
             return await self._state.store.head(key)
         chunks: list[bytes] = []
         try:
             info = await self._state.store.get(
-                key, lambda chunk: chunks.append(bytes(chunk)), stop=WHOLE_FILE
+                key, lambda chunk: chunks.append(bytes(chunk)), stop=whole
             )
         except StoreError as error:
             if error.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -236,32 +242,3 @@ class Attributes:
             return inode
         self._state.unlink(inode)
         raise FsError(errno.ENOENT, "the object was removed by someone else")
-
-    def _ask_neighbours(self, inode: Inode) -> None:
-        """Ask for more entries of a listed directory, once a second one has been asked for."""
-        parent = inode.parent
-        if parent is None or not self._state.is_listed(parent):
-            return
-        listed, rest = self._ahead.get(parent, (NEVER, iter(())))
-        if listed != parent.listed:
-            self._ahead[parent] = parent.listed, iter(list(parent.children.values()))
-            return
-        jobs = [
-            functools.partial(self._ask_quietly, neighbour)
-            for neighbour in itertools.islice(rest, NEIGHBOURS)
-            if neighbour is not inode and not self.recall(neighbour)
-        ]
-        if jobs:
-            limit = self._state.files.parallel
-            self._state.background.start(
-                lambda: gather(jobs, limit=limit), "attributes of neighbours"
-            )
-
-    async def _ask_quietly(self, inode: Inode) -> None:
-        if inode.posix is not None or inode.parent is None or inode in self._asking:
-            return
-        try:
-            await self._ask(inode, whole=False)
-        except (StoreError, FsError) as error:
-            # nobody asked for this one yet; who does will meet the error again
-            log.debug("attributes fetched ahead: %s", error)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from bucketfs.errors import FsError, NotFound
 from bucketfs.file.content import Content, Reader
 from bucketfs.file.context import Version
+from bucketfs.tree.ahead import FILE_MAX, Ahead
 from bucketfs.tree.attributes import Attributes
 from bucketfs.tree.change import Changer
 from bucketfs.tree.inode import Directory, Inode
@@ -45,9 +46,15 @@ class Opener:
     """Opens, flushes and closes files."""
 
     def __init__(
-        self, state: TreeState, attributes: Attributes, changer: Changer, saver: Saver
+        self,
+        state: TreeState,
+        attributes: Attributes,
+        ahead: Ahead,
+        changer: Changer,
+        saver: Saver,
     ) -> None:
         self._state = state
+        self._ahead = ahead
         self._attributes = attributes
         self._changer = changer
         self._saver = saver
@@ -64,6 +71,9 @@ class Opener:
             raise FsError(errno.EISDIR)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         reads = flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_TRUNC
+        if reads:
+            self._ahead.opened(inode)
+            await self._attributes.settled(inode)  # its bytes may be on their way already
         await self._check_version(inode, reads=reads)
         if flags & os.O_TRUNC:
             await self._truncate(inode, uid)
@@ -245,6 +255,7 @@ class Opener:
             return
         if self._state.age(inode) <= self._state.config.open_ttl:
             return
-        now = await self._attributes.revalidate(inode, whole=reads and content is None)
+        whole = FILE_MAX if reads and content is None else 0
+        now = await self._attributes.revalidate(inode, whole=whole)
         if now is not inode:
             raise FsError(errno.ESTALE, "the object was replaced by someone else")

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from bucketfs.errors import FsError
 from bucketfs.file.context import FileContext
+from bucketfs.tree.ahead import Ahead
 from bucketfs.tree.attributes import Attributes
 from bucketfs.tree.change import Changer
 from bucketfs.tree.entries import Entries
@@ -36,6 +37,7 @@ class Tree:
         self.state = TreeState(files, config)
         self.lister = Lister(self.state)
         self.attributes = Attributes(self.state)
+        self.ahead = Ahead(self.state, self.attributes)
         self.locks = Locks(self.state)
         self.saver = Saver(self.state, self.locks)
         publisher = self.saver.publisher
@@ -45,7 +47,7 @@ class Tree:
             self.state, self.finder, self.lister, self.attributes, self.locks, publisher
         )
         self.renamer = Renamer(self.state, self.finder, self.lister, self.entries, self.locks)
-        self.opener = Opener(self.state, self.attributes, self.changer, self.saver)
+        self.opener = Opener(self.state, self.attributes, self.ahead, self.changer, self.saver)
         files.cache.add_reclaimer(self._reclaim)
 
     async def read_link(self, inode: Inode) -> bytes:

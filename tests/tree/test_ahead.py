@@ -1,0 +1,117 @@
+"""Read-ahead across the files of a directory, and attributes ahead of who only looks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bucketfs.tree import ahead
+from bucketfs.tree.ahead import MOST_DEPTH, Walk
+from tests.tree.builder import MIB, Bucket, Mount, noise, planted, said
+
+mock_clock = pytest.mark.mock_clock
+
+FILES = 200
+
+
+def fill(bucket: Bucket, count: int = FILES, size: int = 10_000) -> list[str]:
+    names = [f"{number:04}" for number in range(count)]
+    for name in names:
+        bucket.poke(name, noise(size) + name.encode(), said(0o100600))
+    return names
+
+
+async def read_all(mount: Mount, names: list[str]) -> float:
+    """Read files whole, one after another; how long it took in units of one request's latency."""
+    began = trio.current_time()
+    for name in names:
+        assert (await mount.read(name)).endswith(name.encode())
+    return (trio.current_time() - began) / mount.bucket.latency
+
+
+@mock_clock
+async def test_files_read_in_order_are_fetched_ahead(bucket: Bucket, tmp_path: Path) -> None:
+    names = fill(bucket)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        assert await read_all(mount, names) < FILES / 4
+        assert bucket.requested() == {"ListObjectsV2": 1, "GetObject": FILES}, "each once, whole"
+
+
+@mock_clock
+async def test_files_read_in_disorder_are_not(bucket: Bucket, tmp_path: Path) -> None:
+    names = fill(bucket)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        shuffled = [names[at * 37 % FILES] for at in range(40)]
+        await read_all(mount, shuffled)
+        await trio.sleep(10)
+        assert bucket.requested()["GetObject"] == 40
+
+
+@mock_clock
+async def test_large_files_are_not_fetched_whole(bucket: Bucket, tmp_path: Path) -> None:
+    fill(bucket, count=12, size=2 * MIB)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        for number in range(6):
+            handle = await mount.open(f"{number:04}")
+            await mount.pread(handle, 0, 10)
+            await mount.close(handle)
+        await trio.sleep(10)
+        rest = [(f"{n:04}", bucket.objects[f"{n:04}"].etag) for n in range(6, 12)]
+        assert not any(mount.cache.holds(name, etag, 2 * MIB + 4) for name, etag in rest)
+
+
+@mock_clock
+async def test_who_only_looks_gets_heads(bucket: Bucket, tmp_path: Path) -> None:
+    names = fill(bucket)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        began = trio.current_time()
+        for name in names:
+            assert mount.tree.posix(await mount.find(name)).mode == 0o100600
+        assert (trio.current_time() - began) / bucket.latency < FILES / 4
+        requested = bucket.requested()
+        assert requested["HeadObject"] + requested["GetObject"] == FILES
+        assert requested["GetObject"] <= 3
+
+
+@mock_clock
+async def test_one_look_costs_one_request(bucket: Bucket, tmp_path: Path) -> None:
+    names = fill(bucket)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        bucket.requested()
+        await mount.find(names[50])
+        await trio.sleep(10)
+        assert bucket.requested() == {"GetObject": 1}
+
+
+@given(st.lists(st.integers(0, 500), max_size=60))
+def test_no_walk_asks_for_an_entry_twice_in_a_row_of_order(positions: list[int]) -> None:
+    """What is asked for lies ahead, in bounds, and never overlaps what the same streak asked for."""
+    walk = Walk()
+    asked: set[int] = set()
+    for position in positions:
+        streak = walk.streak
+        wanted = walk.opened(position)
+        if not walk.streak or walk.streak <= streak:
+            asked.clear()
+        assert not asked & set(wanted)
+        asked |= set(wanted)
+        assert not wanted or position < wanted.start
+        assert wanted.stop <= position + 1 + MOST_DEPTH
+
+
+@given(st.lists(st.integers(0, 500), max_size=60))
+def test_looking_is_bounded_and_never_backwards(positions: list[int]) -> None:
+    walk = Walk()
+    for position in positions:
+        wanted = walk.looked_at(position)
+        assert len(wanted) <= ahead.LOOKS
+        assert not wanted or position < wanted.start
