@@ -35,7 +35,7 @@ RTT, RATE = 20.0, 80.0
 #: Samples that took longer (s) say enough.
 LONG = 15.0
 
-_TOUCHED = 4 << 30
+_TOUCHED = 2 << 30
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:

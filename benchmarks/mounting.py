@@ -20,7 +20,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class MountError(Exception):
-    """A system did not mount; the text holds the end of its log."""
+    """A system did not mount; the text holds its last words."""
 
 
 class Mounted:
@@ -48,8 +48,8 @@ class Mounted:
         while f" {self.place.mountpoint} " not in Path("/proc/self/mountinfo").read_text():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.__exit__()
-                text = self.log.read_text(errors="replace")[-2000:]
-                raise MountError(f"{self.system.name} does not mount: {text}")
+                lines = self.log.read_text(errors="replace").splitlines() or ["it says nothing"]
+                raise MountError(f"does not mount: {lines[-1]}")
             time.sleep(0.01)
         return self
 

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -264,6 +265,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: network SERVER_PORT RTT_MS MB_PER_S\n");
         return 2;
     }
+    signal(SIGPIPE, SIG_IGN); /* a write says itself that the other side is gone */
     struct sockaddr_in server = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[1]))};
     server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     round_trip = atof(argv[2]) * MILLISECOND;

@@ -1,4 +1,3 @@
-# ruff: noqa: INP001
 """Client CPU a request of the HTTP transports that can carry aiobotocore under trio.
 
     python benchmarks/transports.py    # against a sink server of its own, http and https

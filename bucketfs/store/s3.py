@@ -20,6 +20,7 @@ from botocore.parsers import ResponseParserError
 from bucketfs.errors import (
     BrokenBody,
     KeyTaken,
+    NoAnswer,
     NotFound,
     PreconditionFailed,
     StoreError,
@@ -31,7 +32,6 @@ from bucketfs.store.answers import (
     content_range,
     customer_key_params,
     header_params,
-    list_page,
     new_object_params,
     object_info,
     translate,
@@ -49,6 +49,7 @@ from bucketfs.store.base import (
 )
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
+from bucketfs.store.listing import Listing
 from bucketfs.store.session import Connection
 from bucketfs.store.transport import Incomplete
 
@@ -207,20 +208,19 @@ class S3Store:
         elif start_after:
             first["StartAfter"] = start_after
         try:
-            answer = await self._call("ListObjectsV2", prefix, self._always, **first)
+            page = await self._page("ListObjectsV2", prefix, first)
         except StoreError as error:
             if error.status != HTTPStatus.INTERNAL_SERVER_ERROR or limit == _FULL_PAGE:
                 raise
             # Ceph 16 fails when the key it would go on after has a control character; a full page
             # mostly is the last one and needs no such key
             first["MaxKeys"] = _FULL_PAGE
-            answer = await self._call("ListObjectsV2", prefix, self._always, **first)
-        next_token = answer.get("NextContinuationToken")
-        if answer.get("IsTruncated") and not next_token:
+            page = await self._page("ListObjectsV2", prefix, first)
+        if page.truncated and not page.next_token:
             # The endpoint took the request for one of version 1, and ignored where to start.
             self._provider.demote_list()
             return await self._list_v1(params, token or start_after)
-        return list_page(answer, next_token if answer.get("IsTruncated") else None)
+        return ListPage(page.objects, page.prefixes, page.next_token if page.truncated else None)
 
     async def create_upload(self, key: str, headers: Headers) -> str:
         params = {**self._new, **header_params(headers)}
@@ -365,17 +365,21 @@ class S3Store:
         return info
 
     async def _list_v1(self, params: _Params, marker: str) -> ListPage:
-        answer = await self._call(
-            "ListObjects", params["Prefix"], self._always, **params, Marker=marker
-        )
-        page = list_page(answer, None)
-        if not answer.get("IsTruncated"):
-            return page
+        page = await self._page("ListObjects", params["Prefix"], {**params, "Marker": marker})
+        if not page.truncated:
+            return ListPage(page.objects, page.prefixes, None)
         last = [page.objects[-1].key] if page.objects else []
-        following = answer.get("NextMarker") or max([*last, *page.prefixes[-1:]], default="")
+        following = page.next_marker or max([*last, *page.prefixes[-1:]], default="")
         if following <= marker:
             raise Unsupported("BadAnswer", operation="ListObjects", key=params["Prefix"])
         return ListPage(page.objects, page.prefixes, following)
+
+    async def _page(self, operation: str, prefix: str, params: _Params) -> Listing:
+        answer = await self._call(operation, prefix, self._always, **params)
+        page: Listing | None = answer.get("Page")
+        if page is None:
+            raise NoAnswer("BadAnswer", operation=operation, key=prefix, message="no listing")
+        return page
 
 
 class _Window:

@@ -15,6 +15,7 @@ import hmac
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any, Final
 
 import botocore
@@ -29,6 +30,7 @@ from bucketfs import clock
 from bucketfs.credentials import Anonymous, Chain, Credentials, StaticKeys
 from bucketfs.errors import StoreError
 from bucketfs.store.config import StoreConfig
+from bucketfs.store.listing import parse_listing
 from bucketfs.store.transport import TrioSession
 
 #: Handlers by qualified name that cost time on every request and do nothing for ours.
@@ -239,17 +241,24 @@ def trim(client: Any) -> None:
     events = client.meta.events
     emitter = events._emitter
     everything = emitter._handlers.prefix_search
-    emitter._handlers.prefix_search = lambda name: [
-        handler
-        for handler in everything(name)
-        if getattr(handler, "__qualname__", type(handler).__qualname__) not in _UNUSED
-    ]
+
+    def ours_first(name: str) -> list[Any]:
+        used = [
+            handler
+            for handler in everything(name)
+            if getattr(handler, "__qualname__", type(handler).__qualname__) not in _UNUSED
+        ]
+        return sorted(used, key=lambda handler: handler is not _parse_page)
+
+    emitter._handlers.prefix_search = ours_first
     emitter._lookup_cache.clear()
     agent = client._user_agent_creator.to_string()
     client._user_agent_creator.to_string = lambda: agent
     client._endpoint._response_parser_factory = _Parsers()
     _resolve_once(client._ruleset_resolver)
     events.register("choose-signer.s3", _choose_signer)
+    for operation in ("ListObjects", "ListObjectsV2"):
+        events.register(f"before-parse.s3.{operation}", _parse_page)
     for operation in _SLOW:
         events.register(f"before-call.s3.{operation}", _allow_silence)
 
@@ -274,6 +283,17 @@ def _resolve_once(resolver: Any) -> None:
 
 def _choose_signer(signature_version: Any, **_: object) -> str | None:
     return _SIGNER if signature_version in ("s3v4", "v4") else None
+
+
+def _parse_page(
+    response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object
+) -> None:
+    """Read a listing before botocore reads it twice; it finds an empty body."""
+    if response_dict["status_code"] == HTTPStatus.OK:
+        page = parse_listing(response_dict["body"])
+        if page is not None:
+            response_dict["body"] = b""
+            customized_response_dict["Page"] = page
 
 
 def _allow_silence(context: dict[str, Any], **_: object) -> None:

@@ -94,7 +94,7 @@ async def test_one_look_costs_one_request(bucket: Bucket, tmp_path: Path) -> Non
 
 @given(st.lists(st.integers(0, 500), max_size=60))
 def test_no_walk_asks_for_an_entry_twice_in_a_row_of_order(positions: list[int]) -> None:
-    """What is asked for lies ahead, in bounds, and never overlaps what the same streak asked for."""
+    """What is asked for lies ahead, in bounds, and is asked for once in a streak."""
     walk = Walk()
     asked: set[int] = set()
     for position in positions:
