@@ -32,10 +32,7 @@ def excess(*, held: int, wanted: int, limit: int, disk_free: int, keep_free: int
 
 
 def victims(candidates: Iterable[Candidate], needed: int) -> list[str]:
-    """The least recently used candidates that together hold at least `needed` bytes.
-
-    Or all of them.
-    """
+    """The least recently used candidates that together hold `needed` bytes, or all of them."""
     chosen: list[str] = []
     if needed <= 0:
         return chosen

@@ -194,9 +194,9 @@ class PageCache:
         file.drop(start, stop)
 
     def release(self, file: PageFile) -> None:
-        """Undo one pin. An anonymous file that nobody holds is deleted.
+        """Undo one pin.
 
-        Any other one kept for later.
+        An anonymous file that nobody holds is deleted, any other one is kept for later.
         """
         file.pins -= 1
         if file.pins > 0:

@@ -126,9 +126,9 @@ class Index:
         return Headers(metadata=metadata, content_type=content_type, other=other)
 
     def put_headers(self, key: str, etag: str, last_modified: int, headers: Headers) -> None:
-        """Remember the headers of a version.
+        """Remember the headers of a version in place of those of an older one.
 
-        Modified 0: just uploaded) in place of an older one.
+        A `last_modified` of 0 means: uploaded just now.
         """
         text = json.dumps([dict(headers.metadata), headers.content_type, dict(headers.other)])
         self._do(

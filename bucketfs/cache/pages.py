@@ -147,9 +147,9 @@ _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 
 
 def _punch(fd: int, offset: int, length: int) -> None:
-    """Deallocate a range so that it reads as zeros (fallocate(2).
+    """Deallocate a range so that it reads as zeros (fallocate(2)).
 
-    Python's os module has no hole punching).
+    Python's os module has no way to punch holes.
     """
     if _fallocate(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length) == 0:
         return

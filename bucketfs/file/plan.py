@@ -24,8 +24,10 @@ from bucketfs.store.base import Capabilities
 FIRST_PART = 8 << 20
 #: Files up to this size go out in one PutObject: one request instead of at least three.
 SINGLE_PUT = 16 << 20
-#: Ranges copied by the store are cut to this, so that a large copy runs in parallel.
-COPY_PART = 1 << 30
+#: A range copied by the store is cut into about so many pieces that run side by side (a store moves
+#: some 100 MB/s for each), none smaller or larger than these.
+COPY_PIECES = 16
+COPY_LEAST, COPY_MOST = 16 << 20, 1 << 30
 #: Lengths of the schedule's steps that are tried, in parts.
 _PERIODS = (1000, 500, 250, 125, 64, 32, 16, 8, 4, 2, 1)
 
@@ -217,8 +219,9 @@ def _parts(
 def _regions(
     copies: Sequence[Extent], size: int, limits: Capabilities, part_size: int | None
 ) -> Iterator[Part]:
+    wanted = min(COPY_MOST, max(COPY_LEAST, -(-size // COPY_PIECES)))
     # half of the part numbers must do for the copies of a very large object
-    most = min(limits.max_part, max(COPY_PART, -(-2 * size // limits.max_parts)))
+    most = min(limits.max_part, max(wanted, -(-2 * size // limits.max_parts)))
     position = 0
     for start, stop in [*copies, (size, size)]:
         yield from _uploads(position, start, limits, part_size)

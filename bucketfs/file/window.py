@@ -1,7 +1,7 @@
 """How far to read ahead: the prefetch window of one reader. Pure decisions.
 
 A handle has a few cursors, one for each place it reads on from. A read that continues at a cursor
-and had to wait doubles that cursor's window, up to a limit; a read elsewhere starts a cursor with
+and had to wait widens that cursor's window, up to a limit; a read elsewhere starts a cursor with
 no window at all, so that random reads fetch what they asked for and little more.
 """
 
@@ -15,8 +15,9 @@ CURSORS = 3
 #: A read this far from where the last one ended still continues it: the kernel splits and reorders
 #: a reader's requests within its read-ahead, and skipping so little costs less than a new request.
 NEAR = 2 << 20
-#: Window after the first sequential read, and the largest.
+#: Window after the first sequential read, how much wider each wait makes it, and the largest.
 FIRST_WINDOW = 1 << 20
+GROWTH = 4
 MOST_WINDOW = 64 << 20
 #: Random reads are widened to whole blocks of this size.
 BLOCK = 4 << 10
@@ -28,10 +29,7 @@ FETCH = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a stream of reads goes on.
-
-    `position`) and how many bytes past it are to be fetched (`window`.
-    """
+    """Where a stream of reads goes on: at `position`, with `window` bytes past it to be fetched."""
 
     position: int
     window: int
@@ -55,7 +53,7 @@ def advance(
         if abs(start - cursor.position) <= (NEAR if cursor.window else stop - start):
             window = cursor.window
             if waited and stop > cursor.position:
-                window = min(most, max(FIRST_WINDOW, window * 2))
+                window = min(most, max(FIRST_WINDOW, window * GROWTH))
             moved = Cursor(max(stop, cursor.position), window)
             return (moved, *cursors[:at], *cursors[at + 1 :])
     fresh = Cursor(stop, FIRST_WINDOW if start == 0 else 0)
@@ -65,15 +63,12 @@ def advance(
 def ahead(cursor: Cursor, start: int, stop: int, size: int) -> tuple[int, int]:
     """The range to have in the cache for a read of ``[start, stop)``: the read and what follows.
 
-    The end is rounded to whole fetches once the window is that long, so that consecutive windows
-    ask for whole ranges and not for slivers.
+    The end is rounded up to whole windows (whole fetches, once the window is that long): a reader
+    that moves on a little asks for nothing most of the time, and for a whole range now and then.
     """
     if size <= WHOLE and cursor.window:
         return 0, size
     end = max(stop, cursor.position + cursor.window)
-    if cursor.window >= FETCH:
-        end = -(-end // FETCH) * FETCH
-    else:
-        start -= start % BLOCK
-        end = -(-end // BLOCK) * BLOCK
-    return start, min(end, size)
+    granule = max(BLOCK, min(cursor.window, FETCH))
+    end = -(-end // granule) * granule
+    return start - start % BLOCK, min(end, size)

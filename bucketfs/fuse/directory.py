@@ -31,7 +31,7 @@ class OpenDirectory:
         """
         children = self.directory.children
         if start == 0 or self._names is None:
-            await self._tree.lister.ensure(self.directory)
+            await self._tree.subtree.ensure(self.directory)
             self._names = names_of(children.values())
         for position in range(start, len(self._names) + 2):
             if position < 2:

@@ -297,10 +297,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded(bounded=False)
     async def flush(self, fh: int) -> None:
-        """A descriptor is closed: the bucket gets what was written.
-
-        Close(2) gets what goes wrong.
-        """
+        """A descriptor is closed: the bucket gets the bytes, close(2) gets what goes wrong."""
         handle = self._file(fh)
         if not handle.writable:
             return  # a reader's close says nothing of what others are still writing
@@ -345,10 +342,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded(bounded=False)
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        """Entries are in the bucket before the call that made them returns.
-
-        Attributes are saved here.
-        """
+        """Save the directory's attributes; entries are in the bucket since they were made."""
         await self._tree.opener.sync_directory(self._directory(fh).directory)
 
     # ---- helpers ---------------------------------------------------------------------------------

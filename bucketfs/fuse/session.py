@@ -67,7 +67,7 @@ async def serve(store: Store, options: Options, *, on_ready: Callable[[], None])
 class _Stop:
     """Ends pyfuse3's loop when the mount is cancelled.
 
-    Libfuse can be told so only while it runs.
+    libfuse may be told so only while the loop runs.
     """
 
     def __init__(self) -> None:

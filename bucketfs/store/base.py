@@ -63,9 +63,12 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class ListPage:
-    """One answer of `Store.list`: objects, common prefixes.
+    """One answer of `Store.list`.
 
-    When a delimiter was given) and the token of the next page.
+    Attributes:
+        objects: In the order of their keys.
+        prefixes: Common prefixes, when a delimiter was given.
+        next_token: Where the next page begins, None after the last.
     """
 
     objects: Sequence[ObjectInfo]

@@ -88,10 +88,7 @@ class Walk:
 
 @dataclass(slots=True)
 class _Order:
-    """The names of a directory as its listing of time `listed` has them.
-
-    And who walks along them.
-    """
+    """A directory's names as its listing of time `listed` has them, and a walk along them."""
 
     listed: float
     names: Sequence[str]

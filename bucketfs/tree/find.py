@@ -30,10 +30,7 @@ _NEGATIVES = 10_000
 
 @dataclass(slots=True)
 class _Answers:
-    """What the two requests of a cold lookup found: a file, a directory.
-
-    With its marker, if seen.
-    """
+    """What a cold lookup found: a file, a directory and its markers."""
 
     file: ObjectInfo | None = None
     directory: bool = False

@@ -162,7 +162,7 @@ class Directory(Inode):
 class InodeTable:
     """Finds inodes by the number the kernel uses.
 
-    Holds exactly those it counts lookups on, and the root.
+    Holds exactly those the kernel counts lookups on, and the root.
     """
 
     def __init__(self) -> None:

@@ -31,9 +31,13 @@ LARGE_MISSES = 200
 
 @dataclass(slots=True)
 class Picture:
-    """One directory as a LIST shows it: files, directories.
+    """One directory as a LIST shows it.
 
-    With the suffixes of their marker objects as far as seen), its own marker.
+    Attributes:
+        files: By name.
+        directories: By name, with the suffixes of their marker objects as far as seen.
+        marker: The directory's own marker object.
+        hidden: There are keys that cannot be names.
     """
 
     files: dict[str, ObjectInfo] = field(default_factory=dict)
@@ -108,13 +112,20 @@ class Lister:
         return True
 
     async def pages(
-        self, prefix: str, *, delimiter: str = "/", most: int | None = None
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "/",
+        start_after: str = "",
+        most: int | None = None,
     ) -> tuple[list[ListPage], bool]:
         """The pages of a prefix and whether they are all."""
         token = None
         found: list[ListPage] = []
         while True:
-            page = await self._state.store.list(prefix, delimiter=delimiter, token=token)
+            page = await self._state.store.list(
+                prefix, delimiter=delimiter, token=token, start_after=start_after
+            )
             found.append(page)
             token = page.next_token
             if token is None:
@@ -153,11 +164,15 @@ class Lister:
             picture = Picture()
             for page in pages:
                 sort(picture, prefix, page)
-            self._merge(directory, picture, since)
+            self.accept(directory, picture, began, since)
+        return True
+
+    def accept(self, directory: Directory, picture: Picture, began: float, since: int) -> None:
+        """Take over what a listing showed that began at a time and a change number."""
+        self._merge(directory, picture, since)
         directory.listed = began
         directory.misses = 0
         directory.negatives.clear()
-        return True
 
     def _merge(self, directory: Directory, picture: Picture, since: int) -> None:
         self._merge_marker(directory, picture.marker)
@@ -218,10 +233,7 @@ class Lister:
         self._state.adopt(child, etag=info.etag, size=info.size, modified=info.last_modified)
 
     def _vanish(self, child: Inode, since: int) -> None:
-        """The listing does not show a child: it is gone.
-
-        Unless it is ours alone or changed meanwhile.
-        """
+        """The listing does not show a child: it is gone, unless it is ours or changed meanwhile."""
         if child.changed > since or self._state.holds_unsaved(child):
             return
         self._state.unlink(child)

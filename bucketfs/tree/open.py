@@ -244,10 +244,7 @@ class Opener:
         self._state.note_change(inode)
 
     async def _check_version(self, inode: Inode, *, reads: bool) -> None:
-        """Have the inode stand for the version in the bucket now.
-
-        If what we know is too old to trust.
-        """
+        """Have the inode stand for the bucket's version, if what we know is too old to trust."""
         content = inode.content
         if inode.parent is None or (content is not None and content.unsaved):
             return

@@ -54,7 +54,9 @@ class TreeState:
         self.table = InodeTable()
         self.mounted_ns = clock.wall_ns()
         self.changes = 0
-        self.listings = 0
+        self._asking_everywhere = 0
+        #: Directories whose `removed` is not empty.
+        self._removed_in: set[Directory] = set()
         self.live: set[Inode] = set()
         #: Removed files whose objects stay until their last close, by key: they are in no listing.
         self.deferred: dict[str, Inode] = {}
@@ -105,10 +107,7 @@ class TreeState:
         return clock.monotonic() - seen
 
     def is_ours(self, inode: Inode) -> bool:
-        """Whether the bucket has nothing newer to tell: the root, the removed.
-
-        And what is unsaved here.
-        """
+        """Whether the bucket has nothing newer to tell: the root, the removed, the unsaved."""
         if inode.parent is None or inode.live is None:
             return inode.parent is None
         content = inode.live.content
@@ -158,8 +157,9 @@ class TreeState:
             return
         del parent.children[inode.name]
         parent.subdirectories -= isinstance(inode, Directory)
-        if parent.asking:
+        if parent.asking or self._asking_everywhere:
             parent.removed[inode.name] = self.changes
+            self._removed_in.add(parent)
         if inode.live is not None and not inode.live.unlinked:
             inode.live.lost = parent, inode.name
         inode.parent = None
@@ -175,8 +175,24 @@ class TreeState:
             yield self.changes
         finally:
             directory.asking -= 1
-            if not directory.asking:
-                directory.removed.clear()
+            self._forget_removed()
+
+    @contextmanager
+    def asking_everywhere(self) -> Iterator[int]:
+        """As `asking`, for an answer about many directories at once."""
+        self._asking_everywhere += 1
+        try:
+            yield self.changes
+        finally:
+            self._asking_everywhere -= 1
+            self._forget_removed()
+
+    def _forget_removed(self) -> None:
+        if self._asking_everywhere:
+            return
+        for directory in [d for d in self._removed_in if not d.asking]:
+            directory.removed.clear()
+            self._removed_in.discard(directory)
 
     def shown(self, inode: Inode) -> str:
         """The inode's path for the log, whatever has become of it."""

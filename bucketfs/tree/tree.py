@@ -23,6 +23,7 @@ from bucketfs.tree.posix import Posix
 from bucketfs.tree.rename import Renamer
 from bucketfs.tree.save import Saver
 from bucketfs.tree.state import TreeConfig, TreeState
+from bucketfs.tree.subtree import Subtree
 
 
 class Tree:
@@ -30,12 +31,14 @@ class Tree:
 
     Attributes:
         state: Inodes, keys and configuration.
-        finder, lister, attributes, changer, entries, renamer, opener, saver: See their modules.
+        finder, lister, subtree, ahead, locks, attributes, changer, entries, renamer, opener, saver:
+        See their modules.
     """
 
     def __init__(self, files: FileContext, config: TreeConfig) -> None:
         self.state = TreeState(files, config)
         self.lister = Lister(self.state)
+        self.subtree = Subtree(self.state, self.lister)
         self.attributes = Attributes(self.state)
         self.ahead = Ahead(self.state, self.attributes)
         self.locks = Locks(self.state)

@@ -187,7 +187,7 @@ def test_patching_a_huge_object_uploads_the_patch(size: int) -> None:
             Change(SMALL, ((SMALL, SMALL + 4),), SMALL + 4),
             Multipart((Part(0, SMALL, copied=True), Part(SMALL, SMALL + 4, copied=False))),
         ),
-        (Change(64 * MIB, (), 32 * MIB), Multipart((Part(0, 32 * MIB, copied=True),))),
+        (Change(64 * MIB, (), 16 * MIB), Multipart((Part(0, 16 * MIB, copied=True),))),
     ],
 )
 def test_examples(change: Change, plan: Put | Multipart) -> None:
