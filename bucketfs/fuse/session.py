@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 from collections.abc import Callable
@@ -35,6 +36,11 @@ MAX_TASKS = 256
 READ_AHEAD_KB = 1024
 #: Background (read-ahead) requests the kernel may have open at once; its default is 12.
 MAX_BACKGROUND = 64
+
+
+#: Objects made before a garbage collection. Python's 700 is reached a dozen times by each page of a
+#: listing, whose objects all stay: with this, listing 100,000 entries takes a fifth less CPU.
+GC_THRESHOLDS = (50_000, 20, 50)
 
 
 async def serve(store: Store, options: Options, *, on_ready: Callable[[], None]) -> None:
@@ -112,6 +118,8 @@ async def _serve(
         )
         await tree.attributes.ensure(tree.state.root)
         _mount(operations, options)
+        gc.freeze()  # what the imports made is never garbage
+        gc.set_threshold(*GC_THRESHOLDS)
         try:
             try:
                 async with trio.open_nursery() as serving:
