@@ -47,7 +47,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="less of everything, one round")
     parser.add_argument("--loopback", action="store_true", help="loopback (the default)")
     parser.add_argument("--network", action="store_true", help=f"{RTT:g} ms and {RATE:g} MB/s")
-    parser.add_argument("--only", metavar="PATTERN", default="*", help="workloads, as in 'read*'")
+    parser.add_argument("--only", metavar="PATTERNS", default="*", help="as in 'read*,write'")
     parser.add_argument("--rounds", type=int, metavar="N", help="[3, with --quick 1]")
     parser.add_argument("--systems", metavar="LIST", default="", help=f"of {', '.join(SYSTEMS)}")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all samples here")
@@ -147,7 +147,8 @@ def _run_setting(
     results = report.Results(setting)
     rounds = args.rounds or (1 if args.quick else 3)
     rtt, rate = (RTT, RATE) if setting == "network" else (0.0, 0.0)
-    workloads = [w for w in WORKLOADS if fnmatch.fnmatch(w.name, args.only)]
+    patterns = args.only.split(",")
+    workloads = [w for w in WORKLOADS if any(fnmatch.fnmatch(w.name, p) for p in patterns)]
     with network(compile_network(scratch), endpoint, rtt=rtt, rate=rate) as between:
         laboratory = Laboratory(endpoint, servers, scale, scratch)
         plan = [between] * rounds if setting == "network" else [*[None] * rounds, between]
@@ -176,7 +177,7 @@ def main(argv: Sequence[str]) -> int:
             )
             found.append(results)
             _keep(args, machine, found)
-    print(report.document(found))
+    print(report.document(machine, found))
     return int(any(report.failures(results) for results in found))
 
 
@@ -186,7 +187,7 @@ def _keep(args: argparse.Namespace, machine: dict[str, Any], found: list[report.
         settings = {results.setting: results.as_dict() for results in found}
         args.json.write_text(json.dumps({"machine": machine, "settings": settings}, indent=1))
     if args.markdown:
-        args.markdown.write_text(report.document(found) + "\n")
+        args.markdown.write_text(report.document(machine, found) + "\n")
 
 
 if __name__ == "__main__":

@@ -38,13 +38,14 @@ FULL = Scale()
 #: A connection of 80 MB/s makes 256 MiB long.
 FAR = Scale(big=192 * MIB)
 QUICK = Scale(
-    big=64 * MIB,
+    big=128 * MIB,
     stream=16 * MIB,
+    creates=50,
+    parallel_creates=100,
     reads=200,
-    creates=100,
-    parallel_creates=200,
-    entries=2000,
-    directories=30,
+    entries=1000,
+    directories=20,
+    appended=16 * MIB,
 )
 
 

@@ -153,9 +153,9 @@ class Laboratory:
         result = _receive(child)
         cpu = cpu_seconds([mounted.pid]) - cpu
         others = machine_seconds() - machine - (cpu_seconds(known) - all_known)
-        child.send("end")
         if isinstance(result, str):
             return Sample(error=result)
+        child.send("end")
         assert isinstance(result, float)
         found = Sample(result, cpu, mounted.peak_memory(), max(0.0, others))
         if network is None or before is None:

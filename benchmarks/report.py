@@ -150,6 +150,12 @@ def times(results: Results) -> str:
     return _table([results.setting, *systems, "times as fast as the best peer (bar)"], rows)
 
 
+def _spread(seconds: Sequence[float]) -> str:
+    if len(seconds) == 1:
+        return f"{seconds[0]:.3f}"
+    return f"{min(seconds):.3f}–{max(seconds):.3f} ({len(seconds)})"
+
+
 def costs(results: Results) -> str:
     """CPU, memory, requests and bytes of every system."""
     rows = []
@@ -158,13 +164,12 @@ def costs(results: Results) -> str:
             if not results.timed(workload.name, system):
                 continue
             runs = results.timed(workload.name, system)
-            spread = f"{min(s.seconds for s in runs):.3f}–{max(s.seconds for s in runs):.3f}"
             counted = results.counted(workload.name, system) or Sample()
             rows.append(
                 [
                     workload.title,
                     system,
-                    f"{spread} ({len(runs)})",
+                    _spread([s.seconds for s in runs]),
                     f"{results.cpu(workload.name, system):.2f}",
                     f"{results.memory(workload.name, system) / MIB:.0f}",
                     " ".join(f"{n} {kind}" for kind, n in counted.requests.items()),
@@ -195,9 +200,19 @@ def summary(results: Results) -> str:
     return f"{results.setting}: {met} of {len(every)} bars met"
 
 
-def document(results: Iterable[Results]) -> str:
+def described(machine: dict[str, Any]) -> str:
+    """Where and with what the samples were taken."""
+    programs = sorted({text for text in machine["versions"].values() if text})
+    return (
+        f"{machine['date']}; {machine['cpu']}, {machine['memory_gib']} GiB, "
+        f"Linux {machine['kernel']}, Python {machine['python']}; {'; '.join(programs)}. "
+        f"Load before: {machine['load'][0]:.1f}."
+    )
+
+
+def document(machine: dict[str, Any], results: Iterable[Results]) -> str:
     """Everything for people, in Markdown."""
-    parts = []
+    parts = [described(machine)]
     for result in results:
         parts += [summary(result), times(result), costs(result)]
         parts += failures(result)

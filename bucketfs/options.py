@@ -59,6 +59,9 @@ class Options:
         "into the host name. Left out: the path, except at Amazon.")
     sigv2: bool = row(_E, False, parse_switch,
         "Sign requests the old way, with Signature Version 2.")
+    enable_unsigned_payload: bool = row(_E, False, parse_switch,
+        "Leave the bytes of uploads out of the signature over plain http too, as over https: half "
+        "the CPU, but bytes changed on the way go unnoticed.")
     requester_pays: bool = row(_E, False, parse_switch,
         "Agree to pay for requests to a requester-pays bucket.")
 

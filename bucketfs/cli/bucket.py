@@ -38,6 +38,7 @@ def store_config(
         storage_class=options.storage_class or "",
         acl=options.default_acl or "",
         encryption=_encryption(options, os.environ),
+        unsigned_payload=options.enable_unsigned_payload,
         requester_pays=options.requester_pays,
         verify=not options.no_check_certificate,
         verify_hostname=options.ssl_verify_hostname,

@@ -28,6 +28,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from bucketfs.errors import (
+    KeyTaken,
     NoAnswer,
     NotFound,
     PreconditionFailed,
@@ -159,6 +160,18 @@ def translate(
     if isinstance(exc, ResponseParserError):
         return NoAnswer("BadAnswer", operation=operation, key=key, message=str(exc))
     return StoreError("BadRequest", operation=operation, key=key, message=str(exc))
+
+
+def taken(exc: PreconditionFailed) -> KeyTaken:
+    """What the refusal of an `if_none_match` means."""
+    return KeyTaken(
+        exc.code,
+        status=exc.status,
+        operation=exc.operation,
+        key=exc.key,
+        request_id=exc.request_id,
+        message=exc.message,
+    )
 
 
 def _no_answer_code(exc: BotoCoreError) -> str:

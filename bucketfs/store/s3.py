@@ -14,12 +14,12 @@ from typing import Any, Final
 from urllib.parse import unquote_plus
 
 import trio
+from botocore.auth import UNSIGNED_PAYLOAD
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from bucketfs.errors import (
     BrokenBody,
-    KeyTaken,
     NoAnswer,
     NotFound,
     PreconditionFailed,
@@ -34,6 +34,7 @@ from bucketfs.store.answers import (
     header_params,
     new_object_params,
     object_info,
+    taken,
     translate,
     unix_time,
     unquote,
@@ -134,7 +135,7 @@ class S3Store:
         try:
             answer = await self._call("PutObject", key, self._object, Key=key, **params)
         except PreconditionFailed as exc:
-            raise _taken(exc) if if_none_match else exc from None
+            raise taken(exc) if if_none_match else exc from None
         if not (etag := unquote(answer.get("ETag"))):
             return await self.head(key)
         return ObjectInfo(key, len(body), etag, 0, headers, self._config.storage_class)
@@ -286,7 +287,7 @@ class S3Store:
                 **self._condition(if_match, if_none_match),
             )
         except PreconditionFailed as exc:
-            raise _taken(exc) if if_none_match else exc from None
+            raise taken(exc) if if_none_match else exc from None
         # Ceph names no ETag, nobody names a size, and some gateways lose copied parts.
         info = await self.head(key)
         if info.size != size:
@@ -346,6 +347,8 @@ class S3Store:
         """A body to send, with its hash where the request's signature covers it."""
         if not self._signs_bodies:
             return Payload(body, sha256=None)
+        if self._config.unsigned_payload:
+            return Payload(body, sha256=UNSIGNED_PAYLOAD)
         if len(body) <= _HASH_INLINE:
             return Payload(body, sha256=body_sha256(body))
         return Payload(body, sha256=await trio.to_thread.run_sync(body_sha256, body))
@@ -396,14 +399,3 @@ class _Window:
         if view:
             self._count -= len(view)
             self._sink(view)
-
-
-def _taken(exc: PreconditionFailed) -> KeyTaken:
-    return KeyTaken(
-        exc.code,
-        status=exc.status,
-        operation=exc.operation,
-        key=exc.key,
-        request_id=exc.request_id,
-        message=exc.message,
-    )

@@ -21,7 +21,7 @@ from typing import Any, Final
 import botocore
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioCredentials
-from aiobotocore.parsers import AioResponseParserFactory
+from aiobotocore.parsers import AioResponseParserFactory, AioRestXMLParser
 from aiobotocore.session import AioSession
 from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth
 from botocore.exceptions import BotoCoreError
@@ -78,6 +78,17 @@ class _Signer(S3SigV4Auth):
 
     _region_name: str
     _service_name: str
+    _signed_headers: Any = None
+
+    def add_auth(self, request: Any) -> None:
+        self._signed_headers = None
+        super().add_auth(request)
+
+    def headers_to_sign(self, request: Any) -> Any:
+        """Choose them once: botocore asks twice a request."""
+        if self._signed_headers is None:
+            self._signed_headers = super().headers_to_sign(request)
+        return self._signed_headers
 
     def signature(self, string_to_sign: str, request: Any) -> str:
         key = _signing_key(
@@ -98,13 +109,45 @@ class _Signer(S3SigV4Auth):
 AUTH_TYPE_MAPS[_SIGNER] = _Signer
 
 
+class _Parser(AioRestXMLParser):  # type: ignore[misc]
+    """Leaves dates as the text they came as, and looks only for headers that came.
+
+    Some forty could have come; there are ten.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(timestamp_parser=str)
+        self._by_header: dict[str, tuple[dict[str, Any], dict[str, tuple[str, Any]]]] = {}
+
+    def _parse_non_payload_attrs(
+        self, response: Any, shape: Any, member_shapes: Any, final_parsed: Any
+    ) -> None:
+        if shape.name not in self._by_header:
+            self._by_header[shape.name] = _by_header(member_shapes)
+        always, named = self._by_header[shape.name]
+        came = dict(named[header] for header in response["headers"] if header in named)
+        super()._parse_non_payload_attrs(response, shape, always | came, final_parsed)
+
+
+def _by_header(members: Any) -> tuple[dict[str, Any], dict[str, tuple[str, Any]]]:
+    """Members that may come without a header of their own, and the others by their header."""
+    always: dict[str, Any] = {}
+    named: dict[str, tuple[str, Any]] = {}
+    for name, shape in members.items():
+        if shape.serialization.get("location") == "header":
+            named[shape.serialization.get("name", name).lower()] = (name, shape)
+        else:
+            always[name] = shape
+    return always, named
+
+
 class _Parsers(AioResponseParserFactory):  # type: ignore[misc]
-    """Makes each response parser once, and one that leaves dates as the text they came as."""
+    """Makes the response parser once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.set_parser_defaults(timestamp_parser=str)
-        self.create_parser = functools.cache(super().create_parser)
+        parser = _Parser()
+        self.create_parser = lambda _protocol: parser
 
 
 class Connection:

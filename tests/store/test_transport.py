@@ -174,6 +174,14 @@ async def test_anonymous_requests_are_not_signed() -> None:
     assert "authorization" not in script.seen[0].headers
 
 
+async def test_unsigned_bodies() -> None:
+    answer = OK + b'Content-Length: 0\r\nETag: "e"\r\n\r\n'
+    async with talking(answer, unsigned_payload=True) as (store, script):
+        await store.put("k", BytesBody(b"body"), Headers())
+    assert script.seen[0].headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
+    assert "x-amz-content-sha256" in script.seen[0].headers["authorization"]
+
+
 async def test_signature_version_2() -> None:
     async with talking(HEAD, signature_v2=True) as (store, script):
         await store.head("k")
