@@ -93,7 +93,10 @@ async def _send(
 
 
 async def _begin(context: FileContext, content: Content, target: Target, plan: Multipart) -> str:
-    if not context.store.capabilities.copy_if_match:
+    base = content.base
+    # completing the upload asks for the version that is copied from, where it is replaced by it
+    replaced = base is not None and (base.key, base.etag) == (target.key, target.if_match)
+    if not replaced and not context.store.capabilities.copy_if_match:
         await _check_source(context, content, plan)
     return await context.store.create_upload(target.key, target.headers)
 

@@ -34,7 +34,7 @@ ONLY_LOOKING = 2
 NEAR = 4
 #: Files fetched ahead after the first that followed, doubling with each further one up to the
 #: second.
-FIRST_DEPTH, MOST_DEPTH = 4, 128
+FIRST_DEPTH, MOST_DEPTH = 4, 64
 #: Largest file that is fetched ahead, and bytes of one batch.
 FILE_MAX = 1 << 20
 BATCH_MAX = 32 << 20
