@@ -29,6 +29,9 @@ ACCESS_KEY, SECRET_KEY = "AKIATEST", "SECRETTEST"
 #: What the OSD may hold in memory.
 _CAPACITY = 6 << 30
 
+#: An OSD that asks the monitor before it has its map ends with "wrong fsid".
+_OSD_ATTEMPTS = 10
+
 #: Seconds for one command of Ceph's, and for the gateway's first answer.
 _COMMAND, _ANSWER = 90.0, 120.0
 
@@ -95,12 +98,19 @@ class Gateway:
         self._ceph("ceph-mon", "-i", "a")
         self._ceph("ceph", "--connect-timeout", "60", "osd", "create")
         self._ceph("ceph-osd", "-i", "0", "--mkfs")
-        self._ceph("ceph-osd", "-i", "0")
+        self._start_osd()
         self._ceph("radosgw", "-n", "client.rgw.a")
         self._await_answer()
         user = ("--uid=test", "--display-name=Test")
         keys = (f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}")
         self._ceph("radosgw-admin", "user", "create", *user, *keys)
+
+    def _start_osd(self) -> None:
+        """Start it, again if need be: it may ask the monitor before it has got its map."""
+        for _ in range(_OSD_ATTEMPTS - 1):
+            with suppress(RuntimeError):
+                return self._ceph("ceph-osd", "-i", "0")
+        return self._ceph("ceph-osd", "-i", "0")
 
     def stop(self) -> None:
         """End the daemons this object started."""
