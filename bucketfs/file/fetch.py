@@ -47,6 +47,8 @@ class Fetcher:
         self.limit = base.size if base else 0
         self._flights: list[_Flight] = []
         self._turns = Turns()
+        #: Ends of the ranges that readers wait for.
+        self._awaited: list[int] = []
 
     def missing(self, start: int, stop: int) -> list[Extent]:
         """Ranges of ``[start, stop)`` that only the bucket has."""
@@ -72,8 +74,16 @@ class Fetcher:
             self._launch(start, stop)
             mine = [f for f in self._flights if _touches(f, wanted)]
             waited = True
-            await self._turns.next()
+            await self._arrival(wanted[0][1])
         return waited
+
+    async def _arrival(self, position: int) -> None:
+        """Wait until a fetch has passed `position`, or has ended."""
+        self._awaited.append(position)
+        try:
+            await self._turns.next()
+        finally:
+            self._awaited.remove(position)
 
     def cancel(self) -> None:
         """Give up every fetch: nobody reads this file any more."""
@@ -140,7 +150,9 @@ class Fetcher:
         for a, b in self.pages.valid.missing(start, stop):
             self._context.cache.write(self.pages, a, view[a - start : b - start])
         flight.position += len(view)
-        self._turns.moved()
+        # who waits is woken when its bytes are here, not for each of the many chunks before
+        if any(start < position <= flight.position for position in self._awaited):
+            self._turns.moved()
 
 
 def _touches(flight: _Flight, extents: Iterable[Extent]) -> bool:
