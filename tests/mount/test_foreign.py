@@ -166,6 +166,8 @@ def test_s3fs_shows_what_we_wrote(mount: Mounts, bucket: Witness) -> None:
     os.chown(path / "f", 1001, 1002)
     os.utime(path / "f", ns=(1_500_000_000_000_000_000, 1_600_000_000_123_456_789))
     os.setxattr(path / "f", "user.k", b"value")
+    with (path / "f").open("rb") as file:
+        os.fsync(file.fileno())  # attributes are merged over a moment; this waits for it
     (path / "l").symlink_to("f")
     (path / "d").mkdir(mode=0o750)
     os.mkfifo(path / "fifo", 0o600)
