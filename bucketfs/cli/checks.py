@@ -10,8 +10,9 @@ import logging
 import os
 import shutil
 import stat
+import sys
 
-from bucketfs.cli import mounts
+from bucketfs.cli import mounts, umount
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.options import Options
 
@@ -21,16 +22,22 @@ FUSE_DEVICE = "/dev/fuse"
 FUSE_CONF = "/etc/fuse.conf"
 
 
+_DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
+
+
 def mountpoint(options: Options) -> None:
-    """The mount point exists, is a directory, and nothing of FUSE is mounted there already."""
+    """The mount point exists, is a directory, and nothing of FUSE is mounted there already.
+
+    A bucket mounted there whose daemon has died is taken away first.
+    """
     path = options.mountpoint
+    _clear_dead_mounts(options)
     try:
         # stat(2) does not trigger an automount, so this is safe under x-systemd.automount.
         mode = os.stat(path).st_mode
         mount = mounts.mounted_at(os.path.realpath(path), mounts.current())
         is_taken = mount is not None and mount.type.startswith("fuse.")
         if is_taken:
-            # Of a dead mount the kernel may still remember attributes; this one asks its daemon.
             os.statvfs(path)
     except OSError as error:
         raise _mountpoint_failure(path, error) from None
@@ -47,12 +54,36 @@ def mountpoint(options: Options) -> None:
         _mention_contents(options)
 
 
+def _clear_dead_mounts(options: Options) -> None:
+    """Unmount what daemons of ours left there when they died: nobody answers for it."""
+    path = umount.absolute(options.mountpoint)
+    while (
+        (mount := mounts.mounted_at(path, mounts.current())) is not None
+        and mount.type == mounts.TYPE
+        and _is_dead(path)
+    ):
+        umount.unmount(path, lazy=True)
+        line = f"{path}: the daemon of {mount.source} mounted there had died; unmounted"
+        log.warning("%s", line)
+        if not options.foreground:
+            print(f"bucketfs: {line}", file=sys.stderr)
+
+
+def _is_dead(path: str) -> bool:
+    try:
+        # the kernel may still remember attributes of a dead mount; this question asks its daemon
+        os.statvfs(path)
+    except OSError as error:
+        return error.errno in _DEAD
+    return False
+
+
 def _mountpoint_failure(path: str, error: OSError) -> Failure:
     match error.errno:
         case errno.ENOENT:
             line = f"{path}: the mount point does not exist; run: mkdir -p {path}"
-        case errno.ENOTCONN | errno.ECONNABORTED:
-            line = f"{path}: dead mount ({error.strerror}); run: bucketfs umount -l {path}"
+        case code if code in _DEAD:
+            line = f"{path}: a dead mount ({error.strerror}); run: umount -l {path}"
         case errno.ENOTDIR:
             line = f"{path}: a part of the path is not a directory"
         case _:
