@@ -20,6 +20,9 @@ from bucketfs.cache.extents import Extents
 
 #: Largest piece handed to the network at a time (one pread of a reused buffer).
 CHUNK = 1 << 20
+#: Buffers of that size kept for the next body: fresh memory costs more than the copy into it.
+_KEPT = 32
+_buffers: list[bytearray] = []
 
 
 class PageFile:
@@ -178,14 +181,22 @@ class PageBody:
         return self.stop - self.start
 
     def chunks(self) -> Iterator[bytes | memoryview]:
-        """The bytes in pieces of at most `CHUNK`."""
-        buffer = memoryview(bytearray(min(CHUNK, max(1, len(self)))))
+        """The bytes in pieces of at most `CHUNK`; a piece is valid until the next is asked for."""
+        buffer = _buffers.pop() if _buffers else bytearray(CHUNK)
+        try:
+            with memoryview(buffer) as view:
+                yield from self._pieces(view)
+        finally:
+            if len(_buffers) < _KEPT:
+                _buffers.append(buffer)
+
+    def _pieces(self, view: memoryview) -> Iterator[memoryview]:
         position = self.start
         while position < self.stop:
             want = min(CHUNK, self.stop - position)
-            got = os.preadv(self.pages.fd, [buffer[:want]], position)
+            got = os.preadv(self.pages.fd, [view[:want]], position)
             # past the end of the local file lie zeros that a truncate made
             if got < want:
-                buffer[got:want] = bytes(want - got)
-            yield buffer[:want]
+                view[got:want] = bytes(want - got)
+            yield view[:want]
             position += want

@@ -15,6 +15,9 @@ CURSORS = 3
 #: A read this far from where the last one ended still continues it: the kernel splits and reorders
 #: a reader's requests within its read-ahead, and skipping so little costs less than a new request.
 NEAR = 2 << 20
+#: What is fetched beyond a read from the start of a file: most go on, some only look at its head,
+#: and a server that reads a range whole before it sends it answers a short one in half the time.
+START_WINDOW = 128 << 10
 #: Window after the first sequential read, how much wider each wait makes it, and the largest.
 FIRST_WINDOW = 1 << 20
 GROWTH = 4
@@ -56,7 +59,7 @@ def advance(
                 window = min(most, max(FIRST_WINDOW, window * GROWTH))
             moved = Cursor(max(stop, cursor.position), window)
             return (moved, *cursors[:at], *cursors[at + 1 :])
-    fresh = Cursor(stop, FIRST_WINDOW if start == 0 else 0)
+    fresh = Cursor(stop, START_WINDOW if start == 0 else 0)
     return (fresh, *cursors[: CURSORS - 1])
 
 

@@ -15,6 +15,7 @@ from bucketfs.file.window import (
     FIRST_WINDOW,
     MOST_WINDOW,
     NEAR,
+    START_WINDOW,
     WHOLE,
     Cursor,
     advance,
@@ -89,7 +90,7 @@ def test_a_stream_that_never_waits_does_not_grow() -> None:
     cursors = advance((), 0, MIB, waited=True)
     for number in range(1, 50):
         cursors = advance(cursors, number * MIB, (number + 1) * MIB, waited=False)
-    assert cursors[0].window == FIRST_WINDOW
+    assert cursors[0].window == START_WINDOW
 
 
 @given(st.randoms(use_true_random=False))
