@@ -13,7 +13,9 @@ The transports:
               asynchronous iterators, no compression, no pool time-out)
     httpcore  a session class straight on httpcore's connection pool
     aiohttp   aiobotocore's default on a uvloop thread, called from trio over a bridge
-    ours      bucketfs.store.transport: h11 and non-blocking sockets
+    ours      bucketfs.store.transport: llhttp and non-blocking sockets
+    store     the same by the short way, with all of bucketfs.store around it: retries, limits,
+              counters, headers read and translated
 """
 
 from __future__ import annotations
@@ -43,34 +45,47 @@ from aiobotocore.httpxsession import HttpxSession
 from aiobotocore.session import AioSession
 from httpcore2._async.http11 import AsyncHTTP11Connection
 
+from bucketfs.credentials import StaticKeys
+from bucketfs.store import StoreConfig, open_store
+from bucketfs.store.base import Body, BytesBody, Headers, Store
 from bucketfs.store.session import trim
 from bucketfs.store.transport import TrioSession
 
 SMALL = 4096
+MIDDLE = 64 << 10
 BIG = 8 << 20
 READ = 256 * 1024
-OPERATIONS = ("HEAD", "GET 4 KiB", "GET 8 MiB", "PUT 8 MiB")
-WAYS = ("httpx", "httpcore", "aiohttp", "ours")
+OPERATIONS = {
+    "HEAD": 150,
+    "GET 4 KiB": 150,
+    "GET 64 KiB": 150,
+    "PUT 4 KiB": 150,
+    "GET 8 MiB": 16,
+    "PUT 8 MiB": 16,
+}
+WAYS = ("httpx", "httpcore", "aiohttp", "ours", "store")
+METADATA = dict.fromkeys(("mode", "uid", "gid", "mtime", "ctime"), "1795246899.123456789")
 
 
 class FileBody:
     """An upload from a file, in the shapes that the different transports ask for."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, size: int = BIG) -> None:
         self.fd = fd
+        self.size = size
 
     def __len__(self) -> int:
-        return BIG
+        return self.size
 
     def chunks(self) -> Iterator[memoryview]:
-        buffer = memoryview(bytearray(1 << 20))
-        for at in range(0, BIG, 1 << 20):
+        buffer = memoryview(bytearray(min(self.size, 1 << 20)))
+        for at in range(0, self.size, 1 << 20):
             os.preadv(self.fd, [buffer], at)
             yield buffer
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for at in range(0, BIG, 1 << 20):
-            yield os.pread(self.fd, 1 << 20, at)
+        for at in range(0, self.size, 1 << 20):
+            yield os.pread(self.fd, min(self.size, 1 << 20), at)
 
     def seek(self, at: int) -> int:
         return at
@@ -165,9 +180,13 @@ class Client:
         call = {
             "HEAD": lambda: self.client.head_object(Bucket=self.bucket, Key="bench/small"),
             "GET 4 KiB": lambda: self.get("bench/small", SMALL, fd),
+            "GET 64 KiB": lambda: self.get("bench/middle", MIDDLE, fd),
+            "PUT 4 KiB": lambda: self.client.put_object(
+                Bucket=self.bucket, Key="bench/put", Body=FileBody(fd, SMALL), Metadata=METADATA
+            ),
             "GET 8 MiB": lambda: self.get("bench/big", BIG, fd),
             "PUT 8 MiB": lambda: self.client.put_object(
-                Bucket=self.bucket, Key="bench/put", Body=FileBody(fd), ContentLength=BIG
+                Bucket=self.bucket, Key="bench/put", Body=FileBody(fd)
             ),
         }[operation]
         await (self.bridge.run(call) if self.bridge else call())
@@ -195,6 +214,46 @@ class Client:
                 await raw.aclose()
         if at != size:
             raise SystemExit(f"{self.way}: {at} of {size} bytes")
+
+
+class StoreClient(Client):
+    """The whole of `bucketfs.store`."""
+
+    async def do(self, operation: str, fd: int) -> None:
+        call = {
+            "HEAD": lambda: self.client.head("bench/small"),
+            "GET 4 KiB": lambda: self.get("bench/small", SMALL, fd),
+            "GET 64 KiB": lambda: self.get("bench/middle", MIDDLE, fd),
+            "PUT 4 KiB": lambda: self.put(FileBody(fd, SMALL)),
+            "GET 8 MiB": lambda: self.get("bench/big", BIG, fd),
+            "PUT 8 MiB": lambda: self.put(FileBody(fd)),
+        }[operation]
+        await call()
+
+    async def put(self, body: Body) -> None:
+        await self.client.put("bench/put", body, Headers(METADATA))
+
+    async def get(self, key: str, size: int, fd: int) -> None:
+        at = 0
+
+        def sink(piece: bytes | memoryview) -> None:
+            nonlocal at
+            at += os.pwrite(fd, piece, at)
+
+        await self.client.get(key, sink, start=0, stop=size)
+        if at != size:
+            raise SystemExit(f"{self.way}: {at} of {size} bytes")
+
+
+def config_of(args: argparse.Namespace) -> StoreConfig:
+    """What the store needs to work under the conditions of the others."""
+    keys = StaticKeys(
+        os.environ.get("AWS_ACCESS_KEY_ID", "key"),
+        os.environ.get("AWS_SECRET_ACCESS_KEY", "secret"),
+    )
+    return StoreConfig(
+        bucket=args.bucket, credentials=keys, url=args.url, verify=False, unsigned_payload=True
+    )
 
 
 async def open_client(way: str, args: argparse.Namespace) -> Any:
@@ -256,9 +315,18 @@ async def round_of(client: Client, operation: str, together: int, count: int, fd
 
 async def measure(args: argparse.Namespace) -> None:
     """Print a line an operation with the medians of all transports."""
+    async with open_store(config_of(args)) as store:
+        await compare(args, store)
+
+
+async def compare(args: argparse.Namespace, store: Store) -> None:
+    """The same, beside an open store."""
     bridge = Bridge()
-    clients = []
+    clients: list[Client] = []
     for way in args.ways:
+        if way == "store":
+            clients.append(StoreClient(way, store, args.bucket, None))
+            continue
         on_thread = bridge if way == "aiohttp" else None
         opening = lambda way=way: open_client(way, args)  # noqa: E731
         client = await (on_thread.run(opening) if on_thread else opening())
@@ -267,13 +335,11 @@ async def measure(args: argparse.Namespace) -> None:
         file.write(os.urandom(BIG))
         file.flush()
         fd = file.fileno()
-        store = next(client.client for client in clients if client.way == "ours")
-        body = os.urandom(SMALL)
-        await store.put_object(Bucket=args.bucket, Key="bench/small", Body=body)
-        await store.put_object(Bucket=args.bucket, Key="bench/big", Body=FileBody(fd))
+        await store.put("bench/small", BytesBody(bytes(SMALL)), Headers())
+        await store.put("bench/middle", BytesBody(bytes(MIDDLE)), Headers())
+        await store.put("bench/big", FileBody(fd), Headers())
         for together in (1, 16):
-            for operation in OPERATIONS:
-                count = 150 if operation in OPERATIONS[:2] else 16
+            for operation, count in OPERATIONS.items():
                 results: dict[str, list[float]] = {way: [] for way in args.ways}
                 for turn in range(args.rounds + 1):
                     for client in clients:
@@ -308,7 +374,7 @@ def serve(listener: Any, tls: ssl.SSLContext | None) -> None:
                 while left > 0:
                     left -= sock.recv_into(scratch, min(left, len(scratch)))
                 method, path, _ = lines[0].split()
-                size = 0 if method == "PUT" else BIG if "big" in path else SMALL
+                size = 0 if method == "PUT" else _size_of(path)
                 extra = f"Content-Range: bytes 0-{size - 1}/{size}\r\n" if size else ""
                 status = "206 Partial Content" if method == "GET" else "200 OK"
                 sock.sendall(_ANSWER.format(status=status, size=size, extra=extra).encode())
@@ -319,6 +385,10 @@ def serve(listener: Any, tls: ssl.SSLContext | None) -> None:
         sock, _ = listener.accept()
         sock.setsockopt(6, 1, 1)
         threading.Thread(target=talk, args=(sock,), daemon=True).start()
+
+
+def _size_of(path: str) -> int:
+    return BIG if "big" in path else MIDDLE if "middle" in path else SMALL
 
 
 _ANSWER = (

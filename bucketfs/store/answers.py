@@ -54,6 +54,8 @@ SYSTEM_HEADERS: Final = {
     "expires": "Expires",
 }
 
+_METADATA: Final = "x-amz-meta-"
+
 #: Status by code for errors inside a 200, which botocore reports as a 500.
 _REAL_STATUS: Final = {
     "PreconditionFailed": 412,
@@ -113,22 +115,30 @@ def unquote(etag: str | None) -> str:
     return (etag or "").removeprefix("W/").strip('"')
 
 
-def object_info(key: str, answer: Mapping[str, Any], size: int) -> ObjectInfo:
-    """What HeadObject and GetObject say about an object."""
-    other = {
-        name: str(answer[field]) for name, field in SYSTEM_HEADERS.items() if answer.get(field)
-    }
+def headers_of(answer: Mapping[str, Any]) -> Mapping[str, str]:
+    """The headers that came with an answer, by lower-case name."""
+    headers: Mapping[str, str] = answer["ResponseMetadata"]["HTTPHeaders"]
+    return headers
+
+
+def object_info(key: str, came: Mapping[str, str], size: int) -> ObjectInfo:
+    """What the headers of HeadObject and GetObject say about an object."""
+    headers = Headers(
+        {
+            name.removeprefix(_METADATA): value
+            for name, value in came.items()
+            if name.startswith(_METADATA)
+        },
+        came.get("content-type", ""),
+        {name: came[name] for name in SYSTEM_HEADERS if came.get(name)},
+    )
     return ObjectInfo(
-        key=key,
-        size=size,
-        etag=unquote(answer.get("ETag")),
-        last_modified=unix_time(answer.get("LastModified", "")),
-        headers=Headers(
-            {name.lower(): value for name, value in answer.get("Metadata", {}).items()},
-            answer.get("ContentType", ""),
-            other,
-        ),
-        storage_class=storage_class(answer.get("StorageClass")),
+        key,
+        size,
+        unquote(came.get("etag")),
+        unix_time(came.get("last-modified", "")),
+        headers,
+        storage_class(came.get("x-amz-storage-class")),
     )
 
 
@@ -216,11 +226,11 @@ def _error_class(code: str, status: int) -> type[StoreError]:
     return NotFound if status == 404 else StoreError
 
 
-def content_range(answer: Mapping[str, Any]) -> tuple[int, int]:
+def content_range(came: Mapping[str, str]) -> tuple[int, int]:
     """Where the body of a GET starts, and how long the whole object is."""
-    named = answer.get("ContentRange", "")
+    named = came.get("content-range", "")
     if not named:
-        return 0, answer.get("ContentLength", 0)
+        return 0, int(came.get("content-length", 0))
     span, _, size = named.removeprefix("bytes ").partition("/")
     return int(span.partition("-")[0]), int(size)
 

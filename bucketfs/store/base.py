@@ -13,7 +13,7 @@ settles this with a HEAD before it reports `PreconditionFailed` or `NotFound`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,6 +22,9 @@ from bucketfs.errors import StoreError
 #: Receives the bytes of a GET in order, chunk by chunk; must not block and must not keep the
 #: chunk, whose memory is reused.
 Sink = Callable[["bytes | memoryview"], None]
+
+#: Hears where the next page of a listing seems to begin.
+OnToken = Callable[[str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +227,13 @@ class Store(Protocol):
         token: str | None = None,
         start_after: str = "",
         limit: int = 1000,
+        on_token: OnToken | None = None,
     ) -> ListPage:
-        """One page of keys in byte order. ``delimiter=""`` lists the whole subtree."""
+        """One page of keys in byte order. ``delimiter=""`` lists the whole subtree.
+
+        `on_token` is called, where the store can tell early, with what `next_token` of the page is
+        going to be; a guess, which the page confirms (see `bucketfs.store.pages`).
+        """
         ...
 
     async def create_upload(self, key: str, headers: Headers) -> str:

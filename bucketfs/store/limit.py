@@ -32,5 +32,12 @@ class LimitStore(StoreWrapper):
         self._small = trio.Semaphore(small)
 
     async def around(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:
-        async with self._bulk if call.size > _SMALL else self._small:
+        places = self._bulk if call.size > _SMALL else self._small
+        try:
+            places.acquire_nowait()  # acquire() would give way to all other tasks first
+        except trio.WouldBlock:
+            await places.acquire()
+        try:
             return await send()
+        finally:
+            places.release()

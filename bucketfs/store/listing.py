@@ -11,11 +11,18 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
+from xml.sax.saxutils import unescape
 
 from bucketfs.store.answers import storage_class, unix_time, unquote
 from bucketfs.store.base import ObjectInfo
 
 _FIELDS: Final = ("Key", "Size", "ETag", "LastModified", "StorageClass")
+
+#: The root element stands within the first bytes.
+_ROOT: Final = 1024
+_TOKEN: Final = b"<NextContinuationToken>"
+_QUOTES: Final = {"&quot;": '"', "&apos;": "'"}
+_TRUNCATED: Final = b"<IsTruncated>true<"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,27 @@ class Listing:
     truncated: bool
     next_token: str
     next_marker: str
+
+
+def is_listing(body: bytes) -> bool:
+    """Whether a body that came with 200 is a listing, and not an error or some other page."""
+    return b"ListBucketResult" in body[:_ROOT]
+
+
+def token_ahead(body: bytes) -> str:
+    """What `Listing.next_token` is going to be, found without parsing; "" where that is not sure.
+
+    Text between tags cannot look like a tag, so that this finds no token in a key.
+    """
+    start = body.find(_TOKEN)
+    end = body.find(b"<", start + 1)
+    if start < 0 or end < 0 or body.find(_TRUNCATED) < 0:
+        return ""
+    token = body[start + len(_TOKEN) : end]
+    try:
+        return "" if b"&#" in token else unescape(token.decode(), _QUOTES)
+    except UnicodeDecodeError:
+        return ""
 
 
 def parse_listing(body: bytes) -> Listing | None:

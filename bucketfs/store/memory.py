@@ -26,6 +26,7 @@ from bucketfs.store.base import (
     Headers,
     ListPage,
     ObjectInfo,
+    OnToken,
     Sink,
     UploadInfo,
 )
@@ -222,6 +223,7 @@ class MemoryStore:
         token: str | None = None,
         start_after: str = "",
         limit: int = 1000,
+        on_token: OnToken | None = None,  # noqa: ARG002 - nothing is known early
     ) -> ListPage:
         await self._request("ListObjectsV2", prefix)
         after = token if token is not None else start_after

@@ -32,6 +32,7 @@ from bucketfs.store.answers import (
     content_range,
     customer_key_params,
     header_params,
+    headers_of,
     new_object_params,
     object_info,
     taken,
@@ -45,12 +46,13 @@ from bucketfs.store.base import (
     Headers,
     ListPage,
     ObjectInfo,
+    OnToken,
     Sink,
     UploadInfo,
 )
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
-from bucketfs.store.listing import Listing
+from bucketfs.store.listing import Listing, parse_listing, token_ahead
 from bucketfs.store.session import Connection
 from bucketfs.store.transport import Incomplete
 
@@ -91,7 +93,8 @@ class S3Store:
 
     async def head(self, key: str) -> ObjectInfo:
         answer = await self._call("HeadObject", key, self._object, Key=key)
-        return object_info(key, answer, answer.get("ContentLength", 0))
+        came = headers_of(answer)
+        return object_info(key, came, int(came.get("content-length", 0)))
 
     async def get(
         self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""
@@ -107,18 +110,18 @@ class S3Store:
             if exc.status == 416 and start == 0:
                 return await self._head_empty(key, if_match)
             raise
-        body = answer["Body"].raw_stream
-        at, size = content_range(answer)
+        came = headers_of(answer)
+        at, size = content_range(came)
         count = max(0, (size if stop is None else min(stop, size)) - start)
         try:
             if at != start or size - at > count:
                 sink = _Window(sink, start - at, count)
-            await body.feed(sink)
+            await answer["Body"].feed(sink)
         except Incomplete as exc:
             failure = translate(exc, "GetObject", key)
-            etag = unquote(answer.get("ETag"))
+            etag = unquote(came.get("etag"))
             raise BrokenBody(failure.code, operation="GetObject", key=key, etag=etag) from exc
-        return object_info(key, answer, size)
+        return object_info(key, came, size)
 
     async def put(
         self,
@@ -136,7 +139,7 @@ class S3Store:
             answer = await self._call("PutObject", key, self._object, Key=key, **params)
         except PreconditionFailed as exc:
             raise taken(exc) if if_none_match else exc from None
-        if not (etag := unquote(answer.get("ETag"))):
+        if not (etag := unquote(headers_of(answer).get("etag"))):
             return await self.head(key)
         return ObjectInfo(key, len(body), etag, 0, headers, self._config.storage_class)
 
@@ -197,6 +200,7 @@ class S3Store:
         token: str | None = None,
         start_after: str = "",
         limit: int = _FULL_PAGE,
+        on_token: OnToken | None = None,
     ) -> ListPage:
         params: _Params = {"Prefix": prefix, "MaxKeys": limit}
         if delimiter:
@@ -209,14 +213,14 @@ class S3Store:
         elif start_after:
             first["StartAfter"] = start_after
         try:
-            page = await self._page("ListObjectsV2", prefix, first)
+            page = await self._page("ListObjectsV2", prefix, first, on_token)
         except StoreError as error:
             if error.status != HTTPStatus.INTERNAL_SERVER_ERROR or limit == _FULL_PAGE:
                 raise
             # Ceph 16 fails when the key it would go on after has a control character; a full page
             # mostly is the last one and needs no such key
             first["MaxKeys"] = _FULL_PAGE
-            page = await self._page("ListObjectsV2", prefix, first)
+            page = await self._page("ListObjectsV2", prefix, first, on_token)
         if page.truncated and not page.next_token:
             # The endpoint took the request for one of version 1, and ignored where to start.
             self._provider.demote_list()
@@ -238,7 +242,7 @@ class S3Store:
             PartNumber=number,
             Body=await self._payload(body),
         )
-        return unquote(answer.get("ETag"))
+        return unquote(headers_of(answer).get("etag"))
 
     async def copy_part(
         self,
@@ -340,7 +344,7 @@ class S3Store:
             failure = translate(exc, operation, key)
             self._provider.learn(failure)
             raise failure from None
-        self._provider.meet(answer["ResponseMetadata"]["HTTPHeaders"])
+        self._provider.meet(headers_of(answer))
         return answer
 
     async def _payload(self, body: Body) -> Payload:
@@ -377,9 +381,14 @@ class S3Store:
             raise Unsupported("BadAnswer", operation="ListObjects", key=params["Prefix"])
         return ListPage(page.objects, page.prefixes, following)
 
-    async def _page(self, operation: str, prefix: str, params: _Params) -> Listing:
+    async def _page(
+        self, operation: str, prefix: str, params: _Params, on_token: OnToken | None = None
+    ) -> Listing:
         answer = await self._call(operation, prefix, self._always, **params)
-        page: Listing | None = answer.get("Page")
+        body: bytes = answer.get("Listing", b"")
+        if on_token is not None and (token := token_ahead(body)):
+            await on_token(token)
+        page = parse_listing(body)
         if page is None:
             raise NoAnswer("BadAnswer", operation=operation, key=prefix, message="no listing")
         return page

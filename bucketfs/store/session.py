@@ -3,15 +3,13 @@
 aiobotocore spends 0.52 ms of CPU on a HEAD before any byte is sent, most of it on features a mount
 never uses; cut down as here it is 0.20 ms. What is cut, by public hooks where there is one: the
 user agent is made once, the endpoint is resolved once an operation, dates stay strings, the event
-handlers named in `_UNUSED` are gone. Retries are ours (`bucketfs.store.retry`), so botocore makes
-one attempt.
+handlers named in `_UNUSED` are gone. The requests that files are made of take `ShortWay`. Retries
+are ours (`bucketfs.store.retry`), so botocore makes one attempt.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import hmac
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,7 +28,9 @@ from bucketfs import clock
 from bucketfs.credentials import Anonymous, Chain, Credentials, StaticKeys
 from bucketfs.errors import StoreError
 from bucketfs.store.config import StoreConfig
-from bucketfs.store.listing import parse_listing
+from bucketfs.store.listing import is_listing
+from bucketfs.store.short import OPERATIONS, ShortWay
+from bucketfs.store.signing import EMPTY_SHA256
 from bucketfs.store.transport import TrioSession
 
 #: Handlers by qualified name that cost time on every request and do nothing for ours.
@@ -60,48 +60,15 @@ _SLOW: Final = ("CopyObject", "UploadPartCopy", "CompleteMultipartUpload")
 _PATIENCE: Final = 5
 #: Seconds between two looks at a credential chain that did not change.
 _RENEWAL: Final = 60.0
-_EMPTY_SHA256: Final = hashlib.sha256().hexdigest()
 _SIGNER: Final = "bucketfs-s3v4"
 
 
-@functools.lru_cache(maxsize=8)
-def _signing_key(secret: str, date: str, region: str, service: str) -> bytes:
-    """The SigV4 key of a day (AWS General Reference, "Calculate the signature")."""
-    key = f"AWS4{secret}".encode()
-    for step in (date, region, service, "aws4_request"):
-        key = hmac.digest(key, step.encode(), "sha256")
-    return key
-
-
 class _Signer(S3SigV4Auth):
-    """SigV4 that keeps the day's key and takes the hash of a body from the body."""
-
-    _region_name: str
-    _service_name: str
-    _signed_headers: Any = None
-
-    def add_auth(self, request: Any) -> None:
-        self._signed_headers = None
-        super().add_auth(request)
-
-    def headers_to_sign(self, request: Any) -> Any:
-        """Choose them once: botocore asks twice a request."""
-        if self._signed_headers is None:
-            self._signed_headers = super().headers_to_sign(request)
-        return self._signed_headers
-
-    def signature(self, string_to_sign: str, request: Any) -> str:
-        key = _signing_key(
-            self.credentials.secret_key,
-            request.context["timestamp"][:8],
-            self._region_name,
-            self._service_name,
-        )
-        return hmac.new(key, string_to_sign.encode(), hashlib.sha256).hexdigest()
+    """SigV4 that takes the hash of a body from the body."""
 
     def payload(self, request: Any) -> str:
         if not request.data and super()._should_sha256_sign_payload(request):  # type: ignore[misc]
-            return _EMPTY_SHA256
+            return EMPTY_SHA256
         digest: str | None = getattr(request.data, "sha256", None)
         return digest or str(super().payload(request))
 
@@ -110,35 +77,10 @@ AUTH_TYPE_MAPS[_SIGNER] = _Signer
 
 
 class _Parser(AioRestXMLParser):  # type: ignore[misc]
-    """Leaves dates as the text they came as, and looks only for headers that came.
-
-    Some forty could have come; there are ten.
-    """
+    """Leaves dates as the text they came as."""
 
     def __init__(self) -> None:
         super().__init__(timestamp_parser=str)
-        self._by_header: dict[str, tuple[dict[str, Any], dict[str, tuple[str, Any]]]] = {}
-
-    def _parse_non_payload_attrs(
-        self, response: Any, shape: Any, member_shapes: Any, final_parsed: Any
-    ) -> None:
-        if shape.name not in self._by_header:
-            self._by_header[shape.name] = _by_header(member_shapes)
-        always, named = self._by_header[shape.name]
-        came = dict(named[header] for header in response["headers"] if header in named)
-        super()._parse_non_payload_attrs(response, shape, always | came, final_parsed)
-
-
-def _by_header(members: Any) -> tuple[dict[str, Any], dict[str, tuple[str, Any]]]:
-    """Members that may come without a header of their own, and the others by their header."""
-    always: dict[str, Any] = {}
-    named: dict[str, tuple[str, Any]] = {}
-    for name, shape in members.items():
-        if shape.serialization.get("location") == "header":
-            named[shape.serialization.get("name", name).lower()] = (name, shape)
-        else:
-            always[name] = shape
-    return always, named
 
 
 class _Parsers(AioResponseParserFactory):  # type: ignore[misc]
@@ -155,13 +97,25 @@ class Connection:
 
     def __init__(self, config: StoreConfig, client: Any, credentials: Credentials) -> None:
         self.client = client
+        self._short = ShortWay(client, trim(client))
         self._config = config
         self._credentials = credentials
         self._renewed = -_RENEWAL
 
     async def request(self, operation: str, params: dict[str, Any]) -> Any:
-        """Make an API call by its S3 name. Raises botocore's exceptions."""
-        return await self.client._make_api_call(operation, params)
+        """Make an API call by its S3 name. Raises botocore's exceptions.
+
+        The answer is botocore's; of those of `short.OPERATIONS` only the headers, and as ``Body``
+        the transport's response.
+        """
+        if operation not in OPERATIONS:
+            return await self.client._make_api_call(operation, params)
+        answer = await self._short.request(operation, params)
+        if answer is None:
+            answer = await self.client._make_api_call(operation, params)
+            if "Body" in answer:
+                answer["Body"] = answer["Body"].raw_stream
+        return answer
 
     async def renew_credentials(self) -> bool:
         """Ask for the credentials again; False if they are the refused ones.
@@ -195,7 +149,6 @@ async def connect(config: StoreConfig) -> AsyncIterator[Connection]:
     except (BotoCoreError, OSError, ValueError) as exc:
         raise StoreError("BadConfiguration", message=str(exc)) from exc
     try:
-        trim(client)
         yield Connection(config, client, credentials)
     finally:
         await creator.__aexit__(None, None, None)
@@ -279,8 +232,11 @@ async def _signing_credentials(config: StoreConfig, credentials: Credentials) ->
 
 
 # ruff: noqa: SLF001 - aiobotocore offers no other way to any of this
-def trim(client: Any) -> None:
-    """Take out of a client what costs time and does nothing for us."""
+def trim(client: Any) -> dict[tuple[str, str], Any]:
+    """Take out of a client what costs time and does nothing for us.
+
+    Answers where its requests go, by operation and bucket, once they have been made.
+    """
     events = client.meta.events
     emitter = events._emitter
     everything = emitter._handlers.prefix_search
@@ -291,29 +247,32 @@ def trim(client: Any) -> None:
             for handler in everything(name)
             if getattr(handler, "__qualname__", type(handler).__qualname__) not in _UNUSED
         ]
-        return sorted(used, key=lambda handler: handler is not _parse_page)
+        return sorted(used, key=lambda handler: handler is not _keep_page)
 
     emitter._handlers.prefix_search = ours_first
     emitter._lookup_cache.clear()
     agent = client._user_agent_creator.to_string()
     client._user_agent_creator.to_string = lambda: agent
     client._endpoint._response_parser_factory = _Parsers()
-    _resolve_once(client._ruleset_resolver)
+    endpoints = _resolve_once(client._ruleset_resolver)
     events.register("choose-signer.s3", _choose_signer)
     for operation in ("ListObjects", "ListObjectsV2"):
-        events.register(f"before-parse.s3.{operation}", _parse_page)
+        events.register(f"before-parse.s3.{operation}", _keep_page)
     for operation in _SLOW:
         events.register(f"before-call.s3.{operation}", _allow_silence)
+    return endpoints
 
 
-def _resolve_once(resolver: Any) -> None:
+def _resolve_once(resolver: Any) -> dict[tuple[str, str], Any]:
     """Remember the endpoint of each operation: it depends on the bucket, never on the key."""
     resolve = resolver.construct_endpoint
     known: dict[tuple[str, str], Any] = {}
 
     async def construct_endpoint(operation_model: Any, call_args: Any, request_context: Any) -> Any:
         name = (operation_model.name, call_args.get("Bucket", ""))
-        if name not in known or request_context.get("s3_redirect", {}).get("redirected"):
+        if "endpoint_properties" in request_context:
+            known.clear()  # asked twice for one request: the bucket is in another region
+        if name not in known:
             known[name] = await resolve(
                 operation_model=operation_model,
                 call_args=call_args,
@@ -322,21 +281,21 @@ def _resolve_once(resolver: Any) -> None:
         return known[name]
 
     resolver.construct_endpoint = construct_endpoint
+    return known
 
 
 def _choose_signer(signature_version: Any, **_: object) -> str | None:
     return _SIGNER if signature_version in ("s3v4", "v4") else None
 
 
-def _parse_page(
+def _keep_page(
     response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object
 ) -> None:
-    """Read a listing before botocore reads it twice; it finds an empty body."""
-    if response_dict["status_code"] == HTTPStatus.OK:
-        page = parse_listing(response_dict["body"])
-        if page is not None:
-            response_dict["body"] = b""
-            customized_response_dict["Page"] = page
+    """Keep a listing from being read twice by botocore, which finds an empty body."""
+    body = response_dict["body"]
+    if response_dict["status_code"] == HTTPStatus.OK and is_listing(body):
+        response_dict["body"] = b""
+        customized_response_dict["Listing"] = body
 
 
 def _allow_silence(context: dict[str, Any], **_: object) -> None:

@@ -1,13 +1,12 @@
-"""HTTP/1.1 for aiobotocore on trio: h11 for the grammar, non-blocking sockets for the bytes.
+"""HTTP/1.1 for aiobotocore on trio: `http1` for the grammar, non-blocking sockets for the bytes.
 
 This module owns connections: it opens, reuses and closes them, sends one request on each at a time
 and hands the body of the answer on. It knows nothing of S3, retries nothing but a GET or HEAD whose
 kept-alive connection turned out dead, and logs nothing (requests carry signatures).
 
-h11 writes request heads and reads response heads and chunked bodies. Bodies of known length, which
-is all that carries file data, go around it: they are sent as they are and received into one buffer
-that all connections share. That is safe because nothing is awaited between filling the buffer and
-emptying it.
+Bodies of known length, which is all that carries file data, go around the parser: they are sent as
+they are and received into one buffer that all connections share. That is safe because nothing is
+awaited between filling the buffer and emptying it.
 ``docs/decisions/0001-transport.md`` has the measurements that led here.
 
 Invariants: a connection is either idle in `TrioSession._idle`, or owned by exactly one request or
@@ -25,7 +24,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
-import h11
 import trio
 from aiobotocore.awsrequest import AioAWSResponse
 from aiobotocore.httpxsession import HttpxSession
@@ -41,6 +39,7 @@ from botocore.exceptions import (
     SSLError,
 )
 
+from bucketfs.store.http1 import Answer, Malformed, request_head
 from bucketfs.store.wire import Wire, discard, open_wire
 
 #: Read at once. 64 KiB took twice the CPU a byte, 1 MiB no less than this.
@@ -49,7 +48,6 @@ _READ: Final = 256 * 1024
 _JOIN: Final = 64 * 1024
 #: After this many bytes without a wait other tasks get a turn.
 _TURN: Final = 1 << 20
-_HEAD_LIMIT: Final = 100 * 1024
 #: Servers and balancers close idle connections after 15 s (RGW, nginx: 65 s); stay below.
 _KEEP_ALIVE: Final = 12.0
 #: A response head is read in small bites: what it brings along of the body is copied thrice.
@@ -94,46 +92,23 @@ class Incomplete(HTTPClientError):
     fmt = "The body ended early: {error}"
 
 
-class _Headers(dict[str, str]):
-    """Response headers by lower-case name; lookups ignore case.
+class Unsendable(BotoCoreError):
+    """A request that HTTP has no way to write."""
 
-    botocore's own class builds an object a lookup, and a parser looks up some forty names.
-    """
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and dict.__contains__(self, name.lower())
-
-    def __getitem__(self, name: str) -> str:
-        return dict.__getitem__(self, name.lower())
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return dict.get(self, name.lower(), default)
+    fmt = "The request cannot be sent: {error}"
 
 
 class RawResponse:
-    """The body of one answer, still on its connection.
+    """The body of one answer, still on its connection."""
 
-    Attributes:
-        remaining: Bytes still to come, None when only the end will tell (chunked).
-    """
+    __slots__ = ("_answer", "_origin", "_session", "_wire")
 
-    def __init__(
-        self,
-        session: TrioSession,
-        origin: Origin,
-        wire: Wire,
-        parser: h11.Connection,
-        answer: h11.Response,
-        method: str,
-    ) -> None:
+    def __init__(self, session: TrioSession, origin: Origin, wire: Wire, answer: Answer) -> None:
         self._session = session
         self._origin = origin
         self._wire: Wire | None = wire
-        self._parser = parser
-        self._keep_alive = _keeps_alive(answer)
-        self.remaining = _body_length(answer, method)
-        self._early = parser.trailing_data[0] if self.remaining else b""
-        if self.remaining == 0:
+        self._answer = answer
+        if answer.length == 0:
             self._finish(wire)
 
     async def feed(self, sink: Callable[[bytes | memoryview], None]) -> None:
@@ -143,11 +118,11 @@ class RawResponse:
         connection is closed.
         """
         try:
-            if self.remaining is None:
+            if self._answer.length is None:
                 await self._feed_framed(sink)
             else:
-                await self._feed_counted(sink)
-        except (OSError, h11.ProtocolError) as exc:
+                await self._feed_counted(sink, self._answer.length)
+        except (OSError, Malformed) as exc:
             raise Incomplete(error=exc) from exc
         finally:
             self.close()
@@ -165,23 +140,23 @@ class RawResponse:
 
     def _finish(self, wire: Wire) -> None:
         self._wire = None
-        if self._keep_alive:
+        if self._answer.keeps_alive:
             self._session.keep(self._origin, wire)
         else:
             wire.close()
 
-    async def _feed_counted(self, sink: Callable[[bytes | memoryview], None]) -> None:
+    async def _feed_counted(self, sink: Callable[[bytes | memoryview], None], length: int) -> None:
         wire = self._wire
         if wire is None:
             return
-        remaining = self.remaining or 0
-        if self._early:
-            sink(self._early[:remaining])
-            remaining -= min(len(self._early), remaining)
+        early = self._answer.taken()
+        if early:
+            sink(early)
+        remaining = length - len(early)
         buffer = self._session.buffer
         turn = _TURN
         while remaining:
-            count = await wire.read_into(buffer[:remaining])
+            count = await wire.gather_into(buffer, remaining)
             if not count:
                 raise ConnectionResetError(errno.ECONNRESET, f"{remaining} bytes missing")
             sink(buffer[:count])
@@ -190,17 +165,27 @@ class RawResponse:
             if turn < 0:
                 turn = _TURN
                 await trio.lowlevel.checkpoint()
+        wire.settle()
         self._finish(wire)
 
     async def _feed_framed(self, sink: Callable[[bytes | memoryview], None]) -> None:
         wire = self._wire
         if wire is None:
             return
-        event: Any = None
-        while not isinstance(event, h11.EndOfMessage):
-            event = await _next_event(self._parser, wire, self._session.buffer)
-            if isinstance(event, h11.Data):
-                sink(event.data)
+        answer = self._answer
+        buffer = self._session.buffer
+        while True:
+            if piece := answer.taken():
+                sink(piece)
+            if answer.complete:
+                break
+            count = await wire.read_into(buffer)
+            if count:
+                answer.feed(buffer[:count])
+            elif answer.ends_with_connection:
+                break
+            else:
+                raise ConnectionResetError(errno.ECONNRESET, "the last chunk is missing")
         self._finish(wire)
 
 
@@ -262,7 +247,7 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
             raise SSLError(endpoint_url=request.url, error=exc) from exc
         except ConnectionError as exc:
             raise ConnectionClosedError(endpoint_url=request.url, error=exc) from exc
-        except (OSError, h11.ProtocolError) as exc:
+        except (OSError, Malformed) as exc:
             raise HTTPClientError(error=exc) from exc
 
     def _take_idle(self, origin: Origin) -> Wire | None:
@@ -279,20 +264,19 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
     ) -> AioAWSResponse:
         """One request and the head of its response on a connection, which is closed on failure."""
         try:
-            parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT)
             try:
-                await _send_request(parser, wire, request, origin, target)
+                await _send_request(wire, request, origin, target)
             except (BrokenPipeError, ConnectionResetError):
                 # A server that refuses an upload may answer and close before it has read it all.
                 if request.body is None:
                     raise
-            answer = await _read_head(parser, wire, self.buffer)
-            raw = RawResponse(self, origin, wire, parser, answer, request.method)
+            answer = await _read_head(wire, request.method, self.buffer)
+            raw = RawResponse(self, origin, wire, answer)
         except BaseException:
             wire.close()
             raise
-        response = AioAWSResponse(request.url, answer.status_code, {}, raw)
-        response.headers = _decode(answer)
+        response = AioAWSResponse(request.url, answer.status, {}, raw)
+        response.headers = answer.headers
         if not request.stream_output:
             await response.content
         return response
@@ -341,14 +325,11 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
 
     async def _tunnel(self, wire: Wire, origin: Origin) -> None:
         authority = f"{origin.host}:{origin.port}"
-        headers = {"Host": authority, **self._proxy_config.proxy_headers_for(origin.proxy)}
-        parser = h11.Connection(h11.CLIENT)
-        head = h11.Request(method="CONNECT", target=authority, headers=list(headers.items()))
-        await wire.write(parser.send(head) or b"")
-        await wire.write(parser.send(h11.EndOfMessage()) or b"")
-        answer = await _read_head(parser, wire, self.buffer)
-        if answer.status_code >= 300:
-            raise ConnectionRefusedError(errno.ECONNREFUSED, f"proxy said {answer.status_code}")
+        headers = self._proxy_config.proxy_headers_for(origin.proxy)
+        await wire.write(request_head("CONNECT", authority, authority, headers.items()))
+        answer = await _read_head(wire, "CONNECT", self.buffer)
+        if answer.status >= 300:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, f"proxy said {answer.status}")
 
     def _tls_context(self) -> ssl.SSLContext:
         context: Any = self._verify
@@ -377,19 +358,19 @@ def _chunks(body: Any) -> Iterator[bytes | memoryview]:
 
 
 async def _send_request(
-    parser: h11.Connection,
-    wire: Wire,
-    request: AWSPreparedRequest,
-    origin: Origin,
-    target: str,
+    wire: Wire, request: AWSPreparedRequest, origin: Origin, target: str
 ) -> None:
-    headers = [(b"Host", origin.header.encode()), (b"Accept-Encoding", b"identity")]
-    for name, value in request.headers.items():
-        headers.append((name.encode(), value if isinstance(value, bytes) else value.encode()))
-    head = parser.send(h11.Request(method=request.method, target=target, headers=headers)) or b""
+    try:
+        head = request_head(request.method, target, origin.header, request.headers.items())
+    except Malformed as exc:
+        raise Unsendable(error=exc) from exc
+    length = int(request.headers.get("Content-Length", 0))
     pieces = _chunks(request.body)
-    if 0 < (length := int(request.headers.get("Content-Length", 0))) <= _JOIN:
-        await wire.write(b"".join([head, *pieces]))
+    if length <= _JOIN:
+        message = b"".join([head, *pieces])
+        if len(message) != len(head) + length:
+            raise ConnectionAbortedError(errno.ECONNABORTED, f"a body other than {length} bytes")
+        await wire.write(message)
         return
     await wire.write(head)
     sent = 0
@@ -401,44 +382,14 @@ async def _send_request(
         raise ConnectionAbortedError(errno.ECONNABORTED, f"body has {sent} of {length} bytes")
 
 
-async def _next_event(parser: h11.Connection, wire: Wire, buffer: memoryview) -> Any:
-    while (event := parser.next_event()) is h11.NEED_DATA:
-        count = await wire.read_into(buffer)
-        if not count and parser.their_state is h11.SEND_RESPONSE:
+async def _read_head(wire: Wire, method: str, buffer: memoryview) -> Answer:
+    """The response up to the end of its head; interim responses (100, 103) are skipped."""
+    answer = Answer(method)
+    bite = buffer[:_HEAD_READ]
+    await wire.arrival()
+    while not answer.status:
+        count = await wire.read_into(bite)
+        if not count:
             raise ConnectionResetError(errno.ECONNRESET, "closed without an answer")
-        parser.receive_data(bytes(buffer[:count]))
-    return event
-
-
-async def _read_head(parser: h11.Connection, wire: Wire, buffer: memoryview) -> h11.Response:
-    """The response's head; interim responses (100, 103) are skipped."""
-    while not isinstance(event := await _next_event(parser, wire, buffer), h11.Response):
-        pass
-    return event
-
-
-def _header(answer: h11.Response, name: bytes) -> bytes:
-    return next((value.lower() for key, value in answer.headers if key == name), b"")
-
-
-def _keeps_alive(answer: h11.Response) -> bool:
-    return answer.http_version >= b"1.1" and b"close" not in _header(answer, b"connection")
-
-
-def _body_length(answer: h11.Response, method: str) -> int | None:
-    if method == "HEAD" or answer.status_code in (204, 304):
-        return 0
-    if _header(answer, b"transfer-encoding"):
-        return None
-    length = _header(answer, b"content-length")
-    return int(length) if length else None
-
-
-def _decode(answer: h11.Response) -> _Headers:
-    headers = _Headers()
-    for name, value in answer.headers:
-        try:
-            headers[name.decode("ascii")] = value.decode()
-        except UnicodeDecodeError:
-            headers[name.decode("ascii")] = value.decode("latin-1")
-    return headers
+        answer.feed(bite[:count])
+    return answer

@@ -11,9 +11,14 @@ import errno
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import trio
+
+#: Bytes worth waking up for in the middle of a body: 2 ms at 70 MB/s.
+_GATHER: Final = 128 * 1024
+#: More than a TLS record takes on the wire.
+_TLS_HELD: Final = 20 * 1024
 
 
 class Wire:
@@ -27,12 +32,13 @@ class Wire:
         expires: Time of the trio clock after which an idle connection is not used again.
     """
 
-    __slots__ = ("expires", "sock", "timeout")
+    __slots__ = ("_wakes_at", "expires", "sock", "timeout")
 
     def __init__(self, sock: socket.socket, timeout: float) -> None:
         self.sock = sock
         self.timeout = timeout
         self.expires = 0.0
+        self._wakes_at = 1
 
     async def read_into(self, buffer: memoryview) -> int:
         """Fill the start of `buffer` with what has arrived, 0 bytes at the end of the stream."""
@@ -43,6 +49,33 @@ class Wire:
                 while count < len(buffer) and (more := self.sock.recv_into(buffer[count:])):
                     count += more
         return count
+
+    async def arrival(self) -> None:
+        """Wait for the first bytes of an answer; a connection at rest before has none inside.
+
+        Gives way to other tasks even if they are here, so that no request goes without doing so.
+        """
+        await self._wait(trio.lowlevel.wait_readable)
+
+    async def gather_into(self, buffer: memoryview, coming: int) -> int:
+        """As `read_into`, where `coming` bytes are sure to come: waits for a good piece of them.
+
+        Whoever follows a network packet by packet wakes for each 28 KiB at 70 MB/s, which takes
+        more CPU than all the rest. `settle` goes before any other read.
+        """
+        # OpenSSL may hold a record in part: that much less is sure to come through the socket.
+        held = _TLS_HELD if isinstance(self.sock, ssl.SSLSocket) else 0
+        self._wake_at(max(1, min(_GATHER, coming - held)))
+        try:
+            return await self.read_into(buffer[:coming])
+        except TimeoutError:
+            with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
+                return self.sock.recv_into(buffer[:coming])  # slow, not silent
+            raise
+
+    def settle(self) -> None:
+        """Wake for the first byte again."""
+        self._wake_at(1)
 
     async def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
@@ -56,6 +89,11 @@ class Wire:
             self.sock, server_hostname=host, do_handshake_on_connect=False
         )
         await self._retry(self.sock.do_handshake)
+
+    def _wake_at(self, count: int) -> None:
+        if count != self._wakes_at:
+            self._wakes_at = count
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     def is_stale(self) -> bool:
         """Whether the peer closed or spoke out of turn while the connection was idle."""

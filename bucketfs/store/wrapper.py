@@ -13,6 +13,7 @@ from bucketfs.store.base import (
     Headers,
     ListPage,
     ObjectInfo,
+    OnToken,
     Sink,
     Store,
     UploadInfo,
@@ -112,11 +113,17 @@ class StoreWrapper:
         token: str | None = None,
         start_after: str = "",
         limit: int = 1000,
+        on_token: OnToken | None = None,
     ) -> ListPage:
         return await self.around(
             Call("ListObjectsV2", prefix),
             lambda: self.inner.list(
-                prefix, delimiter=delimiter, token=token, start_after=start_after, limit=limit
+                prefix,
+                delimiter=delimiter,
+                token=token,
+                start_after=start_after,
+                limit=limit,
+                on_token=on_token,
             ),
         )
 

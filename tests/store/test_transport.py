@@ -236,6 +236,54 @@ async def test_a_server_that_ignores_ranges() -> None:
     assert data == b"el"
 
 
+async def test_a_slow_body_is_not_a_silent_one() -> None:
+    """Bytes that come one by one, each well before the time-out, and a small answer behind."""
+    size = 300_000
+    head = HEAD.replace(b"Length: 5", b"Length: %d" % size)
+
+    async def drip(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(head)
+        for _ in range(10):
+            await trio.sleep(0.05)
+            await stream.send_all(b"x")
+        await stream.send_all(b"y" * (size - 10))
+        await stream.receive_some()
+        await stream.send_all(HEAD)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, drip, 0, host="127.0.0.1"))
+        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        async with open_store(replace(CONFIG, url=url)) as store:
+            data = bytearray()
+            await store.get("k", data.extend)
+            assert (await store.head("k")).size == 5
+        nursery.cancel_scope.cancel()
+    assert data == b"x" * 10 + b"y" * (size - 10)
+
+
+@pytest.mark.parametrize("end", ["silence", "close"])
+async def test_a_body_that_stops_in_the_middle(end: str) -> None:
+    async def stop(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(HEAD.replace(b"Length: 5", b"Length: 300000") + b"x" * 1000)
+        await trio.sleep(0.05)
+        await stream.send_all(b"y" * 1000)
+        if end == "silence":
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, stop, 0, host="127.0.0.1"))
+        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        async with open_store(replace(CONFIG, url=url)) as store:
+            data = bytearray()
+            with trio.fail_after(3):
+                code = await code_of(store.get("k", data.extend))
+        nursery.cancel_scope.cancel()
+    assert code == {"silence": "ReadTimeout", "close": "ConnectionClosed"}[end]
+    assert data == b"x" * 1000 + b"y" * 1000
+
+
 async def test_a_dead_kept_connection_is_replaced() -> None:
     async with talking(HEAD, None, HEAD) as (store, script):
         await store.head("k")

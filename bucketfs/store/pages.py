@@ -1,0 +1,146 @@
+"""Long listings: the request for the next page is under way while a page is parsed and taken.
+
+Some stores can tell where the next page begins before they have parsed the one they hold (see
+`Store.list`). Until it is parsed that is a guess: what was asked for by a wrong one is thrown away
+unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Protocol
+
+import trio
+
+from bucketfs.errors import StoreError
+from bucketfs.store.base import ListPage, Store
+
+
+async def read_pages(
+    store: Store,
+    prefix: str,
+    take: Callable[[ListPage], None],
+    *,
+    delimiter: str = "/",
+    start_after: str = "",
+    most: int | None = None,
+) -> bool:
+    """Hand the pages of a listing to `take`, one by one in their order.
+
+    Args:
+        store: Whom to ask.
+        prefix: As for `Store.list`.
+        take: Takes a page while the next is on its way; must not raise.
+        delimiter: As for `Store.list`.
+        start_after: As for `Store.list`.
+        most: Ask for no more pages than these.
+
+    Returns:
+        Whether these were all.
+
+    Raises:
+        StoreError: A page could not be had; those before it were taken.
+    """
+    ask = partial(store.list, prefix, delimiter=delimiter, start_after=start_after)
+    failure: StoreError | None = None
+    complete = False
+    async with trio.open_nursery() as nursery:
+        try:
+            complete = await _Reader(nursery, ask, most).read(take)
+        except StoreError as exc:
+            failure = exc  # would leave the nursery as a group
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return complete
+
+
+class _Ask(Protocol):
+    def __call__(
+        self, *, token: str | None, on_token: Callable[[str], Awaitable[None]]
+    ) -> Awaitable[ListPage]: ...
+
+
+class _Request:
+    """The request for page `number`, with the one that was sent ahead because of it."""
+
+    __slots__ = ("answered", "failure", "following", "number", "page", "scope", "token")
+
+    def __init__(self, token: str | None, number: int) -> None:
+        self.token = token
+        self.number = number
+        self.scope = trio.CancelScope()
+        self.answered = trio.Event()
+        self.page: ListPage | None = None
+        self.failure: StoreError | None = None
+        self.following: _Request | None = None
+
+    def drop(self) -> None:
+        """Abandon it and what followed from it."""
+        self.scope.cancel()
+        if self.following is not None:
+            self.following.drop()
+            self.following = None
+
+
+class _Reader:
+    def __init__(self, nursery: trio.Nursery, ask: _Ask, most: int | None) -> None:
+        self._nursery = nursery
+        self._ask = ask
+        self._most = most
+
+    async def read(self, take: Callable[[ListPage], None]) -> bool:
+        request: _Request | None = self._send(None, 1)
+        complete = False
+        while request is not None:
+            await request.answered.wait()
+            if request.failure is not None:
+                raise request.failure
+            page = request.page
+            assert page is not None
+            following = await self._following(request, page.next_token)
+            take(page)
+            complete = page.next_token is None
+            request = following
+        return complete
+
+    def _send(self, token: str | None, number: int) -> _Request:
+        request = _Request(token, number)
+        self._nursery.start_soon(self._run, request)
+        return request
+
+    async def _run(self, request: _Request) -> None:
+        async def go_on(token: str) -> None:
+            if request.number == self._most or request.scope.cancel_called:
+                return
+            if request.following is not None:  # by an answer that did not hold
+                request.following.drop()
+            request.following = self._send(token, request.number + 1)
+            await _let_others_run()
+
+        with request.scope:
+            try:
+                request.page = await self._ask(token=request.token, on_token=go_on)
+            except StoreError as exc:
+                request.failure = exc
+            request.answered.set()
+
+    async def _following(self, request: _Request, token: str | None) -> _Request | None:
+        """The request for the page behind, which was sent ahead or is sent now."""
+        ahead = request.following
+        if ahead is not None and ahead.token == token:
+            return ahead
+        if ahead is not None:
+            ahead.drop()
+        if token is None or request.number == self._most:
+            return None
+        following = self._send(token, request.number + 1)
+        await _let_others_run()
+        return following
+
+
+async def _let_others_run() -> None:
+    """Return after all tasks that can run have: trio may put us before them once, not twice."""
+    await trio.lowlevel.checkpoint()
+    await trio.lowlevel.checkpoint()
