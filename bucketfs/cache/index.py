@@ -14,7 +14,7 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,15 +115,22 @@ class Index:
 
     def headers(self, key: str, etag: str, last_modified: int) -> Headers | None:
         """What a HEAD of exactly this version answered, or was uploaded with it, if known."""
+        return self.headers_of([(key, etag, last_modified)]).get(key)
+
+    def headers_of(self, versions: Sequence[tuple[str, str, int]]) -> dict[str, Headers]:
+        """As `headers` for some hundred versions ``(key, etag, last_modified)`` at once, by key."""
+        marks = ",".join("?" * len(versions))
+        columns = "key, etag, last_modified, written, headers"
         rows = self._do(
-            "SELECT headers FROM headers WHERE key = ? AND etag = ? AND (last_modified = ?"
-            " OR last_modified = 0 AND abs(written - ?) <= ?)",
-            key, etag, last_modified, last_modified, _SAME_UPLOAD,
-        )  # fmt: skip
-        if not rows:
-            return None
-        metadata, content_type, other = json.loads(rows[0][0])
-        return Headers(metadata=metadata, content_type=content_type, other=other)
+            f"SELECT {columns} FROM headers WHERE key IN ({marks})",  # noqa: S608 - no values
+            *(key for key, _, _ in versions),
+        )
+        found = {row[0]: row[1:] for row in rows}
+        return {
+            key: _headers(found[key][3])
+            for key, etag, modified in versions
+            if key in found and _is_version(found[key], etag, modified)
+        }
 
     def put_headers(self, key: str, etag: str, last_modified: int, headers: Headers) -> None:
         """Remember the headers of a version in place of those of an older one.
@@ -139,6 +146,17 @@ class Index:
     def drop_headers(self, key: str) -> None:
         """Forget the headers of a key."""
         self._do("DELETE FROM headers WHERE key = ?", key)
+
+
+def _headers(text: str) -> Headers:
+    metadata, content_type, other = json.loads(text)
+    return Headers(metadata=metadata, content_type=content_type, other=other)
+
+
+def _is_version(row: tuple[Any, ...], etag: str, modified: int) -> bool:
+    known_etag, last_modified, written = row[:3]
+    near = last_modified == 0 and abs(written - modified) <= _SAME_UPLOAD
+    return bool(known_etag == etag and (last_modified == modified or near))
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pyfuse3
 
 from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.posix import Posix
 from bucketfs.tree.tree import Tree
 
 #: What programs take as the best length of a read or write. Python and stdio buffer this much:
@@ -52,27 +53,22 @@ class Encoder:
 
         Raises FsError ESTALE otherwise.
         """
-        posix = self._tree.posix(inode)
-        entry = self._entry(inode, posix.mode)
-        entry.st_nlink = self._tree.nlink(inode)
-        entry.st_uid = posix.uid if self._view.uid is None else self._view.uid
-        entry.st_gid = posix.gid if self._view.gid is None else self._view.gid
-        entry.st_rdev = posix.rdev
-        entry.st_atime_ns = posix.atime_ns
-        entry.st_mtime_ns = posix.mtime_ns
-        entry.st_ctime_ns = posix.ctime_ns
-        return entry
+        return self._complete(inode, self._tree.posix(inode))
 
     def listed(self, inode: Inode) -> pyfuse3.EntryAttributes:
-        """What readdirplus may say of an entry without asking the bucket.
+        """What may be said of an entry without asking the bucket."""
+        return self.glanced(inode, *self._tree.glances([inode]))
+
+    def glanced(self, inode: Inode, posix: Posix | None) -> pyfuse3.EntryAttributes:
+        """What readdirplus may say of an entry of which `posix` is known.
 
         Known attributes if there are any. Otherwise the type alone, with attributes that are valid
         for no time, so that a program that wants them asks. If not even the type is certain (a
         small object may be a symbolic link), type bits 0: the kernel lists the entry as DT_UNKNOWN
         and looks it up when someone wants to know.
         """
-        if self._tree.attributes.recall(inode):
-            return self.attributes(inode)
+        if posix is not None:
+            return self._complete(inode, posix)
         if isinstance(inode, Directory):
             mode = stat.S_IFDIR
         else:
@@ -87,6 +83,17 @@ class Encoder:
         entry.st_ino = 0
         entry.entry_timeout = timeout
         entry.attr_timeout = timeout
+        return entry
+
+    def _complete(self, inode: Inode, posix: Posix) -> pyfuse3.EntryAttributes:
+        entry = self._entry(inode, posix.mode)
+        entry.st_nlink = self._tree.nlink(inode)
+        entry.st_uid = posix.uid if self._view.uid is None else self._view.uid
+        entry.st_gid = posix.gid if self._view.gid is None else self._view.gid
+        entry.st_rdev = posix.rdev
+        entry.st_atime_ns = posix.atime_ns
+        entry.st_mtime_ns = posix.mtime_ns
+        entry.st_ctime_ns = posix.ctime_ns
         return entry
 
     def _entry(self, inode: Inode, mode: int) -> pyfuse3.EntryAttributes:

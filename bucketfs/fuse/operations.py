@@ -28,6 +28,8 @@ from bucketfs.tree.tree import Tree
 
 #: XATTR_SIZE_MAX of Linux is 64 KiB, but an object carries 2 KB of metadata; the tree says ENOSPC.
 _XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
+#: Labels are the host's. Told so once, `ls -l` asks no more; for "no data" it asks for each entry.
+_NO_XATTR = b"security.selinux"
 #: What df shows when no bucket_size is given: a bucket has no size, and 1 PiB is plainly not one.
 _ASSUMED_SIZE = 1 << 50
 _ASSUMED_FILES = 1 << 30
@@ -67,6 +69,7 @@ class Operations(pyfuse3.Operations):
     @guarded()
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         """Find a name; a free one is answered so that the kernel remembers it."""
+        self._tree.ahead.asked_by(ctx.pid)
         parent = self._table.directory(parent_inode)
         text = decode_name(name)
         try:
@@ -169,6 +172,7 @@ class Operations(pyfuse3.Operations):
     @guarded()
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         """Attributes, asked of the bucket when what is known is too old."""
+        self._tree.ahead.asked_by(ctx.pid)
         return self._encode.attributes(await self._known(inode))
 
     @guarded(bounded=False)
@@ -203,7 +207,7 @@ class Operations(pyfuse3.Operations):
         """
         if not self._xattrs:
             raise FsError(errno.ENOSYS)
-        if not name.startswith(_XATTR_NAMESPACES):
+        if not name.startswith(_XATTR_NAMESPACES) or name == _NO_XATTR:
             raise FsError(errno.EOPNOTSUPP)
         node = self._table.get(inode)
         if node.posix is None:
@@ -257,6 +261,7 @@ class Operations(pyfuse3.Operations):
     @guarded()
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         """Open an existing file; O_TRUNC comes here, O_CREAT and O_EXCL do not."""
+        self._tree.ahead.asked_by(ctx.pid)
         node = await self._known(inode)
         handle = await self._tree.opener.open(node, flags, uid=ctx.uid, pid=ctx.pid)
         return self._opened(handle)
@@ -338,6 +343,7 @@ class Operations(pyfuse3.Operations):
     @guarded()
     async def releasedir(self, fh: int) -> None:
         """Close a directory."""
+        self._directory(fh).close()
         del self._handles[fh]
 
     @guarded(bounded=False)
@@ -387,5 +393,5 @@ class Operations(pyfuse3.Operations):
         return handle
 
     def _check_xattr(self, name: bytes) -> None:
-        if not self._xattrs or not name.startswith(_XATTR_NAMESPACES):
+        if not self._xattrs or not name.startswith(_XATTR_NAMESPACES) or name == _NO_XATTR:
             raise FsError(errno.EOPNOTSUPP)

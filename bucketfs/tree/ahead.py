@@ -11,30 +11,40 @@ from __future__ import annotations
 import functools
 import logging
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from cachetools import LRUCache
 
+from bucketfs import clock
 from bucketfs.errors import FsError, StoreError
 from bucketfs.tasks import gather
-from bucketfs.tree.attributes import Attributes
-from bucketfs.tree.inode import Directory, Inode
-from bucketfs.tree.listing import names_of
+from bucketfs.tree.attributes import WHOLE_FILE, Attributes
+from bucketfs.tree.inode import NEVER, Directory, Inode
 from bucketfs.tree.state import TreeState
 
 log = logging.getLogger(__name__)
 
+#: The thread of a program whose request the running task answers (0: not known).
+_asker: ContextVar[int] = ContextVar("asker", default=0)
+
 #: Entries whose attributes are asked for together: enough to keep all connections busy for a few
 #: round trips, few enough to be wasted on someone who stops.
 LOOKS = 256
-#: Looks without an opening in between that make a program one that only looks.
-ONLY_LOOKING = 2
+#: Looks of a thread without an opening in between that make it one that looks at all there is,
+#: and one that will open nothing of it.
+ONLY_LOOKING, STILL_LOOKING = 2, 4
+#: Seconds after which a look says nothing of the next one any more.
+HABIT = 1.0
 #: A file opened this many entries after the last one still follows it (others may be filtered out).
 NEAR = 4
 #: Files fetched ahead after the first that followed, doubling with each further one up to the
 #: second.
 FIRST_DEPTH, MOST_DEPTH = 4, 64
+#: How much of the time in which fetched files are trusted they may wait to be opened, should the
+#: program go on as fast as so far.
+PART_TRUSTED = 0.7
 #: Largest file that is fetched ahead, and bytes of one batch.
 FILE_MAX = 1 << 20
 BATCH_MAX = 32 << 20
@@ -47,38 +57,53 @@ class Walk:
     Attributes:
         last: Position of the file opened last.
         streak: How many files in a row were opened in order.
+        began: Monotonic time at which the first of them was.
         fetched: Everything before it was fetched ahead or passed.
-        looks: Entries looked at since the last opening.
         looked: Everything before it was looked at ahead.
+        directories: How many directories among its entries were looked at.
     """
 
     last: int = -NEAR - 1
     streak: int = 0
+    began: float = 0.0
     fetched: int = 0
-    looks: int = 0
     looked: int = 0
+    directories: int = 0
 
-    def opened(self, position: int) -> range:
-        """A file was opened; which ones to fetch now."""
+    def opened(self, position: int, now: float, trusted: float) -> range:
+        """A file was opened; which ones to fetch now.
+
+        Args:
+            position: Of the file.
+            now: Monotonic time.
+            trusted: Seconds within which a fetched file has to be opened, so that it need not be
+                asked for again.
+        """
         follows = 0 < position - self.last <= NEAR
         self.streak = self.streak + 1 if follows else 0
         self.last = position
-        self.looks = 0
         if not self.streak:
+            self.began = now
             self.fetched = position + 1
             return range(0)
         depth = min(FIRST_DEPTH << min(self.streak, 16), MOST_DEPTH)
+        if now > self.began:
+            depth = min(depth, int(trusted * PART_TRUSTED * self.streak / (now - self.began)))
         if self.fetched - position > depth // 2:
             return range(0)  # half of the last batch is still ahead
         begin = max(self.fetched, position + 1)
-        self.fetched = position + 1 + depth
+        self.fetched = max(begin, position + 1 + depth)
         return range(begin, self.fetched)
 
+    def goes_on(self, before: Walk) -> None:
+        """Who has just finished another directory in order begins with this one."""
+        if self.last >= 0:
+            self.fetched = 0  # that was in an earlier round
+        self.last = -1
+        self.streak, self.began = before.streak, before.began
+
     def looked_at(self, position: int) -> range:
-        """Attributes of an entry were needed; whose to ask for along with them."""
-        self.looks += 1
-        if self.looks < ONLY_LOOKING:
-            return range(0)
+        """Someone who only looks needs attributes; whose to ask for along with them."""
         begin = max(self.looked, position + 1)
         if begin - position > LOOKS // 2:
             return range(0)
@@ -87,12 +112,43 @@ class Walk:
 
 
 @dataclass(slots=True)
+class Habit:
+    """What one thread of a program does at the moment; times are monotonic seconds.
+
+    Attributes:
+        looks: Looks without an opening in between.
+        last: Time of the last one.
+    """
+
+    looks: int = 0
+    last: float = NEVER
+
+    def looked(self, now: float) -> None:
+        """Attributes were asked for."""
+        self.looks = self.looks + 1 if now - self.last <= HABIT else 1
+        self.last = now
+
+    def opened(self) -> None:
+        """A file was opened."""
+        self.looks = 0
+
+    def only_looks(self, now: float) -> bool:
+        """Whether the next file looked at is hardly going to be opened."""
+        return self.looks >= STILL_LOOKING and now - self.last <= HABIT
+
+
+@dataclass(slots=True)
 class _Order:
     """A directory's names as its listing of time `listed` has them, and a walk along them."""
 
+    directory: Directory
     listed: float
     names: Sequence[str]
     walk: Walk
+
+    def is_done(self) -> bool:
+        """Whether its files were opened in order, up to the last ones."""
+        return self.walk.streak > 0 and self.walk.last >= len(self.names) - NEAR
 
 
 class Ahead:
@@ -101,48 +157,141 @@ class Ahead:
     def __init__(self, state: TreeState, attributes: Attributes) -> None:
         self._state = state
         self._attributes = attributes
-        self._orders: LRUCache[Directory, _Order] = LRUCache(64)
+        self._habits: LRUCache[int, Habit] = LRUCache(256)
+        self._latest = Habit()
+        #: Where a file was opened last.
+        self._reading: _Order | None = None
+        self._orders: LRUCache[Directory, _Order] = LRUCache(256)
         attributes.on_look = self.looked_at
 
     def opened(self, inode: Inode) -> None:
         """A program opened a file to read it."""
+        self._habit().opened()
         order, position = self._place(inode)
-        if order is not None:
-            wanted = self._files(inode, order, order.walk.opened(position))
+        if order is None:
+            return
+        before, self._reading = self._reading, order
+        walk = order.walk
+        if before is not None and before.directory is not order.directory and before.is_done():
+            walk.goes_on(before.walk)
+        positions = walk.opened(position, clock.monotonic(), self._state.config.open_ttl)
+        if positions:
+            wanted = self._files(inode, self._from_here_on(order, positions))
             self._ask(wanted, whole=FILE_MAX, name="files ahead")
 
-    def looked_at(self, inode: Inode) -> None:
-        """Attributes of an inode have to be asked for."""
+    def _from_here_on(self, order: _Order, positions: range) -> Iterator[Inode]:
+        """Entries of a directory and, where it ends before `positions` do, of those behind it."""
+        yield from self._entries(order, positions)
+        room = positions.stop - max(positions.start, len(order.names))
+        for behind in self._behind(order.directory):
+            begin, end = behind.walk.fetched, min(room, len(behind.names))
+            if begin < end and behind.walk.last < 0:
+                behind.walk.fetched = end
+                yield from self._entries(behind, range(begin, end))
+            room -= len(behind.names)
+            if room <= 0:
+                return
+
+    def asked_by(self, thread: int) -> None:
+        """What the running task does from now on, it does for this thread of a program."""
+        _asker.set(thread)
+
+    def looked_at(self, inode: Inode) -> int:
+        """Attributes of an inode have to be asked for.
+
+        Answers the size up to which the file is to be fetched along with them: who asks for the
+        attributes of one file mostly reads it next.
+        """
+        now = clock.monotonic()
         order, position = self._place(inode)
-        if order is not None:
-            wanted = self._unknown(inode, order, order.walk.looked_at(position))
-            self._ask(wanted, whole=0, name="attributes ahead")
+        if isinstance(inode, Directory):
+            # who goes into each of them looks at directories, too, and may open what is in them
+            if order is not None:
+                order.walk.directories += 1
+                if order.walk.directories >= ONLY_LOOKING:
+                    self._look_ahead(inode, order, position, beyond=False)
+            return 0
+        habit = self._habit()
+        still = habit.only_looks(now)
+        habit.looked(now)
+        self._latest = habit
+        if order is not None and habit.looks >= ONLY_LOOKING:
+            self._look_ahead(inode, order, position, beyond=still)
+        return 0 if still else WHOLE_FILE
+
+    def _look_ahead(self, inode: Inode, order: _Order, position: int, *, beyond: bool) -> None:
+        positions = order.walk.looked_at(position)
+        wanted = self._unknown(order, positions)
+        if beyond and positions.stop >= len(order.names):
+            wanted += self._unknown_behind(order.directory)
+        self._ask([i for i in wanted if i is not inode], whole=0, name="attributes ahead")
+
+    def _habit(self) -> Habit:
+        """That of the thread which is being answered."""
+        return self._habits.setdefault(_asker.get(), Habit())
+
+    def entered(self, directory: Directory) -> None:
+        """A program reads a directory; if it only looks, it looks into the next ones too."""
+        if self._latest.only_looks(clock.monotonic()):
+            self._ask(self._unknown_behind(directory), whole=0, name="attributes behind")
+
+    def _unknown_behind(self, directory: Directory) -> list[Inode]:
+        """Entries of unknown attributes in the directories that follow one.
+
+        As many of these directories count as have `LOOKS` entries together.
+        """
+        wanted: list[Inode] = []
+        room = LOOKS
+        for order in self._behind(directory):
+            begin, end = order.walk.looked, min(room, len(order.names))
+            if begin < end:
+                order.walk.looked = end
+                wanted += self._unknown(order, range(begin, end))
+            room -= len(order.names)
+            if room <= 0:
+                break
+        return wanted
+
+    def _behind(self, directory: Directory) -> Iterator[_Order]:
+        """The directories that follow one in its parent, up to the first that is not listed."""
+        parents, position = self._place(directory)
+        if parents is None:
+            return
+        for name in parents.names[position + 1 : position + 1 + LOOKS]:
+            sibling = parents.directory.children.get(name)
+            if isinstance(sibling, Directory):
+                order = self._order(sibling)
+                if order is None:
+                    return
+                yield order
 
     def _place(self, inode: Inode) -> tuple[_Order | None, int]:
-        parent = inode.parent
-        if parent is None or not self._state.is_listed(parent):
-            return None, 0
-        order = self._orders.get(parent)
-        if order is None or order.listed != parent.listed:
+        order = self._order(inode.parent) if inode.parent is not None else None
+        return order, bisect_left(order.names, inode.name) if order is not None else 0
+
+    def _order(self, directory: Directory) -> _Order | None:
+        if not self._state.is_listed(directory):
+            return None
+        order = self._orders.get(directory)
+        if order is None or order.listed != directory.listed:
             walk = Walk() if order is None else order.walk
-            order = _Order(parent.listed, names_of(parent.children.values()), walk)
-            self._orders[parent] = order
-        return order, bisect_left(order.names, inode.name)
+            order = _Order(directory, directory.listed, sorted(directory.children), walk)
+            self._orders[directory] = order
+        return order
 
-    def _entries(self, inode: Inode, order: _Order, positions: range) -> list[Inode]:
-        assert inode.parent is not None
-        children = inode.parent.children
+    def _entries(self, order: _Order, positions: range) -> list[Inode]:
+        children = order.directory.children
         found = (children.get(name) for name in order.names[positions.start : positions.stop])
-        return [child for child in found if child is not None and child is not inode]
+        return [child for child in found if child is not None]
 
-    def _files(self, inode: Inode, order: _Order, positions: range) -> list[Inode]:
+    def _files(self, inode: Inode, entries: Iterable[Inode]) -> list[Inode]:
         """Small files among the entries that are neither here nor in use."""
         budget = BATCH_MAX
         wanted = []
-        for child in self._entries(inode, order, positions):
+        for child in entries:
             if isinstance(child, Directory) or child.live or not 0 < child.size <= FILE_MAX:
                 continue
-            if self._attributes.is_here(child):
+            if child is inode or self._attributes.is_here(child):
                 continue
             budget -= child.size
             if budget < 0:
@@ -150,12 +299,10 @@ class Ahead:
             wanted.append(child)
         return wanted
 
-    def _unknown(self, inode: Inode, order: _Order, positions: range) -> list[Inode]:
-        return [
-            child
-            for child in self._entries(inode, order, positions)
-            if not self._attributes.recall(child)
-        ]
+    def _unknown(self, order: _Order, positions: range) -> list[Inode]:
+        entries = self._entries(order, positions)
+        glances = self._attributes.glances(entries)
+        return [child for child, posix in zip(entries, glances, strict=True) if posix is None]
 
     def _ask(self, inodes: list[Inode], *, whole: int, name: str) -> None:
         if not inodes:

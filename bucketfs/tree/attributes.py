@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 
 import trio
@@ -20,7 +20,7 @@ from bucketfs.errors import FsError, NotFound, StoreError, errno_of
 from bucketfs.store.base import Headers, ObjectInfo
 from bucketfs.tree.inode import Directory, Inode
 from bucketfs.tree.names import FOLDER_SUFFIX
-from bucketfs.tree.posix import NANO, decode
+from bucketfs.tree.posix import NANO, Posix, decode, plain
 from bucketfs.tree.state import TreeState
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,11 @@ class Attributes:
     def __init__(self, state: TreeState) -> None:
         self._state = state
         self._asking: dict[Inode, trio.Event] = {}
-        #: Told of each inode whose attributes have to be asked for.
-        self.on_look: Callable[[Inode], None] = lambda _: None
+        #: Told of each inode whose attributes have to be asked for; answers the size up to which
+        #: the file is to be fetched along with them.
+        self.on_look: Callable[[Inode], int]
+        #: Told of each directory whose marker has to be asked for, if it has one: may find out.
+        self.on_directory: Callable[[Directory], Awaitable[None]]
 
     def kind_known(self, inode: Inode) -> bool:
         """Whether the type of the file is certain without asking."""
@@ -49,24 +52,45 @@ class Attributes:
             or inode.size > LINK_MAX
         )
 
+    def glance(self, inode: Inode) -> Posix | None:
+        """Attributes as far as they are known without a request; nothing is kept of them."""
+        return self.glances([inode])[0]
+
+    def glances(self, inodes: Sequence[Inode]) -> list[Posix | None]:
+        """As `glance` for some hundred inodes, which may take one look into the index together.
+
+        A listing of a hundred thousand entries is shown to the kernel this way, which keeps them
+        itself.
+        """
+        found = [self._obvious(inode) for inode in inodes]
+        asked = {
+            at: self._object_key(inode)
+            for at, inode in enumerate(inodes)
+            if found[at] is None and inode.etag and inode.modified
+        }
+        if asked:
+            versions = [(key, inodes[at].etag, inodes[at].modified) for at, key in asked.items()]
+            headers = self._state.index.headers_of(versions)
+            for at, key in asked.items():
+                if key in headers:
+                    found[at] = self._decode(inodes[at], headers[key])
+        return found
+
+    def _obvious(self, inode: Inode) -> Posix | None:
+        if inode.posix is not None:
+            return inode.posix
+        is_bucket = inode.parent is None and not self._state.config.prefix
+        if self._state.config.listed_attributes or is_bucket:
+            return self._decode(inode, None)
+        return None
+
     def recall(self, inode: Inode) -> bool:
         """Fill in attributes without a request, if that is possible.
 
         Answers whether they are known now.
         """
-        if inode.posix is not None:
-            return True
-        is_bucket = inode.parent is None and not self._state.config.prefix
-        if self._state.config.listed_attributes or is_bucket:
-            self._learn(inode, None)
-            return True
-        if inode.etag and inode.modified:
-            key = self._object_key(inode)
-            headers = self._state.index.headers(key, inode.etag, inode.modified)
-            if headers is not None:
-                self._learn(inode, headers)
-                return True
-        return False
+        inode.posix = self.glance(inode)
+        return inode.posix is not None
 
     async def ensure(self, inode: Inode) -> Inode:
         """Have the attributes known.
@@ -82,8 +106,7 @@ class Attributes:
         while not self.recall(inode):
             asked = self._asking.get(inode)
             if asked is None:
-                self.on_look(inode)
-                return await self._ask(inode, whole=WHOLE_FILE)
+                return await self._ask(inode)
             parent, name = inode.parent, inode.name
             await asked.wait()
             if parent is not None and inode.parent is None:
@@ -101,7 +124,7 @@ class Attributes:
             inode: Which.
             whole: Fetch the bytes of a file up to this size by the same request.
         """
-        return await self._ask(inode, whole=whole)
+        return await self._ask(inode, whole)
 
     async def settled(self, inode: Inode) -> None:
         """Wait for an answer about the inode that is under way, if one is."""
@@ -159,15 +182,20 @@ class Attributes:
         return directory
 
     def _learn(self, inode: Inode, headers: Headers | None) -> None:
+        inode.posix = self._decode(inode, headers)
+
+    def _decode(self, inode: Inode, headers: Headers | None) -> Posix:
         directory = isinstance(inode, Directory)
         modified = inode.modified
         if directory and not modified:
             # an implicit directory has no time of its own; the mount's is stable and not 1970
             modified = self._state.mounted_ns // NANO
-        inode.posix = decode(
-            headers, size=inode.size, modified=modified, directory=directory,
-            defaults=self._state.config.defaults,
-        )  # fmt: skip
+        defaults = self._state.config.defaults
+        if headers is None:
+            return plain(modified, directory, defaults)
+        return decode(
+            headers, size=inode.size, modified=modified, directory=directory, defaults=defaults
+        )
 
     def _object_key(self, inode: Inode) -> str:
         path = self._state.path(inode)
@@ -176,9 +204,14 @@ class Attributes:
             return path + next((m for m in ("/", "", FOLDER_SUFFIX) if m in markers), "/")
         return path
 
-    async def _ask(self, inode: Inode, *, whole: int) -> Inode:
+    async def _ask(self, inode: Inode, whole: int | None = None) -> Inode:
+        """Ask for attributes; with `whole` None in the way the programs' habits suggest."""
         event = self._asking[inode] = trio.Event()
         try:
+            if whole is None:
+                if isinstance(inode, Directory) and inode.markers is None:
+                    await self.on_directory(inode)
+                whole = 0 if _has_no_object(inode) else self.on_look(inode)
             return await self._question(inode, whole)
         finally:
             event.set()
@@ -186,7 +219,7 @@ class Attributes:
                 del self._asking[inode]
 
     async def _question(self, inode: Inode, whole: int) -> Inode:
-        if isinstance(inode, Directory) and inode.markers is not None and not inode.markers:
+        if _has_no_object(inode):
             self._learn(inode, None)
             return inode
         since = self._state.changes
@@ -242,3 +275,8 @@ class Attributes:
             return inode
         self._state.unlink(inode)
         raise FsError(errno.ENOENT, "the object was removed by someone else")
+
+
+def _has_no_object(inode: Inode) -> bool:
+    """Whether it is a directory that is known to be a mere prefix."""
+    return isinstance(inode, Directory) and inode.markers is not None and not inode.markers

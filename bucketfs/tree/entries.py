@@ -8,18 +8,22 @@ marker first.
 from __future__ import annotations
 
 import errno
+import functools
 import stat
+from collections.abc import Iterator, Sequence
 
 from bucketfs import clock
 from bucketfs.errors import FsError
 from bucketfs.store.base import BytesBody
+from bucketfs.tasks import gather
 from bucketfs.tree.attributes import Attributes
 from bucketfs.tree.find import Finder
-from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.inode import Directory, Inode, Live
 from bucketfs.tree.listing import Lister
 from bucketfs.tree.locks import Locks
 from bucketfs.tree.posix import Posix
 from bucketfs.tree.publish import Publisher
+from bucketfs.tree.remove import Removals
 from bucketfs.tree.state import TreeState
 
 #: Bytes that unlinking an open file may fetch so that it can be deleted at once; with more to
@@ -39,6 +43,7 @@ class Entries:
         attributes: Attributes,
         locks: Locks,
         publisher: Publisher,
+        removals: Removals,
     ) -> None:
         self._state = state
         self._attributes = attributes
@@ -46,6 +51,8 @@ class Entries:
         self._lister = lister
         self._locks = locks
         self._publisher = publisher
+        self._removals = removals
+        removals.on_emptied = self.keep_emptied
 
     async def create(self, parent: Directory, name: str, mode: int, uid: int, gid: int) -> Inode:
         """A new regular file, open here and not in the bucket yet; `mode` without type bits counts.
@@ -132,6 +139,7 @@ class Entries:
             FsError: ENOENT, EISDIR.
             StoreError: It could not be deleted; it is there as before.
         """
+        began = clock.monotonic()
         inode = await self._finder.find_typed(parent, name)
         if isinstance(inode, Directory):
             raise FsError(errno.EISDIR)
@@ -139,11 +147,8 @@ class Entries:
             inode.content.interrupt()
         async with self._locks.exclusive(inode) as live:
             await self.remove_object(inode)
-            live.unlinked = True
-            live.attributes_unsaved = False
-            self._state.note_change(inode)
-            self._state.unlink(inode)
-        self._state.touch(parent)
+            self._take_away(parent, inode, live)
+        self._removals.removed(parent, inode, name, began)
         self._state.settle(inode)
 
     async def remove_object(self, inode: Inode, *, replaced: bool = False) -> None:
@@ -168,53 +173,76 @@ class Entries:
                 return
         if in_bucket and not replaced:
             assert inode.parent is not None
-            key = self._state.key(inode)
-            await self.keep_directory(inode.parent, inode)
+            await self._delete(inode.parent, inode, [self._state.key(inode)])
+
+    async def _delete(self, parent: Directory, inode: Inode, keys: Sequence[str]) -> None:
+        """Delete what makes a name exist, now or with many others in a moment."""
+        if self._removals.is_burst(parent, inode.name):
+            self._removals.add(parent, inode.name, keys)
+            return
+        await self.keep_directory(parent, inode)
+        for key in keys:
             await self._state.store.delete(key)
             self._state.index.drop_headers(key)
-            await self.keep_if_empty(inode.parent)
+        await self.keep_if_empty(parent)
+
+    def _take_away(self, parent: Directory, inode: Inode, live: Live) -> None:
+        live.unlinked = True
+        live.attributes_unsaved = False
+        self._state.note_change(inode)
+        self._state.unlink(inode)
+        self._state.touch(parent)
 
     async def keep_directory(self, parent: Directory, last: Inode) -> None:
         """Give a directory its marker when `last` is the only thing that makes it exist."""
-        if parent is self._state.root or (parent.markers and "/" in parent.markers):
+        if self._is_kept(parent) or not self._state.is_listed(parent):
             return
-        if not self._state.is_listed(parent):
-            return
-        in_bucket = (c for c in parent.children.values() if isinstance(c, Directory) or c.etag)
-        if all(child is last for child in in_bucket):
+        if all(child is last for child in _in_bucket(parent)):
             await self._put_marker(parent)
 
     async def keep_if_empty(self, parent: Directory) -> None:
         """As `keep_directory`, after the fact, when no fresh listing could tell beforehand."""
-        if parent is self._state.root or (parent.markers and "/" in parent.markers):
+        if self._is_kept(parent) or self._state.is_listed(parent):
             return
-        if self._state.is_listed(parent) or not await self._lister.is_empty(parent):
-            return
-        if not (parent.markers and "/" in parent.markers):
+        if await self._lister.is_empty(parent) and not self._is_kept(parent):
             await self._put_marker(parent)
+
+    async def keep_emptied(self, parent: Directory) -> None:
+        """As `keep_directory`, after a batch of removals."""
+        if not self._state.is_listed(parent):
+            await self.keep_if_empty(parent)
+        elif not self._is_kept(parent) and not any(_in_bucket(parent)):
+            await self._put_marker(parent)
+
+    def _is_kept(self, directory: Directory) -> bool:
+        return directory is self._state.root or "/" in (directory.markers or ())
 
     async def remove_directory(self, parent: Directory, name: str) -> None:
         """Remove an empty directory.
 
         Raises:
             FsError: ENOENT, ENOTDIR, ENOTEMPTY (also when only hidden keys are left in it).
+            StoreError: It could not be deleted, or what was removed from it before could not.
         """
+        began = clock.monotonic()
         directory = await self._finder.find(parent, name)
         if not isinstance(directory, Directory):
             raise FsError(errno.ENOTDIR)
         await self._locks.settled(directory)
-        await self.check_empty(directory)
-        async with self._locks.exclusive(directory) as live:
-            await self.keep_directory(parent, directory)
-            path = self._state.path(directory)
-            for marker in sorted((directory.markers or frozenset()) | {"/"}):
-                await self._state.store.delete(path + marker)
-            live.unlinked = True
-            live.attributes_unsaved = False
-            self._state.note_change(directory)
-            self._state.unlink(directory)
-        await self.keep_if_empty(parent)
-        self._state.touch(parent)
+        with self._removals.going(directory):
+            await gather(
+                [
+                    functools.partial(self._removals.settled, directory),
+                    functools.partial(self.check_empty, directory),
+                ],
+                limit=2,
+            )
+            async with self._locks.exclusive(directory) as live:
+                path = self._state.path(directory)
+                markers = [path + suffix for suffix in sorted(directory.markers or ())]
+                await self._delete(parent, directory, markers)
+                self._take_away(parent, directory, live)
+        self._removals.removed(parent, directory, name, began)
         self._state.settle(directory)
 
     async def check_empty(self, directory: Directory) -> None:
@@ -229,6 +257,7 @@ class Entries:
     async def _must_be_free(self, parent: Directory, name: str) -> None:
         if parent.parent is None and parent is not self._state.root:
             raise FsError(errno.ENOENT, "the directory has been removed")
+        await self._removals.freed(parent, name)
         if await self._finder.find_or_none(parent, name) is not None:
             raise FsError(errno.EEXIST)
 
@@ -259,3 +288,8 @@ class Entries:
         self._state.index.put_headers(info.key, info.etag, info.last_modified, headers)
         directory.markers = (directory.markers or frozenset()) | {"/"}
         self._state.note_change(directory)
+
+
+def _in_bucket(directory: Directory) -> Iterator[Inode]:
+    """The entries that make a directory exist."""
+    return (c for c in directory.children.values() if isinstance(c, Directory) or c.etag)

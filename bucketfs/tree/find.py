@@ -123,7 +123,8 @@ class Finder:
             await gather(jobs, limit=len(jobs))
             child = parent.children.get(name)
             changed = child is not None and child.changed > since
-            if changed or parent.removed.get(name, 0) > since:
+            removed = parent.removed.get(name, 0) > since
+            if changed or removed or self._state.is_leaving(parent, name):
                 return child
         return self._take_over(parent, name, key, answers)
 

@@ -134,13 +134,13 @@ class Directory(Inode):
         misses: Cold lookups since the last listing.
         subdirectories: How many of the children are directories.
         touched_ns: Time of the last local change of the entries.
+        readers: How many have it open to read its entries.
         renaming: Set and replaced when a renaming of the whole directory under way ends.
     """
 
     __slots__ = (
         "asking", "children", "hidden", "listed", "loading", "markers", "misses", "negatives",
-        "removed", "renaming", "subdirectories",
-        "touched_ns",
+        "readers", "removed", "renaming", "subdirectories", "touched_ns",
     )  # fmt: skip
 
     def __init__(self, ino: int, parent: Directory | None, name: str) -> None:
@@ -156,6 +156,7 @@ class Directory(Inode):
         self.misses = 0
         self.touched_ns = 0
         self.subdirectories = 0
+        self.readers = 0
         self.renaming: trio.Event | None = None
 
 

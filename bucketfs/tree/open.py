@@ -172,8 +172,8 @@ class Opener:
             handle.conflicts = handle.content.conflicts
 
     async def sync_directory(self, directory: Directory) -> None:
-        """Have a directory's attributes in the bucket."""
-        await self._saver.save(directory)
+        """Have a directory's attributes in the bucket, and removed names gone from it."""
+        await self._saver.save_directory(directory)
 
     async def release(self, handle: Handle) -> None:
         """The last descriptor is gone.

@@ -14,12 +14,14 @@ rclone's octal ``mode`` and fractions, s3sync's ``permissions``, ``owner`` and `
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from urllib.parse import quote, unquote
 
 from bucketfs.store.base import Headers
@@ -47,6 +49,10 @@ _KINDS = frozenset(
 )
 
 
+#: Shared by the many that have none.
+_NO_XATTRS: Mapping[str, bytes] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class Posix:
     """Attributes of one file or directory, times in nanoseconds since 1970.
@@ -62,7 +68,7 @@ class Posix:
     atime_ns: int
     ctime_ns: int
     rdev: int = 0
-    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    xattrs: Mapping[str, bytes] = field(default_factory=lambda: _NO_XATTRS)
     foreign: Headers | None = None
 
     def changed(self, now_ns: int, **values: object) -> Posix:
@@ -78,6 +84,12 @@ class Defaults:
     gid: int
     file_mode: int = 0o644
     directory_mode: int = 0o755
+
+
+@functools.lru_cache(4096)
+def plain(modified: int, directory: bool, defaults: Defaults) -> Posix:
+    """Attributes of an object (or prefix) that carries none; one `Posix` for all that are alike."""
+    return decode(None, size=0, modified=modified, directory=directory, defaults=defaults)
 
 
 def decode(
@@ -225,9 +237,9 @@ def _foreign(headers: Headers) -> Headers | None:
     return Headers(metadata=metadata, content_type=headers.content_type, other=headers.other)
 
 
-def _decode_xattrs(text: str) -> dict[str, bytes]:
+def _decode_xattrs(text: str) -> Mapping[str, bytes]:
     if not text:
-        return {}
+        return _NO_XATTRS
     try:
         pairs = json.loads(unquote(text))
         return {

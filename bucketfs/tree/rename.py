@@ -27,6 +27,7 @@ from bucketfs.tree.locks import Locks
 from bucketfs.tree.names import check_key
 from bucketfs.tree.posix import encode
 from bucketfs.tree.publish import content_type
+from bucketfs.tree.remove import Removals
 from bucketfs.tree.state import TreeState
 
 log = logging.getLogger(__name__)
@@ -36,13 +37,20 @@ class Renamer:
     """Renames files and directories."""
 
     def __init__(
-        self, state: TreeState, finder: Finder, lister: Lister, entries: Entries, locks: Locks
+        self,
+        state: TreeState,
+        finder: Finder,
+        lister: Lister,
+        entries: Entries,
+        locks: Locks,
+        removals: Removals,
     ) -> None:
         self._state = state
         self._finder = finder
         self._lister = lister
         self._entries = entries
         self._locks = locks
+        self._removals = removals
 
     async def rename(
         self,
@@ -59,6 +67,7 @@ class Renamer:
             FsError: ENOENT, EEXIST (unless `replace`), EISDIR, ENOTDIR, ENOTEMPTY, EINVAL,
             ENAMETOOLONG. StoreError: It could not be copied; nothing has changed.
         """
+        await self._removals.drained()  # no deletion may hit what is copied to its key
         source = await self._finder.find(old_parent, old_name)
         target = await self._finder.find_or_none(new_parent, new_name)
         if target is source:
@@ -203,6 +212,7 @@ class Renamer:
             source.renaming = trio.Event()
             try:
                 await self._quiet_below(source)
+                await self._removals.drained()
                 await self._entries.keep_directory(old_parent, source)
                 copies = await self._copy_tree(source, new_prefix, target)
                 # readers go on under the new keys before the old ones are gone

@@ -15,9 +15,10 @@ import trio
 from bucketfs.errors import FsError, StoreError, errno_of
 from bucketfs.file.upload import Interrupted
 from bucketfs.tasks import gather
-from bucketfs.tree.inode import NEVER, Inode, Live
+from bucketfs.tree.inode import NEVER, Directory, Inode, Live
 from bucketfs.tree.locks import Locks
 from bucketfs.tree.publish import Publisher
+from bucketfs.tree.remove import Removals
 from bucketfs.tree.state import TreeState
 
 log = logging.getLogger(__name__)
@@ -34,9 +35,10 @@ _PERMANENT = frozenset({errno.EFBIG, errno.ENAMETOOLONG, errno.ESTALE, errno.ERO
 class Saver:
     """Decides when an inode is published, and sees it through."""
 
-    def __init__(self, state: TreeState, locks: Locks) -> None:
+    def __init__(self, state: TreeState, locks: Locks, removals: Removals) -> None:
         self._state = state
         self._locks = locks
+        self._removals = removals
         self.publisher = Publisher(state, self.later)
 
     async def save(self, inode: Inode) -> None:
@@ -63,6 +65,15 @@ class Saver:
             live.attributes_unsaved = False  # nothing but the attributes of a lost name
         elif live.attributes_unsaved:
             await self.publisher.attributes(inode, live)
+
+    async def save_directory(self, directory: Directory) -> None:
+        """Have the bucket hold a directory's attributes and no name that was removed from it.
+
+        Raises:
+            StoreError: A request failed, or an earlier one of a removal.
+        """
+        await self._removals.settled(directory)
+        await self.save(directory)
 
     def later(self, inode: Inode) -> None:
         """Save the inode's attributes in a moment, together with what else changes until then."""
@@ -133,7 +144,11 @@ class Saver:
         return live.attributes_unsaved or (live.content is not None and live.content.unsaved)
 
     async def drain(self) -> None:
-        """Save everything that is unsaved, once; what cannot be is left on the local disk."""
+        """Save everything that is unsaved, once; what cannot be is left on the local disk.
+
+        Removals come first: they have been promised longer.
+        """
+        await self._removals.drained()
         for key in list(self._state.deferred):
             if self._state.take_deferred(key) is not None:
                 await self._delete(key)
@@ -160,7 +175,8 @@ class Saver:
         if content is None or not content.unsaved or inode.unlinked:
             return ""
         path = self._state.files.cache.rescue(content.fetcher.pages, inode.name)
-        return f"; its bytes are in {path}"
+        elsewhere = "".join(f"; {what}" for what in content.shelf.leave())
+        return f"; its bytes are in {path}{elsewhere}"
 
     async def _delete(self, key: str) -> None:
         try:

@@ -7,7 +7,7 @@ consistent.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -54,12 +54,16 @@ class TreeState:
         self.table = InodeTable()
         self.mounted_ns = clock.wall_ns()
         self.changes = 0
+        #: Names in the tree, about: those below a directory that was unlinked are still counted.
+        self.entries = 0
         self._asking_everywhere = 0
         #: Directories whose `removed` is not empty.
         self._removed_in: set[Directory] = set()
         self.live: set[Inode] = set()
         #: Removed files whose objects stay until their last close, by key: they are in no listing.
         self.deferred: dict[str, Inode] = {}
+        #: Names removed here whose objects are being deleted, with their keys (`Removals`).
+        self.leaving: dict[Directory, dict[str, Sequence[str]]] = {}
 
     @property
     def root(self) -> Directory:
@@ -95,6 +99,13 @@ class TreeState:
         """Key of a name in a directory; raises FsError ENAMETOOLONG."""
         return check_key(self.prefix(directory) + name)
 
+    def is_at(self, directory: Directory, prefix: str) -> bool:
+        """Whether the directory's keys (still) begin with `prefix`."""
+        try:
+            return self.prefix(directory) == prefix
+        except FsError:
+            return False
+
     def is_listed(self, directory: Directory) -> bool:
         """Whether the directory's entries are completely known and fresh."""
         return clock.monotonic() - directory.listed <= self.config.ttl
@@ -129,6 +140,14 @@ class TreeState:
         self.link(parent, name, inode)
         return inode
 
+    def found_file(self, parent: Directory, name: str, info: ObjectInfo) -> Inode:
+        """A file inode under a name that is free, as a listing shows it."""
+        inode = Inode(self.table.new_number(), parent, name)
+        inode.etag, inode.size, inode.modified = info.etag, info.size, info.last_modified
+        parent.children[name] = inode
+        self.entries += 1
+        return inode
+
     def new_directory(self, parent: Directory, name: str) -> Directory:
         """A directory inode linked under `name`."""
         inode = Directory(self.table.new_number(), None, "")
@@ -147,6 +166,7 @@ class TreeState:
         inode.parent = parent
         inode.name = name
         parent.children[name] = inode
+        self.entries += 1
         parent.subdirectories += isinstance(inode, Directory)
         parent.negatives.pop(name, None)
 
@@ -155,14 +175,33 @@ class TreeState:
         parent = inode.parent
         if parent is None:
             return
-        del parent.children[inode.name]
-        parent.subdirectories -= isinstance(inode, Directory)
-        if parent.asking or self._asking_everywhere:
-            parent.removed[inode.name] = self.changes
-            self._removed_in.add(parent)
+        self.forget(inode)
+        self._remember_removed(parent, inode.name)
         if inode.live is not None and not inode.live.unlinked:
             inode.live.lost = parent, inode.name
+
+    def forget(self, inode: Inode) -> None:
+        """Take an inode from its name here; whoever asks the bucket for the name finds it again."""
+        parent = inode.parent
+        assert parent is not None
+        del parent.children[inode.name]
+        self.entries -= 1
+        parent.subdirectories -= isinstance(inode, Directory)
         inode.parent = None
+
+    def note_removed(self, directory: Directory, name: str) -> None:
+        """The object of a name that went before is gone now: answers under way may show it."""
+        self.changes += 1
+        self._remember_removed(directory, name)
+
+    def _remember_removed(self, directory: Directory, name: str) -> None:
+        if directory.asking or self._asking_everywhere:
+            directory.removed[name] = self.changes
+            self._removed_in.add(directory)
+
+    def is_leaving(self, directory: Directory, name: str) -> bool:
+        """Whether the name was removed here and its objects are still being deleted."""
+        return bool(self.leaving) and name in self.leaving.get(directory, ())
 
     @contextmanager
     def asking(self, directory: Directory) -> Iterator[int]:

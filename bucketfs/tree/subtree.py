@@ -18,8 +18,11 @@ from cachetools import LRUCache
 from bucketfs import clock
 from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import ListPage, ObjectInfo
+from bucketfs.store.pages import read_pages
+from bucketfs.tree.attributes import Attributes
 from bucketfs.tree.inode import Directory
-from bucketfs.tree.listing import Lister, Picture, sort
+from bucketfs.tree.listing import Lister
+from bucketfs.tree.merge import Picture, sort
 from bucketfs.tree.state import TreeState
 
 log = logging.getLogger(__name__)
@@ -64,19 +67,38 @@ def cover(prefix: str, objects: Iterable[ObjectInfo], *, complete: bool) -> dict
 class Subtree:
     """Keeps directories listed, and lists ahead of who walks through them."""
 
-    def __init__(self, state: TreeState, lister: Lister) -> None:
+    def __init__(self, state: TreeState, lister: Lister, attributes: Attributes) -> None:
         self._state = state
         self._lister = lister
         #: Parents in which a directory was listed, and the flat listing under way below them.
         self._walked: LRUCache[Directory, trio.Event | None] = LRUCache(256)
+        #: Parents whose next directory may be listed before it is entered.
+        self._foresight: LRUCache[Directory, bool] = LRUCache(256)
+        attributes.on_directory = self._foresee
 
     async def ensure(self, directory: Directory) -> None:
-        """Have the directory's entries fresh; raises as `Lister.ensure` does."""
+        """Have the entries of a directory fresh that a program reads; raises as `Lister.ensure`."""
+        if directory.parent is not None:
+            self._foresight[directory.parent] = True
+        await self._ensure(directory)
+
+    async def _foresee(self, directory: Directory) -> None:
+        """Somebody looks at a directory right after reading one beside it: it is read next.
+
+        Its listing tells whether it has a marker, so that nobody need ask for one.
+        """
+        if directory.parent is not None and self._foresight.pop(directory.parent, False):
+            try:
+                await self._ensure(directory, pages=PAGES)
+            except (StoreError, FsError) as error:
+                log.debug("listed ahead: %s", error)
+
+    async def _ensure(self, directory: Directory, *, pages: int | None = None) -> None:
         if self._state.is_listed(directory):
             return
         parent = directory.parent
         if parent is None or not self._state.is_listed(parent):
-            await self._lister.ensure(directory)
+            await self._lister.ensure(directory, pages=pages)
             return
         second = parent in self._walked
         under_way = self._walked.setdefault(parent, None)
@@ -87,7 +109,7 @@ class Subtree:
             self._state.background.start(
                 lambda: self._list_behind(parent, directory, done), "list ahead"
             )
-        await self._lister.ensure(directory)
+        await self._lister.ensure(directory, pages=pages)
 
     async def _list_behind(self, parent: Directory, directory: Directory, done: trio.Event) -> None:
         """List what follows a directory in its parent, as far as a few pages go."""
@@ -95,14 +117,16 @@ class Subtree:
         try:
             with self._state.asking_everywhere() as since:
                 prefix = self._state.prefix(parent)
-                pages, complete = await self._lister.pages(
+                objects: list[ObjectInfo] = []
+                complete = await read_pages(
+                    self._state.store,
                     prefix,
+                    lambda page: objects.extend(page.objects),
                     delimiter="",
                     start_after=self._state.path(directory) + _BEHIND,
                     most=PAGES,
                 )
                 if self._state.prefix(parent) == prefix:
-                    objects = (info for page in pages for info in page.objects)
                     pictures = cover(prefix, objects, complete=complete)
                     self._accept(parent, prefix, pictures, began, since)
         except (StoreError, FsError) as error:

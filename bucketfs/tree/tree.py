@@ -6,6 +6,7 @@ Responsible for nothing but the assembly; each part has a module of its own.
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from dataclasses import replace
 
 from bucketfs.errors import FsError
@@ -20,6 +21,7 @@ from bucketfs.tree.listing import Lister
 from bucketfs.tree.locks import Locks
 from bucketfs.tree.open import Opener
 from bucketfs.tree.posix import Posix
+from bucketfs.tree.remove import Removals
 from bucketfs.tree.rename import Renamer
 from bucketfs.tree.save import Saver
 from bucketfs.tree.state import TreeConfig, TreeState
@@ -31,25 +33,29 @@ class Tree:
 
     Attributes:
         state: Inodes, keys and configuration.
-        finder, lister, subtree, ahead, locks, attributes, changer, entries, renamer, opener, saver:
-        See their modules.
+        finder, lister, subtree, ahead, locks, attributes, changer, entries, renamer, removals,
+        opener, saver: See their modules.
     """
 
     def __init__(self, files: FileContext, config: TreeConfig) -> None:
         self.state = TreeState(files, config)
         self.lister = Lister(self.state)
-        self.subtree = Subtree(self.state, self.lister)
         self.attributes = Attributes(self.state)
+        self.subtree = Subtree(self.state, self.lister, self.attributes)
         self.ahead = Ahead(self.state, self.attributes)
         self.locks = Locks(self.state)
-        self.saver = Saver(self.state, self.locks)
+        self.removals = Removals(self.state)
+        self.saver = Saver(self.state, self.locks, self.removals)
         publisher = self.saver.publisher
         self.changer = Changer(self.state, publisher)
         self.finder = Finder(self.state, self.lister, self.attributes)
         self.entries = Entries(
-            self.state, self.finder, self.lister, self.attributes, self.locks, publisher
+            self.state, self.finder, self.lister, self.attributes, self.locks, publisher,
+            self.removals,
+        )  # fmt: skip
+        self.renamer = Renamer(
+            self.state, self.finder, self.lister, self.entries, self.locks, self.removals
         )
-        self.renamer = Renamer(self.state, self.finder, self.lister, self.entries, self.locks)
         self.opener = Opener(self.state, self.attributes, self.ahead, self.changer, self.saver)
         files.cache.add_reclaimer(self._reclaim)
 
@@ -72,14 +78,17 @@ class Tree:
         Raises:
             FsError: ESTALE when they are not known.
         """
-        posix = inode.posix
-        if posix is None:
+        if inode.posix is None:
             raise FsError(errno.ESTALE, "attributes were forgotten meanwhile")
-        if isinstance(inode, Directory) and inode.touched_ns > posix.mtime_ns:
-            return replace(
-                posix, mtime_ns=inode.touched_ns, ctime_ns=max(posix.ctime_ns, inode.touched_ns)
-            )
-        return posix
+        return _moved_on(inode, inode.posix)
+
+    def glances(self, inodes: Sequence[Inode]) -> list[Posix | None]:
+        """As `posix` for some hundred inodes, None where a request would be needed."""
+        known = self.attributes.glances(inodes)
+        return [
+            None if posix is None else _moved_on(inode, posix)
+            for inode, posix in zip(inodes, known, strict=True)
+        ]
 
     def nlink(self, inode: Inode) -> int:
         """Number of links: 1 for files, 0 after unlink.
@@ -98,3 +107,11 @@ class Tree:
             if inode.content is not None:
                 freed += inode.content.reclaim(wanted - freed)
         return freed
+
+
+def _moved_on(inode: Inode, posix: Posix) -> Posix:
+    if isinstance(inode, Directory) and inode.touched_ns > posix.mtime_ns:
+        return replace(
+            posix, mtime_ns=inode.touched_ns, ctime_ns=max(posix.ctime_ns, inode.touched_ns)
+        )
+    return posix

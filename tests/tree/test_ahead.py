@@ -43,6 +43,69 @@ async def test_files_read_in_order_are_fetched_ahead(bucket: Bucket, tmp_path: P
 
 
 @mock_clock
+@pytest.mark.parametrize("pause", [0.3, 2.0])
+async def test_slow_readers_do_not_get_files_before_they_can_be_trusted(
+    bucket: Bucket, tmp_path: Path, pause: float
+) -> None:
+    """What waits longer than `open_ttl` would cost a HEAD more."""
+    names = fill(bucket, count=30)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        for name in names:
+            await mount.read(name)
+            await trio.sleep(pause)
+        requested = bucket.requested()
+        assert requested["GetObject"] == 30
+        assert requested.get("HeadObject", 0) <= 6, "of the first few, fetched before it was slow"
+
+
+@mock_clock
+async def test_files_of_one_directory_after_the_other_are_fetched_ahead(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    paths = [f"d/{n:02}/{name:02}" for n in range(20) for name in range(10)]
+    for path in paths:
+        bucket.poke(path, noise(5000) + path.encode())
+    async with planted(bucket, tmp_path) as mount:
+        await mount.tree.subtree.ensure(await mount.directory("d"))
+        bucket.requested()
+        began = trio.current_time()
+        for number in range(20):
+            await mount.tree.subtree.ensure(await mount.directory(f"d/{number:02}"))
+            for path in paths[number * 10 : number * 10 + 10]:
+                assert (await mount.read(path)).endswith(path.encode())
+        assert (trio.current_time() - began) / bucket.latency <= 60
+        requested = bucket.requested()
+        assert requested["GetObject"] == 200
+        assert requested.get("HeadObject", 0) <= 2, "of directory markers"
+
+
+@mock_clock
+async def test_who_only_looks_goes_on_so_in_other_directories(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """As `find -size` does."""
+    for number in range(40):
+        for name in range(10):
+            bucket.poke(f"{number:02}/{name}", b"x" * 5000)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.tree.subtree.ensure(mount.root)
+        bucket.requested()
+        began = trio.current_time()
+        for number in range(40):
+            directory = await mount.directory(f"{number:02}")
+            await mount.tree.subtree.ensure(directory)
+            mount.tree.ahead.entered(directory)
+            for name in sorted(directory.children):
+                await mount.find(f"{number:02}/{name}")
+        assert (trio.current_time() - began) / bucket.latency <= 400 / 8 + 12
+        requested = bucket.requested()
+        assert requested.pop("ListObjectsV2") <= 4
+        assert requested.pop("GetObject") <= 4, "the first ones, which might have been opened next"
+        assert sum(requested.values()) <= 401, "each once, and one marker"
+
+
+@mock_clock
 async def test_files_read_in_disorder_are_not(bucket: Bucket, tmp_path: Path) -> None:
     names = fill(bucket)
     async with planted(bucket, tmp_path) as mount:
@@ -99,7 +162,7 @@ def test_no_walk_asks_for_an_entry_twice_in_a_row_of_order(positions: list[int])
     asked: set[int] = set()
     for position in positions:
         streak = walk.streak
-        wanted = walk.opened(position)
+        wanted = walk.opened(position, 0.0, 1.0)
         if not walk.streak or walk.streak <= streak:
             asked.clear()
         assert not asked & set(wanted)

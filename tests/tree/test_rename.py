@@ -176,6 +176,26 @@ class TestDirectories:
             assert await mount.read("e/b/c") == b"d/b/c"
             assert await mount.names() == {"d2", "e"}
 
+    async def test_thousands_are_copied_side_by_side_before_any_is_deleted(
+        self, bucket: Bucket, tmp_path: Path
+    ) -> None:
+        for number in range(2_500):
+            bucket.poke(f"d/{number // 100}/{number}", b"x")
+        order: list[str] = []
+        bucket.fault = lambda operation, _key, _n: order.append(operation)  # type: ignore[func-returns-value]
+        async with planted(bucket, tmp_path) as mount:
+            await mount.names()
+            order.clear()
+            began = trio.current_time()
+            await mount.rename("d", "e")
+            counts = bucket.requested()
+            assert (counts["CopyObject"], counts["DeleteObjects"]) == (2_500, 3)
+            assert counts["ListObjectsV2"] <= 4
+            assert set(order[order.index("DeleteObjects") :]) == {"DeleteObjects"}
+            assert trio.current_time() - began <= (2_500 / 8 + 20) * bucket.latency
+            assert len(mount.stored()) == 2_500
+            assert mount.stored()[0].startswith("e/")
+
     async def test_a_failed_copy_is_rolled_back(self, bucket: Bucket, tmp_path: Path) -> None:
         keys = [f"d/{number}" for number in range(20)]
         for key in keys:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tree.inode import Directory
-from bucketfs.tree.listing import Picture
+from bucketfs.tree.merge import Picture
 from bucketfs.tree.subtree import cover
 from tests.tree.builder import Bucket, Mount, planted
 

@@ -1,0 +1,178 @@
+"""What LIST shows of a directory, taken over into the tree.
+
+`sort` is pure: pages of a LIST become a picture of the directory. `Merge` takes pictures over, page
+by page, so that no listing holds up the loop for longer than a page does.
+
+Invariant: what was changed here after a listing began is not touched by it; what is open or unsaved
+never disappears because of one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bucketfs.store.base import ListPage, ObjectInfo
+from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.names import FOLDER_SUFFIX, is_visible
+from bucketfs.tree.state import TreeState
+
+
+@dataclass(slots=True)
+class Picture:
+    """One directory as a LIST shows it.
+
+    Attributes:
+        files: By name.
+        directories: By name, with the suffixes of their marker objects as far as seen.
+        marker: The directory's own marker object.
+        hidden: There are keys that cannot be names.
+    """
+
+    files: dict[str, ObjectInfo] = field(default_factory=dict)
+    directories: dict[str, set[str]] = field(default_factory=dict)
+    marker: ObjectInfo | None = None
+    hidden: bool = False
+
+
+def sort(picture: Picture, prefix: str, page: ListPage) -> None:
+    """Add a page of the listing of `prefix` with delimiter "/" to a picture.
+
+    A directory shadows a file of its name, whichever of them a page shows first.
+    """
+    cut = len(prefix)
+    for info in page.objects:
+        name = info.key[cut:]
+        if not name:
+            picture.marker = info
+        elif (
+            name.endswith(FOLDER_SUFFIX)
+            and info.size == 0
+            and is_visible(name.removesuffix(FOLDER_SUFFIX))
+        ):
+            name = name.removesuffix(FOLDER_SUFFIX)
+            picture.directories.setdefault(name, set()).add(FOLDER_SUFFIX)
+            picture.files.pop(name, None)
+        elif not is_visible(name):
+            picture.hidden = True
+        elif name not in picture.directories:
+            picture.files[name] = info
+    for common in page.prefixes:
+        name = common[cut:-1]
+        if is_visible(name):
+            picture.directories.setdefault(name, set())
+            picture.files.pop(name, None)
+        else:
+            picture.hidden = True
+
+
+class Merge:
+    """One listing of a directory on its way into the tree.
+
+    Args:
+        state: The tree.
+        directory: What is listed.
+        began: Monotonic time at which the listing began.
+        since: Change number at which it began.
+    """
+
+    def __init__(self, state: TreeState, directory: Directory, began: float, since: int) -> None:
+        self._state = state
+        self._directory = directory
+        self._began = began
+        self._since = since
+        self._marker: ObjectInfo | None = None
+        self._hidden = False
+        #: Names shown; needed only to find out what is gone.
+        self._present: set[str] = set()
+        #: Files whose names are directories here: these may be shown, and shadow them, later.
+        self._doubtful: dict[str, ObjectInfo] = {}
+
+    def add(self, picture: Picture) -> None:
+        """Take over a part of the listing; parts come in the order of their keys."""
+        self._marker = picture.marker or self._marker
+        self._hidden |= picture.hidden
+        children = self._directory.children
+        for name, markers in picture.directories.items():
+            self._doubtful.pop(name, None)
+            if not self._changed_since(name):
+                self._merge_directory(name, markers)
+        deferred = self._state.deferred
+        for name, info in picture.files.items():
+            if info.key in deferred or self._changed_since(name):
+                continue
+            child = children.get(name)
+            if child is None:
+                self._state.found_file(self._directory, name, info)
+            elif isinstance(child, Directory):
+                self._doubtful[name] = info
+            else:
+                self._merge_file(child, info)
+        self._present.update(picture.files, picture.directories)
+
+    def finish(self) -> None:
+        """That was all: the directory is listed."""
+        directory = self._directory
+        for name, info in self._doubtful.items():
+            if not self._changed_since(name):
+                self._replace_directory(name, info)
+        for name in directory.children.keys() - self._present:
+            self._vanish(directory.children[name])
+        self._merge_marker(self._marker)
+        directory.hidden = self._hidden
+        directory.listed = self._began
+        directory.misses = 0
+        directory.negatives.clear()
+
+    def _changed_since(self, name: str) -> bool:
+        directory = self._directory
+        if directory.removed and directory.removed.get(name, 0) > self._since:
+            return True
+        child = directory.children.get(name)
+        if child is not None:
+            return child.changed > self._since
+        return self._state.is_leaving(directory, name)
+
+    def _merge_marker(self, marker: ObjectInfo | None) -> None:
+        directory = self._directory
+        known = directory.markers or frozenset()
+        if marker is None:
+            directory.markers = known - {"/"}
+            return
+        directory.markers = known | {"/"}
+        if directory.modified and directory.modified != marker.last_modified:
+            directory.posix = None
+        directory.modified = marker.last_modified
+        directory.etag = marker.etag
+        directory.size = marker.size
+
+    def _merge_directory(self, name: str, markers: set[str]) -> None:
+        child = self._directory.children.get(name)
+        if not isinstance(child, Directory):
+            if child is not None and child.live is not None:
+                return
+            child = self._state.new_directory(self._directory, name)
+        if markers:
+            child.markers = (child.markers or frozenset()) | markers
+
+    def _merge_file(self, child: Inode, info: ObjectInfo) -> None:
+        if child.live is not None and (child.content is None or child.content.unsaved):
+            return
+        if child.etag != info.etag or child.modified != info.last_modified:
+            self._state.adopt(child, etag=info.etag, size=info.size, modified=info.last_modified)
+
+    def _replace_directory(self, name: str, info: ObjectInfo) -> None:
+        """The listing shows a file, and no directory, of a name that was one here."""
+        child = self._directory.children.get(name)
+        if isinstance(child, Directory):
+            if child.markers == frozenset({""}) and child.etag == info.etag:
+                return  # a directory object without slash, known by its metadata
+            if self._state.holds_unsaved(child):
+                return
+            self._state.unlink(child)
+        self._state.found_file(self._directory, name, info)
+
+    def _vanish(self, child: Inode) -> None:
+        """The listing does not show a child: it is gone, unless it is ours or changed meanwhile."""
+        if child.changed > self._since or self._state.holds_unsaved(child):
+            return
+        self._state.unlink(child)

@@ -1,0 +1,263 @@
+"""Removing many names at once: what `rm -r` takes away leaves the bucket in batches.
+
+A lone unlink waits for its DELETE, so that its error comes back from that very call. When one
+follows the other through a directory (`Streak`, pure), the names go at once and their keys wait
+here: whatever has gathered while the last DeleteObjects was under way leaves with the next one.
+
+Invariants:
+- a name in `TreeState.leaving` is in no answer to anyone, and nothing new takes its key before the
+  deletion has ended (`freed`, `drained`);
+- a directory in `leaving` is kept in memory, whatever a listing says;
+- what could not be deleted is there again afterwards, and the directory's next `settled` raises
+  why.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from bucketfs import clock
+from bucketfs.errors import FsError, StoreError
+from bucketfs.tasks import Turns, gather
+from bucketfs.tree.inode import NEVER, Directory, Inode
+from bucketfs.tree.state import TreeState
+
+log = logging.getLogger(__name__)
+
+#: Removals in a row after which further ones need not wait: who removes eight names of a directory
+#: in the order of its listing is about to remove them all.
+PATIENCE = 8
+#: Seconds between the end of a removal and the next one that make it another row. `rm -r` looks
+#: at a directory's entries in between: some round trips.
+PAUSE = 0.5
+#: DeleteObjects takes a thousand keys; so many such requests are under way at once.
+_BATCH, _SIDE_BY_SIDE = 1000, 4
+
+
+@dataclass(slots=True)
+class Streak:
+    """Names removed from one directory one after the other; times are monotonic seconds.
+
+    Attributes:
+        count: How many, in the order of a listing and without a pause.
+        last: The latest.
+        ended: When its removal was answered.
+        below: Longest streak in a directory that was itself removed from this one.
+    """
+
+    count: int = 0
+    last: str = ""
+    ended: float = NEVER
+    below: int = 0
+
+    def goes_on(self, name: str, now: float) -> bool:
+        """Whether the removal of a name, asked for now, belongs to the streak."""
+        return name > self.last and now - self.ended <= PAUSE
+
+    def is_burst(self, name: str, now: float) -> bool:
+        """Whether it need not wait for the bucket."""
+        return self.count >= PATIENCE and self.goes_on(name, now)
+
+    def removed(self, name: str, began: float, ended: float) -> None:
+        """The removal of a name was answered."""
+        if not self.goes_on(name, began):
+            self.count = self.below = 0
+        self.count += 1
+        self.last = name
+        self.ended = ended
+
+    def handed_down(self) -> Streak:
+        """How a directory below begins: who empties one directory after another goes on so."""
+        return Streak(max(self.count, self.below), "", self.ended)
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaving:
+    """A name whose objects are to be deleted."""
+
+    directory: Directory
+    name: str
+    keys: Sequence[str]
+
+
+class Removals:
+    """Deletes objects behind the names that were removed.
+
+    Attributes:
+        on_emptied: Told of each directory that stays and whose last name here may have gone.
+    """
+
+    def __init__(self, state: TreeState) -> None:
+        self._state = state
+        self._queue: list[_Leaving] = []
+        self._added = self._done = 0
+        self._working = False
+        self._turns = Turns()
+        self._streaks: LRUCache[Directory, Streak] = LRUCache(256)
+        self._failures: LRUCache[Directory, StoreError | FsError] = LRUCache(256)
+        #: Directories that are being removed themselves: they need no marker any more.
+        self._going: set[Directory] = set()
+        self.on_emptied: Callable[[Directory], Awaitable[None]]
+
+    def is_burst(self, directory: Directory, name: str) -> bool:
+        """Whether the removal of a name, asked for now, need not wait for the bucket."""
+        return self._streak(directory).is_burst(name, clock.monotonic())
+
+    def removed(self, parent: Directory, inode: Inode, name: str, began: float) -> None:
+        """A removal that began at a monotonic time has succeeded (or is in the queue)."""
+        streak = self._streak(parent)
+        streak.removed(name, began, clock.monotonic())
+        inner = self._streaks.pop(inode, None) if isinstance(inode, Directory) else None
+        if inner is not None:
+            streak.below = max(streak.below, inner.count, inner.below)
+
+    def add(self, directory: Directory, name: str, keys: Sequence[str]) -> None:
+        """Delete the objects of a name as soon as no other batch is under way.
+
+        The caller takes the name from the tree.
+        """
+        leaving = self._state.leaving
+        if directory not in leaving:
+            leaving[directory] = {}
+            self._state.enliven(directory).users += 1
+        leaving[directory][name] = keys
+        self._queue.append(_Leaving(directory, name, keys))
+        self._added += 1
+        if not self._working:
+            self._working = True
+            self._state.background.start(self._work, "delete")
+
+    async def freed(self, directory: Directory, name: str) -> None:
+        """Wait until nothing that is leaving has this name any more."""
+        while name in self._state.leaving.get(directory, ()):
+            await self._turns.next()
+
+    async def settled(self, directory: Directory) -> None:
+        """Wait until all removed names of a directory are gone from the bucket.
+
+        Raises:
+            StoreError, FsError: Since the last call one of them could not be deleted, and is back;
+                or the directory could not be kept when it was empty.
+        """
+        while directory in self._state.leaving:
+            await self._turns.next()
+        failure = self._failures.pop(directory, None)
+        if failure is not None:
+            raise failure
+
+    async def drained(self) -> None:
+        """Wait until whatever is leaving now has left."""
+        wanted = self._added
+        while self._done < wanted:
+            await self._turns.next()
+
+    @contextmanager
+    def going(self, directory: Directory) -> Iterator[None]:
+        """The directory itself is being removed: it is not kept when it gets empty.
+
+        Unless it has to stay after all: then that is seen to afterwards.
+        """
+        self._going.add(directory)
+        try:
+            yield
+        finally:
+            self._going.discard(directory)
+            if directory.parent is not None:
+                self.add(directory, "", ())
+
+    def _streak(self, directory: Directory) -> Streak:
+        streak = self._streaks.get(directory)
+        if streak is None:
+            above = directory.parent
+            while above is not None and above not in self._streaks:
+                above = above.parent
+            streak = self._streaks[above].handed_down() if above is not None else Streak()
+            self._streaks[directory] = streak
+        return streak
+
+    async def _work(self) -> None:
+        try:
+            while self._queue:
+                batch, self._queue = self._queue, []
+                try:
+                    await self._delete(batch)
+                finally:
+                    self._done += len(batch)
+                    self._turns.moved()
+        finally:
+            self._working = False
+
+    async def _delete(self, batch: Sequence[_Leaving]) -> None:
+        keys = [key for item in batch for key in item.keys]
+        stayed: dict[str, StoreError] = {}
+        try:
+            await gather(
+                [
+                    functools.partial(self._delete_keys, keys[at : at + _BATCH], stayed)
+                    for at in range(0, len(keys), _BATCH)
+                ],
+                limit=_SIDE_BY_SIDE,
+            )
+        finally:
+            directories = self._forget(batch, stayed)
+        try:
+            await gather(
+                [functools.partial(self._look_after, directory) for directory in directories],
+                limit=self._state.files.parallel,
+            )
+        finally:
+            for directory in directories:
+                self._let_go(directory)
+
+    async def _delete_keys(self, keys: Sequence[str], stayed: dict[str, StoreError]) -> None:
+        try:
+            failed = await self._state.store.delete_many(keys)
+        except StoreError as error:
+            failed = dict.fromkeys(keys, error)
+        stayed.update(failed)
+        for key in keys:
+            if key not in failed:
+                self._state.index.drop_headers(key)
+
+    def _forget(
+        self, batch: Sequence[_Leaving], stayed: dict[str, StoreError]
+    ) -> dict[Directory, None]:
+        """The deletions have ended: the names are free, or there again. Whose names they were."""
+        for item in batch:
+            self._state.leaving[item.directory].pop(item.name, None)
+            failure = next((stayed[key] for key in item.keys if key in stayed), None)
+            if failure is None:
+                self._state.note_removed(item.directory, item.name)
+            else:
+                self._failures[item.directory] = failure
+                self._streaks.pop(item.directory, None)
+                item.directory.listed = NEVER
+        if stayed:
+            log.error(
+                "%d of %d removed objects stay in the bucket, their names are back: %s",
+                len(stayed), sum(len(item.keys) for item in batch), next(iter(stayed.values())),
+            )  # fmt: skip
+        return dict.fromkeys(item.directory for item in batch)
+
+    async def _look_after(self, directory: Directory) -> None:
+        """See to what a directory's names leave behind: perhaps nothing that makes it exist."""
+        leaving = self._state.leaving[directory]
+        if leaving or directory in self._going or directory.parent is None:
+            return
+        try:
+            await self.on_emptied(directory)
+        except (StoreError, FsError) as error:
+            log.error("an emptied directory may vanish: %s", error)
+            self._failures[directory] = error
+
+    def _let_go(self, directory: Directory) -> None:
+        if not self._state.leaving[directory]:
+            del self._state.leaving[directory]
+            self._state.enliven(directory).users -= 1
+            self._state.settle(directory)
