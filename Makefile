@@ -1,4 +1,4 @@
-# bucketfs: make setup | demo | test | lint | check | test-ceph | bench | bench-quick | docs | install
+# bucketfs: make setup | demo | test | lint | check | test-large | test-ceph | bench | bench-quick | docs | install
 
 PYTHON  ?= $(shell sh .ci/find-python)
 PREFIX  ?= /usr/local
@@ -11,7 +11,7 @@ RUN   := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SUDO  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test lint check test-ceph bench bench-quick docs install uninstall clean
+.PHONY: setup demo test lint check test-large test-ceph bench bench-quick docs install uninstall clean
 
 setup: $(READY)
 
@@ -36,6 +36,10 @@ lint: setup
 	$(RUN) -m mypy --strict bucketfs
 
 check: lint test
+
+# Writes 50 GiB three times and reads 60 GiB; 20 minutes, and 12 GB of disk for the cache.
+test-large: setup
+	$(RUN) -m pytest tests/large -s $(ARGS)
 
 # Store and mount tests against a real server, a Ceph RADOS Gateway that lives as long as they do.
 test-ceph: setup

@@ -31,6 +31,11 @@ def excess(*, held: int, wanted: int, limit: int, disk_free: int, keep_free: int
     return max(0, held + wanted - limit, wanted + keep_free - disk_free)
 
 
+def capacity(*, held: int, limit: int, disk_free: int, keep_free: int) -> int:
+    """Bytes the cache may hold by both bounds; arguments as those of `excess`."""
+    return max(0, min(limit, held + disk_free - keep_free))
+
+
 def victims(candidates: Iterable[Candidate], needed: int) -> list[str]:
     """The least recently used candidates that together hold `needed` bytes, or all of them."""
     chosen: list[str] = []

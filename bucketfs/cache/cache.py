@@ -62,6 +62,10 @@ class PageCache:
         self._files: dict[tuple[str, str], PageFile] = {}
         self._anonymous: set[PageFile] = set()
         self._since_check = 0
+        #: Bytes the cache may hold, by its limit and the disk's, at the last check.
+        self.capacity = limit
+        #: Bytes over that after all has left that could leave at once: writers should wait.
+        self.short = 0
         self._reclaimers: list[Reclaimer] = []
         self.index = Index(self._directory / "index.sqlite")
         self._load()
@@ -192,6 +196,7 @@ class PageCache:
         """Give up pages of a file that stays open; the index never tells of more than there is."""
         self.index.drop_pages(file.path.name)
         file.drop(start, stop)
+        self.short = max(0, self.short - (stop - start))
 
     def release(self, file: PageFile) -> None:
         """Undo one pin.
@@ -252,16 +257,19 @@ class PageCache:
 
     def _evict(self, wanted: int) -> None:
         disk = os.statvfs(self._directory)
-        needed = budget.excess(
-            held=self.held,
-            wanted=wanted,
-            limit=self._limit,
-            disk_free=disk.f_bavail * disk.f_frsize,
-            keep_free=self._keep_free(disk.f_blocks * disk.f_frsize),
+        held, free = self.held, disk.f_bavail * disk.f_frsize
+        keep = self._keep_free(disk.f_blocks * disk.f_frsize)
+        self.capacity = budget.capacity(
+            held=held, limit=self._limit, disk_free=free, keep_free=keep
         )
+        needed = budget.excess(
+            held=held, wanted=wanted, limit=self._limit, disk_free=free, keep_free=keep
+        )
+        self.short = 0
         if not needed:
             return
-        goal = needed + min(_SLACK, self._limit // 8)
+        slack = min(_SLACK, self._limit // 8)
+        goal = needed + slack
         by_name = {f.path.name: f for f in self._files.values() if not f.pins}
         for name in budget.victims(
             (budget.Candidate(n, f.held, f.used) for n, f in by_name.items()), goal
@@ -273,6 +281,7 @@ class PageCache:
             if goal <= 0:
                 break
             goal -= reclaim(goal)
+        self.short = max(0, goal - slack)
         disk = os.statvfs(self._directory)
         if disk.f_bavail * disk.f_frsize < wanted:
             raise FsError(errno.ENOSPC, f"no space left on the disk of the cache {self._directory}")

@@ -6,15 +6,16 @@ the inode, not on a path or a handle, so all handles of a file share it, and ren
 nothing.
 
 Invariants:
-- positions at and after ``fetcher.limit`` are always valid locally (written, or zeros);
-- ``dirty`` lies within ``[0, size)`` and is a subset of the valid positions;
+- positions at and after ``fetcher.limit`` are valid locally (written, or zeros) or on the shelf;
+- ``dirty`` lies within ``[0, size)``, and its positions are valid or on the shelf;
 - while the content is being published nobody changes it: writers wait in `_writable`.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -23,6 +24,8 @@ from bucketfs.errors import FsError
 from bucketfs.file import window
 from bucketfs.file.context import FileContext, Version
 from bucketfs.file.fetch import Fetcher
+from bucketfs.file.plan import Part
+from bucketfs.file.shelf import ALLOWANCE, Shelf
 from bucketfs.file.stream import STREAM_FROM, Stream
 from bucketfs.file.target import Target
 
@@ -49,6 +52,7 @@ class Content:
         writers: Those of them that may write.
         revision: Counts changes, to see whether one came between two moments.
         conflicts: How often others' version won over what was written here.
+        shelf: Parts of an unsaved file that rest in the bucket under hidden keys.
         served: Some program (or the kernel's page cache) has bytes of the base version.
     """
 
@@ -73,6 +77,7 @@ class Content:
         self.conflicts = 0
         #: Where the file is to be published; asked when a part of it can leave early.
         self.target: Callable[[], Target] | None = None
+        self.shelf = Shelf(context, lambda: self.fetcher.pages)
         self._stream: Stream | None = None
         #: Cancelled when someone needs the file more urgently than its upload goes on.
         self.upload: trio.CancelScope | None = None
@@ -129,6 +134,8 @@ class Content:
         if self.fetcher.limit:
             ahead = window.ahead(reader.cursors[0], start, stop, self.size)
             await self.fetcher.ensure(start, stop, ahead)
+        if self.shelf:
+            await self.bring(start, stop)
         self.served = True
         stop = min(stop, self.size)  # it may have been cut while this waited
         return self.fetcher.pages.read(start, stop) if start < stop else b""
@@ -141,41 +148,114 @@ class Content:
         finally:
             self._loading.remove((start, stop))
 
+    async def bring(self, start: int, stop: int) -> None:
+        """As `load`, and what is on the shelf; with the last byte all of them are here."""
+        async with self.held(start, stop):
+            pass
+
+    @asynccontextmanager
+    async def held(self, start: int, stop: int) -> AsyncIterator[None]:
+        """As `bring`, and nothing of it leaves the disk during the block."""
+        self._loading.append((start, stop))
+        try:
+            await self.fetcher.ensure(start, stop)
+            while await self.shelf.bring(start, stop):
+                # the file may have been published meanwhile: then its new version has the rest
+                await self.fetcher.ensure(start, stop)
+            yield
+        finally:
+            self._loading.remove((start, stop))
+
     async def write(self, offset: int, data: bytes) -> int:
         """Store `data` at `offset`; a gap before it becomes zeros.
+
+        Waits while the cache is full and parts of the file are leaving.
 
         Returns:
             How many bytes were stored: fewer than given when the disk filled up meanwhile.
 
         Raises:
-            FsError: EFBIG beyond the largest object, ENOSPC when the cache's disk is full.
+            FsError: EFBIG beyond the largest object, ENOSPC when the cache's disk is full and
+                nothing can leave it.
+            StoreError: The cache is full, and the bucket takes nothing.
         """
         stop = offset + len(data)
         self._check_size(stop)
         await self._writable()
-        done = self._context.cache.write(self.fetcher.pages, offset, data)
+        while self._context.cache.short:
+            shed = await self._shed()
+            await self._writable()
+            if not shed:
+                break
+        done = await self._store(offset, data)
         if offset > self.size:
             self._extend(offset)
         self.dirty.add(offset, offset + done)
         self.size = max(self.size, offset + done)
         self.touched = True
         self.revision += 1
-        if self.size >= STREAM_FROM and self.base is None:
-            self._feed_stream(offset, offset + done)
+        self._spoil(offset, offset + done)
+        self._feed_stream(offset + done)
         return done
 
-    def _feed_stream(self, start: int, stop: int) -> None:
-        """Send what is complete of a file that is written from its start to its end."""
+    async def _store(self, offset: int, data: bytes) -> int:
+        while True:
+            try:
+                return self._context.cache.write(self.fetcher.pages, offset, data)
+            except FsError as error:
+                if error.errno != errno.ENOSPC or not await self._shed(ALLOWANCE):
+                    raise
+            await self._writable()
+
+    async def _shed(self, wanted: int = 0) -> bool:
+        """Wait until parts of this file have left the disk; answers whether any have.
+
+        Args:
+            wanted: Bytes the disk lacks; otherwise what the cache holds too much, without what
+                this file may hold in any case.
+        """
+        if self._stream is None:
+            return False
+        if not wanted:
+            wanted = min(self._context.cache.short, self.fetcher.pages.held - ALLOWANCE)
+        return wanted > 0 and await self._stream.shed(wanted, self._drop_shelved) > 0
+
+    def _drop_shelved(self, wanted: int) -> int:
+        if self._publishing is not None:
+            return 0
+        return self.shelf.drop(wanted, self._kept(), self.fetcher.limit)
+
+    def _spoil(self, start: int, stop: int) -> None:
+        """``[start, stop)`` has been written: what has left with it is out of date."""
+        self.shelf.spoil(start, stop)
         if self._stream is not None:
             self._stream.spoil(start, stop)
-        elif stop == self.size and self.target is not None and self._context.can_stream:
+
+    def _feed_stream(self, stop: int) -> None:
+        """Send what is complete of a file that is written from its start to its end."""
+        if self._stream is None and stop == self.size and self._streamable():
+            assert self.target is not None
             try:
                 target = self.target()
             except FsError:
                 return  # it has no name any more: publishing will deal with that
-            self._stream = Stream(self._context, self.fetcher.pages, target)
+            first = next(iter(self.dirty))[0] if self.base is not None else 0
+            self._stream = Stream(
+                self._context, self.fetcher.pages, self.shelf, self.held, target, first
+            )
         if self._stream is not None:
             self._stream.advance(self.size)
+
+    def _streamable(self) -> bool:
+        """Whether it pays to send parts before the file is closed."""
+        if self.target is None or not self._context.can_stream:
+            return False
+        if self.base is None:
+            return self.size >= STREAM_FROM
+        # what was appended to an object is sent when it is saved, in few large pieces, unless the
+        # disk cannot hold it until then
+        appended = self.dirty.count == 1 and self.dirty.end == self.size
+        return appended and self.dirty.total >= STREAM_FROM and self.shelf.wanted()
 
     async def take_stream(self, key: str) -> Stream | None:
         """The upload that has run beside the writer, ready to be completed.
@@ -205,8 +285,9 @@ class Content:
             self.dirty.remove(size, self.size)
             self.fetcher.limit = min(self.fetcher.limit, size)
             self.cut = True
+            self.shelf.cut(size)
             if self._stream is not None:
-                self._stream.spoil(size, self.size)
+                self._stream.cut(size)
             self.size = size
         self.touched = True
         self.revision += 1
@@ -270,15 +351,14 @@ class Content:
 
         Answers how many went.
         """
-        if self._publishing is not None or self.base is None:
+        if self._publishing is not None:
             return 0
-        keep = Extents([*self.dirty, *self._loading])
-        for reader in self.readers:
-            for cursor in reader.cursors:
-                keep.add(
-                    max(0, cursor.position - window.NEAR), cursor.position + window.MOST_WINDOW
-                )
-        freed = 0
+        freed = self._drop_shelved(wanted)
+        if self.base is None:
+            return freed
+        keep = self._kept()
+        for start, stop in self.dirty:
+            keep.add(start, stop)
         for start, stop in self._droppable(keep):
             end = min(stop, start + wanted - freed)
             self._context.cache.shrink(self.fetcher.pages, start, end)
@@ -286,6 +366,22 @@ class Content:
             if freed >= wanted:
                 break
         return freed
+
+    def _kept(self) -> Extents:
+        """What readers are near, or wait for."""
+        keep = Extents(self._loading)
+        for reader in self.readers:
+            for cursor in reader.cursors:
+                keep.add(
+                    max(0, cursor.position - window.NEAR), cursor.position + window.MOST_WINDOW
+                )
+        return keep
+
+    def copyable(self, part: Part) -> bool:
+        """Whether the base version has exactly the bytes of a part."""
+        here = self.base is not None and part.stop <= self.fetcher.limit
+        clean = here and not self.dirty.overlaps(part.start, part.stop)
+        return clean and self._context.store.capabilities.copy_part
 
     def _droppable(self, keep: Extents) -> list[Extent]:
         valid = self.fetcher.pages.valid.within(0, self.fetcher.limit)
@@ -297,5 +393,6 @@ class Content:
         Only when no handle is left and nothing is unsaved (or it is unwanted).
         """
         self._drop_stream()
+        self.shelf.discard()
         self.fetcher.cancel()
         self._context.cache.release(self.fetcher.pages)

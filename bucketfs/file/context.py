@@ -22,6 +22,7 @@ class FileContext:
         background: Where fetches run that outlive the read which began them.
         part_size: Fixed upload part size in bytes, None for the growing schedule.
         parallel: Requests one transfer may have under way at once.
+        hidden: What keys of objects begin with that no name stands for: the mounted prefix.
     """
 
     store: Store
@@ -29,6 +30,7 @@ class FileContext:
     background: Background
     part_size: int | None
     parallel: int
+    hidden: str = ""
 
     @property
     def largest(self) -> int:

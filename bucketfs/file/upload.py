@@ -1,7 +1,8 @@
 """Publishing a file's content as one object: carries out the flush plan.
 
 The object appears whole or not at all: one PutObject, or parts that only CompleteMultipartUpload
-makes visible. A failed upload is aborted and leaves the content as it was, unsaved.
+makes visible. A failed upload is aborted and leaves the content as it was, unsaved. Parts that rest
+on the file's shelf are copied from there, and leave it when the object stands.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from dataclasses import replace
 import trio
 
 from bucketfs.cache.pages import PageBody
-from bucketfs.errors import FsError, StoreError
+from bucketfs.errors import FsError, NotFound, StoreError
 from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version
-from bucketfs.file.plan import Multipart, Part, Put, TooLarge, plan_flush, schedule
+from bucketfs.file.plan import Part, Put, TooLarge, plan_flush, schedule
 from bucketfs.file.stream import ABORT_TIMEOUT, Stream
 from bucketfs.file.target import Target
 from bucketfs.store.base import ObjectInfo
@@ -55,6 +56,7 @@ async def publish(
             target = replace(target, headers=stream.target.headers, changes=stream.target.changes)
         info = await _send(context, content, target, stream)
         content.published(Version(target.key, info.etag, content.size))
+        await content.shelf.clear()
         return info, target
     finally:
         content.unhold()
@@ -74,9 +76,14 @@ async def _send(
     except TooLarge as error:
         raise FsError(errno.EFBIG, f"{target.key!r}: {error}") from error
     if stream is not None:
-        return await _finish(context, content, target, stream)
+        try:
+            return await _assemble(context, content, target, stream)
+        except NotFound as error:
+            if error.code != "NoSuchUpload":
+                raise
+            log.info("%r is sent again, its upload was thrown away by others", target.key)
     if isinstance(plan, Put):
-        await content.load(0, plan.size)
+        await content.bring(0, plan.size)
         return await context.store.put(
             target.key,
             PageBody(content.fetcher.pages, 0, plan.size),
@@ -84,7 +91,9 @@ async def _send(
             if_match=target.if_match,
             if_none_match=target.if_none_match,
         )
-    upload_id = await _begin(context, content, target, plan)
+    if stream is not None or content.shelf:
+        return await _assemble(context, content, target, None)
+    upload_id = await _begin(context, content, target, plan.parts)
     jobs = [
         functools.partial(_send_part, context, content, target.key, upload_id, number, part)
         for number, part in enumerate(plan.parts, 1)
@@ -92,40 +101,49 @@ async def _send(
     return await _complete(context, content, target, upload_id, jobs)
 
 
-async def _begin(context: FileContext, content: Content, target: Target, plan: Multipart) -> str:
+async def _begin(
+    context: FileContext, content: Content, target: Target, parts: Sequence[Part]
+) -> str:
     base = content.base
     # completing the upload asks for the version that is copied from, where it is replaced by it
     replaced = base is not None and (base.key, base.etag) == (target.key, target.if_match)
     if not replaced and not context.store.capabilities.copy_if_match:
-        await _check_source(context, content, plan)
+        await _check_source(context, content, parts)
     return await context.store.create_upload(target.key, target.headers)
 
 
-async def _check_source(context: FileContext, content: Content, plan: Multipart) -> None:
+async def _check_source(context: FileContext, content: Content, parts: Sequence[Part]) -> None:
     """Where copies cannot be made conditional: see that they would copy the right version."""
     base = content.base
-    if base is not None and any(part.copied for part in plan.parts):
+    if base is not None and any(part.copied for part in parts):
         info = await context.store.head(base.key)
         if info.etag != base.etag:
             raise FsError(errno.ESTALE, f"{base.key!r} was replaced by someone else")
 
 
-async def _finish(
-    context: FileContext, content: Content, target: Target, stream: Stream
+async def _assemble(
+    context: FileContext, content: Content, target: Target, stream: Stream | None
 ) -> ObjectInfo:
-    """Send what the stream has not sent, and complete its upload."""
-    parts = schedule(content.size, context.store.capabilities, context.part_size)
-    jobs = []
+    """Publish parts at the boundaries of the schedule.
+
+    Each is what the stream has sent, a copy of what rests on the shelf or in the base version, or
+    is sent now.
+    """
+    parts = [
+        replace(part, copied=content.copyable(part))
+        for part in schedule(content.size, context.store.capabilities, context.part_size)
+    ]
+    upload_id = stream.upload_id if stream else await _begin(context, content, target, parts)
+    jobs: list[Callable[[], Awaitable[str]]] = []
     for number, part in enumerate(parts, 1):
-        etag = stream.etag(number, part)
-        jobs.append(
-            functools.partial(_known, etag)
-            if etag
-            else functools.partial(
-                _send_part, context, content, target.key, stream.upload_id, number, part
-            )
-        )
-    return await _complete(context, content, target, stream.upload_id, jobs)
+        place = context, content, target.key, upload_id, number, part
+        if stream is not None and (etag := stream.etag(number, part)):
+            jobs.append(functools.partial(_known, etag))
+        elif home := content.shelf.home(part.start, part.stop):
+            jobs.append(functools.partial(_copy_home, *place, home))
+        else:
+            jobs.append(functools.partial(_send_part, *place))
+    return await _complete(context, content, target, upload_id, jobs)
 
 
 async def _known(etag: str) -> str:
@@ -176,9 +194,28 @@ async def _send_part(
             stop=part.stop,
             source_if_match=base.etag,
         )
-    await content.load(part.start, part.stop)
+    await content.bring(part.start, part.stop)
     body = PageBody(content.fetcher.pages, part.start, part.stop)
     return await context.store.upload_part(key, upload_id, number, body)
+
+
+async def _copy_home(
+    context: FileContext,
+    content: Content,
+    key: str,
+    upload_id: str,
+    number: int,
+    part: Part,
+    home: str,
+) -> str:
+    try:
+        return await context.store.copy_part(
+            key, upload_id, number, source=home, start=0, stop=part.stop - part.start
+        )
+    except NotFound as error:
+        if error.code == "NoSuchUpload":
+            raise
+        raise content.shelf.lost(home) from error
 
 
 async def _abort(context: FileContext, key: str, upload_id: str) -> None:

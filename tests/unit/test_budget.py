@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketfs.cache.budget import Candidate, excess, victims
+from bucketfs.cache.budget import Candidate, capacity, excess, victims
 
 amounts = st.integers(0, 1 << 40)
 
@@ -20,6 +20,15 @@ def test_after_the_excess_has_gone_both_bounds_hold(
     assert disk_free + needed - wanted >= keep_free
     if needed:
         assert held + wanted - needed == limit or disk_free + needed - wanted == keep_free
+
+
+@given(held=amounts, limit=amounts, disk_free=amounts, keep_free=amounts)
+def test_a_cache_at_its_capacity_has_no_excess(
+    held: int, limit: int, disk_free: int, keep_free: int
+) -> None:
+    most = capacity(held=held, limit=limit, disk_free=disk_free, keep_free=keep_free)
+    over = excess(held=held, wanted=0, limit=limit, disk_free=disk_free, keep_free=keep_free)
+    assert (over == 0) if most > held else (over >= held - most)
 
 
 @st.composite
