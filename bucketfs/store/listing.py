@@ -6,6 +6,7 @@ grammar is left to the same expat that botocore uses.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +24,13 @@ _ROOT: Final = 1024
 _TOKEN: Final = b"<NextContinuationToken>"
 _QUOTES: Final = {"&quot;": '"', "&apos;": "'"}
 _TRUNCATED: Final = b"<IsTruncated>true<"
+
+#: References to characters that XML 1.0 forbids (section 2.2). Ceph 16 encodes keys as it is asked
+#: to, and puts the same characters bare into prefix, marker and token.
+_FORBIDDEN: Final = re.compile(rb"&#(?:x([01]?[0-9A-Fa-f])|([12]?[0-9]|3[01]));")
+#: What expat reads in their place, of Unicode's private use area, and the way back.
+_STAND_IN: Final = 0xE000
+_BACK: Final = {_STAND_IN + code: code for code in range(32)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +74,12 @@ def token_ahead(body: bytes) -> str:
 
 def parse_listing(body: bytes) -> Listing | None:
     """The listing in a response body, None when there is something else in it."""
-    try:
-        root = ET.fromstring(body)  # noqa: S314 - expat loads nothing and bounds what entities become
-    except ET.ParseError:
+    root = _root(body)
+    restore: Callable[[str], str] = str
+    if root is None:
+        root = _root(_FORBIDDEN.sub(_stand_in, body))
+        restore = _restore
+    if root is None:
         return None
     space = root.tag[: root.tag.find("}") + 1]
     if root.tag == f"{space}Error":
@@ -83,9 +94,25 @@ def parse_listing(body: bytes) -> Listing | None:
             for entry in root.iterfind(f"{space}CommonPrefixes")
         ],
         top.get(f"{space}IsTruncated") == "true",
-        top.get(f"{space}NextContinuationToken", ""),
-        decode(top.get(f"{space}NextMarker", "")),
+        restore(top.get(f"{space}NextContinuationToken", "")),
+        restore(decode(top.get(f"{space}NextMarker", ""))),
     )
+
+
+def _root(body: bytes) -> ET.Element | None:
+    try:
+        return ET.fromstring(body)  # noqa: S314 - expat loads nothing and bounds what entities become
+    except ET.ParseError:
+        return None
+
+
+def _stand_in(reference: re.Match[bytes]) -> bytes:
+    code = int(reference[1], 16) if reference[1] else int(reference[2])
+    return chr(_STAND_IN + code).encode()
+
+
+def _restore(text: str) -> str:
+    return text.translate(_BACK)
 
 
 def _object(entry: ET.Element, names: tuple[str, ...], decode: Callable[[str], str]) -> ObjectInfo:

@@ -9,7 +9,6 @@ both and destroy data.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote_plus
 
@@ -212,15 +211,7 @@ class S3Store:
             first["ContinuationToken"] = token
         elif start_after:
             first["StartAfter"] = start_after
-        try:
-            page = await self._page("ListObjectsV2", prefix, first, on_token)
-        except StoreError as error:
-            if error.status != HTTPStatus.INTERNAL_SERVER_ERROR or limit == _FULL_PAGE:
-                raise
-            # Ceph 16 fails when the key it would go on after has a control character; a full page
-            # mostly is the last one and needs no such key
-            first["MaxKeys"] = _FULL_PAGE
-            page = await self._page("ListObjectsV2", prefix, first, on_token)
+        page = await self._page("ListObjectsV2", prefix, first, on_token)
         if page.truncated and not page.next_token:
             # The endpoint took the request for one of version 1, and ignored where to start.
             self._provider.demote_list()

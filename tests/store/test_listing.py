@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bucketfs.errors import NoAnswer
 from bucketfs.store.answers import storage_class, unix_time, unquote
 from bucketfs.store.base import ObjectInfo
-from bucketfs.store.listing import Listing, parse_listing
+from bucketfs.store.listing import Listing, parse_listing, token_ahead
 from tests.store.test_transport import talking
 
 MODEL = ServiceModel(Loader().load_service_model("s3", "service-2"))
@@ -112,6 +112,25 @@ def test_plain_pages(keys: list[str], prefixes: list[str]) -> None:
     assert ours == by_botocore(body, "ListObjectsV2")
     assert ours
     assert [one.key for one in ours.objects] == keys
+
+
+@given(codes=st.lists(st.integers(0, 31), min_size=1), hexadecimal=st.booleans())
+def test_characters_that_xml_forbids(codes: list[int], hexadecimal: bool) -> None:
+    """Ceph 16 writes them into token, marker and prefix, which it does not encode."""
+    text = "a" + "".join(map(chr, codes)) + "é"
+    bare = "a" + "".join(f"&#x{code:02x};" if hexadecimal else f"&#{code};" for code in codes) + "é"
+    body = page(["a%01b"], [], {"EncodingType": "url", "IsTruncated": "true"}).replace(
+        b"<IsTruncated>",
+        f"<Prefix>{bare}</Prefix><NextMarker>{bare}</NextMarker>"
+        f"<NextContinuationToken>{bare}</NextContinuationToken><IsTruncated>".encode(),
+    )
+    ours = parse_listing(body)
+    assert ours
+    assert [one.key for one in ours.objects] == ["a\x01b"]
+    allowed = str.maketrans({"\r": "\n"}) if not set(codes) - {9, 10, 13} else {}
+    assert ours.next_token.translate(allowed) == text.translate(allowed)
+    assert ours.next_marker.translate(allowed) == text.translate(allowed)
+    assert not token_ahead(body)
 
 
 def test_a_page_of_few_words() -> None:
