@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Files up to this size are fetched whole when their attributes are asked for.
 WHOLE_FILE = 64 << 10
-#: A symbolic link's target, and so the object of one, has at most PATH_MAX bytes.
-LINK_MAX = 4096
+#: A symbolic link's target, and so the object of one, is at most this long (PATH_MAX with its NUL).
+LINK_MAX = 4095
 
 
 class Attributes:
@@ -212,7 +212,9 @@ class Attributes:
                 if isinstance(inode, Directory) and inode.markers is None:
                     await self.on_directory(inode)
                 whole = 0 if _has_no_object(inode) else self.on_look(inode)
-            return await self._question(inode, whole)
+            # whoever waits for the answer counts on finding the inode where it was
+            with self._state.asking(inode.parent or self._state.root):
+                return await self._question(inode, whole)
         finally:
             event.set()
             if self._asking.get(inode) is event:

@@ -16,7 +16,7 @@ from bucketfs import clock
 from bucketfs.errors import FsError
 from bucketfs.store.base import BytesBody
 from bucketfs.tasks import gather
-from bucketfs.tree.attributes import Attributes
+from bucketfs.tree.attributes import LINK_MAX, Attributes
 from bucketfs.tree.find import Finder
 from bucketfs.tree.inode import Directory, Inode, Live
 from bucketfs.tree.listing import Lister
@@ -29,7 +29,6 @@ from bucketfs.tree.state import TreeState
 #: Bytes that unlinking an open file may fetch so that it can be deleted at once; with more to
 #: fetch the deletion waits for the last close instead.
 UNLINK_FETCH = 64 << 20
-_LINK_MAX = 4095
 
 
 class Entries:
@@ -91,7 +90,7 @@ class Entries:
             FsError: EEXIST, ENAMETOOLONG.
             StoreError: It could not be stored; the name is free as before.
         """
-        if len(body) > _LINK_MAX:
+        if len(body) > LINK_MAX:
             raise FsError(errno.ENAMETOOLONG)
         await self._must_be_free(parent, name)
         inode = self._new(parent, name, mode, uid, gid, rdev=rdev)
@@ -136,7 +135,8 @@ class Entries:
         """Remove a file; programs that have it open go on using it.
 
         Raises:
-            FsError: ENOENT, EISDIR.
+            FsError: ENOENT, EISDIR; ESTALE when others put something else in its place meanwhile:
+                the kernel looks again and comes back.
             StoreError: It could not be deleted; it is there as before.
         """
         began = clock.monotonic()
@@ -146,6 +146,8 @@ class Entries:
         if inode.content is not None:
             inode.content.interrupt()
         async with self._locks.exclusive(inode) as live:
+            if inode.parent is not parent or inode.name != name:
+                raise FsError(errno.ESTALE, "replaced while it was to be removed")
             await self.remove_object(inode)
             self._take_away(parent, inode, live)
         self._removals.removed(parent, inode, name, began)

@@ -50,6 +50,8 @@ class Endpoint:
             aws_secret_access_key=self.secret_key,
             region_name=self.region,
             config=Config(
+                # also for URLs: Ceph refuses the older one for listings
+                signature_version="s3v4",
                 s3={"addressing_style": "path"},
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
