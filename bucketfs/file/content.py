@@ -5,16 +5,20 @@ needed; what programs wrote since (`dirty`); and zeros where the file was made l
 the inode, not on a path or a handle, so all handles of a file share it, and renaming changes
 nothing.
 
+When the disk has to be relieved, parts of the file may be `afloat`: only the upload that runs
+beside the writer has them (`Stream`). Whatever needs such a byte again first *surfaces* the file:
+it is published as it is, and the object is its base version from then on.
+
 Invariants:
-- positions at and after ``fetcher.limit`` are valid locally (written, or zeros) or on the shelf;
-- ``dirty`` lies within ``[0, size)``, and its positions are valid or on the shelf;
+- positions at and after ``fetcher.limit`` are valid locally (written, or zeros), afloat, or lost;
+- ``dirty`` lies within ``[0, size)``, and its positions are valid, afloat, or lost;
 - while the content is being published nobody changes it: writers wait in `_writable`.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
@@ -24,19 +28,8 @@ from bucketfs.errors import FsError
 from bucketfs.file import window
 from bucketfs.file.context import FileContext, Version
 from bucketfs.file.fetch import Fetcher
-from bucketfs.file.plan import Part
-from bucketfs.file.shelf import ALLOWANCE, Shelf
-from bucketfs.file.stream import STREAM_FROM, Stream
-from bucketfs.file.target import Target
-
-
-class Reader:
-    """The reading positions of one handle."""
-
-    __slots__ = ("cursors",)
-
-    def __init__(self) -> None:
-        self.cursors: tuple[window.Cursor, ...] = ()
+from bucketfs.file.outgoing import ALLOWANCE, Outgoing
+from bucketfs.file.readers import Reader
 
 
 class Content:
@@ -52,7 +45,7 @@ class Content:
         writers: Those of them that may write.
         revision: Counts changes, to see whether one came between two moments.
         conflicts: How often others' version won over what was written here.
-        shelf: Parts of an unsaved file that rest in the bucket under hidden keys.
+        outgoing: What leaves of the file before it is published.
         served: Some program (or the kernel's page cache) has bytes of the base version.
     """
 
@@ -75,10 +68,7 @@ class Content:
         self.cut = False
         self.served = False
         self.conflicts = 0
-        #: Where the file is to be published; asked when a part of it can leave early.
-        self.target: Callable[[], Target] | None = None
-        self.shelf = Shelf(context, lambda: self.fetcher.pages)
-        self._stream: Stream | None = None
+        self.outgoing = Outgoing(context, self)
         #: Cancelled when someone needs the file more urgently than its upload goes on.
         self.upload: trio.CancelScope | None = None
         self._publishing: trio.Event | None = None
@@ -119,6 +109,11 @@ class Content:
         self.fetcher = Fetcher(self._context, pages, base)
         self.size = base.size
 
+    def leave(self, reader: Reader) -> None:
+        """A handle that reads is closed."""
+        self.readers.discard(reader)
+        self._context.readers.leave(reader)
+
     async def read(self, reader: Reader, start: int, length: int) -> bytes:
         """Bytes from `start`, fewer than `length` only at the end of the file.
 
@@ -129,13 +124,15 @@ class Content:
         stop = min(start + length, self.size)
         if start >= stop:
             return b""
+        await self.outgoing.within_reach(start, stop)
         wanted = bool(self.fetcher.missing(start, stop))
-        reader.cursors = window.advance(reader.cursors, start, stop, waited=wanted)
+        cursor = self._context.readers.advance(
+            reader, start, stop, waited=wanted, capacity=self._context.cache.capacity
+        )
         if self.fetcher.limit:
-            ahead = window.ahead(reader.cursors[0], start, stop, self.size)
+            ahead = window.ahead(cursor, start, stop, self.size)
             await self.fetcher.ensure(start, stop, ahead)
-        if self.shelf:
-            await self.bring(start, stop)
+            await self.outgoing.within_reach(start, stop)
         self.served = True
         stop = min(stop, self.size)  # it may have been cut while this waited
         return self.fetcher.pages.read(start, stop) if start < stop else b""
@@ -148,20 +145,12 @@ class Content:
         finally:
             self._loading.remove((start, stop))
 
-    async def bring(self, start: int, stop: int) -> None:
-        """As `load`, and what is on the shelf; with the last byte all of them are here."""
-        async with self.held(start, stop):
-            pass
-
     @asynccontextmanager
     async def held(self, start: int, stop: int) -> AsyncIterator[None]:
-        """As `bring`, and nothing of it leaves the disk during the block."""
+        """As `load`, and nothing of it leaves the disk during the block."""
         self._loading.append((start, stop))
         try:
             await self.fetcher.ensure(start, stop)
-            while await self.shelf.bring(start, stop):
-                # the file may have been published meanwhile: then its new version has the rest
-                await self.fetcher.ensure(start, stop)
             yield
         finally:
             self._loading.remove((start, stop))
@@ -181,10 +170,10 @@ class Content:
         """
         stop = offset + len(data)
         self._check_size(stop)
-        await self._writable()
+        await self._ready(offset, stop)
         while self._context.cache.short:
-            shed = await self._shed()
-            await self._writable()
+            shed = await self.outgoing.shed()
+            await self._ready(offset, stop)
             if not shed:
                 break
         done = await self._store(offset, data)
@@ -194,90 +183,38 @@ class Content:
         self.size = max(self.size, offset + done)
         self.touched = True
         self.revision += 1
-        self._spoil(offset, offset + done)
-        self._feed_stream(offset + done)
+        self.outgoing.written(offset, offset + done)
         return done
 
     async def _store(self, offset: int, data: bytes) -> int:
         while True:
+            # making room must not drop the rest of the parts that are being changed
+            stop = offset + len(data)
+            spans = [(offset, stop), *self.outgoing.spans(offset, stop)]
+            self._loading += spans
             try:
                 return self._context.cache.write(self.fetcher.pages, offset, data)
             except FsError as error:
-                if error.errno != errno.ENOSPC or not await self._shed(ALLOWANCE):
-                    raise
+                full = error.errno == errno.ENOSPC
+                failure = error
+            finally:
+                for span in spans:
+                    self._loading.remove(span)
+            if not full or not await self.outgoing.shed(ALLOWANCE):
+                raise failure
+            await self._ready(offset, stop)
+
+    async def _ready(self, start: int, stop: int) -> None:
+        """Wait until ``[start, stop)`` may be written."""
+        await self._writable()
+        while self.outgoing.needs_surfacing(start, stop):
+            await self.outgoing.emerge()
             await self._writable()
-
-    async def _shed(self, wanted: int = 0) -> bool:
-        """Wait until parts of this file have left the disk; answers whether any have.
-
-        Args:
-            wanted: Bytes the disk lacks; otherwise what the cache holds too much, without what
-                this file may hold in any case.
-        """
-        if self._stream is None:
-            return False
-        if not wanted:
-            wanted = min(self._context.cache.short, self.fetcher.pages.held - ALLOWANCE)
-        return wanted > 0 and await self._stream.shed(wanted, self._drop_shelved) > 0
-
-    def _drop_shelved(self, wanted: int) -> int:
-        if self._publishing is not None:
-            return 0
-        return self.shelf.drop(wanted, self._kept(), self.fetcher.limit)
-
-    def _spoil(self, start: int, stop: int) -> None:
-        """``[start, stop)`` has been written: what has left with it is out of date."""
-        self.shelf.spoil(start, stop)
-        if self._stream is not None:
-            self._stream.spoil(start, stop)
-
-    def _feed_stream(self, stop: int) -> None:
-        """Send what is complete of a file that is written from its start to its end."""
-        if self._stream is None and stop == self.size and self._streamable():
-            assert self.target is not None
-            try:
-                target = self.target()
-            except FsError:
-                return  # it has no name any more: publishing will deal with that
-            first = next(iter(self.dirty))[0] if self.base is not None else 0
-            self._stream = Stream(
-                self._context, self.fetcher.pages, self.shelf, self.held, target, first
-            )
-        if self._stream is not None:
-            self._stream.advance(self.size)
-
-    def _streamable(self) -> bool:
-        """Whether it pays to send parts before the file is closed."""
-        if self.target is None or not self._context.can_stream:
-            return False
-        if self.base is None:
-            return self.size >= STREAM_FROM
-        # what was appended to an object is sent when it is saved, in few large pieces, unless the
-        # disk cannot hold it until then
-        appended = self.dirty.count == 1 and self.dirty.end == self.size
-        return appended and self.dirty.total >= STREAM_FROM and self.shelf.wanted()
-
-    async def take_stream(self, key: str) -> Stream | None:
-        """The upload that has run beside the writer, ready to be completed.
-
-        None if there is none.
-        """
-        stream = self._stream
-        if stream is None:
-            return None
-        if stream.target.key == key and self.size >= STREAM_FROM:
-            await stream.settled()
-        self._stream = None
-        usable = stream.upload_id and not stream.failed
-        if usable and stream.target.key == key and self.size >= STREAM_FROM:
-            return stream
-        stream.abandon()
-        return None
 
     async def truncate(self, size: int) -> None:
         """Cut or lengthen the file to `size` bytes; raises as `write` does."""
         self._check_size(size)
-        await self._writable()
+        await self._ready(size, size)  # a part that is cut in two has to be here
         if size > self.size:
             self._extend(size)
         elif size < self.size:
@@ -285,9 +222,7 @@ class Content:
             self.dirty.remove(size, self.size)
             self.fetcher.limit = min(self.fetcher.limit, size)
             self.cut = True
-            self.shelf.cut(size)
-            if self._stream is not None:
-                self._stream.cut(size)
+            self.outgoing.cut(size)
             self.size = size
         self.touched = True
         self.revision += 1
@@ -315,6 +250,11 @@ class Content:
         if self.fetcher.pages.identity is not None:
             self.fetcher.pages = self._context.cache.own(self.fetcher.pages)
 
+    @property
+    def publishing(self) -> bool:
+        """Whether the file is being published right now."""
+        return self._publishing is not None
+
     def hold(self) -> None:
         """Keep writers away from now on, until `published` or `unhold`."""
         assert self._publishing is None, "one upload of a file at a time"
@@ -324,12 +264,8 @@ class Content:
         """Stop an upload under way, if it can be stopped without leaving its outcome open."""
         if self.upload is not None:
             self.upload.cancel()
-        self._drop_stream()
-
-    def _drop_stream(self) -> None:
-        if self._stream is not None:
-            self._stream.abandon()
-            self._stream = None
+        if self._publishing is None and not self.outgoing.afloat:
+            self.outgoing.drop()
 
     def unhold(self) -> None:
         """Let writers go on."""
@@ -339,6 +275,7 @@ class Content:
 
     def published(self, version: Version) -> None:
         """The bucket holds exactly these bytes now, as `version`."""
+        self.outgoing.published()
         self.fetcher.cancel()  # what is still under way belongs to the version before
         self.fetcher.base = version
         self.fetcher.limit = version.size
@@ -351,13 +288,11 @@ class Content:
 
         Answers how many went.
         """
-        if self._publishing is not None:
-            return 0
-        freed = self._drop_shelved(wanted)
+        freed = self.outgoing.let_go(wanted)
         if self.base is None:
             return freed
-        keep = self._kept()
-        for start, stop in self.dirty:
+        keep = self.kept()
+        for start, stop in (*self.dirty, *self.outgoing.unsent()):
             keep.add(start, stop)
         for start, stop in self._droppable(keep):
             end = min(stop, start + wanted - freed)
@@ -367,21 +302,14 @@ class Content:
                 break
         return freed
 
-    def _kept(self) -> Extents:
+    def kept(self) -> Extents:
         """What readers are near, or wait for."""
         keep = Extents(self._loading)
         for reader in self.readers:
             for cursor in reader.cursors:
-                keep.add(
-                    max(0, cursor.position - window.NEAR), cursor.position + window.MOST_WINDOW
-                )
+                near = max(0, cursor.position - window.NEAR)
+                keep.add(near, cursor.position + cursor.window + window.FETCH)
         return keep
-
-    def copyable(self, part: Part) -> bool:
-        """Whether the base version has exactly the bytes of a part."""
-        here = self.base is not None and part.stop <= self.fetcher.limit
-        clean = here and not self.dirty.overlaps(part.start, part.stop)
-        return clean and self._context.store.capabilities.copy_part
 
     def _droppable(self, keep: Extents) -> list[Extent]:
         valid = self.fetcher.pages.valid.within(0, self.fetcher.limit)
@@ -392,7 +320,6 @@ class Content:
 
         Only when no handle is left and nothing is unsaved (or it is unwanted).
         """
-        self._drop_stream()
-        self.shelf.discard()
+        self.outgoing.drop()
         self.fetcher.cancel()
         self._context.cache.release(self.fetcher.pages)

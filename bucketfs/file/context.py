@@ -1,13 +1,11 @@
-"""What all files of a mount share: the store, the cache, the background tasks.
-
-The configured sizes.
-"""
+"""What all files of a mount share: the store, the cache, the background tasks, sizes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bucketfs.cache.cache import PageCache
+from bucketfs.file.readers import Readers
 from bucketfs.store.base import Store
 from bucketfs.tasks import Background
 
@@ -22,7 +20,7 @@ class FileContext:
         background: Where fetches run that outlive the read which began them.
         part_size: Fixed upload part size in bytes, None for the growing schedule.
         parallel: Requests one transfer may have under way at once.
-        hidden: What keys of objects begin with that no name stands for: the mounted prefix.
+        readers: Who reads ahead.
     """
 
     store: Store
@@ -30,7 +28,7 @@ class FileContext:
     background: Background
     part_size: int | None
     parallel: int
-    hidden: str = ""
+    readers: Readers = field(default_factory=Readers)
 
     @property
     def largest(self) -> int:

@@ -117,21 +117,6 @@ def part_at(offset: int, limits: Capabilities, part_size: int | None = None) -> 
     raise TooLarge(f"{limits.max_parts} parts end at {position >> 40} TiB")
 
 
-def schedule(size: int, limits: Capabilities, part_size: int | None = None) -> list[Part]:
-    """All of a file cut at the boundaries of the schedule; the last part is what is left.
-
-    Raises:
-        TooLarge: As `part_at`.
-    """
-    parts = []
-    position = 0
-    while position < size:
-        stop = min(position + part_at(position, limits, part_size), size)
-        parts.append(Part(position, stop, copied=False))
-        position = stop
-    return parts
-
-
 def reach(limits: Capabilities) -> int:
     """Bytes the growing schedule can hold with all part numbers used."""
     return _reach(limits, _period(limits))

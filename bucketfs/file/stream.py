@@ -1,32 +1,34 @@
-"""Parts that leave while a program is still writing a new file from its start to its end.
+"""The upload that runs beside a program that writes a file from its start to its end.
 
-A part is sent as soon as the program has written past it. What is written into a part that has left
-makes that part worthless; it is sent again with the rest when the file is published. Nothing
-depends on the upload: its parts' pages stay in the page file, or have an object of their own on the
-`Shelf`, and whatever goes wrong with it, the file is published another way.
+A part is sent as soon as the program has written past it, and again when its bytes have changed
+since: a part of the same number takes the place of the one before. When the disk has to be relieved
+the pages of a part that has arrived may be dropped; it is `afloat` then, and the upload is the only
+place that has its bytes until it is completed. What such an upload has received cannot be read, so
+that nothing may need a byte that is afloat but completing the upload, and an upload with such parts
+is never thrown away unless its bytes are unwanted.
 
-When the cache is full, a writer waits in `shed` until parts have left and their pages are dropped:
-on disk there is never much more than the cache may hold, plus the part that is being written. A
-part that goes by the shelf is stored there and copied from there into the upload by the store, at
-once, so that little is left to do when the file is closed.
+The first part is never dropped, as formats write their headers last.
+
+Invariants: a part is afloat only while the upload has exactly its bytes; no two requests for one
+part number are under way at once, as the later answer need not be that of the later bytes.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from bisect import bisect_left, bisect_right
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 import trio
 
-from bucketfs.cache.pages import PageBody, PageFile
-from bucketfs.errors import FsError, StoreError
+from bucketfs.cache.extents import Extent, Extents
+from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
 from bucketfs.file.context import FileContext
-from bucketfs.file.plan import Part, TooLarge, part_at
-from bucketfs.file.shelf import Shelf
+from bucketfs.file.plan import TooLarge, part_at
 from bucketfs.file.target import Target
+from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import Turns
 
 log = logging.getLogger(__name__)
@@ -36,24 +38,27 @@ log = logging.getLogger(__name__)
 STREAM_FROM = 64 << 20
 #: Seconds the abort of a given-up upload may take before it is left to `list_uploads`.
 ABORT_TIMEOUT = 30
+#: Seconds without new requests after one has failed for good, unless somebody waits for them.
+REST = 5.0
+
+#: Sends a part: upload id, part number, first byte, one past the last; answers its ETag.
+Sender = Callable[[str, int, int, int], Awaitable[str]]
 
 
 @dataclass(slots=True, eq=False)
-class _Part:
-    """Part `number` with bytes ``[start, stop)``.
+class SentPart:
+    """Part `number` with bytes ``[start, stop)``, which has left at least once or is about to.
 
     Attributes:
         etag: What the upload answered; "" before that, and when the bytes have changed since.
-        sending: It is under way.
-        spoiled: It was written to since it was sent, or began to be.
+        changed: It was written to since it began to be sent.
     """
 
     number: int
     start: int
     stop: int
     etag: str = ""
-    sending: bool = False
-    spoiled: bool = False
+    changed: bool = False
 
 
 class Stream:
@@ -61,98 +66,155 @@ class Stream:
 
     Args:
         context: The file's surroundings.
-        pages: Where the bytes are.
-        shelf: Where parts go whose pages may have to be dropped.
-        held: Has a range of the file in `pages`, and keeps it there during a block.
+        send: Sends one part.
         target: Key and headers of the upload.
-        first: Where the bytes begin that are to be sent; what is before is in the base version.
 
     Attributes:
         target: As given.
         upload_id: The store's name for it, "" until it has answered.
-        failed: Whether the upload is of no use any more.
+        afloat: What only the upload has.
+        gone: The store does not know the upload any more.
+        uncertain: It was asked to complete the upload, and whether it has is not known.
     """
 
-    def __init__(
-        self,
-        context: FileContext,
-        pages: PageFile,
-        shelf: Shelf,
-        held: Callable[[int, int], AbstractAsyncContextManager[None]],
-        target: Target,
-        first: int = 0,
-    ) -> None:
+    def __init__(self, context: FileContext, send: Sender, target: Target) -> None:
         self.target = target
         self.upload_id = ""
-        self.failed = False
-        self._closed = False
+        self.afloat = Extents()
+        self.gone = False
+        self.uncertain = False
         self._context = context
-        self._pages = pages
-        self._shelf = shelf
-        self._held = held
-        self._parts: dict[int, _Part] = {}
-        #: Parts that can only leave once more under pressure: what they hold changed, or is needed.
-        self._again: set[_Part] = set()
-        self._number, self._next = _boundary(context, first)
+        self._send_part = send
+        self._parts: list[SentPart] = []
+        #: Parts to be sent once more: those that failed, and those that changed, which may well
+        #: change again and wait until they are needed there.
+        self._failed: set[SentPart] = set()
+        self._changed: set[SentPart] = set()
+        #: Parts that have arrived and are not afloat, by number.
+        self._landed: dict[int, SentPart] = {}
+        self._busy: set[int] = set()
         self._written = 0
+        self._finishing = False
+        self._waiting = 0
+        self._closed = False
         self._running = 0
         self._error: Exception | None = None
+        self._rest_until = 0.0
         self._turns = Turns()
         self._scopes: set[trio.CancelScope] = set()
-        self._run("begin a streamed upload", self._begin)
 
     def advance(self, written: int) -> None:
-        """The program has written everything before `written`: send what is complete."""
+        """The file is complete up to `written`: send what is."""
         self._written = written
+        self._go_on()
+
+    def _go_on(self) -> None:
         while not self._closed and self._running < self._context.parallel:
+            if self.gone or self.uncertain or trio.current_time() < self._rest_until:
+                return
+            if not self.upload_id:
+                if not self._running:
+                    self._run("begin a streamed upload", self._begin)
+                return
             part = self._leaving()
             if part is None:
                 return
-            part.sending, part.spoiled = True, False
+            part.changed = False
+            self._busy.add(part.number)
             self._run("stream a part", functools.partial(self._send, part))
 
-    def _leaving(self) -> _Part | None:
-        """The next part that can be sent."""
-        shelving = self._shelf.wanted()
-        if self._error is not None or not (shelving or (self.upload_id and not self.failed)):
-            return None
-        try:
-            stop = self._next + part_at(
-                self._next, self._context.store.capabilities, self._context.part_size
-            )
-        except TooLarge:
-            return None  # publishing the file says so
-        if stop <= self._written:
-            self._number += 1
-            part = self._parts[self._number] = _Part(self._number, self._next, stop)
-            self._next = stop
+    def _leaving(self) -> SentPart | None:
+        """The next part to be sent."""
+        if (part := self._taken(self._failed)) is not None:
             return part
-        for part in self._again if shelving else ():
-            if not part.sending and part.stop <= self._written:
-                self._again.remove(part)
+        if (self._waiting or self._finishing) and (part := self._taken(self._changed)) is not None:
+            return part
+        start, number = self._next, len(self._parts) + 1
+        try:
+            step = part_at(start, self._context.store.capabilities, self._context.part_size)
+        except TooLarge:
+            return None  # writing so far was refused, or publishing the file says so
+        stop = min(start + step, self._written) if self._finishing else start + step
+        if stop > self._written or start >= stop or number in self._busy:
+            return None
+        self._parts.append(SentPart(number, start, stop))
+        return self._parts[-1]
+
+    def _taken(self, parts: set[SentPart]) -> SentPart | None:
+        for part in parts:
+            if part.number not in self._busy:
+                parts.remove(part)
                 return part
         return None
 
-    def spoil(self, start: int, stop: int) -> None:
-        """``[start, stop)`` is being written again: parts that have left with it are worthless."""
+    @property
+    def _next(self) -> int:
+        """Where the first part begins that has not left yet."""
+        return self._parts[-1].stop if self._parts else 0
+
+    def _over(self, start: int, stop: int) -> list[SentPart]:
+        """Parts with bytes of ``[start, stop)``."""
         if start >= self._next:
-            return
-        for part in self._parts.values():
-            if part.start < stop and start < part.stop:
-                part.etag, part.spoiled = "", True
-                self._again.add(part)
+            return []
+        first = bisect_right(self._parts, start, key=lambda part: part.stop)
+        return self._parts[first : bisect_left(self._parts, stop, key=lambda part: part.start)]
+
+    def spans(self, start: int, stop: int) -> list[Extent]:
+        """The parts with bytes of ``[start, stop)`` that have left."""
+        return [(part.start, part.stop) for part in self._over(start, stop)]
+
+    def spoil(self, start: int, stop: int) -> None:
+        """``[start, stop)``, which is not afloat, is being written again."""
+        for part in self._over(start, stop):
+            part.etag, part.changed = "", True
+            self._failed.discard(part)
+            self._changed.add(part)
+            self._landed.pop(part.number, None)
 
     def cut(self, size: int) -> None:
-        """The file ends at `size` now."""
-        self.spoil(size, self._next)
-        for number in [n for n, part in self._parts.items() if part.start >= size]:
-            part = self._parts.pop(number)
-            self._again.discard(part)
-            self._number, self._next = min(self._number, number - 1), min(self._next, part.start)
+        """The file ends at `size` now; no part that is afloat goes on behind that."""
         self._written = min(self._written, size)
+        while self._parts and self._parts[-1].stop > size:
+            self._forget_last()
+
+    def _forget_last(self) -> None:
+        part = self._parts.pop()
+        self._failed.discard(part)
+        self._changed.discard(part)
+        self._landed.pop(part.number, None)
+        self.afloat.remove(part.start, part.stop)
+
+    def droppable(self, limit: int) -> Iterator[SentPart]:
+        """Parts whose pages may be dropped.
+
+        Args:
+            limit: Where the part of the file ends that has a base version. All of that must have
+                arrived first, or the upload could not be completed without that version.
+        """
+        if all(part.etag for part in self._over(0, limit)) and self._next >= limit:
+            for part in list(self._landed.values()):
+                if part.number > 1 and part.start >= limit:
+                    yield part
+
+    def let_go(self, part: SentPart) -> None:
+        """The pages of a part are being dropped."""
+        assert part.etag
+        del self._landed[part.number]
+        self.afloat.add(part.start, part.stop)
+
+    def unsent(self) -> list[Extent]:
+        """Parts that have to be sent (again) to complete the upload."""
+        return [(part.start, part.stop) for part in self._parts if not part.etag]
+
+    def shown(self) -> str:
+        """Which parts the upload needs to be completed, for the log."""
+        parts = ", ".join(
+            f"{part.number}: bytes {part.start}-{part.stop - 1}" for part in self._parts
+        )
+        return f"parts {parts}"
 
     async def shed(self, wanted: int, drop: Callable[[int], int]) -> int:
-        """Wait until parts have left and `drop` could free `wanted` bytes of disk.
+        """Wait until parts have arrived and `drop` could free `wanted` bytes of disk.
 
         Returns:
             Bytes freed: less than `wanted` when nothing is left that could leave.
@@ -160,48 +222,102 @@ class Stream:
         Raises:
             StoreError, FsError: Nothing was freed, and a part could not be sent.
         """
-        self._error = None
         freed = drop(wanted)
-        while freed < wanted and not self._closed:
-            self._shelf.urgent = True
-            self.advance(self._written)
-            if not self._running and not self._send_again():
-                break
-            await self._turns.next()
-            freed += drop(wanted - freed)
-            if self._error is not None and not freed:
-                raise self._error
+        self._error, self._rest_until = None, 0.0
+        self._waiting += 1
+        try:
+            while freed < wanted and not self._closed:
+                self._go_on()
+                if not self._running:
+                    break
+                await self._turns.next()
+                freed += drop(wanted - freed)
+                if self._error is not None and not freed:
+                    raise self._error
+        finally:
+            self._waiting -= 1
         return freed
 
-    def _send_again(self) -> bool:
-        """Set going parts that the upload has and the shelf has not, in the order of the file.
+    async def finish(self, size: int) -> list[tuple[int, str]]:
+        """Send what is left of `size` bytes; answers the numbers and ETags of all parts.
 
-        Answers whether there were any.
+        Until `resume` the file does not change.
+
+        Raises:
+            StoreError, FsError: A part could not be sent; the others go on.
         """
-        homeless = (p for p in self._parts.values() if not self._shelf.home(p.start, p.stop))
-        for part, _ in zip(homeless, range(self._context.parallel), strict=False):
-            self._again.add(part)
-        self.advance(self._written)
-        return self._running > 0
-
-    async def settled(self) -> None:
-        """Send nothing more, and wait until nothing is under way."""
-        self._closed = True
-        while self._running and not self.failed:
+        self._finishing, self._written = True, size
+        self._error, self._rest_until = None, 0.0
+        self._go_on()
+        while self._next < size or not all(part.etag for part in self._parts):
+            if self._error is not None:
+                raise self._error
             await self._turns.next()
+            self._go_on()
+        return [(part.number, part.etag) for part in self._parts]
 
-    def etag(self, number: int, part: Part) -> str:
-        """ETag of a part that has left as it is now, "" for any other."""
-        sent = self._parts.get(number)
-        same = sent is not None and (sent.start, sent.stop) == (part.start, part.stop)
-        return sent.etag if sent is not None and same else ""
+    async def complete(self, target: Target, parts: list[tuple[int, str]]) -> ObjectInfo:
+        """Publish all parts, as `finish` answered them, under the conditions of `target`."""
+        self.uncertain = True
+        try:
+            return await self._context.store.complete(
+                target.key, self.upload_id, parts, size=self._written,
+                if_match=target.if_match, if_none_match=target.if_none_match,
+            )  # fmt: skip
+        except (NotFound, PreconditionFailed):
+            self.uncertain = False
+            raise
+        except StoreError as error:
+            if error.code == "InvalidPart":
+                self._send_again()
+            raise
 
-    def abandon(self) -> None:
-        """Stop sending and throw away, in the background, what the upload has."""
-        self.failed = self._closed = True
+    def _send_again(self) -> None:
+        """Some part is not what it should be: send those again that can be."""
+        for part in list(self._landed.values()):
+            self.spoil(part.start, part.stop)
+
+    async def outcome(self, target: Target) -> ObjectInfo | None:
+        """Find out whether an earlier `complete` has succeeded after all; its object if so.
+
+        Raises:
+            StoreError: The store could not be asked.
+        """
+        found: ObjectInfo | None = None
+        if self.uncertain:
+            try:
+                found = await self._context.store.head(target.key)
+            except NotFound:
+                found = None
+        self.uncertain = False
+        if found is None or found.size != self._written or found.etag == target.if_match:
+            return None
+        metadata = dict(found.headers.metadata) if found.headers else {}
+        # times of a nanosecond are among it
+        same = metadata == dict(self.target.headers.metadata)
+        return found if same or not self._context.store.capabilities.user_metadata else None
+
+    def resume(self) -> None:
+        """The upload was not completed: the file may change again."""
+        self._finishing = False
+        if self._parts and not self._is_whole(self._parts[-1]):
+            self._forget_last()
+        self._turns.moved()
+
+    def _is_whole(self, part: SentPart) -> bool:
+        limits, fixed = self._context.store.capabilities, self._context.part_size
+        return part.stop - part.start == part_at(part.start, limits, fixed)
+
+    def close(self) -> None:
+        """Send nothing more: the upload has been completed, or is left as it is."""
+        self._closed = True
         for scope in self._scopes:
             scope.cancel()
         self._turns.moved()
+
+    def abandon(self) -> None:
+        """Stop sending and throw away, in the background, what the upload has."""
+        self.close()
         self._context.background.start(self._abort, "abort a streamed upload")
 
     def _run(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
@@ -219,8 +335,7 @@ class Stream:
             self._scopes.discard(scope)
             self._running -= 1
             self._turns.moved()
-            if not self._closed:
-                self.advance(self._written)
+        self._go_on()
 
     async def _begin(self) -> None:
         try:
@@ -228,48 +343,31 @@ class Stream:
                 self.target.key, self.target.headers
             )
         except StoreError as error:
-            self._give_up(error)
+            self._fail(error)
 
-    def _give_up(self, error: StoreError) -> None:
-        log.info("a streamed upload is given up, the file will be sent when closed: %s", error)
-        self.failed = True
-
-    async def _send(self, part: _Part) -> None:
+    async def _send(self, part: SentPart) -> None:
         try:
-            if not self._shelf.home(part.start, part.stop):
-                async with self._held(part.start, part.stop):
-                    if self._shelf.wanted():
-                        await self._shelf.put(part.start, part.stop)
-                    else:
-                        await self._upload(part)
-            if self._shelf.home(part.start, part.stop):
-                await self._upload(part)
+            etag = await self._send_part(self.upload_id, part.number, part.start, part.stop)
         except (StoreError, FsError) as error:
-            self._error = error
-            self._again.add(part)
+            if self._is_current(part) and not part.changed:
+                self._failed.add(part)
+            self._fail(error)
+        else:
+            if self._is_current(part) and not part.changed:
+                part.etag = etag
+                self._landed[part.number] = part
         finally:
-            part.sending = False
+            self._busy.discard(part.number)
 
-    async def _upload(self, part: _Part) -> None:
-        """Give the upload a part that is on the shelf, or is held here."""
-        if not self.upload_id or self.failed or part.etag or part.spoiled:
-            return
-        store, key = self._context.store, self.target.key
-        home = self._shelf.home(part.start, part.stop)
-        try:
-            if home:
-                etag = await store.copy_part(
-                    key, self.upload_id, part.number,
-                    source=home, start=0, stop=part.stop - part.start,
-                )  # fmt: skip
-            else:
-                body = PageBody(self._pages, part.start, part.stop)
-                etag = await store.upload_part(key, self.upload_id, part.number, body)
-        except StoreError as error:
-            self._give_up(error)
-            return
-        if not part.spoiled:
-            part.etag = etag
+    def _is_current(self, part: SentPart) -> bool:
+        return part.number <= len(self._parts) and self._parts[part.number - 1] is part
+
+    def _fail(self, error: StoreError | FsError) -> None:
+        log.info("a streamed upload of %r pauses: %s", self.target.key, error)
+        self._error = error
+        self._rest_until = trio.current_time() + REST
+        if isinstance(error, NotFound) and error.code == "NoSuchUpload":
+            self.gone = True
 
     async def _abort(self) -> None:
         # shielded: parts left behind cost their owner money
@@ -282,14 +380,3 @@ class Stream:
                 await self._context.store.abort(self.target.key, self.upload_id)
             except StoreError as error:
                 log.warning("the parts of a given-up upload stay behind: %s", error)
-
-
-def _boundary(context: FileContext, first: int) -> tuple[int, int]:
-    """Parts of the schedule that end at or before `first`, and where the last of them ends."""
-    number = position = 0
-    while position < first:
-        step = part_at(position, context.store.capabilities, context.part_size)
-        if position + step > first:
-            break
-        number, position = number + 1, position + step
-    return number, position

@@ -1,8 +1,8 @@
 """Publishing a file's content as one object: carries out the flush plan.
 
 The object appears whole or not at all: one PutObject, or parts that only CompleteMultipartUpload
-makes visible. A failed upload is aborted and leaves the content as it was, unsaved. Parts that rest
-on the file's shelf are copied from there, and leave it when the object stands.
+makes visible. A failed upload is aborted and leaves the content as it was, unsaved; only one that
+is the sole place of some bytes (`Outgoing.afloat`) stays, and the next try goes on with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bucketfs.cache.pages import PageBody
 from bucketfs.errors import FsError, NotFound, StoreError
 from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version
-from bucketfs.file.plan import Part, Put, TooLarge, plan_flush, schedule
+from bucketfs.file.plan import Part, Put, TooLarge, plan_flush
 from bucketfs.file.stream import ABORT_TIMEOUT, Stream
 from bucketfs.file.target import Target
 from bucketfs.store.base import ObjectInfo
@@ -51,20 +51,43 @@ async def publish(
     """
     content.hold()
     try:
-        stream = await content.take_stream(target.key)
-        if stream is not None:
+        stream = content.outgoing.take(target.key)
+        info = await _finish(content, target, stream) if stream is not None else None
+        if info is not None and stream is not None:
             target = replace(target, headers=stream.target.headers, changes=stream.target.changes)
-        info = await _send(context, content, target, stream)
+        else:
+            info = await _send(context, content, target)
         content.published(Version(target.key, info.etag, content.size))
-        await content.shelf.clear()
         return info, target
     finally:
         content.unhold()
 
 
-async def _send(
-    context: FileContext, content: Content, target: Target, stream: Stream | None
-) -> ObjectInfo:
+async def _finish(content: Content, target: Target, stream: Stream) -> ObjectInfo | None:
+    """Complete the upload that ran beside the writer; None if the store has forgotten it."""
+    try:
+        # parts go on by themselves; once the upload is being completed it has to be waited for
+        with trio.CancelScope() as content.upload:
+            info = await stream.outcome(target)
+            parts = await stream.finish(content.size) if info is None else []
+        if content.upload.cancelled_caught:
+            raise Interrupted
+        content.upload = None
+        return info or await stream.complete(target, parts)
+    except BaseException as error:
+        content.upload = None
+        stream.resume()
+        if isinstance(error, NotFound) and error.code == "NoSuchUpload":
+            stream.gone = True
+            if content.outgoing.take(target.key) is None:
+                log.info("%r is sent again, its upload was thrown away by others", target.key)
+                return None
+        if not content.outgoing.afloat:
+            content.outgoing.drop()
+        raise
+
+
+async def _send(context: FileContext, content: Content, target: Target) -> ObjectInfo:
     try:
         plan = plan_flush(
             base=content.fetcher.limit if content.base else 0,
@@ -75,24 +98,15 @@ async def _send(
         )
     except TooLarge as error:
         raise FsError(errno.EFBIG, f"{target.key!r}: {error}") from error
-    if stream is not None:
-        try:
-            return await _assemble(context, content, target, stream)
-        except NotFound as error:
-            if error.code != "NoSuchUpload":
-                raise
-            log.info("%r is sent again, its upload was thrown away by others", target.key)
     if isinstance(plan, Put):
-        await content.bring(0, plan.size)
-        return await context.store.put(
-            target.key,
-            PageBody(content.fetcher.pages, 0, plan.size),
-            target.headers,
-            if_match=target.if_match,
-            if_none_match=target.if_none_match,
-        )
-    if stream is not None or content.shelf:
-        return await _assemble(context, content, target, None)
+        async with content.held(0, plan.size):
+            return await context.store.put(
+                target.key,
+                PageBody(content.fetcher.pages, 0, plan.size),
+                target.headers,
+                if_match=target.if_match,
+                if_none_match=target.if_none_match,
+            )
     upload_id = await _begin(context, content, target, plan.parts)
     jobs = [
         functools.partial(_send_part, context, content, target.key, upload_id, number, part)
@@ -119,35 +133,6 @@ async def _check_source(context: FileContext, content: Content, parts: Sequence[
         info = await context.store.head(base.key)
         if info.etag != base.etag:
             raise FsError(errno.ESTALE, f"{base.key!r} was replaced by someone else")
-
-
-async def _assemble(
-    context: FileContext, content: Content, target: Target, stream: Stream | None
-) -> ObjectInfo:
-    """Publish parts at the boundaries of the schedule.
-
-    Each is what the stream has sent, a copy of what rests on the shelf or in the base version, or
-    is sent now.
-    """
-    parts = [
-        replace(part, copied=content.copyable(part))
-        for part in schedule(content.size, context.store.capabilities, context.part_size)
-    ]
-    upload_id = stream.upload_id if stream else await _begin(context, content, target, parts)
-    jobs: list[Callable[[], Awaitable[str]]] = []
-    for number, part in enumerate(parts, 1):
-        place = context, content, target.key, upload_id, number, part
-        if stream is not None and (etag := stream.etag(number, part)):
-            jobs.append(functools.partial(_known, etag))
-        elif home := content.shelf.home(part.start, part.stop):
-            jobs.append(functools.partial(_copy_home, *place, home))
-        else:
-            jobs.append(functools.partial(_send_part, *place))
-    return await _complete(context, content, target, upload_id, jobs)
-
-
-async def _known(etag: str) -> str:
-    return etag
 
 
 async def _complete(
@@ -194,28 +179,9 @@ async def _send_part(
             stop=part.stop,
             source_if_match=base.etag,
         )
-    await content.bring(part.start, part.stop)
-    body = PageBody(content.fetcher.pages, part.start, part.stop)
-    return await context.store.upload_part(key, upload_id, number, body)
-
-
-async def _copy_home(
-    context: FileContext,
-    content: Content,
-    key: str,
-    upload_id: str,
-    number: int,
-    part: Part,
-    home: str,
-) -> str:
-    try:
-        return await context.store.copy_part(
-            key, upload_id, number, source=home, start=0, stop=part.stop - part.start
-        )
-    except NotFound as error:
-        if error.code == "NoSuchUpload":
-            raise
-        raise content.shelf.lost(home) from error
+    async with content.held(part.start, part.stop):
+        body = PageBody(content.fetcher.pages, part.start, part.stop)
+        return await context.store.upload_part(key, upload_id, number, body)
 
 
 async def _abort(context: FileContext, key: str, upload_id: str) -> None:

@@ -38,6 +38,14 @@ class Cursor:
     window: int
 
 
+def share(capacity: int, streams: int) -> int:
+    """The largest window of each of so many streams, whose windows fill half of the cache at most.
+
+    Never less than the first window: with less, readers wait for every piece.
+    """
+    return max(FIRST_WINDOW, min(MOST_WINDOW, capacity // (2 * max(1, streams))))
+
+
 def advance(
     cursors: Sequence[Cursor], start: int, stop: int, *, waited: bool, most: int = MOST_WINDOW
 ) -> tuple[Cursor, ...]:
@@ -54,7 +62,7 @@ def advance(
         # one read proves no stream: only its very neighbour does, or random reads would start
         # windows
         if abs(start - cursor.position) <= (NEAR if cursor.window else stop - start):
-            window = cursor.window
+            window = min(cursor.window, most)
             if waited and stop > cursor.position:
                 window = min(most, max(FIRST_WINDOW, window * GROWTH))
             moved = Cursor(max(stop, cursor.position), window)

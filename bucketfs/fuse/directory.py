@@ -45,12 +45,12 @@ class OpenDirectory:
         for position in range(start, 2):
             if not self._dot(position, token):
                 return
-        position = max(start, 2)
+        position = begin = max(start, 2)
         while position < len(self._names) + 2:
             taken = self._reply(position, token)
             position += taken
             if taken < self._piece:
-                self._piece = taken + 1
+                self._piece = min(PIECE, position - begin + 1)
                 return
 
     def _reply(self, start: int, token: pyfuse3.ReaddirToken) -> int:

@@ -65,15 +65,14 @@ class Encoder:
         Known attributes if there are any. Otherwise the type alone, with attributes that are valid
         for no time, so that a program that wants them asks. If not even the type is certain (a
         small object may be a symbolic link), type bits 0: the kernel lists the entry as DT_UNKNOWN
-        and looks it up when someone wants to know.
+        and looks it up when someone wants to know. So it is with an object without a slash that is
+        remembered as a directory: looking it up makes a directory of it.
         """
-        if posix is not None:
+        kind_known = self._tree.attributes.kind_known(inode)
+        if posix is not None and (kind_known or not stat.S_ISDIR(posix.mode)):
             return self._complete(inode, posix)
-        if isinstance(inode, Directory):
-            mode = stat.S_IFDIR
-        else:
-            mode = stat.S_IFREG if self._tree.attributes.kind_known(inode) else 0
-        entry = self._entry(inode, mode)
+        kind = stat.S_IFDIR if isinstance(inode, Directory) else stat.S_IFREG
+        entry = self._entry(inode, kind if kind_known else 0)
         entry.attr_timeout = 0
         return entry
 

@@ -142,7 +142,6 @@ def _plant(store: Store, options: Options, cache: PageCache, background: Backgro
         background=background,
         part_size=options.multipart_size,
         parallel=options.max_thread_count,
-        hidden=options.prefix,
     )
     config = TreeConfig(
         prefix=options.prefix,

@@ -7,6 +7,7 @@ counted for itself. What is missing is known from `Capabilities` or learned from
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _log = logging.getLogger("bucketfs.store.fallback")
 _COPY_PART: Final = 256 << 20
 _UPLOAD_PART: Final = 64 << 20
 _CLEAN_UP: Final = 30.0
+#: Section 2.2 of XML 1.0; tabs and line ends, which it has, do not survive all parsers.
+_NOT_XML: Final = re.compile("[\x00-\x1f\ufffe\uffff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +139,8 @@ class FallbackStore(StoreWrapper):
 
     async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
         stayed: dict[str, StoreError] = {}
-        # XML 1.0 has no way to write control characters, so that such keys go one by one.
-        alone = [key for key in keys if not key.isprintable() and any(c < " " for c in key)]
+        # XML 1.0 has no way to write some characters, so that such keys go one by one.
+        alone = [key for key in keys if not key.isprintable() and _NOT_XML.search(key)]
         batch = [key for key in keys if key not in set(alone)] if alone else list(keys)
         if self.capabilities.delete_many and batch:
             try:

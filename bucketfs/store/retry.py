@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -214,6 +214,28 @@ class RetryStore(StoreWrapper):
 
         # A copy onto itself may change the ETag, and so make its own repetition fail.
         return await self._settled(Call("CopyObject", target), send, is_ours)
+
+    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
+        """As that of `Store`; keys that an answer names for a reason that passes are sent again."""
+        left = keys
+        stayed: dict[str, StoreError] = {}
+
+        async def send() -> None:
+            nonlocal left
+            failed = await self.inner.delete_many(left)
+            stayed.update({key: exc for key, exc in failed.items() if not is_transient(exc)})
+            passing = [key for key, exc in failed.items() if is_transient(exc)]
+            if passing:
+                left = passing
+                raise failed[passing[0]]
+
+        try:
+            await self.around(Call("DeleteObjects", keys[0] if keys else ""), send)
+        except StoreError as exc:
+            if left is keys:
+                raise
+            stayed.update(dict.fromkeys(left, exc))
+        return stayed
 
     async def complete(
         self,

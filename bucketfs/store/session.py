@@ -30,7 +30,7 @@ from bucketfs.errors import StoreError
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.listing import is_listing
 from bucketfs.store.short import OPERATIONS, ShortWay
-from bucketfs.store.signing import EMPTY_SHA256
+from bucketfs.store.signing import EMPTY_SHA256, canonical_value
 from bucketfs.store.transport import TrioSession
 
 #: Handlers by qualified name that cost time on every request and do nothing for ours.
@@ -64,7 +64,10 @@ _SIGNER: Final = "bucketfs-s3v4"
 
 
 class _Signer(S3SigV4Auth):
-    """SigV4 that takes the hash of a body from the body."""
+    """SigV4 that takes the hash of a body from the body, and blanks for what servers take them."""
+
+    def _header_value(self, value: str) -> str:
+        return canonical_value(value)
 
     def payload(self, request: Any) -> str:
         if not request.data and super()._should_sha256_sign_payload(request):  # type: ignore[misc]

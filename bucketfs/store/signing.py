@@ -10,12 +10,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 #: Hash of no body.
 EMPTY_SHA256: Final = hashlib.sha256().hexdigest()
+
+_BLANKS: Final = re.compile("([ \t])[ \t]+")
 
 
 class Keys(Protocol):
@@ -51,6 +54,14 @@ def signing_key(secret: str, date: str, region: str, service: str) -> bytes:
     return key
 
 
+def canonical_value(value: str) -> str:
+    """A header's value as signatures see it: blanks are trimmed, rows of them are one.
+
+    Only ASCII has blanks: servers see bytes, to which an ideographic space is three like any other.
+    """
+    return _BLANKS.sub(r"\1", value.strip(" \t"))
+
+
 def sign(
     method: str,
     path: str,
@@ -77,7 +88,7 @@ def sign(
     added = {"x-amz-content-sha256": payload, "x-amz-date": moment}
     if keys.token:
         added["x-amz-security-token"] = keys.token
-    signed = {name.lower(): " ".join(value.split()) for name, value in headers.items()} | added
+    signed = {name.lower(): canonical_value(value) for name, value in headers.items()} | added
     names = sorted(signed)
     listed = ";".join(names)
     lines = "".join([f"{name}:{signed[name]}\n" for name in names])

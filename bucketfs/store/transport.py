@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import errno
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -265,7 +265,7 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
         """One request and the head of its response on a connection, which is closed on failure."""
         try:
             try:
-                await _send_request(wire, request, origin, target)
+                await _send_request(wire, request, origin, target, self._proxy_headers(origin))
             except (BrokenPipeError, ConnectionResetError):
                 # A server that refuses an upload may answer and close before it has read it all.
                 if request.body is None:
@@ -324,12 +324,20 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
         return wire
 
     async def _tunnel(self, wire: Wire, origin: Origin) -> None:
-        authority = f"{origin.host}:{origin.port}"
+        host = f"[{origin.host}]" if ":" in origin.host else origin.host
+        authority = f"{host}:{origin.port}"
         headers = self._proxy_config.proxy_headers_for(origin.proxy)
         await wire.write(request_head("CONNECT", authority, authority, headers.items()))
         answer = await _read_head(wire, "CONNECT", self.buffer)
         if answer.status >= 300:
             raise ConnectionRefusedError(errno.ECONNREFUSED, f"proxy said {answer.status}")
+
+    def _proxy_headers(self, origin: Origin) -> Mapping[str, str]:
+        """What a proxy that is sent the requests themselves wants to see with each."""
+        if not origin.proxy or origin.scheme != "http":
+            return {}
+        headers: Mapping[str, str] = self._proxy_config.proxy_headers_for(origin.proxy)
+        return headers
 
     def _tls_context(self) -> ssl.SSLContext:
         context: Any = self._verify
@@ -358,10 +366,15 @@ def _chunks(body: Any) -> Iterator[bytes | memoryview]:
 
 
 async def _send_request(
-    wire: Wire, request: AWSPreparedRequest, origin: Origin, target: str
+    wire: Wire,
+    request: AWSPreparedRequest,
+    origin: Origin,
+    target: str,
+    added: Mapping[str, str],
 ) -> None:
+    headers = [*request.headers.items(), *added.items()]
     try:
-        head = request_head(request.method, target, origin.header, request.headers.items())
+        head = request_head(request.method, target, origin.header, headers)
     except Malformed as exc:
         raise Unsendable(error=exc) from exc
     length = int(request.headers.get("Content-Length", 0))

@@ -312,8 +312,8 @@ class Ahead:
         self._state.background.start(lambda: gather(jobs, limit=limit), name)
 
     async def _ask_quietly(self, inode: Inode, whole: int) -> None:
-        if inode.parent is None or self._attributes.is_asking(inode):
-            return
+        if inode.parent is None or inode.live or self._attributes.is_asking(inode):
+            return  # it was removed, or somebody is at it already
         if self._attributes.is_here(inode) if whole else inode.posix is not None:
             return
         try:

@@ -191,6 +191,8 @@ class Entries:
     def _take_away(self, parent: Directory, inode: Inode, live: Live) -> None:
         live.unlinked = True
         live.attributes_unsaved = False
+        if live.content is not None:
+            live.content.outgoing.drop()
         self._state.note_change(inode)
         self._state.unlink(inode)
         self._state.touch(parent)
@@ -283,9 +285,15 @@ class Entries:
         self._state.touch(parent)
 
     async def _put_marker(self, directory: Directory) -> None:
-        await self._attributes.ensure(directory)
-        headers = self._publisher.headers(directory)
-        info = await self._state.store.put(self._state.prefix(directory), BytesBody(b""), headers)
+        posix: Posix | None = None
+        # once more for attributes that changed, and were perhaps saved, while it was under way
+        while posix is None or directory.posix != posix:
+            await self._attributes.ensure(directory)
+            posix = directory.posix
+            headers = self._publisher.headers(directory)
+            info = await self._state.store.put(
+                self._state.prefix(directory), BytesBody(b""), headers
+            )
         directory.etag, directory.modified = info.etag, info.last_modified
         self._state.index.put_headers(info.key, info.etag, info.last_modified, headers)
         directory.markers = (directory.markers or frozenset()) | {"/"}

@@ -73,6 +73,8 @@ class Finder:
 
     def negative_timeout(self, parent: Directory, name: str) -> float:
         """Seconds for which the kernel may remember that a name is free."""
+        if self._state.is_leaving(parent, name):
+            return 0.0  # it is back if it cannot be deleted
         now = clock.monotonic()
         since = max(parent.listed, parent.negatives.get(name, parent.listed))
         return max(0.0, self._state.config.ttl - (now - since))

@@ -54,6 +54,11 @@ class Locks:
             await renaming.wait()
 
 
+def is_renaming(inode: Inode) -> bool:
+    """Whether a directory above the inode (or itself) is being renamed: its key will change."""
+    return _renaming_above(inode) is not None
+
+
 def _renaming_above(inode: Inode) -> trio.Event | None:
     node: Inode | None = inode
     while node is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bucketfs.store.base import ListPage, ObjectInfo
-from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.inode import NEVER, Directory, Inode
 from bucketfs.tree.names import FOLDER_SUFFIX, is_visible
 from bucketfs.tree.state import TreeState
 
@@ -86,6 +86,8 @@ class Merge:
         self._present: set[str] = set()
         #: Files whose names are directories here: these may be shown, and shadow them, later.
         self._doubtful: dict[str, ObjectInfo] = {}
+        #: Names left out because they were leaving.
+        self._left_out: set[str] = set()
 
     def add(self, picture: Picture) -> None:
         """Take over a part of the listing; parts come in the order of their keys."""
@@ -119,7 +121,7 @@ class Merge:
             self._vanish(directory.children[name])
         self._merge_marker(self._marker)
         directory.hidden = self._hidden
-        directory.listed = self._began
+        directory.listed = NEVER if any(map(self._came_back, self._left_out)) else self._began
         directory.misses = 0
         directory.negatives.clear()
 
@@ -130,15 +132,27 @@ class Merge:
         child = directory.children.get(name)
         if child is not None:
             return child.changed > self._since
-        return self._state.is_leaving(directory, name)
+        if self._state.is_leaving(directory, name):
+            self._left_out.add(name)
+            return True
+        return False
+
+    def _came_back(self, name: str) -> bool:
+        """Whether a name that was leaving could not be deleted while pages behind it came."""
+        gone = self._directory.removed.get(name, 0) > self._since
+        return not gone and not self._state.is_leaving(self._directory, name)
 
     def _merge_marker(self, marker: ObjectInfo | None) -> None:
         directory = self._directory
+        if directory.changed > self._since:
+            return
         known = directory.markers or frozenset()
         if marker is None:
             directory.markers = known - {"/"}
             return
         directory.markers = known | {"/"}
+        if directory.live is not None and directory.live.attributes_unsaved:
+            return
         if directory.modified and directory.modified != marker.last_modified:
             directory.posix = None
         directory.modified = marker.last_modified
@@ -169,6 +183,9 @@ class Merge:
             if self._state.holds_unsaved(child):
                 return
             self._state.unlink(child)
+        elif child is not None:
+            self._merge_file(child, info)  # somebody has looked it up since that page came
+            return
         self._state.found_file(self._directory, name, info)
 
     def _vanish(self, child: Inode) -> None:

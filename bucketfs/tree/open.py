@@ -13,12 +13,15 @@ import stat
 from dataclasses import dataclass, field
 
 from bucketfs.errors import FsError, NotFound
-from bucketfs.file.content import Content, Reader
+from bucketfs.file.content import Content
 from bucketfs.file.context import Version
+from bucketfs.file.readers import Reader
+from bucketfs.file.target import Target
 from bucketfs.tree.ahead import FILE_MAX, Ahead
 from bucketfs.tree.attributes import Attributes
 from bucketfs.tree.change import Changer
 from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.locks import is_renaming
 from bucketfs.tree.save import Saver
 from bucketfs.tree.state import TreeState
 
@@ -180,7 +183,7 @@ class Opener:
 
         What was written after the last flush is saved in the background.
         """
-        handle.content.readers.discard(handle.reader)
+        handle.content.leave(handle.reader)
         handle.content.writers -= handle.writable
         await self._drop(handle.inode, handle.content)
 
@@ -191,9 +194,15 @@ class Opener:
         handle.conflicts = content.conflicts
         content.readers.add(handle.reader)
         content.writers += writable
-        if writable and content.target is None:
-            content.target = lambda: self._saver.publisher.target(inode, self._state.enliven(inode))
+        if writable and content.outgoing.target is None:
+            content.outgoing.target = lambda: self._target(inode)
+            content.outgoing.surface = lambda: self._saver.save(inode)
         return handle
+
+    def _target(self, inode: Inode) -> Target:
+        if is_renaming(inode):
+            raise FsError(errno.EBUSY, "its directory is being renamed")
+        return self._saver.publisher.target(inode, self._state.enliven(inode))
 
     async def _drop(self, inode: Inode, content: Content) -> None:
         content.handles -= 1

@@ -6,6 +6,7 @@ name, and what was written here is stored beside it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import logging
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 #: S3's limit for user metadata of one object.
 METADATA_MAX = 2048
+#: How often others may replace an object while ours is to take its place.
+CONFLICT_TRIES = 5
 
 
 def content_type(name: str) -> str:
@@ -79,13 +82,21 @@ class Publisher:
         try:
             info, target = await self._publish(target, content)
         except PreconditionFailed as error:
-            await self._keep_beside(inode, live, content, error)
+            if not content.outgoing.afloat:
+                await self._keep_beside(inode, live, content, error)
+            info, target = await self._prevail(inode, target, content)
         except FsError as error:
-            if error.errno != errno.ESTALE:
+            if error.errno != errno.ESTALE or content.outgoing.afloat:
                 raise
             await self._keep_beside(inode, live, content, error)
         self._state.take_deferred(target.key)
         self._saved(inode, live, info, target.headers, target.changes)
+
+    async def surface(self, inode: Inode, live: Live) -> None:
+        """Have nothing of a file in an unfinished upload only; raises as `content` does."""
+        while live.content is not None and live.content.outgoing.afloat:
+            with contextlib.suppress(upload.Interrupted):
+                await self.content(inode, live)
 
     def target(self, inode: Inode, live: Live) -> Target:
         """Where the inode's bytes go now.
@@ -136,6 +147,8 @@ class Publisher:
         try:
             return await upload.publish(self._state.files, content, target)
         except NotFound as error:
+            if content.outgoing.afloat:
+                raise PreconditionFailed(error.code, status=error.status, key=error.key) from error
             if content.fetcher.missing(0, content.size):
                 raise FsError(errno.ESTALE, f"{target.key!r} was removed by others") from error
         # others removed the object, and all of it is here: it becomes the file again
@@ -143,14 +156,57 @@ class Publisher:
         again = dataclasses.replace(target, if_match="", if_none_match=True)
         return await upload.publish(self._state.files, content, again)
 
+    async def _prevail(
+        self, inode: Inode, target: Target, content: Content
+    ) -> tuple[ObjectInfo, Target]:
+        """Publish over others' version, which is kept beside.
+
+        An upload that alone has some bytes cannot be completed under another name.
+        """
+        for last in (*[False] * (CONFLICT_TRIES - 1), True):
+            try:
+                theirs = await self._put_aside(inode, target.key)
+                again = dataclasses.replace(target, if_match=theirs, if_none_match=not theirs)
+                return await upload.publish(self._state.files, content, again)
+            except (PreconditionFailed, NotFound):
+                if last:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _put_aside(self, inode: Inode, key: str) -> str:
+        """Copy an object to a conflict name; answers its ETag, "" if there is none."""
+        try:
+            found = await self._state.store.head(key)
+        except NotFound:
+            return ""
+        parent, now = inode.parent, clock.wall_ns()
+        assert parent is not None
+        while await self._exists(
+            copy := self._state.child_key(parent, _conflict_name(inode.name, now))
+        ):
+            now += NANO
+        await self._state.store.copy(key, copy, size=found.size, source_if_match=found.etag)
+        log.error("%r was changed by someone else; their version is %r", inode.name, copy)
+        parent.listed = NEVER
+        return found.etag
+
+    async def _exists(self, key: str) -> bool:
+        try:
+            await self._state.store.head(key)
+        except NotFound:
+            return False
+        return True
+
     async def _keep_beside(
         self, inode: Inode, live: Live, content: Content, cause: Exception | None
     ) -> NoReturn:
         """Store our bytes under a conflict name; the inode goes on there, with all later writes.
 
         Raises:
-            FsError: ESTALE, always.
+            FsError: ESTALE, always; EIO, and nothing has changed, when that would lose bytes.
         """
+        if content.outgoing.afloat:
+            raise FsError(errno.EIO, f"{inode.name!r} has bytes in an upload of its old name only")
         parent, name = live.lost or (inode.parent, inode.name)
         assert parent is not None
         new_name = _conflict_name(name, clock.wall_ns())

@@ -100,7 +100,8 @@ class Removals:
         self._working = False
         self._turns = Turns()
         self._streaks: LRUCache[Directory, Streak] = LRUCache(256)
-        self._failures: LRUCache[Directory, StoreError | FsError] = LRUCache(256)
+        #: Why names are back, until that is told or they are gone after all; "" for the directory.
+        self._failures: LRUCache[Directory, dict[str, StoreError | FsError]] = LRUCache(256)
         #: Directories that are being removed themselves: they need no marker any more.
         self._going: set[Directory] = set()
         self.on_emptied: Callable[[Directory], Awaitable[None]]
@@ -113,6 +114,7 @@ class Removals:
         """A removal that began at a monotonic time has succeeded (or is in the queue)."""
         streak = self._streak(parent)
         streak.removed(name, began, clock.monotonic())
+        self._failures.get(parent, {}).pop(name, None)
         inner = self._streaks.pop(inode, None) if isinstance(inode, Directory) else None
         if inner is not None:
             streak.below = max(streak.below, inner.count, inner.below)
@@ -147,8 +149,7 @@ class Removals:
         """
         while directory in self._state.leaving:
             await self._turns.next()
-        failure = self._failures.pop(directory, None)
-        if failure is not None:
+        for failure in self._failures.pop(directory, {}).values():
             raise failure
 
     async def drained(self) -> None:
@@ -235,7 +236,7 @@ class Removals:
             if failure is None:
                 self._state.note_removed(item.directory, item.name)
             else:
-                self._failures[item.directory] = failure
+                self._failures.setdefault(item.directory, {})[item.name] = failure
                 self._streaks.pop(item.directory, None)
                 item.directory.listed = NEVER
         if stayed:
@@ -254,7 +255,7 @@ class Removals:
             await self.on_emptied(directory)
         except (StoreError, FsError) as error:
             log.error("an emptied directory may vanish: %s", error)
-            self._failures[directory] = error
+            self._failures.setdefault(directory, {})[""] = error
 
     def _let_go(self, directory: Directory) -> None:
         if not self._state.leaving[directory]:

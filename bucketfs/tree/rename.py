@@ -11,6 +11,7 @@ import errno
 import functools
 import logging
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 
 import trio
 
@@ -21,12 +22,12 @@ from bucketfs.store.base import Headers, ObjectInfo
 from bucketfs.tasks import gather
 from bucketfs.tree.entries import Entries
 from bucketfs.tree.find import Finder
-from bucketfs.tree.inode import NEVER, Directory, Inode
+from bucketfs.tree.inode import NEVER, Directory, Inode, Live
 from bucketfs.tree.listing import Lister
 from bucketfs.tree.locks import Locks
 from bucketfs.tree.names import check_key
 from bucketfs.tree.posix import encode
-from bucketfs.tree.publish import content_type
+from bucketfs.tree.publish import Publisher, content_type
 from bucketfs.tree.remove import Removals
 from bucketfs.tree.state import TreeState
 
@@ -44,6 +45,7 @@ class Renamer:
         entries: Entries,
         locks: Locks,
         removals: Removals,
+        publisher: Publisher,
     ) -> None:
         self._state = state
         self._finder = finder
@@ -51,6 +53,7 @@ class Renamer:
         self._entries = entries
         self._locks = locks
         self._removals = removals
+        self._publisher = publisher
 
     async def rename(
         self,
@@ -107,7 +110,8 @@ class Renamer:
         for inode in (source, target):
             if inode is not None and inode.content is not None:
                 inode.content.interrupt()
-        async with self._locks.exclusive(*inodes) as live:
+        async with self._locks.exclusive(*inodes) as live, AsyncExitStack() as moorings:
+            await self._moor(source, live, moorings)
             old_parent = source.parent
             if old_parent is None or (target is not None and target.parent is None):
                 raise FsError(errno.ENOENT, "removed while it was to be renamed")
@@ -125,6 +129,17 @@ class Renamer:
         await self._entries.keep_if_empty(old_parent)
         for inode in inodes:
             self._state.settle(inode)
+
+    async def _moor(self, inode: Inode, live: Live, moorings: AsyncExitStack) -> None:
+        """No upload beside the writer of a file has bytes under the old key, until it has the new.
+
+        The caller holds the inode's lock.
+        """
+        content = live.content
+        if content is not None and inode.parent is not None:
+            moorings.enter_context(content.outgoing.moored())
+            await self._publisher.surface(inode, live)
+            content.interrupt()
 
     async def _forget_old(self, source: Inode, old_key: str) -> None:
         """An unsaved file had itself replaced an object that is still under its old name."""
@@ -194,6 +209,8 @@ class Renamer:
             if target.live is not None:
                 target.live.unlinked = True
                 target.live.attributes_unsaved = False
+                if target.content is not None:
+                    target.content.outgoing.drop()
             self._state.unlink(target)
         self._state.unlink(source)
         if source.posix is not None:
@@ -210,8 +227,9 @@ class Renamer:
                 raise FsError(errno.ENOENT, "removed while it was to be renamed")
             new_prefix = self._state.child_key(new_parent, new_name) + "/"
             source.renaming = trio.Event()
+            moorings = AsyncExitStack()
             try:
-                await self._quiet_below(source)
+                await self._quiet_below(source, moorings)
                 await self._removals.drained()
                 await self._entries.keep_directory(old_parent, source)
                 copies = await self._copy_tree(source, new_prefix, target)
@@ -222,16 +240,18 @@ class Renamer:
             finally:
                 source.renaming.set()
                 source.renaming = None
+                await moorings.aclose()
         await self._entries.keep_if_empty(old_parent)
 
-    async def _quiet_below(self, source: Directory) -> None:
+    async def _quiet_below(self, source: Directory, moorings: AsyncExitStack) -> None:
         """Uploads below that are under way end; later ones wait for `renaming`."""
         for inode in list(self._state.live):
             if inode is not source and inode.live is not None and _is_below(inode, source):
-                if inode.content is not None:
-                    inode.content.interrupt()
-                async with inode.live.lock:
-                    pass
+                live = inode.live
+                if live.content is not None:
+                    live.content.interrupt()
+                async with live.lock:
+                    await self._moor(inode, live, moorings)
 
     async def _copy_tree(
         self, source: Directory, new_prefix: str, target: Inode | None

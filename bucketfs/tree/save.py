@@ -105,7 +105,7 @@ class Saver:
                 try:
                     return await self.save(inode)
                 except (StoreError, FsError) as error:
-                    if errno_of(error) in _PERMANENT:
+                    if errno_of(error) in _PERMANENT or _is_broken(live):
                         return self._give_up(inode, live, error)
                     log.warning(
                         "%s is not saved yet, next try in %.0f s: %s",
@@ -175,14 +175,18 @@ class Saver:
         if content is None or not content.unsaved or inode.unlinked:
             return ""
         path = self._state.files.cache.rescue(content.fetcher.pages, inode.name)
-        elsewhere = "".join(f"; {what}" for what in content.shelf.leave())
-        return f"; its bytes are in {path}{elsewhere}"
+        return f"; its bytes are in {path}{content.outgoing.leave()}"
 
     async def _delete(self, key: str) -> None:
         try:
             await self._state.store.delete(key)
         except StoreError as error:
             log.error("a removed file stays in the bucket: %s", error)
+
+
+def _is_broken(live: Live) -> bool:
+    """Whether bytes are missing that nobody has any more."""
+    return live.content is not None and bool(live.content.outgoing.lost)
 
 
 def _being_written(live: Live) -> bool:

@@ -54,7 +54,7 @@ class Tree:
             self.removals,
         )  # fmt: skip
         self.renamer = Renamer(
-            self.state, self.finder, self.lister, self.entries, self.locks, self.removals
+            self.state, self.finder, self.lister, self.entries, self.locks, self.removals, publisher
         )
         self.opener = Opener(self.state, self.attributes, self.ahead, self.changer, self.saver)
         files.cache.add_reclaimer(self._reclaim)

@@ -1,5 +1,7 @@
 """An S3 server that keeps what objects consist of, and not a byte of them.
 
+It lacks UploadPartCopy, as some do: nothing about a file larger than the cache may need that.
+
 ``python -m tests.large.sink PORT_FILE`` serves one bucket from a process of its own: whatever is
 sent must be blocks of `tests.large.pattern`, of which it keeps the numbers, or small. It checks
 each block it receives, makes the bytes it sends, and answers ``GET /sink`` with a JSON account of
@@ -43,12 +45,6 @@ class Thing:
     @property
     def size(self) -> int:
         return sum(count for _, count in self.runs) * BLOCK + len(self.data)
-
-    def slice(self, start: int, stop: int) -> Thing:
-        """Bytes ``[start, stop)``, which are whole blocks."""
-        if start % BLOCK or stop % BLOCK:
-            raise ValueError("only whole blocks can be copied")
-        return Thing(cut(self.runs, start // BLOCK, stop // BLOCK))
 
 
 class Bucket:
@@ -308,14 +304,8 @@ class Handler(BaseHTTPRequestHandler):
         if (etag := self._store_part(query, body)) is not None:
             self._answer(200, headers={"ETag": etag})
 
-    def _copy_part(self, _key: str, query: dict[str, str], _body: Thing) -> None:
-        if (source := self._source()) is None:
-            return
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["x-amz-copy-source-range"])
-        assert asked is not None
-        part = source.slice(int(asked[1]), int(asked[2]) + 1)
-        if (etag := self._store_part(query, part)) is not None:
-            self._copied("CopyPartResult", etag)
+    def _copy_part(self, _key: str, _query: dict[str, str], _body: Thing) -> None:
+        self._error(501, "NotImplemented")
 
     def _store_part(self, query: dict[str, str], part: Thing) -> str | None:
         upload = self.bucket.uploads.get(query["uploadId"])

@@ -201,3 +201,14 @@ def test_we_show_what_s3fs_wrote(mount: Mounts, bucket: Witness) -> None:
     assert os.readlink(path / "l") == "f"
     assert (path / "l").read_bytes() == b"content"
     assert stat.S_ISFIFO((path / "fifo").stat().st_mode)
+
+
+def test_a_directory_without_a_slash_after_a_remount(bucket: Witness, mount: Mounts) -> None:
+    """The listing shows a file, what is remembered of it says that it is a directory."""
+    bucket.put("old", b"", mode=str(stat.S_IFDIR | 0o750))
+    mounted = mount(bucket)
+    assert (mounted.path / "old").stat().st_mode == stat.S_IFDIR | 0o750
+    mounted.remount()
+    assert os.listdir(mounted.path) == ["old"]
+    assert os.listdir(mounted.path / "old") == []
+    assert (mounted.path / "old").stat().st_mode == stat.S_IFDIR | 0o750

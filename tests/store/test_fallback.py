@@ -37,6 +37,17 @@ def refusing(*operations: str) -> FaultHook:
     return lambda name, key, number: Fault(error) if name in operations else None
 
 
+@pytest.mark.parametrize("odd", ["\x01", "\t", "\r", "\ufffe", "\uffff"])
+async def test_keys_that_xml_cannot_name_spoil_no_batch(odd: str) -> None:
+    store, memory, _ = limited()
+    keys = ["a", f"b{odd}", "c\u00a0", "\U0001f600", "e\x7f"]
+    for key in keys:
+        memory.poke(key, b"x")
+    assert await store.delete_many(keys) == {}
+    assert not memory.objects
+    assert memory.requests == {"DeleteObjects": 1, "DeleteObject": 1}
+
+
 async def test_large_copies_go_by_parts() -> None:
     store, memory, _ = limited(max_copy=1000)
     source = memory.poke("a", os.urandom(3500), Headers({"mode": "1"}, "text/plain"))

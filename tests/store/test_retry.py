@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import trio
@@ -271,3 +271,41 @@ def test_what_passes() -> None:
 def test_multipart_etag() -> None:
     assert multipart_etag(["d41d8cd98f00b204e9800998ecf8427e"]).endswith("-1")
     assert multipart_etag(["opaque"]) == ""
+
+
+class Partial(MemoryStore):
+    """Some keys of the first batches stay, and the answer says why."""
+
+    def __init__(self, *answers: dict[str, str]) -> None:
+        super().__init__()
+        self.answers = list(answers)
+        self.asked: list[list[str]] = []
+
+    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
+        self.asked.append(list(keys))
+        stay = self.answers.pop(0) if self.answers else {}
+        await super().delete_many([key for key in keys if key not in stay])
+        return {key: StoreError(code, key=key) for key, code in stay.items()}
+
+
+@pytest.mark.mock_clock
+async def test_keys_that_stayed_for_a_moment_are_deleted_again() -> None:
+    memory = Partial(
+        {"b": "SlowDown", "c": "AccessDenied", "d": "InternalError"}, {"b": "SlowDown"}
+    )
+    for key in "abcd":
+        memory.poke(key, b"x")
+    stayed = await RetryStore(memory, RetryPolicy()).delete_many([*"abcd"])
+    assert {key: exc.code for key, exc in stayed.items()} == {"c": "AccessDenied"}
+    assert list(memory.objects) == ["c"]
+    assert memory.asked == [[*"abcd"], ["b", "d"], ["b"]]
+
+
+@pytest.mark.mock_clock
+async def test_keys_that_stay_for_good_are_named() -> None:
+    memory = Partial(*[{"b": "SlowDown"}] * 9)
+    for key in "ab":
+        memory.poke(key, b"x")
+    stayed = await RetryStore(memory, RetryPolicy(attempts=3)).delete_many([*"ab"])
+    assert {key: exc.code for key, exc in stayed.items()} == {"b": "SlowDown"}
+    assert memory.asked == [["a", "b"], ["b"], ["b"]]

@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 from unittest import mock
 from urllib.parse import quote
 
-from botocore.auth import S3SigV4Auth
+from botocore.auth import AUTH_TYPE_MAPS
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketfs.store.signing import EMPTY_SHA256, Scope, sign
+import bucketfs.store.session  # noqa: F401 - registers the signer of the long way
+from bucketfs.store.signing import EMPTY_SHA256, Scope, canonical_value, sign
 
 WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=20)
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=10)
@@ -46,7 +47,7 @@ def test_beside_botocore(
     )
     now = datetime(2026, 11, 21, 7, 39, 22, tzinfo=UTC)
     with mock.patch("botocore.auth.get_current_datetime", return_value=now):
-        S3SigV4Auth(keys, "s3", "eu-1").add_auth(request)
+        AUTH_TYPE_MAPS["bucketfs-s3v4"](keys, "s3", "eu-1").add_auth(request)
     ours = sign(
         method,
         path,
@@ -61,3 +62,16 @@ def test_beside_botocore(
     assert ours["x-amz-date"] == request.headers["X-Amz-Date"]
     assert ours.get("x-amz-security-token") == request.headers.get("X-Amz-Security-Token")
     assert (body == b"") == (ours["x-amz-content-sha256"] == EMPTY_SHA256)
+
+
+@given(st.text("a\u3000\u00a0\u2028\u0085\u00fc"))
+def test_only_ascii_has_blanks(value: str) -> None:
+    """An ideographic space in somebody's metadata is no blank to a server."""
+    assert canonical_value(value) == value
+    assert canonical_value(f"  {value}  {value} ".strip()) == f"{value} {value}".strip()
+
+
+@given(WORDS)
+def test_rows_of_blanks_are_one(value: str) -> None:
+    words = value.split(" ")
+    assert canonical_value(value) == " ".join(word for word in words if word)

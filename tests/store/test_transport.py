@@ -443,3 +443,16 @@ def test_tls_is_verified_by_default() -> None:
     assert tls_context(CONFIG, AioSession()).verify_mode is ssl.CERT_REQUIRED
     trusting = tls_context(replace(CONFIG, verify=False), AioSession())
     assert trusting.verify_mode is ssl.CERT_NONE
+
+
+async def test_a_proxy_is_told_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scripted(HEAD, HEAD) as script:
+        monkeypatch.setenv("http_proxy", script.url.replace("://", "://user:pass@"))
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        async with open_store(replace(CONFIG, url="http://far.example:9")) as store:
+            await store.head("k")
+            await store.head("k")
+    for seen in script.seen:
+        assert seen.line == "HEAD http://far.example:9/bkt/k HTTP/1.1"
+        assert seen.headers["proxy-authorization"] == "Basic dXNlcjpwYXNz"

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 
 from bucketfs.tree import ahead
 from bucketfs.tree.ahead import MOST_DEPTH, Walk
+from bucketfs.tree.attributes import WHOLE_FILE
+from bucketfs.tree.change import Change
+from bucketfs.tree.save import ATTRIBUTE_DELAY
 from tests.tree.builder import MIB, Bucket, Mount, noise, planted, said
 
 mock_clock = pytest.mark.mock_clock
@@ -178,3 +181,23 @@ def test_looking_is_bounded_and_never_backwards(positions: list[int]) -> None:
         wanted = walk.looked_at(position)
         assert len(wanted) <= ahead.LOOKS
         assert not wanted or position < wanted.start
+
+
+@mock_clock
+async def test_a_file_changed_meanwhile_is_not_fetched_ahead(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """It was put on the list before; its attributes here are newer than those in the bucket."""
+    names = fill(bucket, count=80, size=WHOLE_FILE + 1)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        inodes = [await mount.find(name) for name in names]
+        await read_all(mount, names[:6])
+        tree = mount.tree
+        waiting = [i for i in inodes if not (tree.attributes.is_here(i) or i.live)]
+        for inode in waiting:
+            tree.changer.change(inode, Change(mode=0o640))
+            tree.saver.later(inode)
+            bucket.poke(inode.name, b"by others", said(0o100600))
+        await trio.sleep(ATTRIBUTE_DELAY / 2)
+        assert {inode.posix and inode.posix.mode for inode in waiting} == {0o100640}

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from bucketfs.errors import StoreError
-from bucketfs.file import content as content_module
+from bucketfs.file import outgoing as outgoing_module
 from bucketfs.file.plan import FIRST_PART
 from bucketfs.store.memory import Fault
 from bucketfs.tree.change import Change
@@ -24,7 +24,7 @@ SIZE = 40 * MIB
 @pytest.fixture(autouse=True)
 def early(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stream from 16 MiB on, so that the tests need not move much."""
-    monkeypatch.setattr(content_module, "STREAM_FROM", 2 * FIRST_PART)
+    monkeypatch.setattr(outgoing_module, "STREAM_FROM", 2 * FIRST_PART)
 
 
 async def write_all(mount: Mount, name: str, data: bytes) -> Handle:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketfs.cache.extents import Extents
+from bucketfs.file.readers import Reader, Readers
 from bucketfs.file.window import (
     BLOCK,
     CURSORS,
@@ -20,6 +21,7 @@ from bucketfs.file.window import (
     Cursor,
     advance,
     ahead,
+    share,
 )
 
 MIB = 1 << 20
@@ -144,3 +146,31 @@ def test_long_windows_end_on_whole_fetches() -> None:
     start, stop = ahead(cursor, 100 * MIB, 100 * MIB + 1, LARGE)
     assert (start, stop % FETCH) == (100 * MIB, 0)
     assert stop >= cursor.position + cursor.window
+
+
+@given(st.integers(0, LARGE), st.integers(0, 1000))
+def test_windows_together_fill_half_of_the_cache(capacity: int, streams: int) -> None:
+    most = share(capacity, streams)
+    assert FIRST_WINDOW <= most <= MOST_WINDOW
+    assert most == FIRST_WINDOW or most * streams <= capacity / 2
+
+
+def test_a_reader_gives_way_when_others_come() -> None:
+    readers, one = Readers(), Reader()
+    capacity = 4 * MOST_WINDOW
+
+    def go_on(reader: Reader) -> int:
+        start = reader.cursors[0].position if reader.cursors else 0
+        return readers.advance(reader, start, start + MIB, waited=True, capacity=capacity).window
+
+    while go_on(one) < MOST_WINDOW:
+        pass
+    others = [Reader() for _ in range(7)]
+    for _ in range(10):
+        for other in others:
+            go_on(other)
+    assert go_on(one) == capacity // 16
+    for other in others:
+        readers.leave(other)
+    while go_on(one) < MOST_WINDOW:
+        pass

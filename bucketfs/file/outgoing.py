@@ -1,0 +1,285 @@
+"""What leaves of a file before it is published: the upload beside its writer, and its pages.
+
+Under pressure a writer waits here until parts have arrived in the upload, whose pages may then be
+dropped. Where that does not help, because the file is not written from its start to its end, it is
+published early (`Outgoing.surface`), which makes all of its pages clean.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from bucketfs.cache.extents import Extent, Extents
+from bucketfs.cache.pages import PageBody
+from bucketfs.errors import FsError, NotFound
+from bucketfs.file.context import FileContext
+from bucketfs.file.stream import STREAM_FROM, Stream
+from bucketfs.file.target import Target
+
+if TYPE_CHECKING:
+    from bucketfs.file.content import Content
+
+log = logging.getLogger(__name__)
+
+#: Bytes a file may always have on disk: enough to keep several small parts under way.
+ALLOWANCE = 64 << 20
+
+
+class Outgoing:
+    """The way out of one file's bytes.
+
+    Attributes:
+        target: Where the file is to be published; asked when a part of it can leave early.
+        surface: Publishes the file as it is, as fsync does; None for one that nobody writes.
+        stream: The upload that runs beside the writer.
+        lost: What nobody has any more: it was afloat in an upload that is gone.
+    """
+
+    def __init__(self, context: FileContext, content: Content) -> None:
+        self._context = context
+        self._content = content
+        self.target: Callable[[], Target] | None = None
+        self.surface: Callable[[], Awaitable[None]] | None = None
+        self.stream: Stream | None = None
+        self.lost = Extents()
+        self._moored: trio.Event | None = None
+
+    def needs_surfacing(self, start: int, stop: int) -> bool:
+        """Whether the upload would be incomplete with other bytes than it has for this range.
+
+        While something is afloat there is no way but completing it, which must not come to depend
+        on bytes that are not here: those of the version that it replaces may vanish.
+        """
+        stream = self.upload()
+        if stream is None:
+            return False
+        valid = self._content.fetcher.pages.valid
+        here = all(valid.covers(a, b) for a, b in stream.spans(start, stop))
+        return stream.uncertain or (bool(stream.afloat) and not here)
+
+    async def emerge(self) -> None:
+        """Publish the file as it is.
+
+        Raises:
+            FsError, StoreError: As saving does.
+        """
+        assert self.surface is not None, "only what has a writer is streamed"
+        await self.surface()
+
+    async def within_reach(self, start: int, stop: int) -> None:
+        """Have nothing of ``[start, stop)`` afloat.
+
+        Raises:
+            FsError: EIO, when some of it is lost; else as saving does.
+            StoreError: The file could not be published.
+        """
+        while (stream := self.upload()) is not None and stream.afloat.overlaps(start, stop):
+            await self.emerge()
+            await self._content.load(start, stop)
+        if self.lost.overlaps(start, stop):
+            raise FsError(errno.EIO, "the upload that had some of these bytes alone is gone")
+
+    def spans(self, start: int, stop: int) -> list[Extent]:
+        """The parts with bytes of ``[start, stop)`` that have left."""
+        return self.stream.spans(start, stop) if self.stream is not None else []
+
+    def written(self, start: int, stop: int) -> None:
+        """``[start, stop)`` is here, with new bytes: what has left of it is out of date."""
+        self.lost.remove(start, stop)
+        if self.stream is not None:
+            self.stream.spoil(start, stop)
+        if self.stream is not None or stop == self._content.size:
+            self.feed()
+
+    def cut(self, size: int) -> None:
+        """The file ends at `size` now."""
+        self.lost.remove(size, self.lost.end)
+        if self.stream is not None:
+            self.stream.cut(size)
+
+    def published(self) -> None:
+        """The file has been published: an upload beside the writer was it, or is not needed."""
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+
+    def unsent(self) -> list[Extent]:
+        """What must stay here because the upload has to be completed, and lacks it."""
+        return self.stream.unsent() if self.stream is not None and self.stream.afloat else []
+
+    async def shed(self, wanted: int = 0) -> bool:
+        """Wait until some of this file has left the disk; answers whether any has.
+
+        Args:
+            wanted: Bytes the disk lacks; otherwise what the cache holds too much, without what
+                this file may hold in any case.
+        """
+        if not wanted:
+            wanted = min(self._context.cache.short, self._content.fetcher.pages.held - ALLOWANCE)
+        if wanted <= 0:
+            return False
+        if self._moored is not None:
+            await self._moored.wait()
+            return True
+        stream = self.upload()
+        if stream is not None:
+            try:
+                if await stream.shed(wanted, self._content.reclaim) > 0:
+                    return True
+            except NotFound:
+                if not stream.gone:
+                    raise
+                if self.upload() is None and not self.lost:
+                    self.feed()  # nothing has been dropped: it is all sent once more
+                    return True
+        if self._content.reclaim(wanted):
+            return True
+        if self.surface is None or self._stuck() <= ALLOWANCE:
+            return False
+        await self.surface()
+        return self._content.reclaim(wanted) > 0
+
+    def _stuck(self) -> int:
+        """Bytes, about, that stay here until the file is published."""
+        if self.stream is None:
+            return min(self._content.fetcher.pages.held, self._content.dirty.total)
+        changed = self._content.dirty.within(0, self._content.fetcher.limit)
+        return sum(stop - start for start, stop in changed)
+
+    def let_go(self, wanted: int) -> int:
+        """Drop about `wanted` bytes of parts that have arrived; answers how many."""
+        stream = self.upload()
+        if stream is None or self._moored is not None or self._content.publishing:
+            return 0
+        freed, keep = 0, self._content.kept()
+        for part in stream.droppable(self._content.fetcher.limit):
+            if freed >= wanted:
+                break
+            if not keep.overlaps(part.start, part.stop):
+                stream.let_go(part)
+                self._context.cache.shrink(self._content.fetcher.pages, part.start, part.stop)
+                freed += part.stop - part.start
+        return freed
+
+    def feed(self) -> None:
+        """Send what is complete of a file that has been written up to its end."""
+        if self.upload() is None and self._streamable():
+            assert self.target is not None
+            try:
+                self.stream = Stream(self._context, self.send_part, self.target())
+            except FsError:
+                return  # it has no name now: publishing will deal with that
+        if self.stream is not None:
+            self.stream.advance(self._content.size)
+
+    def _streamable(self) -> bool:
+        """Whether it pays to send parts before the file is closed."""
+        if self.target is None or self._moored is not None or self.lost:
+            return False
+        if not self._context.can_stream:
+            return False
+        if self._content.base is None:
+            return self._content.size >= STREAM_FROM
+        # what was appended to an object is sent when it is saved, in few large pieces, unless the
+        # disk cannot hold it until then
+        dirty, allowed = self._content.dirty, max(ALLOWANCE, self._context.cache.capacity // 2)
+        appended = dirty.end == self._content.size and dirty.total >= STREAM_FROM
+        return appended and self._content.fetcher.pages.held > allowed
+
+    async def send_part(self, upload_id: str, number: int, start: int, stop: int) -> str:
+        """Give the upload of `stream` a part: a copy from the base version, or the bytes."""
+        assert self.stream is not None
+        key, store, base = self.stream.target.key, self._context.store, self._content.base
+        if base is not None and self._copyable(start, stop):
+            return await store.copy_part(
+                key, upload_id, number,
+                source=base.key, start=start, stop=stop, source_if_match=base.etag,
+            )  # fmt: skip
+        async with self._content.held(start, stop):
+            body = PageBody(self._content.fetcher.pages, start, stop)
+            return await store.upload_part(key, upload_id, number, body)
+
+    def upload(self) -> Stream | None:
+        """The upload beside the writer, unless there is none any more."""
+        stream = self.stream
+        if stream is not None and stream.gone:
+            if stream.afloat:
+                log.error(
+                    "the upload %s of %r was thrown away by others, and with it bytes %s",
+                    stream.upload_id, stream.target.key, _shown(stream.afloat),
+                )  # fmt: skip
+            self.drop()
+        return self.stream
+
+    def take(self, key: str) -> Stream | None:
+        """The upload that has run beside the writer, to be completed; None if there is none.
+
+        Raises:
+            FsError: EIO, when bytes are lost, or afloat in an upload of another key.
+        """
+        stream = self.upload()
+        if self.lost:
+            raise FsError(errno.EIO, f"bytes {_shown(self.lost)} of {key!r} are lost")
+        if stream is None:
+            return None
+        if stream.afloat:
+            if stream.target.key != key:
+                raise FsError(errno.EIO, f"{stream.target.key!r} cannot be published as {key!r}")
+            return stream
+        if stream.upload_id and stream.target.key == key and self._content.size >= STREAM_FROM:
+            return stream
+        self.drop()
+        return None
+
+    @property
+    def afloat(self) -> bool:
+        """Whether some bytes are in an unfinished upload only."""
+        return self.stream is not None and bool(self.stream.afloat)
+
+    @contextmanager
+    def moored(self) -> Iterator[None]:
+        """Nothing goes afloat during the block, in which the file's key changes."""
+        outer, self._moored = self._moored, trio.Event()
+        try:
+            yield
+        finally:
+            self._moored.set()
+            self._moored = outer
+
+    def drop(self) -> None:
+        """Throw away the upload that runs beside the writer; what is afloat is lost."""
+        if self.stream is not None:
+            for start, stop in self.stream.afloat:
+                self.lost.add(start, stop)
+            self.stream.abandon()
+            self.stream = None
+
+    def leave(self) -> str:
+        """Leave the upload for whoever rescues the file; words that say what is in it."""
+        if not self.afloat:
+            return ""
+        stream, self.stream = self.stream, None
+        assert stream is not None
+        stream.close()
+        for start, stop in stream.afloat:
+            self.lost.add(start, stop)
+        return (
+            f"; bytes {_shown(stream.afloat)} are in the unfinished upload {stream.upload_id}"
+            f" of {stream.target.key!r} ({stream.shown()})"
+        )
+
+    def _copyable(self, start: int, stop: int) -> bool:
+        """Whether the base version has exactly these bytes, and the store can copy them."""
+        old = stop <= self._content.fetcher.limit
+        clean = old and not self._content.dirty.overlaps(start, stop)
+        return clean and self._context.store.capabilities.copy_part
+
+
+def _shown(extents: Extents) -> str:
+    return ", ".join(f"{start}-{stop - 1}" for start, stop in extents)

@@ -1,0 +1,196 @@
+"""Names that go, come back or change hands while somebody waits for an answer about them."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from bucketfs.errors import FsError, StoreError
+from bucketfs.store.base import ListPage, ObjectInfo
+from bucketfs.store.memory import Fault
+from bucketfs.tree import prune
+from bucketfs.tree.change import Change
+from bucketfs.tree.inode import NEVER
+from bucketfs.tree.merge import Merge, Picture, sort
+from tests.tree.builder import Bucket, planted, said
+
+pytestmark = pytest.mark.mock_clock
+
+
+def refuse_deletions(bucket: Bucket) -> None:
+    error = StoreError("AccessDenied", status=403, operation="DeleteObjects")
+    bucket.fault = lambda asked, _key, _n: Fault(error) if asked == "DeleteObjects" else None
+
+
+async def test_a_failure_that_was_mended_is_not_told(bucket: Bucket, tmp_path: Path) -> None:
+    names = [f"{number:02}" for number in range(12)]
+    for name in names:
+        bucket.poke(f"d/{name}", b"x" * 5000)
+    async with planted(bucket, tmp_path, listed_attributes=True) as mount:
+        await mount.names("d")
+        refuse_deletions(bucket)
+        for name in names:
+            await mount.unlink(f"d/{name}")
+        await trio.sleep(1)
+        bucket.fault = None
+        for name in await mount.names("d"):
+            await mount.unlink(f"d/{name}")
+            await trio.sleep(1)
+        await mount.rmdir("d")
+        assert mount.stored() == []
+
+
+async def test_a_listing_under_way_does_not_hide_what_could_not_be_deleted(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    names = [f"{number:02}" for number in range(12)]
+    for name in names:
+        bucket.poke(f"d/{name}", b"x" * 5000)
+    bucket.page = 2
+    async with planted(bucket, tmp_path, listed_attributes=True) as mount:
+        await mount.names("d")
+        refuse_deletions(bucket)
+        directory = await mount.directory("d")
+        for name in names[:10]:
+            if name == names[8]:
+                bucket.latency = 1.5
+            await mount.unlink(f"d/{name}")
+        await trio.sleep(0.1)
+        bucket.latency = 1.0
+        directory.listed = NEVER
+        await mount.tree.lister.ensure(directory)  # a page before the failure, one behind
+        assert not mount.tree.state.leaving
+        left = {key.removeprefix("d/") for key in mount.stored()}
+        assert await mount.names("d") == left
+
+
+async def test_a_file_that_was_a_directory_is_taken_over_once(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Its name was looked up between two pages of the listing that shows it."""
+    bucket.poke("a/x", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        state = mount.tree.state
+        merge = Merge(state, mount.root, trio.current_time(), state.changes)
+        picture = Picture()
+        sort(picture, "", ListPage([ObjectInfo("a", 4, "e", 1)], [], None))
+        with state.asking(mount.root):
+            merge.add(picture)
+            child = state.new_file(mount.root, "a")
+            child.etag, child.size, child.modified = "e", 4, 1
+            merge.finish()
+        assert mount.root.children["a"] is child
+        assert state.entries == len(mount.root.children)
+
+
+async def test_a_file_replaced_while_its_removal_waits_says_stale(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.poke("f", b"x" * 5000)
+    async with planted(bucket, tmp_path, listed_attributes=True) as mount:
+        await mount.names()
+        inode = await mount.find("f")
+        async with trio.open_nursery() as nursery, mount.tree.locks.exclusive(inode):
+            failures: list[FsError] = []
+
+            async def remove() -> None:
+                try:
+                    await mount.unlink("f")
+                except FsError as error:
+                    failures.append(error)
+
+            nursery.start_soon(remove)
+            await trio.sleep(0.1)
+            mount.tree.state.new_file(mount.root, "f")
+        assert [error.errno for error in failures] == [errno.ESTALE]
+
+
+async def test_what_is_asked_about_is_not_forgotten(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        for name in range(50):
+            bucket.poke(f"d{number}/{name:02}", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names("d0")
+        await mount.names("d1")
+        found = []
+
+        async def ask() -> None:
+            found.append(await mount.find("d0/07"))
+
+        monkeypatch.setattr(prune, "MOST_ENTRIES", 100)
+        monkeypatch.setattr(prune, "KEPT_ENTRIES", 60)
+        async with trio.open_nursery() as nursery:
+            bucket.latency = 5
+            nursery.start_soon(ask)
+            nursery.start_soon(ask)
+            await trio.sleep(1)
+            bucket.latency = 0.01
+            await mount.names("d2")
+        first, second = found
+        assert first is second
+        assert first.parent is not None
+
+
+async def test_the_kernel_keeps_no_answer_about_a_name_that_may_come_back(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    names = [f"{number:02}" for number in range(12)]
+    for name in names:
+        bucket.poke(f"d/{name}", b"x" * 5000)
+    async with planted(bucket, tmp_path, listed_attributes=True) as mount:
+        await mount.names("d")
+        directory = await mount.directory("d")
+        for name in names:
+            await mount.unlink(f"d/{name}")
+        finder = mount.tree.finder
+        assert mount.tree.state.is_leaving(directory, names[-1])
+        assert await finder.find_or_none(directory, names[-1]) is None
+        assert finder.negative_timeout(directory, names[-1]) == 0
+        await mount.tree.removals.drained()
+        assert finder.negative_timeout(directory, names[-1]) > 0
+
+
+async def test_a_marker_that_comes_late_does_not_undo_a_chmod(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    names = [f"{number:02}" for number in range(12)]
+    for name in names:
+        bucket.poke(f"d/{name}", b"x" * 5000)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names("d")
+        directory = await mount.directory("d")
+        for name in names:
+            await mount.unlink(f"d/{name}")
+        while mount.tree.state.leaving[directory]:
+            bucket.latency = 1
+            await trio.sleep(0.001)
+        bucket.latency = 0.01  # the marker's request is the only slow one
+        mount.tree.changer.change(directory, Change(mode=0o700))
+        mount.tree.saver.later(directory)
+        await trio.sleep(3)
+        assert bucket.objects["d/"].headers.metadata["mode"] == str(stat.S_IFDIR | 0o700)
+
+
+async def test_a_listing_does_not_undo_a_chmod(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("d/", b"", said(stat.S_IFDIR | 0o755))
+    async with planted(bucket, tmp_path) as mount:
+        directory = await mount.directory("d")
+        await mount.names("d")
+        await trio.sleep(2)
+        others = bucket.objects["d/"]
+        bucket.objects["d/"] = replace(others, last_modified=others.last_modified + 9)
+        directory.listed = NEVER
+        mount.tree.changer.change(directory, Change(mode=0o700))
+        mount.tree.saver.later(directory)
+        await mount.names("d")
+        assert directory.posix is not None
+        await trio.sleep(3)
+        assert bucket.objects["d/"].headers.metadata["mode"] == str(stat.S_IFDIR | 0o700)

@@ -1,0 +1,78 @@
+"""Reading a directory: how the entries are looked up that the kernel takes."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pyfuse3
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bucketfs.fuse.directory import PIECE, OpenDirectory
+from bucketfs.tree.inode import Directory, Inode
+
+
+class Kernel:
+    """Takes entries up to a room of bytes a request."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.room = 0
+
+    def reply(self, _token: object, name: bytes, _entry: object, _next: int) -> bool:
+        if len(name) > self.room:
+            return False
+        self.room -= len(name)
+        self.names.append(name.decode())
+        return True
+
+
+async def nothing(*_: object) -> None:
+    pass
+
+
+def tree_of(looks: list[int]) -> Any:
+    def glances(inodes: list[Inode]) -> list[None]:
+        looks.append(len(inodes))
+        return [None] * len(inodes)
+
+    return SimpleNamespace(
+        glances=glances,
+        subtree=SimpleNamespace(ensure=nothing),
+        ahead=SimpleNamespace(entered=lambda _: None),
+        state=SimpleNamespace(table=SimpleNamespace(count=lambda _: None)),
+    )
+
+
+@given(count=st.integers(0, 600), room=st.integers(100, 4000), seed=st.integers(0, 99))
+def test_few_looks_and_each_name_once(count: int, room: int, seed: int) -> None:
+    """Names are of about one length here, and so as many are taken by each request, about."""
+    directory = Directory(1, None, "")
+    lengths = random.Random(seed)
+    for at in range(count):
+        name = f"{at:03}".ljust(lengths.randint(20, 24), "x")
+        directory.children[name] = Inode(at + 2, directory, name)
+    looks: list[int] = []
+    kernel = Kernel()
+    encoder: Any = SimpleNamespace(glanced=lambda *_: None, listed=lambda _: None)
+    opened = OpenDirectory(tree_of(looks), encoder, directory)
+
+    async def read_all() -> int:
+        requests, taken = 0, -1
+        while len(kernel.names) > taken:
+            taken = len(kernel.names)
+            kernel.room = room
+            await opened.read(taken, cast(pyfuse3.ReaddirToken, None))
+            requests += 1
+        return requests
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pyfuse3, "readdir_reply", kernel.reply)
+        requests = trio.run(read_all)
+    assert kernel.names == [".", "..", *sorted(directory.children)]
+    assert max(looks, default=0) <= PIECE
+    assert len(looks) <= 3 * requests
