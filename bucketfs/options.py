@@ -137,6 +137,15 @@ class Options:
         "full: mode, owner and times come from each object's metadata. list: only what a "
         "listing tells, never a request per file.",
         metavar="full|list")
+    conflict: str = row(_V, "keep", kind.choice("keep", "overwrite"),
+        "When others changed a file's object since it was opened here: keep their version under "
+        "the name and ours beside it as NAME.conflict-HOST-TIME (close fails with ESTALE), or "
+        "overwrite theirs.",
+        metavar="keep|overwrite")
+    exclusive_create: str = row(_V, "close", kind.choice("open", "close"),
+        "When the store decides who creates a file with O_EXCL: close, when it is uploaded, or "
+        "open, for lock files that programs on several machines create: one request more a file.",
+        metavar="open|close")
     compat_dir: bool = row(_V, False, parse_switch,
         "Look for name_$folder$ objects (Hadoop's directories) when a name is looked up, too; "
         "listings show them always.")

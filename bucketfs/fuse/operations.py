@@ -15,6 +15,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
 from bucketfs.errors import FsError
+from bucketfs.fuse import again
 from bucketfs.fuse.directory import OpenDirectory
 from bucketfs.fuse.encode import BLOCK_SIZE, Encoder
 from bucketfs.fuse.guard import guarded
@@ -159,13 +160,15 @@ class Operations(pyfuse3.Operations):
         """Rename; RENAME_EXCHANGE cannot be done in a bucket and is refused."""
         if flags & ~pyfuse3.RENAME_NOREPLACE:
             raise FsError(errno.EINVAL)
-        await self._tree.renamer.rename(
-            self._table.directory(parent_inode_old),
-            decode_name(name_old),
-            self._table.directory(parent_inode_new),
-            decode_name(name_new),
-            replace=not flags & pyfuse3.RENAME_NOREPLACE,
-        )
+        new_parent, new_name = self._table.directory(parent_inode_new), decode_name(name_new)
+        with again.if_taken(new_parent, new_name):
+            await self._tree.renamer.rename(
+                self._table.directory(parent_inode_old),
+                decode_name(name_old),
+                new_parent,
+                new_name,
+                replace=not flags & pyfuse3.RENAME_NOREPLACE,
+            )
 
     # ---- attributes ------------------------------------------------------------------------------
 
@@ -274,7 +277,9 @@ class Operations(pyfuse3.Operations):
         parent = self._table.directory(parent_inode)
         text = decode_name(name)
         try:
-            inode = await self._tree.entries.create(parent, text, mode, ctx.uid, ctx.gid)
+            inode = await self._tree.entries.create(
+                parent, text, mode, ctx.uid, ctx.gid, exclusive=bool(flags & os.O_EXCL)
+            )
             handle = self._tree.opener.open_new(inode, pid=ctx.pid)
         except FsError as error:
             if error.errno != errno.EEXIST or flags & os.O_EXCL:
@@ -312,12 +317,15 @@ class Operations(pyfuse3.Operations):
             or not content.unsaved
             or not still_held(handle.pid, handle.inode.ino, handle.inode.name)
         )
-        await self._tree.opener.flush(handle, last=last)
+        with again.if_moved(handle.inode):
+            await self._tree.opener.flush(handle, last=last)
 
     @guarded(bounded=False)
     async def fsync(self, fh: int, datasync: bool) -> None:
         """Bytes and attributes into the bucket."""
-        await self._tree.opener.sync(self._file(fh))
+        handle = self._file(fh)
+        with again.if_moved(handle.inode):
+            await self._tree.opener.sync(handle)
 
     @guarded(bounded=False)
     async def release(self, fh: int) -> None:

@@ -149,6 +149,8 @@ def _plant(store: Store, options: Options, cache: PageCache, background: Backgro
         open_ttl=options.open_ttl,
         defaults=Defaults(uid=os.getuid(), gid=os.getgid()),
         hadoop_directories=options.compat_dir,
+        overwrite=options.conflict == "overwrite",
+        exclusive_at_open=options.exclusive_create == "open",
         listed_attributes=options.metadata == "list" or not store.capabilities.user_metadata,
     )
     return Tree(files, config)

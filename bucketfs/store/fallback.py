@@ -57,6 +57,7 @@ class FallbackStore(StoreWrapper):
         super().__init__(inner)
         self._provider = provider
         self._probe_prefix = probe_prefix
+        self._told = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -164,6 +165,9 @@ class FallbackStore(StoreWrapper):
         """Look before a request whose condition the endpoint would ignore; nearly as good."""
         if not (if_match or if_none_match):
             return
+        if not self._told:
+            self._told = True
+            _log.info("not all conditions are the server's: the object is looked at just before")
         try:
             found = await self.inner.head(key)
         except NotFound:

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from bucketfs import clock
-from bucketfs.errors import FsError
+from bucketfs.errors import FsError, KeyTaken
 from bucketfs.store.base import BytesBody
 from bucketfs.tasks import gather
 from bucketfs.tree.attributes import LINK_MAX, Attributes
@@ -53,14 +53,39 @@ class Entries:
         self._removals = removals
         removals.on_emptied = self.keep_emptied
 
-    async def create(self, parent: Directory, name: str, mode: int, uid: int, gid: int) -> Inode:
+    async def create(
+        self,
+        parent: Directory,
+        name: str,
+        mode: int,
+        uid: int,
+        gid: int,
+        *,
+        exclusive: bool = False,
+    ) -> Inode:
         """A new regular file, open here and not in the bucket yet; `mode` without type bits counts.
+
+        Args:
+            parent: Directory.
+            name: Name in it.
+            mode: Permissions.
+            uid: Owner.
+            gid: Group, unless the directory has its setgid bit.
+            exclusive: Who creates it wants to be the only one (O_EXCL). The store decides that when
+                it is published, or, where the mount was asked to, now: then it is in the bucket,
+                empty, when this returns.
 
         Raises:
             FsError: EEXIST, ENAMETOOLONG.
+            StoreError: An exclusive one could not be stored.
         """
-        await self._must_be_free(parent, name)
-        inode = self._new(parent, name, stat.S_IFREG | stat.S_IMODE(mode), uid, gid)
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
+        if exclusive and self._state.config.exclusive_at_open:
+            inode = await self.make(parent, name, mode, uid, gid)
+        else:
+            await self._must_be_free(parent, name)
+            inode = self._new(parent, name, mode, uid, gid)
+            self._state.enliven(inode).exclusive = exclusive
         self._state.content(inode)
         return inode
 
@@ -102,8 +127,10 @@ class Entries:
                     key, BytesBody(body), headers, if_none_match=key not in self._state.deferred
                 )
                 self._state.take_deferred(key)
-        except BaseException:
+        except BaseException as error:
             self._state.unlink(inode)
+            if isinstance(error, KeyTaken):
+                self._state.learn_taken(parent, name)
             raise
         inode.etag, inode.size, inode.modified = info.etag, len(body), info.last_modified
         inode.checked = clock.monotonic()
@@ -123,9 +150,11 @@ class Entries:
         self._furnish(parent, directory, stat.S_IFDIR | stat.S_IMODE(mode), uid, gid)
         try:
             async with self._locks.exclusive(directory):
-                await self._put_marker(directory)
-        except BaseException:
+                await self._put_marker(directory, new=True)
+        except BaseException as error:
             self._state.unlink(directory)
+            if isinstance(error, KeyTaken):
+                self._state.learn_taken(parent, name)
             raise
         directory.listed = directory.checked = clock.monotonic()
         self._state.settle(directory)
@@ -284,7 +313,8 @@ class Entries:
         self._state.note_change(inode)
         self._state.touch(parent)
 
-    async def _put_marker(self, directory: Directory) -> None:
+    async def _put_marker(self, directory: Directory, *, new: bool = False) -> None:
+        """Store the directory's own object; `new`: unless others have made it."""
         posix: Posix | None = None
         # once more for attributes that changed, and were perhaps saved, while it was under way
         while posix is None or directory.posix != posix:
@@ -292,8 +322,9 @@ class Entries:
             posix = directory.posix
             headers = self._publisher.headers(directory)
             info = await self._state.store.put(
-                self._state.prefix(directory), BytesBody(b""), headers
+                self._state.prefix(directory), BytesBody(b""), headers, if_none_match=new
             )
+            new = False
         directory.etag, directory.modified = info.etag, info.last_modified
         self._state.index.put_headers(info.key, info.etag, info.last_modified, headers)
         directory.markers = (directory.markers or frozenset()) | {"/"}

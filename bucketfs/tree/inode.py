@@ -35,6 +35,7 @@ class Live:
         content: The bytes, while open or unsaved.
         unlinked: Removed by a program here; nothing is published any more.
         lost: Directory and name that others gave to another object while this one was open.
+        exclusive: Created with O_EXCL under the name it has, and not published yet.
         deferred_delete: Key to delete at the last close, because the open file still needs it.
         attributes_unsaved: The bucket does not have the current attributes.
         attribute_changes: Counts changes of the attributes.
@@ -46,6 +47,7 @@ class Live:
     content: Content | None = None
     unlinked: bool = False
     lost: tuple[Directory, str] | None = None
+    exclusive: bool = False
     deferred_delete: str = ""
     attributes_unsaved: bool = False
     attribute_changes: int = 0

@@ -1,7 +1,8 @@
 """Writing one inode's object: its bytes, its attributes, and what happens when others wrote it too.
 
 The caller holds the inode's lock. On a conflict nothing is lost: the bucket's object keeps the
-name, and what was written here is stored beside it.
+name, and what was written here is stored beside it. Where the mount was asked to overwrite, our
+version takes the name, if it is whole: bytes of others' version are never mixed into it.
 """
 
 from __future__ import annotations
@@ -70,25 +71,28 @@ class Publisher:
         """Store bytes and attributes.
 
         Raises:
-            FsError: ESTALE on a conflict, with our bytes kept beside; EFBIG, ENOSPC, ENAMETOOLONG.
+            FsError: ESTALE on a conflict (EEXIST for a file created with O_EXCL), with our bytes
+                kept beside; EFBIG, ENOSPC, ENAMETOOLONG.
             StoreError: The upload failed, nothing has changed.
             bucketfs.file.upload.Interrupted: Somebody needs the inode's lock.
         """
         content = live.content
         assert content is not None
-        if live.lost is not None:
+        if live.lost is not None and not self._take_name_back(inode, live.lost):
             await self._keep_beside(inode, live, content, None)
         target = self.target(inode, live)
         try:
             info, target = await self._publish(target, content)
         except PreconditionFailed as error:
-            if not content.outgoing.afloat:
-                await self._keep_beside(inode, live, content, error)
-            info, target = await self._prevail(inode, target, content)
+            if content.outgoing.afloat:
+                info, target = await self._prevail(inode, target, content)
+            else:
+                info, target = await self._contest(inode, live, target, error)
         except FsError as error:
             if error.errno != errno.ESTALE or content.outgoing.afloat:
                 raise
-            await self._keep_beside(inode, live, content, error)
+            info, target = await self._contest(inode, live, target, error)
+        live.exclusive = False
         self._state.take_deferred(target.key)
         self._saved(inode, live, info, target.headers, target.changes)
 
@@ -156,13 +160,38 @@ class Publisher:
         again = dataclasses.replace(target, if_match="", if_none_match=True)
         return await upload.publish(self._state.files, content, again)
 
+    def _take_name_back(self, inode: Inode, lost: tuple[Directory, str]) -> bool:
+        """Have an inode under the name that others gave to another object, if it may have it."""
+        parent, name = lost
+        theirs = parent.children.get(name)
+        if not self._state.config.overwrite or isinstance(theirs, Directory):
+            return False
+        self._state.link(parent, name, inode)
+        return True
+
+    async def _contest(
+        self, inode: Inode, live: Live, target: Target, cause: Exception
+    ) -> tuple[ObjectInfo, Target]:
+        """Others have the name: overwrite their version or keep ours beside, as `_keep_beside`."""
+        content = live.content
+        assert content is not None
+        whole = not content.fetcher.missing(0, content.size)
+        if not self._state.config.overwrite or live.exclusive or not whole:
+            await self._keep_beside(inode, live, content, cause)
+        content.forget_base()
+        log.warning("%r was changed by someone else; their version is overwritten", inode.name)
+        return await upload.publish(self._state.files, content, _unconditional(target))
+
     async def _prevail(
         self, inode: Inode, target: Target, content: Content
     ) -> tuple[ObjectInfo, Target]:
-        """Publish over others' version, which is kept beside.
+        """Publish over others' version, which is kept beside unless it is to be overwritten.
 
         An upload that alone has some bytes cannot be completed under another name.
         """
+        if self._state.config.overwrite:
+            log.warning("%r was changed by someone else; their version is overwritten", inode.name)
+            return await upload.publish(self._state.files, content, _unconditional(target))
         for last in (*[False] * (CONFLICT_TRIES - 1), True):
             try:
                 theirs = await self._put_aside(inode, target.key)
@@ -203,12 +232,14 @@ class Publisher:
         """Store our bytes under a conflict name; the inode goes on there, with all later writes.
 
         Raises:
-            FsError: ESTALE, always; EIO, and nothing has changed, when that would lose bytes.
+            FsError: ESTALE (EEXIST for a file created with O_EXCL), always; EIO, and nothing has
+                changed, when that would lose bytes.
         """
         if content.outgoing.afloat:
             raise FsError(errno.EIO, f"{inode.name!r} has bytes in an upload of its old name only")
         parent, name = live.lost or (inode.parent, inode.name)
         assert parent is not None
+        code = errno.EEXIST if live.exclusive else errno.ESTALE
         new_name = _conflict_name(name, clock.wall_ns())
         gaps = content.fetcher.missing(0, content.size)
         if gaps:
@@ -227,7 +258,7 @@ class Publisher:
         self._state.link(parent, new_name, inode)
         self._saved(inode, live, info, target.headers, target.changes)
         content.conflicts += 1
-        raise FsError(errno.ESTALE, f"{name!r} was changed by someone else") from cause
+        raise FsError(code, f"{name!r} was changed by someone else") from cause
 
     def _saved(
         self, inode: Inode, live: Live, info: ObjectInfo, headers: Headers, changes: int
@@ -246,6 +277,10 @@ class Publisher:
             inode.posix = with_times_of(inode.posix, headers)
         if live.attributes_unsaved:
             self._save_later(inode)
+
+
+def _unconditional(target: Target) -> Target:
+    return dataclasses.replace(target, if_match="", if_none_match=False)
 
 
 def _conflict_name(name: str, now_ns: int) -> str:

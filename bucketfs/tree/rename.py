@@ -10,16 +10,17 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 
 import trio
 
 from bucketfs import clock
-from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
+from bucketfs.errors import FsError, KeyTaken, NotFound, PreconditionFailed, StoreError
 from bucketfs.file.context import Version
-from bucketfs.store.base import Headers, ObjectInfo
+from bucketfs.store.base import BytesBody, Headers, ObjectInfo
 from bucketfs.tasks import gather
+from bucketfs.tree.claim import copy_to_free
 from bucketfs.tree.entries import Entries
 from bucketfs.tree.find import Finder
 from bucketfs.tree.inode import NEVER, Directory, Inode, Live
@@ -81,11 +82,11 @@ class Renamer:
                 raise FsError(errno.EEXIST)
         if isinstance(source, Directory):
             await self._check_directory(source, target, new_parent)
-            await self._rename_directory(source, target, new_parent, new_name)
+            await self._rename_directory(source, target, new_parent, new_name, replace=replace)
         elif isinstance(target, Directory):
             raise FsError(errno.EISDIR)
         else:
-            await self._rename_file(source, target, new_parent, new_name)
+            await self._rename_file(source, target, new_parent, new_name, replace=replace)
         self._state.touch(old_parent)
         self._state.touch(new_parent)
 
@@ -103,7 +104,13 @@ class Renamer:
             node = node.parent
 
     async def _rename_file(
-        self, source: Inode, target: Inode | None, new_parent: Directory, new_name: str
+        self,
+        source: Inode,
+        target: Inode | None,
+        new_parent: Directory,
+        new_name: str,
+        *,
+        replace: bool,
     ) -> None:
         # the new parent too: it must not be renamed itself before the copy stands in it
         inodes = [source, new_parent] if target is None else [source, new_parent, target]
@@ -124,7 +131,8 @@ class Renamer:
                 await self._forget_old(source, old_key)
                 source.etag = in_bucket  # the object that the upload is going to replace
             else:
-                await self._move_object(source, old_key, new_key, new_name)
+                with self._learning_of(new_parent, new_name):
+                    await self._move_object(source, old_key, new_key, new_name, replace=replace)
             self._relink(source, target, new_parent, new_name)
         await self._entries.keep_if_empty(old_parent)
         for inode in inodes:
@@ -148,7 +156,18 @@ class Renamer:
             await self._entries.keep_directory(source.parent, source)
             await self._state.store.delete(old_key)
 
-    async def _move_object(self, source: Inode, old_key: str, new_key: str, new_name: str) -> None:
+    @contextmanager
+    def _learning_of(self, parent: Directory, name: str) -> Iterator[None]:
+        """If the name turns out to be taken, others' object is seen from now on."""
+        try:
+            yield
+        except KeyTaken:
+            self._state.learn_taken(parent, name)
+            raise
+
+    async def _move_object(
+        self, source: Inode, old_key: str, new_key: str, new_name: str, *, replace: bool
+    ) -> None:
         live = source.live
         assert live is not None
         assert source.parent is not None
@@ -157,10 +176,9 @@ class Renamer:
         old = Version(old_key, source.etag, source.size)
         await self._entries.keep_directory(source.parent, source)
         try:
-            info = await self._state.store.copy(
-                old_key, new_key, size=source.size, headers=headers,
-                source_if_match=self._state.copy_condition(source),
-            )  # fmt: skip
+            info = await self._copy_object(source, old_key, new_key, headers, replace=replace)
+        except KeyTaken:
+            raise
         except (PreconditionFailed, NotFound) as error:
             # the kernel asks again after ESTALE, and then learns what is there now
             source.checked = source.parent.listed = NEVER
@@ -178,6 +196,20 @@ class Renamer:
             self._state.index.put_headers(new_key, info.etag, info.last_modified, headers)
             if live.attribute_changes == changes and not (live.content and live.content.unsaved):
                 live.attributes_unsaved = False
+
+    async def _copy_object(
+        self, source: Inode, old_key: str, new_key: str, headers: Headers | None, *, replace: bool
+    ) -> ObjectInfo:
+        # what a removed file that is still open leaves there is no file any more
+        if not replace and new_key not in self._state.deferred:
+            return await copy_to_free(
+                self._state.store, old_key, new_key,
+                size=source.size, etag=source.etag, headers=headers,
+            )  # fmt: skip
+        return await self._state.store.copy(
+            old_key, new_key, size=source.size, headers=headers,
+            source_if_match=self._state.copy_condition(source),
+        )  # fmt: skip
 
     def _new_headers(self, source: Inode, new_name: str) -> Headers | None:
         """Headers for the copy, None to keep those of the object.
@@ -219,7 +251,13 @@ class Renamer:
         self._state.link(new_parent, new_name, source)
 
     async def _rename_directory(
-        self, source: Directory, target: Inode | None, new_parent: Directory, new_name: str
+        self,
+        source: Directory,
+        target: Inode | None,
+        new_parent: Directory,
+        new_name: str,
+        *,
+        replace: bool,
     ) -> None:
         async with self._locks.exclusive(source, new_parent):
             old_parent = source.parent
@@ -232,7 +270,12 @@ class Renamer:
                 await self._quiet_below(source, moorings)
                 await self._removals.drained()
                 await self._entries.keep_directory(old_parent, source)
-                copies = await self._copy_tree(source, new_prefix, target)
+                if not replace:
+                    with self._learning_of(new_parent, new_name):
+                        await self._claim(source, new_prefix)
+                copies = await self._copy_tree(source, new_prefix, target, claimed=not replace)
+                if not replace:
+                    source.markers = (source.markers or frozenset()) | {"/"}
                 # readers go on under the new keys before the old ones are gone
                 self._relink(source, target, new_parent, new_name)
                 self._take_over(source, {new.key: (old, new) for old, new in copies})
@@ -253,8 +296,13 @@ class Renamer:
                 async with live.lock:
                     await self._moor(inode, live, moorings)
 
+    async def _claim(self, source: Directory, new_prefix: str) -> None:
+        """Make the marker of the new name, as only one client can."""
+        headers = self._publisher.headers(source)
+        await self._state.store.put(new_prefix, BytesBody(b""), headers, if_none_match=True)
+
     async def _copy_tree(
-        self, source: Directory, new_prefix: str, target: Inode | None
+        self, source: Directory, new_prefix: str, target: Inode | None, *, claimed: bool
     ) -> list[tuple[ObjectInfo, ObjectInfo]]:
         """Copy every object of a directory; pairs of original and copy."""
         old_prefix = self._state.prefix(source)
@@ -273,7 +321,8 @@ class Renamer:
             )
         except BaseException:
             had_marker = isinstance(target, Directory) and target.markers
-            await self._take_back([k for k in keys if k != new_prefix or not had_marker])
+            made = {*keys, new_prefix} if claimed else set(keys)
+            await self._take_back(sorted(made - {new_prefix} if had_marker else made))
             raise
         return list(zip(objects, copies, strict=True))
 

@@ -32,6 +32,8 @@ class TreeConfig:
         defaults: Attributes of objects that carry none.
         hadoop_directories: A cold lookup also asks for ``name_$folder$`` (listings always show it).
         listed_attributes: Attributes from listings only, never a HEAD.
+        overwrite: On a conflict, what was written here replaces others' version.
+        exclusive_at_open: A file opened with O_EXCL is in the bucket, empty, when that returns.
     """
 
     prefix: str
@@ -40,6 +42,8 @@ class TreeConfig:
     defaults: Defaults
     listed_attributes: bool = False
     hadoop_directories: bool = False
+    overwrite: bool = False
+    exclusive_at_open: bool = False
 
 
 class TreeState:
@@ -163,6 +167,7 @@ class TreeState:
             self.unlink(inode)
         if inode.live is not None:
             inode.live.lost = None
+            inode.live.exclusive = False
         inode.parent = parent
         inode.name = name
         parent.children[name] = inode
@@ -340,6 +345,11 @@ class TreeState:
         if inode is not None and inode.live is not None:
             inode.live.deferred_delete = ""
         return inode
+
+    def learn_taken(self, directory: Directory, name: str) -> None:
+        """The store refused to make a name that we took for free: look again."""
+        directory.listed = NEVER
+        directory.negatives.pop(name, None)
 
     def expire(self, directory: Directory) -> None:
         """Ask the bucket again for everything below a directory."""
