@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 from bucketfs.cache.cache import PageCache
+from bucketfs.errors import FsError, StoreError
 from bucketfs.file.readers import Readers
 from bucketfs.store.base import Store
 from bucketfs.tasks import Background
@@ -52,3 +55,23 @@ class Version:
     key: str
     etag: str
     size: int
+
+
+async def copy_range(
+    store: Store, base: Version, key: str, upload_id: str, number: int, start: int, stop: int
+) -> str:
+    """Make a part of bytes ``[start, stop)`` of a version; answers its ETag.
+
+    Raises:
+        FsError: ESTALE, when what is there now is too short to be that version.
+        StoreError: As `Store.copy_part` does; PreconditionFailed where the store looks at the ETag.
+    """
+    try:
+        return await store.copy_part(
+            key, upload_id, number,
+            source=base.key, start=start, stop=stop, source_if_match=base.etag,
+        )  # fmt: skip
+    except StoreError as error:
+        if error.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise FsError(errno.ESTALE, f"{base.key!r} was replaced by someone else") from error
+        raise

@@ -18,7 +18,7 @@ import trio
 from bucketfs.cache.extents import Extent, Extents
 from bucketfs.cache.pages import PageBody
 from bucketfs.errors import FsError, NotFound
-from bucketfs.file.context import FileContext
+from bucketfs.file.context import FileContext, copy_range
 from bucketfs.file.stream import STREAM_FROM, Stream
 from bucketfs.file.target import Target
 
@@ -197,10 +197,7 @@ class Outgoing:
         assert self.stream is not None
         key, store, base = self.stream.target.key, self._context.store, self._content.base
         if base is not None and self._copyable(start, stop):
-            return await store.copy_part(
-                key, upload_id, number,
-                source=base.key, start=start, stop=stop, source_if_match=base.etag,
-            )  # fmt: skip
+            return await copy_range(store, base, key, upload_id, number, start, stop)
         async with self._content.held(start, stop):
             body = PageBody(self._content.fetcher.pages, start, stop)
             return await store.upload_part(key, upload_id, number, body)

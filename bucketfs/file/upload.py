@@ -18,7 +18,7 @@ import trio
 from bucketfs.cache.pages import PageBody
 from bucketfs.errors import FsError, NotFound, StoreError
 from bucketfs.file.content import Content
-from bucketfs.file.context import FileContext, Version
+from bucketfs.file.context import FileContext, Version, copy_range
 from bucketfs.file.plan import Part, Put, TooLarge, plan_flush
 from bucketfs.file.stream import ABORT_TIMEOUT, Stream
 from bucketfs.file.target import Target
@@ -170,15 +170,7 @@ async def _send_part(
     if part.copied:
         base = content.base
         assert base is not None, "only a plan with a base copies"
-        return await context.store.copy_part(
-            key,
-            upload_id,
-            number,
-            source=base.key,
-            start=part.start,
-            stop=part.stop,
-            source_if_match=base.etag,
-        )
+        return await copy_range(context.store, base, key, upload_id, number, part.start, part.stop)
     async with content.held(part.start, part.stop):
         body = PageBody(content.fetcher.pages, part.start, part.stop)
         return await context.store.upload_part(key, upload_id, number, body)

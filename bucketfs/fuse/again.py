@@ -1,11 +1,12 @@
-"""Names that stand for something else than the kernel remembers: it is told to look them up again.
+"""Names and attributes that are not what the kernel remembers: it is told to ask again.
 
-Only asynchronously (a thread of pyfuse3's own): the kernel may hold locks of the very request that
-is being answered.
+Of names only asynchronously (a thread of pyfuse3's own): the kernel may hold locks of the very
+request that is being answered. Attributes alone may be taken back at any time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,13 @@ def if_taken(parent: Directory, name: str) -> Iterator[None]:
         if errno_of(error) == errno.EEXIST:
             _look_again(parent, name)
         raise
+
+
+def replaced(inode: Inode) -> None:
+    """Others gave the file another version: a read must not end where the old one did."""
+    # the kernel may be about to forget it, and may have done so
+    with contextlib.suppress(OSError):
+        pyfuse3.invalidate_inode(inode.ino, attr_only=True)
 
 
 def _look_again(parent: Directory, name: str) -> None:

@@ -7,7 +7,7 @@ consistent.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -68,6 +68,8 @@ class TreeState:
         self.deferred: dict[str, Inode] = {}
         #: Names removed here whose objects are being deleted, with their keys (`Removals`).
         self.leaving: dict[Directory, dict[str, Sequence[str]]] = {}
+        #: Told of each inode that the kernel knows and that others gave another version.
+        self.on_replaced: Callable[[Inode], None] = lambda _inode: None
 
     @property
     def root(self) -> Directory:
@@ -275,6 +277,8 @@ class TreeState:
             inode = self.new_file(inode.parent, inode.name)
         inode.etag, inode.size, inode.modified = etag, size, modified
         inode.posix = None
+        if inode.lookups:
+            self.on_replaced(inode)
         return inode
 
     def enliven(self, inode: Inode) -> Live:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,7 +90,9 @@ class Mount:
 
     def start(self) -> None:
         """Mount and wait until the kernel is answered."""
-        self.path.mkdir(exist_ok=True)
+        with suppress(FileExistsError):
+            # not exist_ok: that looks at what is there, which may be a dead mount
+            self.path.mkdir()
         notify = self.scratch / "notify"
         notify.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
@@ -158,11 +161,15 @@ class Mount:
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def kill9(self) -> None:
-        """Kill the daemon without warning and clear the dead mountpoint."""
+    def die(self) -> None:
+        """Kill the daemon without warning; the dead mountpoint stays."""
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
         self._process.wait(10)
+
+    def kill9(self) -> None:
+        """Kill the daemon without warning and clear the dead mountpoint."""
+        self.die()
         subprocess.run(["umount", "-l", str(self.path)], check=False)
 
     def down(self) -> None:

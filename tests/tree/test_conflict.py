@@ -1,0 +1,192 @@
+"""Who wins when others wrote the same name: conflict=overwrite, O_EXCL, names that must be free."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from bucketfs.errors import FsError, KeyTaken, errno_of
+from bucketfs.store.base import Capabilities
+from bucketfs.tree.claim import CARRIED_MOST
+from bucketfs.tree.posix import decode
+from tests.tree.builder import CONFIG, MIB, Bucket, Mount, noise, planted
+
+pytestmark = pytest.mark.mock_clock
+
+
+async def changed(mount: Mount, name: str, tail: bytes, theirs: bytes | None) -> None:
+    """Append to a file that is all here, and close it after others replaced or removed it."""
+    handle = await mount.open(name, os.O_RDWR)
+    size = handle.content.size
+    await mount.pread(handle, 0, size)
+    await mount.write(handle, size, tail)
+    if theirs is None:
+        del mount.bucket.objects[name]
+    else:
+        mount.bucket.poke(name, theirs)
+    await mount.close(handle)
+
+
+@pytest.mark.parametrize("size", [4, 6 * MIB, 20 * MIB])
+@pytest.mark.parametrize("theirs", [b"theirs", None])
+@pytest.mark.parametrize("able", [True, False])
+async def test_the_last_writer_wins(
+    tmp_path: Path, size: int, theirs: bytes | None, able: bool
+) -> None:
+    data = noise(size)
+    bucket = Bucket(capabilities=Capabilities(copy_if_match=able))
+    bucket.poke("f", data)
+    async with planted(bucket, tmp_path, overwrite=True) as mount:
+        await changed(mount, "f", b" mine", theirs)
+        assert mount.stored() == ["f"]
+        assert bucket.peek("f") == data + b" mine"
+        assert await mount.read("f") == data + b" mine"
+        assert not bucket.uploads
+
+
+async def test_what_is_not_whole_overwrites_nothing(bucket: Bucket, tmp_path: Path) -> None:
+    """The old bytes are gone with the old version: theirs must not be mixed in, nor zeros."""
+    bucket.poke("f", noise(20 * MIB))
+    async with planted(bucket, tmp_path, overwrite=True) as mount:
+        handle = await mount.open("f", os.O_WRONLY)
+        await mount.write(handle, 20 * MIB, b"mine")
+        bucket.poke("f", b"theirs")
+        with pytest.raises(FsError) as caught:
+            await mount.close(handle)
+        assert caught.value.errno == errno.ESTALE
+        assert bucket.peek("f") == b"theirs"
+        (beside,) = (key for key in mount.stored() if key != "f")
+        assert bucket.peek(beside).endswith(b"mine")
+
+
+async def test_a_name_that_others_took_is_taken_back(bucket: Bucket, tmp_path: Path) -> None:
+    """Here the other version was noticed, and got an inode, before the first write."""
+    bucket.poke("f", b"base")
+    async with planted(bucket, tmp_path, overwrite=True) as mount:
+        handle = await mount.open("f", os.O_RDWR)
+        await mount.pread(handle, 0, 4)
+        bucket.poke("f", b"theirs")
+        await trio.sleep(CONFIG.ttl + 1)
+        assert await mount.read("f") == b"theirs"
+        await mount.write(handle, 4, b" mine")
+        await mount.close(handle)
+        assert mount.stored() == ["f"]
+        assert bucket.peek("f") == b"base mine"
+        assert await mount.read("f") == b"base mine"
+
+
+async def test_created_by_two(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path, overwrite=True) as mount:
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"mine")
+        bucket.poke("f", b"theirs")
+        await mount.close(handle)
+        assert [bucket.peek(key) for key in mount.stored()] == [b"mine"]
+
+
+async def symlink(mount: Mount, name: str) -> None:
+    await mount.tree.entries.make(mount.root, name, 0o120777, 0, 0, body=b"to")
+
+
+async def created(mount: Mount, name: str) -> object:
+    inode = await mount.tree.entries.create(mount.root, name, 0o644, 0, 0, exclusive=True)
+    return mount.tree.opener.open_new(inode, pid=0)
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+async def test_exclusively_created_by_two(bucket: Bucket, tmp_path: Path, overwrite: bool) -> None:
+    """Whoever asked for O_EXCL is not to overwrite, whatever the mount was asked to do."""
+    async with planted(bucket, tmp_path, overwrite=overwrite) as mount:
+        handle = await created(mount, "f")
+        await mount.write(handle, 0, b"mine")
+        bucket.poke("f", b"theirs")
+        with pytest.raises(FsError) as caught:
+            await mount.close(handle)
+        assert caught.value.errno == errno.EEXIST
+        assert bucket.peek("f") == b"theirs"
+        assert b"mine" in [bucket.peek(key) for key in mount.stored()]
+
+
+async def test_exclusive_is_the_creation_alone(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        handle = await created(mount, "f")
+        await mount.flush(handle)
+        await mount.write(handle, 0, b"mine")
+        bucket.poke("f", b"theirs")
+        with pytest.raises(FsError) as caught:
+            await mount.close(handle)
+        assert caught.value.errno == errno.ESTALE
+
+
+async def test_the_store_decides_at_open(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path, exclusive_at_open=True) as mount:
+        await mount.names()
+        bucket.poke("theirs", b"1")
+        with pytest.raises(KeyTaken):
+            await created(mount, "theirs")
+        assert await mount.read("theirs") == b"1"
+        await mount.names()
+        bucket.requested()
+        handle = await created(mount, "mine")
+        assert bucket.peek("mine") == b""
+        await mount.write(handle, 0, b"42")
+        await mount.close(handle)
+        assert bucket.peek("mine") == b"42"
+        assert bucket.requested() == {"PutObject": 2}
+
+
+@pytest.mark.parametrize("make", ["mkdir", "symlink"])
+async def test_what_others_made_meanwhile_is_there(
+    bucket: Bucket, tmp_path: Path, make: str
+) -> None:
+    """The listing is fresh and does not know it: the store refuses, and the name is seen."""
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        bucket.poke("l/" if make == "mkdir" else "l", b"")
+        with pytest.raises(KeyTaken) as caught:
+            await (mount.mkdir("l") if make == "mkdir" else symlink(mount, "l"))
+        assert errno_of(caught.value) == errno.EEXIST
+        assert await mount.names() == {"l"}
+
+
+@pytest.mark.parametrize("size", [0, 100, CARRIED_MOST, CARRIED_MOST + 1])
+async def test_a_rename_that_replaces_nothing(bucket: Bucket, tmp_path: Path, size: int) -> None:
+    data = noise(size)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.save("a", data)
+        await mount.names()
+        before = dict(bucket.objects["a"].headers.metadata)
+        bucket.poke("b", b"theirs")
+        with pytest.raises(KeyTaken):
+            await mount.rename("a", "b", over=False)
+        assert (bucket.peek("a"), bucket.peek("b")) == (data, b"theirs")
+        assert await mount.read("b") == b"theirs"
+        await mount.rename("a", "c", over=False)
+        assert sorted(mount.stored()) == ["b", "c"]
+        assert bucket.peek("c") == data
+        moved = bucket.objects["c"].headers
+        assert moved.metadata["mtime"] == before["mtime"]
+        assert decode(moved, size=size, modified=0, directory=False, defaults=CONFIG.defaults)
+        assert await mount.read("c") == data
+
+
+async def test_a_directory_renamed_to_a_name_that_others_took(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        bucket.poke("d/f", b"mine")
+        await mount.names()
+        bucket.poke("e/", b"")
+        bucket.poke("e/f", b"theirs")
+        with pytest.raises(KeyTaken):
+            await mount.rename("d", "e", over=False)
+        assert sorted(mount.stored()) == ["d/f", "e/", "e/f"]
+        assert bucket.peek("e/f") == b"theirs"
+        await mount.rename("d", "g", over=False)
+        assert sorted(mount.stored()) == ["e/", "e/f", "g/", "g/f"]
+        await mount.unlink("g/f")
+        assert await mount.names() == {"e", "g"}
