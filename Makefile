@@ -1,4 +1,4 @@
-# bucketfs: make setup | demo | test | lint | check | test-large | test-ceph | bench | bench-quick | docs | install
+# bucketfs: make setup | demo | test | lint | check | nothing-lost | test-large | test-ceph | bench | bench-quick | docs | install
 
 PYTHON  ?= $(shell sh .ci/find-python)
 PREFIX  ?= /usr/local
@@ -11,7 +11,7 @@ RUN   := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SUDO  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test lint check test-large test-ceph bench bench-quick docs install uninstall clean
+.PHONY: setup demo test lint check nothing-lost test-crash test-races test-large test-ceph bench bench-quick docs install uninstall clean
 
 setup: $(READY)
 
@@ -40,6 +40,21 @@ check: lint test
 # Writes 50 GiB three times and reads 60 GiB; 20 minutes, and 12 GB of disk for the cache.
 test-large: setup
 	$(RUN) -m pytest tests/large -s $(ARGS)
+
+# The daemon killed with -9 at random moments, 50 rounds in each mode: five minutes.
+test-crash: setup
+	BUCKETFS_TEST_ROUNDS=$${BUCKETFS_TEST_ROUNDS:-50} $(RUN) -m pytest tests/crash -s $(ARGS)
+
+# Objects that change under open readers, 1,000 times; two mounts that want one name, 200 times each.
+test-races: setup
+	BUCKETFS_TEST_ROUNDS=$${BUCKETFS_TEST_ROUNDS:-1000} $(RUN) -m pytest \
+	    tests/mount/test_torn.py -s $(ARGS)
+	BUCKETFS_TEST_ROUNDS=$${BUCKETFS_TEST_ROUNDS:-200} $(RUN) -m pytest \
+	    tests/mount/test_races.py -s $(ARGS)
+
+# The promise, shown: everything that should lose data and does not, and at the end the counts.
+nothing-lost: setup
+	sh .ci/nothing-lost
 
 # Store and mount tests against a real server, a Ceph RADOS Gateway that lives as long as they do.
 test-ceph: setup

@@ -1,31 +1,44 @@
 """Names and attributes that are not what the kernel remembers: it is told to ask again.
 
-Of names only asynchronously (a thread of pyfuse3's own): the kernel may hold locks of the very
-request that is being answered. Attributes alone may be taken back at any time.
+Attributes alone may be taken back at any time. For a name the kernel locks its directory, so that
+while a request that changes the directory is being answered, nobody may wait for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+import functools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import pyfuse3
+import trio
 
 from bucketfs.errors import FsError, StoreError, errno_of
 from bucketfs.tree.inode import Directory, Inode
 
+#: Seconds for which an answer waits until the kernel has forgotten a name.
+PATIENCE = 1.0
 
-@contextmanager
-def if_moved(inode: Inode) -> Iterator[None]:
-    """A failure in the block may come with another name for the file: a conflict copy's."""
+
+@asynccontextmanager
+async def if_moved(inode: Inode) -> AsyncIterator[None]:
+    """A failure in the block may come with another name for the file: a conflict copy's.
+
+    Who hears of it and opens the old name finds others' version. Not for requests that lock the
+    directory.
+    """
     parent, name = inode.parent, inode.name
     try:
         yield
     except (FsError, StoreError):
         if parent is not None and (inode.parent, inode.name) != (parent, name):
-            _look_again(parent, name)
+            # in a thread, as the directory's lock may be held by one whom this loop has to answer
+            with trio.move_on_after(PATIENCE):
+                await trio.to_thread.run_sync(
+                    functools.partial(_forget, parent.ino, name), abandon_on_cancel=True
+                )
         raise
 
 
@@ -36,7 +49,7 @@ def if_taken(parent: Directory, name: str) -> Iterator[None]:
         yield
     except (FsError, StoreError) as error:
         if errno_of(error) == errno.EEXIST:
-            _look_again(parent, name)
+            pyfuse3.invalidate_entry_async(parent.ino, name.encode(), ignore_enoent=True)
         raise
 
 
@@ -47,5 +60,7 @@ def replaced(inode: Inode) -> None:
         pyfuse3.invalidate_inode(inode.ino, attr_only=True)
 
 
-def _look_again(parent: Directory, name: str) -> None:
-    pyfuse3.invalidate_entry_async(parent.ino, name.encode(), ignore_enoent=True)
+def _forget(parent: int, name: str) -> None:
+    # the kernel may not know the name
+    with contextlib.suppress(OSError):
+        pyfuse3.invalidate_entry(parent, name.encode())

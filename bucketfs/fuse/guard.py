@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import pyfuse3
 import trio
 
-from bucketfs.errors import FsError, NotFound, StoreError, advice, errno_of
+from bucketfs.errors import FsError, KeyTaken, NotFound, StoreError, advice, errno_of
 from bucketfs.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,9 @@ def _code(name: str, error: Exception, args: tuple[Any, ...]) -> int:
     if isinstance(error, NotFound) and errno_of(error) == errno.ENOENT:
         log.debug("%s: %s", name, error)
         return errno.ENOENT
+    if isinstance(error, KeyTaken):
+        log.info("%s%s: %s", name, _shown(args), error)  # who wants a name alone asks for this
+        return errno.EEXIST
     if isinstance(error, StoreError):
         code = errno_of(error)
         hint = advice(error)

@@ -318,14 +318,14 @@ class Operations(pyfuse3.Operations):
             or not content.unsaved
             or not still_held(handle.pid, handle.inode.ino, handle.inode.name)
         )
-        with again.if_moved(handle.inode):
+        async with again.if_moved(handle.inode):
             await self._tree.opener.flush(handle, last=last)
 
     @guarded(bounded=False)
     async def fsync(self, fh: int, datasync: bool) -> None:
         """Bytes and attributes into the bucket."""
         handle = self._file(fh)
-        with again.if_moved(handle.inode):
+        async with again.if_moved(handle.inode):
             await self._tree.opener.sync(handle)
 
     @guarded(bounded=False)

@@ -20,7 +20,7 @@ from bucketfs.file.target import Target
 from bucketfs.tree.ahead import FILE_MAX, Ahead
 from bucketfs.tree.attributes import Attributes
 from bucketfs.tree.change import Changer
-from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.inode import NEVER, Directory, Inode
 from bucketfs.tree.locks import is_renaming
 from bucketfs.tree.save import Saver
 from bucketfs.tree.state import TreeState
@@ -112,11 +112,22 @@ class Opener:
         return await content.read(handle.reader, start, length)
 
     async def _renew(self, inode: Inode, content: Content) -> None:
-        """Have an unread open file stand for the version that is in the bucket now."""
+        """Have an unread open file stand for the version that is in the bucket now.
+
+        Raises:
+            FsError: ESTALE when that is shorter: the kernel, which is reading up to the end that it
+                knows, would put zeros behind it.
+            StoreError: The bucket could not be asked.
+        """
         stale = content.base
         info = await self._state.store.head(self._state.key(inode))
         if content.base is not stale or content.served or content.unsaved:
             return  # another read was faster, or a program wrote meanwhile
+        if info.size < content.size:
+            inode.checked = NEVER
+            if inode.parent is not None:
+                inode.parent.listed = NEVER
+            raise FsError(errno.ESTALE, f"{info.key!r} was replaced by someone else")
         content.renew(Version(info.key, info.etag, info.size))
         inode.etag, inode.size, inode.modified = info.etag, info.size, info.last_modified
         inode.opened = info.etag

@@ -114,7 +114,7 @@ def test_what_was_acknowledged_survives(bucket: Witness, mount: Mounts, mode: st
         life = Round(mounted, number, rng)
         life.live_and_die()
         with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is looked at
-            os.stat(mounted.path)
+            os.listdir(mounted.path)
         assert caught.value.errno == errno.ENOTCONN
         mounted.start()
         seen = shown(mounted.path, life.prefix)
