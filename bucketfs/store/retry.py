@@ -188,8 +188,9 @@ class RetryStore(StoreWrapper):
                 digest.update(piece)
             same = found.etag == digest.hexdigest()
             if if_none_match and found.headers is not None and found.headers.metadata:
-                # lock files are alike: times of a nanosecond tell whose this one is
-                return same and _same_metadata(found, headers)
+                # the bytes of lock files and markers are alike: times of a nanosecond tell whose
+                # this one is
+                same = _same_metadata(found, headers)
             # Encrypted objects have other ETags; then what we wrote about the object must do.
             return found.size == len(body) and (same or _same_metadata(found, headers))
 

@@ -19,7 +19,7 @@ from tests.harness.mounts import Mount, Mounts
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
-ROUNDS = int(os.environ.get("BUCKETFS_TEST_ROUNDS", "10"))
+ROUNDS = int(os.environ.get("BUCKETFS_TEST_ROUNDS", "5"))
 
 RENAME_NOREPLACE = 1
 AT_FDCWD = -100

@@ -112,6 +112,18 @@ def test_a_second_mount_of_the_cache_directory_reads_right(
     assert (mounted.path / big[0]).read_bytes() == big[1]
 
 
+def test_a_file_that_others_made_longer_is_read_to_its_new_end(
+    bucket: Witness, mount: Mounts
+) -> None:
+    """The kernel still believes the size that it was told a moment ago."""
+    mounted = mount(bucket, "open_ttl=0")
+    bucket.put("f", b"short")
+    assert (mounted.path / "f").read_bytes() == b"short"
+    bucket.put("f", b"a good deal longer")
+    assert (mounted.path / "f").read_bytes() == b"a good deal longer"
+    assert (mounted.path / "f").stat().st_size == 18
+
+
 def test_a_replaced_object_is_new_at_the_next_open(foreign: Folder, module_bucket: Witness) -> None:
     key, path = foreign.prefix + "f", foreign / "f"
     for body in (b"first", b"2nd version, longer", b"3rd", b"3rD", b""):

@@ -25,7 +25,7 @@ import pytest
 from tests.harness.mounts import Mount, Mounts
 from tests.harness.witness import Witness
 
-ROUNDS = int(os.environ.get("BUCKETFS_TEST_ROUNDS", "60"))
+ROUNDS = int(os.environ.get("BUCKETFS_TEST_ROUNDS", "40"))
 SEED = int(os.environ.get("BUCKETFS_TEST_SEED", "0")) or random.randrange(1 << 32)
 LIMIT = 60 + 3 * ROUNDS
 
@@ -300,7 +300,7 @@ def test_one_mount_writes_while_the_other_reads(bucket: Witness, mount: Mounts) 
     print(f"seed {SEED}")
     rng = random.Random(SEED)
     counts: Counter[str] = Counter()
-    rounds = max(20, ROUNDS // 3)
+    rounds = max(15, ROUNDS // 3)
     for number in range(rounds):
         versions = Versions(rng)
         name = f"{number % 20}"
@@ -347,7 +347,7 @@ def test_replaced_while_it_is_written(bucket: Witness, mount: Mounts) -> None:
     mounted.expected.append("was changed by someone else|that was changed here")
     rng = random.Random(SEED)
     counts: Counter[str] = Counter()
-    rounds = max(20, ROUNDS // 3)
+    rounds = max(15, ROUNDS // 3)
     for number in range(rounds):
         name = f"f{number}"
         body = rng.randbytes(rng.choice([10, 5000, MIB]))

@@ -155,6 +155,23 @@ async def test_a_lost_answer_hides_no_conflict() -> None:
     assert memory.peek("k") == b"theirs"
 
 
+@pytest.mark.mock_clock
+async def test_a_lost_answer_makes_nobody_elses_lock_ours() -> None:
+    """Two lock files have the same bytes, none at all; who made this one stands beside them."""
+
+    def interfere(operation: str, key: str, number: int) -> Fault | None:
+        if (operation, number) != ("PutObject", 1):
+            return None
+        memory.poke("lock/", b"", Headers({"mtime": "1.000000001"}))
+        return Fault(LOST)
+
+    store, memory = retrying(interfere)
+    with pytest.raises(KeyTaken):
+        await store.put(
+            "lock/", BytesBody(b""), Headers({"mtime": "1.000000002"}), if_none_match=True
+        )
+
+
 async def _upload(store: RetryStore) -> tuple[str, list[tuple[int, str]]]:
     upload = await store.create_upload("k", PLAIN)
     return upload, [(1, await store.upload_part("k", upload, 1, BytesBody(b"data")))]

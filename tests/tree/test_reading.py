@@ -314,3 +314,22 @@ async def test_nothing_is_left_open(bucket: Bucket, tmp_path: Path) -> None:
             await trio.sleep(2)
         assert not mount.tree.state.live
         assert mount.cache.held <= BLOCK, "the versions before are gone"
+
+
+async def test_an_open_file_never_moves_on_to_a_shorter_version(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """The kernel would read up to the old end, and put zeros behind the new one."""
+    bucket.poke("f", b"a long version")
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.open("f")
+        bucket.poke("f", b"short")
+        with pytest.raises(FsError) as caught:
+            await mount.pread(handle, 0, 100)
+        assert caught.value.errno == errno.ESTALE
+        await mount.close(handle)
+        assert await mount.read("f") == b"short"
+        handle = await mount.open("f")
+        bucket.poke("f", b"as long or longer")
+        assert await mount.pread(handle, 0, 5) in (b"short", b"as lo")
+        await mount.close(handle)
