@@ -29,7 +29,9 @@ ATTRIBUTE_DELAY = 0.05
 #: Pause before an upload that failed is tried again in the background, doubling up to the second.
 RETRY_FIRST, RETRY_MOST = 1.0, 60.0
 #: Failures that trying again cannot mend (refused credentials may be renewed, so not EACCES).
-_PERMANENT = frozenset({errno.EFBIG, errno.ENAMETOOLONG, errno.ESTALE, errno.EROFS, errno.ENOSPC})
+_PERMANENT = frozenset(
+    {errno.EEXIST, errno.EFBIG, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS, errno.ESTALE}
+)
 
 
 class Saver:
