@@ -22,9 +22,9 @@ from pathlib import Path
 
 from bucketfs import clock
 from bucketfs.cache import budget
-from bucketfs.cache.extents import Extents
-from bucketfs.cache.index import Index
+from bucketfs.cache.index import Index, PageRow
 from bucketfs.cache.pages import CHUNK, PageFile
+from bucketfs.cache.seals import Seals
 from bucketfs.errors import FsError
 
 log = logging.getLogger(__name__)
@@ -74,14 +74,12 @@ class PageCache:
         now = clock.monotonic()
         known = set()
         for row in self.index.pages():
-            path = self._directory / row.file
-            if not path.exists():
+            path, left = self._directory / row.file, _loaded(row)
+            if not left or not path.exists():
                 self.index.drop_pages(row.file)
                 continue
             known.add(row.file)
-            file = PageFile(
-                path, size=row.size, identity=(row.key, row.etag), valid=Extents(row.valid)
-            )
+            file = PageFile(path, size=row.size, identity=(row.key, row.etag), left=left)
             # ages before this mount began: negative, in the order of their last use
             file.used = now - max(0.0, clock.wall_ns() / 1e9 - row.used)
             self._files[row.key, row.etag] = file
@@ -130,6 +128,7 @@ class PageCache:
         if file.pins == 1:
             self._detach(file)
             return file
+        file.prove(0, file.size)
         own = self.create()
         own.size = file.size
         for start, stop in file.valid:
@@ -238,7 +237,7 @@ class PageCache:
     def _save(self, file: PageFile) -> None:
         if file.changed and file.identity is not None:
             key, etag = file.identity
-            self.index.put_pages(file.path.name, key, etag, file.size, file.valid)
+            self.index.put_pages(file.path.name, key, etag, file.size, file.dump())
             file.changed = False
 
     def _replace(self, identity: tuple[str, str], file: PageFile) -> None:
@@ -292,6 +291,15 @@ class PageCache:
         del self._files[file.identity]
         self.index.drop_pages(file.path.name)
         file.unlink()
+
+
+def _loaded(row: PageRow) -> Seals:
+    """The seals of a row; none, if they are none."""
+    try:
+        return Seals.load(row.seals)
+    except ValueError as error:
+        log.warning("what the cache holds of %r is not believed: %s", row.key, error)
+        return Seals()
 
 
 def _claim(root: Path, name: str) -> tuple[Path, int]:

@@ -1,11 +1,11 @@
 """The index beside the page files (SQLite): what a restart needs to go on using them.
 
-Two tables. `pages` names each page file, its (key, ETag) and its valid extents. `headers` remembers
+Two tables. `pages` names each page file, its (key, ETag) and its seals. `headers` remembers
 the metadata headers of objects by (key, ETag, Last-Modified), so that a later listing, which shows
 these three but no metadata, saves the HEAD.
 
-The index never promises more than the disk holds: page files of an earlier boot may lack bytes that
-never left the kernel's memory, so their rows are dropped when the boot id has changed.
+A row may promise more than the disk holds, since nothing waits for the disk: after a power cut page
+files lack bytes, and rows are old. So what a row says of is served only when the checksums agree.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,16 @@ from bucketfs.store.base import Headers
 log = logging.getLogger(__name__)
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS state (one INTEGER PRIMARY KEY, boot TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS pages (
     file TEXT PRIMARY KEY, key TEXT NOT NULL, etag TEXT NOT NULL, size INTEGER NOT NULL,
-    valid TEXT NOT NULL, used REAL NOT NULL) WITHOUT ROWID;
+    seals BLOB NOT NULL, used REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS headers (
     key TEXT PRIMARY KEY, etag TEXT NOT NULL, last_modified INTEGER NOT NULL,
     written INTEGER NOT NULL, headers TEXT NOT NULL)
     WITHOUT ROWID;
 """
 #: Format of the tables; another one is dropped and made anew.
-_VERSION = 2
+_VERSION = 3
 #: Rows of `headers` kept; the oldest written go first. 250 bytes each.
 _HEADERS_KEPT = 1_000_000
 #: A PutObject does not answer the Last-Modified it made. A listing that shows the same ETag and a
@@ -44,13 +43,20 @@ _SAME_UPLOAD = 5
 
 @dataclass(frozen=True, slots=True)
 class PageRow:
-    """A page file as the index knows it; `used` is Unix time of the last use."""
+    """A page file as the index knows it.
+
+    Attributes:
+        file: Its name.
+        key, etag, size: The version it belongs to.
+        seals: Of what it holds, for `bucketfs.cache.seals.Seals.load`.
+        used: Unix time of the last use.
+    """
 
     file: str
     key: str
     etag: str
     size: int
-    valid: tuple[tuple[int, int], ...]
+    seals: bytes
     used: float
 
 
@@ -80,7 +86,7 @@ class Index:
         )
         self._db.close()
 
-    def _do(self, statement: str, *values: str | float) -> list[tuple[Any, ...]]:
+    def _do(self, statement: str, *values: str | float | bytes) -> list[tuple[Any, ...]]:
         try:
             return self._db.execute(statement, values).fetchall()
         except sqlite3.Error as error:
@@ -96,17 +102,14 @@ class Index:
 
     def pages(self) -> Iterator[PageRow]:
         """All page files."""
-        for file, key, etag, size, valid, used in self._do("SELECT * FROM pages"):
-            extents = tuple((a, b) for a, b in json.loads(valid))
-            yield PageRow(file, key, etag, size, extents, used)
+        for row in self._do("SELECT file, key, etag, size, seals, used FROM pages"):
+            yield PageRow(*row)
 
-    def put_pages(
-        self, file: str, key: str, etag: str, size: int, valid: Iterable[tuple[int, int]]
-    ) -> None:
+    def put_pages(self, file: str, key: str, etag: str, size: int, seals: bytes) -> None:
         """Add or replace a page file's row."""
         self._do(
             "INSERT OR REPLACE INTO pages VALUES (?, ?, ?, ?, ?, ?)",
-            file, key, etag, size, json.dumps(list(valid)), time.time(),
+            file, key, etag, size, seals, time.time(),
         )  # fmt: skip
 
     def drop_pages(self, file: str) -> None:
@@ -160,20 +163,13 @@ def _is_version(row: tuple[Any, ...], etag: str, modified: int) -> bool:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """The database with its tables, rows of earlier boots and formats removed."""
+    """The database with its tables, those of another format removed."""
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=OFF")
     if db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
-        db.executescript("DROP TABLE IF EXISTS pages; DROP TABLE IF EXISTS headers;")
+        for table in ("pages", "headers", "state"):
+            db.execute(f"DROP TABLE IF EXISTS {table}")
         db.execute(f"PRAGMA user_version = {_VERSION}")
     db.executescript(_SCHEMA)
-    boot = _boot_id()
-    if db.execute("SELECT boot FROM state").fetchone() != (boot,):
-        db.execute("DELETE FROM pages")
-        db.execute("INSERT OR REPLACE INTO state VALUES (0, ?)", (boot,))
     return db
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

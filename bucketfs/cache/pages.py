@@ -3,23 +3,35 @@
 The file is written and read with plain pread/pwrite from the event loop: the operating system's
 page cache makes these memory copies, and a thread hop would cost more than it hides.
 
-Invariant: positions in `valid` were written here; the sparse rest of the file reads as zeros and
-means nothing.
+What an earlier process left is believed only once its checksum has been compared (`prove`): disks
+and crashes change bytes, and what an upload carries or a program reads must not be one of those.
+
+Invariants: positions in `valid` were written here; the sparse rest of the file reads as zeros and
+means nothing. `seals` and `unproven` are disjoint and lie within `valid`. A page file is used by
+one thread; only the bodies of uploads are read by others, too.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from bucketfs.cache.extents import Extents
+from crc32c import crc32c
+
+from bucketfs.cache.extents import Extent, Extents
+from bucketfs.cache.seals import SPAN, Seals, spans
+
+log = logging.getLogger(__name__)
 
 #: Largest piece handed to the network at a time (one pread of a reused buffer).
-CHUNK = 1 << 20
+CHUNK = SPAN
 #: Buffers of that size kept for the next body: fresh memory costs more than the copy into it.
 _KEPT = 32
 _buffers: list[bytearray] = []
@@ -31,6 +43,8 @@ class PageFile:
     Attributes:
         path: Where it lives.
         valid: Which positions hold data.
+        seals: Checksums of positions as they came, or as they left for the bucket.
+        unproven: Checksums that an earlier process stored of what it left; None if there are none.
         size: Length of the object version the file belongs to.
         identity: (key, ETag) of that version, or None for bytes that are in no bucket yet.
         pins: How many users hold it; a pinned file is never evicted.
@@ -38,7 +52,10 @@ class PageFile:
         changed: Whether the index knows less than `valid` tells.
     """
 
-    __slots__ = ("_fd", "_held", "changed", "identity", "path", "pins", "size", "used", "valid")
+    __slots__ = (
+        "_fd", "_held", "changed", "identity", "path", "pins", "seals", "size", "unproven", "used",
+        "valid",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -46,17 +63,20 @@ class PageFile:
         *,
         size: int,
         identity: tuple[str, str] | None,
-        valid: Extents | None = None,
+        left: Seals | None = None,
     ) -> None:
+        """A new file, or one with the contents that an earlier process `left`."""
         self.path = path
         self.size = size
         self.identity = identity
-        self.valid = Extents() if valid is None else valid
+        self.unproven = left or None
+        self.seals = Seals()
+        self.valid = Extents((seal.start, seal.stop) for seal in left or ())
         self.pins = 0
         self.used = 0.0
         self.changed = False
         self._fd = -1
-        self._held = self.valid.total
+        self._held = path.stat().st_blocks * 512 if left else 0
 
     @property
     def held(self) -> int:
@@ -87,6 +107,12 @@ class PageFile:
         short = stop - start - len(data)
         return data + bytes(short) if short else data
 
+    def read_into(self, view: memoryview, start: int) -> None:
+        """As `read`, into a buffer of the length that is wanted."""
+        got = os.preadv(self.fd, [view], start)
+        if got < len(view):
+            view[got:] = bytes(len(view) - got)
+
     def write(self, offset: int, data: bytes | memoryview) -> int:
         """Store `data` and mark it valid; answers how many bytes the disk had room for.
 
@@ -94,6 +120,7 @@ class PageFile:
             OSError: Not one byte could be stored.
         """
         view = memoryview(data)
+        self._break(offset, offset + len(view))
         done = 0
         while done < len(view):
             try:
@@ -110,6 +137,7 @@ class PageFile:
         """Make ``[start, stop)`` valid zeros without using disk for them."""
         if start >= stop:
             return
+        self._break(start, stop)
         end = os.fstat(self.fd).st_size
         if start < end:
             _punch(self.fd, start, min(stop, end) - start)
@@ -118,6 +146,7 @@ class PageFile:
 
     def truncate(self, size: int) -> None:
         """Forget everything at and after `size`."""
+        self._break(size, self.valid.end)
         if os.fstat(self.fd).st_size > size:
             os.ftruncate(self.fd, size)
         self.valid.remove(size, max(size, self.valid.end))
@@ -126,9 +155,89 @@ class PageFile:
     def drop(self, start: int, stop: int) -> None:
         """Forget ``[start, stop)`` and give its disk space back."""
         if self.valid.overlaps(start, stop):
+            self._break(start, stop)
             self.valid.remove(start, stop)
             _punch(self.fd, start, stop - start)
             self.changed = True
+
+    def seal(self, offset: int, data: bytes | memoryview) -> None:
+        """Remember the checksum of `data`, which is exactly what stands at `offset`."""
+        view = memoryview(data)
+        for start, stop in spans(offset, offset + len(view)):
+            piece = view[start - offset : stop - offset]
+            before = self.seals.ending_at(start) if start % SPAN else None
+            if before is None:
+                self.seals.add(start, stop, crc32c(piece))
+            else:
+                self.seals.add(before.start, stop, crc32c(piece, before.crc))
+            self.changed = True
+
+    def seal_rest(self) -> None:
+        """Seal what is valid and has no seal yet; reads it back, a memory copy mostly.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        for start, stop in self.valid:
+            gaps = self.seals.missing(start, stop)
+            if self.unproven is not None:
+                gaps = [hole for gap in gaps for hole in self.unproven.missing(*gap)]
+            for gap in gaps:
+                for a, b in spans(*gap):
+                    with _buffer() as view:
+                        self.read_into(view[: b - a], a)
+                        self.seal(a, view[: b - a])
+
+    def dump(self) -> bytes:
+        """All seals, for `Seals.load` and the argument `left` of a later process."""
+        return self.seals.dump() + (self.unproven.dump() if self.unproven is not None else b"")
+
+    def prove(self, start: int, stop: int) -> list[Extent]:
+        """Compare checksums that an earlier process left of ``[start, stop)`` and its surroundings.
+
+        Returns:
+            What is not as it was left, or cannot be read. It is not valid any more: a miss for what
+            the bucket has, and a loss for what it has not, which only the caller can tell.
+        """
+        damaged = Extents()
+        if self.unproven is None:
+            return []
+        for seal in self.unproven.overlapping(start, stop):
+            self.unproven.remove(seal.start, seal.stop)
+            if self._crc(seal.start, seal.stop) == seal.crc:
+                self.seals.add(*seal)
+            else:
+                self.valid.remove(seal.start, seal.stop)
+                damaged.add(seal.start, seal.stop)
+                self.changed = True
+        self.unproven = self.unproven or None
+        if damaged:
+            log.warning(
+                "the cache's copy of %r was damaged on the disk and is given up: %s",
+                self.identity[0] if self.identity else self.path.name,
+                ", ".join(f"bytes {a}-{b - 1}" for a, b in damaged),
+            )
+        return list(damaged)
+
+    def _crc(self, start: int, stop: int) -> int | None:
+        try:
+            with _buffer() as view:
+                self.read_into(view[: stop - start], start)
+                return crc32c(view[: stop - start])
+        except OSError:
+            return None
+
+    def _break(self, start: int, stop: int) -> None:
+        """``[start, stop)`` is about to change: what stays of a seal around it has to be proven."""
+        if self.unproven is not None:
+            for seal in self.unproven.overlapping(start, stop):
+                if seal.start < start or stop < seal.stop:
+                    self.prove(seal.start, seal.stop)
+            if self.unproven is not None:
+                self.unproven.remove(start, stop)
+                self.unproven = self.unproven or None
+        if self.seals:
+            self.seals.remove(start, stop)
 
     def close(self) -> None:
         """Close the descriptor; the file stays and opens again at the next use."""
@@ -141,6 +250,18 @@ class PageFile:
         """Remove the file from the disk."""
         self.close()
         self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _buffer() -> Iterator[memoryview]:
+    """`CHUNK` bytes to read into."""
+    buffer = _buffers.pop() if _buffers else bytearray(CHUNK)
+    try:
+        with memoryview(buffer) as view:
+            yield view
+    finally:
+        if len(_buffers) < _KEPT:
+            _buffers.append(buffer)
 
 
 _FALLOC_FL_KEEP_SIZE = 1
@@ -170,33 +291,26 @@ def _punch(fd: int, offset: int, length: int) -> None:
 class PageBody:
     """Bytes ``[start, stop)`` of a page file as the body of an upload.
 
-    Nothing is held in memory.
+    Nothing is held in memory. What passes by is sealed on the way: it is what the bucket will have.
     """
 
     pages: PageFile
     start: int
     stop: int
+    _thread: int = field(default_factory=threading.get_ident)
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def chunks(self) -> Iterator[bytes | memoryview]:
         """The bytes in pieces of at most `CHUNK`; a piece is valid until the next is asked for."""
-        buffer = _buffers.pop() if _buffers else bytearray(CHUNK)
-        try:
-            with memoryview(buffer) as view:
-                yield from self._pieces(view)
-        finally:
-            if len(_buffers) < _KEPT:
-                _buffers.append(buffer)
-
-    def _pieces(self, view: memoryview) -> Iterator[memoryview]:
-        position = self.start
-        while position < self.stop:
-            want = min(CHUNK, self.stop - position)
-            got = os.preadv(self.pages.fd, [view[:want]], position)
-            # past the end of the local file lie zeros that a truncate made
-            if got < want:
-                view[got:want] = bytes(want - got)
-            yield view[:want]
-            position += want
+        # another thread may compute a signature, but must not touch the file's seals
+        seals = self.pages.seals if threading.get_ident() == self._thread else None
+        with _buffer() as view:
+            for start in range(self.start, self.stop, CHUNK):
+                piece = view[: min(CHUNK, self.stop - start)]
+                self.pages.read_into(piece, start)
+                if seals is not None:
+                    for a, b in seals.missing(start, start + len(piece)):
+                        self.pages.seal(a, piece[a - start : b - start])
+                yield piece

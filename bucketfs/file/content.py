@@ -92,7 +92,7 @@ class Content:
     def forget_base(self) -> None:
         """The base version is gone: what is not here reads as zeros from now on.
 
-        Nothing is fetched.
+        Nothing is fetched; the content has been proven (`prove`).
         """
         for start, stop in self.fetcher.missing(0, self.size):
             self.fetcher.pages.zero(start, stop)
@@ -125,6 +125,8 @@ class Content:
         if start >= stop:
             return b""
         await self.outgoing.within_reach(start, stop)
+        if self.fetcher.pages.unproven is not None:
+            await self.fetcher.prove(start, stop)
         wanted = bool(self.fetcher.missing(start, stop))
         cursor = self._context.readers.advance(
             reader, start, stop, waited=wanted, capacity=self._context.cache.capacity
@@ -136,6 +138,10 @@ class Content:
         self.served = True
         stop = min(stop, self.size)  # it may have been cut while this waited
         return self.fetcher.pages.read(start, stop) if start < stop else b""
+
+    async def prove(self) -> None:
+        """Find out which of the pages that an earlier process left are what they were."""
+        await self.fetcher.prove(0, self.size)
 
     async def load(self, start: int, stop: int) -> None:
         """Have ``[start, stop)`` in the cache; raises as `read` does."""

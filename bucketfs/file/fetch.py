@@ -1,8 +1,8 @@
 """Fetching the missing pages of one file: ranged GETs under way, and who waits for their bytes.
 
 Invariants: no byte is asked for twice at once; a fetch writes only where no valid byte stands, so
-it never overwrites what a program wrote meanwhile; all bytes come from the version that was the
-file's base when they were asked for (``If-Match``).
+it never overwrites what a program wrote meanwhile; what arrives is sealed as it came; all bytes
+come from the version that was the file's base when they were asked for (``If-Match``).
 """
 
 from __future__ import annotations
@@ -54,6 +54,18 @@ class Fetcher:
         """Ranges of ``[start, stop)`` that only the bucket has."""
         return self.pages.valid.missing(start, min(stop, self.limit))
 
+    async def prove(self, start: int, stop: int) -> None:
+        """Compare the checksums of ``[start, stop)`` if an earlier process left its pages.
+
+        What differs is missing afterwards. A turn for others comes with each seal.
+        """
+        while self.pages.unproven is not None:
+            left = self.pages.unproven.overlapping(start, stop)
+            if not left:
+                break
+            self.pages.prove(left[0].start, left[0].stop)
+            await trio.lowlevel.checkpoint()
+
     async def ensure(self, start: int, stop: int, ahead: Extent | None = None) -> bool:
         """Wait until ``[start, stop)`` is here, and set the fetching of `ahead` going.
 
@@ -64,6 +76,8 @@ class Fetcher:
             FsError: ESTALE, when the object is no longer the version this file was opened on.
             StoreError: The bucket could not be read.
         """
+        if self.pages.unproven is not None:
+            await self.prove(start, stop)
         self._launch(*(ahead or (start, stop)))
         waited = False
         mine: list[_Flight] = []
@@ -148,7 +162,8 @@ class Fetcher:
         start = flight.position
         stop = min(start + len(view), self.limit)
         for a, b in self.pages.valid.missing(start, stop):
-            self._context.cache.write(self.pages, a, view[a - start : b - start])
+            done = self._context.cache.write(self.pages, a, view[a - start : b - start])
+            self.pages.seal(a, view[a - start : a - start + done])
         flight.position += len(view)
         # who waits is woken when its bytes are here, not for each of the many chunks before
         if any(start < position <= flight.position for position in self._awaited):

@@ -193,6 +193,7 @@ class Entries:
         content = inode.content
         in_bucket = bool(inode.etag)
         if content is not None and content.handles and in_bucket:
+            await content.prove()
             missing = sum(b - a for a, b in content.fetcher.missing(0, content.size))
             if missing <= UNLINK_FETCH:
                 await content.load(0, content.size)

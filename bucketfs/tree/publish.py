@@ -153,6 +153,7 @@ class Publisher:
         except NotFound as error:
             if content.outgoing.afloat:
                 raise PreconditionFailed(error.code, status=error.status, key=error.key) from error
+            await content.prove()
             if content.fetcher.missing(0, content.size):
                 raise FsError(errno.ESTALE, f"{target.key!r} was removed by others") from error
         # others removed the object, and all of it is here: it becomes the file again
@@ -241,6 +242,7 @@ class Publisher:
         assert parent is not None
         code = errno.EEXIST if live.exclusive else errno.ESTALE
         new_name = _conflict_name(name, clock.wall_ns())
+        await content.prove()
         gaps = content.fetcher.missing(0, content.size)
         if gaps:
             log.error("of the version of %r that was changed here, %s are lost", name, gaps)

@@ -134,6 +134,7 @@ async def test_two_mounts_of_one_bucket_do_not_share(tmp_path: Path) -> None:
     first, second = opened(tmp_path), opened(tmp_path)
     file = first.open("k", "e", 4)
     file.write(0, b"data")
+    file.seal(0, b"data")
     first.release(file)
     assert not second.holds("k", "e", 4)
     first.close()

@@ -1,0 +1,179 @@
+"""Bytes that change on the cache's disk between two mounts are never read, and never uploaded."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from bucketfs.errors import StoreError
+from bucketfs.store.memory import Fault
+from tests.tree.builder import MIB, Bucket, noise, planted
+
+pytestmark = pytest.mark.mock_clock
+DATA = noise(5 * MIB + 4321)
+
+
+def pages_of(directory: Path) -> Path:
+    """The only page file there is."""
+    (path,) = directory.rglob("*.pages")
+    return path
+
+
+def flip(path: Path, at: int) -> None:
+    """Change one bit."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def maim_seals(directory: Path) -> None:
+    """Cut every page file's seals in the index within a record."""
+    (path,) = directory.rglob("index.sqlite")
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE pages SET seals = substr(seals, 1, 40)")
+    db.close()
+
+
+async def read_once(bucket: Bucket, directory: Path) -> None:
+    bucket.poke("f", DATA)
+    async with planted(bucket, directory) as mount:
+        assert await mount.read("f") == DATA
+
+
+async def test_what_was_read_is_not_fetched_again(bucket: Bucket, tmp_path: Path) -> None:
+    await read_once(bucket, tmp_path)
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.read("f") == DATA
+        assert "GetObject" not in bucket.requested()
+
+
+async def test_after_a_reboot_neither(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checksums tell what reached the disk; that it was before the last boot says nothing."""
+    await read_once(bucket, tmp_path)
+    real = Path.read_text
+
+    def another_boot(path: Path, *args: object, **named: object) -> str:
+        return "0" if path.name == "boot_id" else real(path, *args, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "read_text", another_boot)
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.read("f") == DATA
+        assert "GetObject" not in bucket.requested()
+
+
+async def test_a_flipped_bit_is_fetched_once(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await read_once(bucket, tmp_path)
+    flip(pages_of(tmp_path), 2 * MIB + 5)
+    bucket.received = 0
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.read("f") == DATA
+        assert bucket.requested().get("GetObject") == 1
+        assert bucket.received == MIB
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "'f'" in caplog.text
+        assert await mount.read("f") == DATA
+        assert "GetObject" not in bucket.requested()
+    caplog.clear()
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.read("f") == DATA
+        assert "GetObject" not in bucket.requested()
+
+
+async def test_a_file_that_was_cut_or_exchanged(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await read_once(bucket, tmp_path)
+    os.truncate(pages_of(tmp_path), MIB + 1)
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.read("f") == DATA
+    pages_of(tmp_path).write_bytes(noise(len(DATA), 2))
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.read("f") == DATA
+    caplog.clear()
+
+
+async def test_what_is_patched_and_appended_to_is_whole(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What an upload takes from the cache is proven, too, around what was written as well."""
+    await read_once(bucket, tmp_path)
+    for at in (10, 2 * MIB + 5, 5 * MIB + 1):
+        flip(pages_of(tmp_path), at)
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.open("f", os.O_RDWR)
+        await mount.write(handle, 100, b"patch")
+        await mount.write(handle, len(DATA), b"tail")
+        await mount.close(handle)
+    assert bucket.peek("f") == DATA[:100] + b"patch" + DATA[105:] + b"tail"
+    caplog.clear()
+
+
+async def test_what_was_written_is_proven_like_what_was_read(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        await mount.save("f", DATA)
+        handle = await mount.open("f", os.O_RDWR)
+        await mount.write(handle, MIB, b"patch")
+        await mount.close(handle)
+    data = DATA[:MIB] + b"patch" + DATA[MIB + 5 :]
+    bucket.requested()
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.read("f") == data
+        assert "GetObject" not in bucket.requested()
+    flip(pages_of(tmp_path), MIB)
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.read("f") == data
+        assert bucket.requested().get("GetObject") == 1
+    caplog.clear()
+
+
+async def test_a_removed_file_that_is_open_is_whole(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before the object goes, its reader's bytes are here: all that is damaged is fetched."""
+    await read_once(bucket, tmp_path)
+    flip(pages_of(tmp_path), 3 * MIB)
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("f")
+        await mount.unlink("f")
+        assert mount.stored() == []
+        assert await mount.pread(reader, 0, len(DATA)) == DATA
+        await mount.close(reader)
+    caplog.clear()
+
+
+async def test_a_damaged_index_costs_requests_only(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await read_once(bucket, tmp_path)
+    maim_seals(tmp_path)
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.read("f") == DATA
+    assert "not believed" in caplog.text
+    caplog.clear()
+
+
+async def test_damage_while_the_bucket_fails_is_an_error_not_wrong_bytes(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await read_once(bucket, tmp_path)
+    flip(pages_of(tmp_path), 1)
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.open("f")
+        bucket.fault = lambda operation, *_: (
+            Fault(StoreError("AccessDenied", status=403)) if operation == "GetObject" else None
+        )
+        with pytest.raises(StoreError, match="AccessDenied"):
+            await mount.pread(handle, 0, 4096)
+        assert await mount.pread(handle, MIB, 4096) == DATA[MIB : MIB + 4096]
+        bucket.fault = None
+        await mount.close(handle)
+    caplog.clear()
