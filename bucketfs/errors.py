@@ -100,6 +100,18 @@ class Unsupported(StoreError):
     """The endpoint does not implement the request (501, 405, NotImplemented)."""
 
 
+class Damaged(StoreError):
+    """The store took an upload, and what stands there now is not what was sent.
+
+    Attributes:
+        etag: Of what stands there; "" if somebody else may have made that.
+    """
+
+    def __init__(self, code: str, *, operation: str, key: str, message: str, etag: str) -> None:
+        super().__init__(code, operation=operation, key=key, message=message)
+        self.etag = etag
+
+
 class BrokenBody(NoAnswer):
     """A GET's body ended before its length was reached.
 

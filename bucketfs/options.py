@@ -62,6 +62,12 @@ class Options:
     enable_unsigned_payload: bool = row(_E, False, parse_switch,
         "Leave the bytes of uploads out of the signature over plain http too, as over https: half "
         "the CPU, but bytes changed on the way go unnoticed.")
+    checksum: str = row(_E, "auto", kind.choice("auto", "crc32c", "md5", "off"),
+        "What uploads carry for the server to compare. auto: CRC-32C at Amazon, Cloudflare and "
+        "MinIO; over plain http the SHA-256 of the signature in any case. md5: Content-MD5, which "
+        "all servers know; it takes as much CPU as all the rest of an upload.",
+        metavar="auto|crc32c|md5|off")
+    enable_content_md5: bool = row(_E, False, parse_switch, "The same as checksum=md5.")
     requester_pays: bool = row(_E, False, parse_switch,
         "Agree to pay for requests to a requester-pays bucket.")
 

@@ -39,6 +39,7 @@ def store_config(
         acl=options.default_acl or "",
         encryption=_encryption(options, os.environ),
         unsigned_payload=options.enable_unsigned_payload,
+        checksum="md5" if options.enable_content_md5 else options.checksum,
         requester_pays=options.requester_pays,
         verify=not options.no_check_certificate,
         verify_hostname=options.ssl_verify_hostname,

@@ -62,7 +62,6 @@ IGNORED: Mapping[str, str] = MappingProxyType(
         "nodnscache": "names are resolved for each new connection",
         "nosscache": "TLS sessions are kept by the connection pool",
         "noua": "requests carry the User-Agent of the AWS library",
-        "enable_content_md5": _SELF,
         "mime": "content types follow /etc/mime.types and Python's own table",
         "multipart_copy_size": _SELF,
         "multipart_threshold": _SELF,

@@ -16,7 +16,7 @@ from dataclasses import replace
 import trio
 
 from bucketfs.cache.pages import PageBody
-from bucketfs.errors import FsError, NotFound, StoreError
+from bucketfs.errors import Damaged, FsError, NotFound, StoreError
 from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version, copy_range
 from bucketfs.file.plan import Part, Put, TooLarge, plan_flush
@@ -26,6 +26,10 @@ from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import gather
 
 log = logging.getLogger(__name__)
+
+
+#: How often an object is sent that does not arrive as it left.
+DAMAGE_TRIES = 3
 
 
 class Interrupted(Exception):
@@ -44,11 +48,28 @@ async def publish(
     Writers of this file wait meanwhile (a changing file has no moment at which its parts fit
     together); readers go on.
 
+    What arrives damaged is sent again, in its place; what is reported then is unsaved all the same.
+
     Raises:
         FsError: EFBIG when no upload can be this large.
         StoreError: The upload failed; the content is as unsaved as before.
         Interrupted: `Content.interrupt` was called in time.
     """
+    for tries in range(1, DAMAGE_TRIES + 1):
+        try:
+            return await _publish_once(context, content, target)
+        except Damaged as error:
+            if tries == DAMAGE_TRIES or content.outgoing.lost or not error.etag:
+                raise
+            log.warning("%s; it is sent again", error)
+            # nobody else can have made this version, which must not stay in the way of ours
+            target = replace(target, if_match=error.etag, if_none_match=False)
+    raise AssertionError("unreachable")
+
+
+async def _publish_once(
+    context: FileContext, content: Content, target: Target
+) -> tuple[ObjectInfo, Target]:
     content.hold()
     try:
         stream = content.outgoing.take(target.key)
@@ -77,6 +98,9 @@ async def _finish(content: Content, target: Target, stream: Stream) -> ObjectInf
     except BaseException as error:
         content.upload = None
         stream.resume()
+        if isinstance(error, Damaged):
+            stream.gone = True  # it has become an object, though not the one it should
+            content.outgoing.upload()
         if isinstance(error, NotFound) and error.code == "NoSuchUpload":
             stream.gone = True
             if content.outgoing.take(target.key) is None:

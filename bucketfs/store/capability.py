@@ -42,6 +42,7 @@ class Profile:
         servers: Beginnings of the Server header, in lower case.
         capabilities: See there.
         list_v2: ListObjectsV2 works.
+        checksum: ``x-amz-checksum-crc32c`` is compared with what arrives, of parts too.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Profile:
     servers: tuple[str, ...] = ()
     capabilities: Capabilities = _FULL
     list_v2: bool = True
+    checksum: bool = False
 
 
 _NO_CONDITIONS: Final = {
@@ -65,7 +67,7 @@ _CAREFUL: Final = replace(
 )
 
 UNKNOWN: Final = Profile("unknown S3 server", capabilities=_CAREFUL)
-AWS: Final = Profile("Amazon S3", servers=("amazons3",), capabilities=Capabilities())
+AWS: Final = Profile("Amazon S3", servers=("amazons3",), capabilities=Capabilities(), checksum=True)
 
 #: Sources: measurements on Ceph 16.2 and moto 5.2; the providers' own documentation; rclone's
 #: provider files (backend/s3/provider/*.yaml).
@@ -75,6 +77,7 @@ PROFILES: Final = (
         "Cloudflare R2",
         hosts=(".r2.cloudflarestorage.com",),
         capabilities=replace(_FULL, equal_parts=True),
+        checksum=True,
     ),
     Profile(
         "Google Cloud Storage",
@@ -88,7 +91,7 @@ PROFILES: Final = (
         servers=("cleversafe",),
         capabilities=replace(_CAREFUL, max_object=10 * _TIB),
     ),
-    Profile("MinIO", servers=("minio",)),
+    Profile("MinIO", servers=("minio",), checksum=True),
     Profile(
         "Scaleway",
         hosts=(".scw.cloud",),
@@ -128,11 +131,13 @@ class Provider:
         capabilities: What `Store.capabilities` says.
         list_v2: Whether to list with ListObjectsV2.
         probes: Whether `probe` has something to find out.
+        checksum: Whether to send CRC-32C sums unless told otherwise.
         quoted: Whether If-Match takes the ETag with its quotes (RFC 9110; Ceph 16 does not).
     """
 
     def __init__(self, config: StoreConfig) -> None:
         self._host = config.host
+        self._may_sum = config.checksum == "auto"
         self.probes = not (config.read_only or config.is_aws)
         self._met = config.is_aws
         self._adopt(AWS if config.is_aws else profile_of(config.host, ""))
@@ -142,6 +147,7 @@ class Provider:
         self.name = profile.name
         self.capabilities = profile.capabilities
         self.list_v2 = profile.list_v2
+        self.checksum = profile.checksum and self._may_sum
 
     def quote(self, etag: str) -> str:
         """An ETag as the endpoint wants it in If-Match."""

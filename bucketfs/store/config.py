@@ -55,6 +55,8 @@ class StoreConfig:
         encryption: See `Encryption`.
         unsigned_payload: Over plain http, leave bodies out of the signature: half the CPU of an
             upload, but nothing then notices bytes that were changed on the way.
+        checksum: What bodies carry beside their signature: ``auto`` (``crc32c`` where the server is
+            known to compare it), ``crc32c``, ``md5`` or ``off``.
         requester_pays: Say with each request that we pay.
         verify: False: trust any certificate; a path: trust this CA bundle.
         verify_hostname: False: the certificate may be for another name.
@@ -79,6 +81,7 @@ class StoreConfig:
     acl: str = ""
     encryption: Encryption = Encryption()
     unsigned_payload: bool = False
+    checksum: str = "auto"
     requester_pays: bool = False
     verify: bool | str = True
     verify_hostname: bool = True

@@ -11,7 +11,7 @@ import re
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Final
+from typing import IO, Final, TypeVar
 
 import trio
 
@@ -21,12 +21,16 @@ from bucketfs.store.body import FileBody
 from bucketfs.store.capability import Provider, probe
 from bucketfs.store.wrapper import StoreWrapper
 
+T = TypeVar("T")
+
 _log = logging.getLogger("bucketfs.store.fallback")
 
 #: Parts of a server-side copy: large, since no byte of them travels, but many run side by side.
 _COPY_PART: Final = 256 << 20
 _UPLOAD_PART: Final = 64 << 20
 _CLEAN_UP: Final = 30.0
+#: Codes, beside the status 501, that servers give for headers of checksums they do not serve.
+_NOT_UNDERSTOOD: Final = frozenset({"InvalidArgument", "InvalidDigest", "InvalidRequest"})
 #: Section 2.2 of XML 1.0; tabs and line ends, which it has, do not survive all parsers.
 _NOT_XML: Final = re.compile("[\x00-\x1f\ufffe\uffff]")
 
@@ -81,14 +85,39 @@ class FallbackStore(StoreWrapper):
         can = self.capabilities
         if (if_match and can.put_if_match) or (if_none_match and can.put_if_none_match):
             try:
-                return await self.inner.put(
-                    key, body, headers, if_match=if_match, if_none_match=if_none_match
+                return await self._with_sums(
+                    lambda: self.inner.put(
+                        key, body, headers, if_match=if_match, if_none_match=if_none_match
+                    )
                 )
             except Unsupported:
                 lost = "put_if_match" if if_match else "put_if_none_match"
                 self._provider.demote(**{lost: False})
         await self._check_target(key, if_match, if_none_match)
-        return await self.inner.put(key, body, headers)
+        return await self._with_sums(lambda: self.inner.put(key, body, headers))
+
+    async def create_upload(self, key: str, headers: Headers) -> str:
+        return await self._with_sums(lambda: self.inner.create_upload(key, headers))
+
+    async def _with_sums(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Make a request that may say something of checksums; once more without, if refused."""
+        try:
+            return await send()
+        except StoreError as exc:
+            if not self._may_be_for_sums(exc):
+                raise
+        self._provider.checksum = False
+        try:
+            answer = await send()
+        except StoreError:
+            self._provider.checksum = True  # it was refused for something else
+            raise
+        _log.info("%s takes no CRC-32C checksums", self._provider.name)
+        return answer
+
+    def _may_be_for_sums(self, exc: StoreError) -> bool:
+        refused = exc.code in _NOT_UNDERSTOOD or isinstance(exc, Unsupported)
+        return refused and self._provider.checksum
 
     async def complete(
         self,
@@ -107,9 +136,14 @@ class FallbackStore(StoreWrapper):
         if if_none_match and not can.complete_if_none_match:
             await self._check_target(key, "", True)
             if_none_match = False
-        return await self.inner.complete(
-            key, upload_id, parts, size=size, if_match=if_match, if_none_match=if_none_match
-        )
+        try:
+            return await self.inner.complete(
+                key, upload_id, parts, size=size, if_match=if_match, if_none_match=if_none_match
+            )
+        except StoreError as exc:
+            if self._may_be_for_sums(exc):
+                self._provider.checksum = False  # the next try begins an upload without
+            raise
 
     async def copy(
         self,
@@ -226,7 +260,7 @@ class FallbackStore(StoreWrapper):
         send: Callable[[str, _Part], Awaitable[str]],
     ) -> ObjectInfo:
         """Make `target` of parts that `send` brings; nothing is left behind on failure."""
-        upload_id = await self.inner.create_upload(target, headers)
+        upload_id = await self.create_upload(target, headers)
         etags: dict[int, str] = {}
 
         async def bring(part: _Part) -> None:

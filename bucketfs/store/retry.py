@@ -21,6 +21,7 @@ import trio
 from bucketfs import clock
 from bucketfs.errors import (
     BrokenBody,
+    Damaged,
     NoAnswer,
     NotFound,
     PreconditionFailed,
@@ -28,6 +29,7 @@ from bucketfs.errors import (
     advice,
 )
 from bucketfs.store.base import Body, Headers, ObjectInfo, Sink, Store
+from bucketfs.store.sums import multipart_etag
 from bucketfs.store.wrapper import Call, StoreWrapper
 
 T = TypeVar("T")
@@ -37,6 +39,7 @@ _log = logging.getLogger("bucketfs.store.retry")
 _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TRANSIENT_CODES: Final = frozenset(
     {
+        "BadDigest",  # so are bodies that were changed on their way
         "ConditionalRequestConflict",
         "InternalError",
         "KMS.ThrottlingException",
@@ -48,6 +51,8 @@ _TRANSIENT_CODES: Final = frozenset(
         "Throttling",
         "ThrottlingException",
         "TooManyRequests",
+        "XAmzContentChecksumMismatch",
+        "XAmzContentSHA256Mismatch",
     }
 )
 _REFUSED_KEYS: Final = frozenset(
@@ -87,6 +92,10 @@ def is_transient(exc: StoreError) -> bool:
     """Whether the same request may succeed a little later."""
     if isinstance(exc, NoAnswer):
         return exc.code != "TlsFailed"
+    if isinstance(exc, Damaged):
+        # what stands there would be kept by our own condition; only who made it can replace it,
+        # except for a part, whose number the next one takes
+        return exc.operation == "UploadPart"
     return exc.status in _TRANSIENT_STATUS or exc.code in _TRANSIENT_CODES
 
 
@@ -301,15 +310,6 @@ class RetryStore(StoreWrapper):
             return await self.head(key)
         except StoreError:
             return None
-
-
-def multipart_etag(etags: Sequence[str]) -> str:
-    """The ETag S3 gives an object of these parts, "" where they are no MD5 sums."""
-    try:
-        sums = b"".join(bytes.fromhex(etag) for etag in etags)
-    except ValueError:
-        return ""
-    return f"{hashlib.md5(sums, usedforsecurity=False).hexdigest()}-{len(etags)}"
 
 
 def _same_metadata(found: ObjectInfo, headers: Headers) -> bool:

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote_plus
 
-import trio
-from botocore.auth import UNSIGNED_PAYLOAD
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
@@ -26,8 +24,6 @@ from bucketfs.errors import (
     Unsupported,
 )
 from bucketfs.store.answers import (
-    Payload,
-    body_sha256,
     content_range,
     customer_key_params,
     header_params,
@@ -53,13 +49,12 @@ from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.listing import Listing, parse_listing, token_ahead
 from bucketfs.store.session import Connection
+from bucketfs.store.sums import Checksums
 from bucketfs.store.transport import Incomplete
 
 #: Most keys S3 takes in one DeleteObjects, and shows in one page of a listing.
 _BATCH: Final = 1000
 _FULL_PAGE: Final = 1000
-#: Bodies above this are hashed on another thread; below, the thread would cost more.
-_HASH_INLINE: Final = 256 * 1024
 _Params = dict[str, Any]
 
 
@@ -84,7 +79,7 @@ class S3Store:
             **customer_key_params(config, "CopySourceSSECustomer"),
         }
         self._new = new_object_params(config)
-        self._signs_bodies = not config.is_tls and not config.signature_v2
+        self._sums = Checksums(config, provider)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -133,13 +128,14 @@ class S3Store:
     ) -> ObjectInfo:
         params = {**self._new, **header_params(headers)}
         params |= self._condition(if_match, if_none_match)
-        params["Body"] = await self._payload(body)
+        carried, sums = await self._sums.outfit(body)
         try:
-            answer = await self._call("PutObject", key, self._object, Key=key, **params)
+            answer = await self._call("PutObject", key, self._object, Key=key, **params, **carried)
         except PreconditionFailed as exc:
             raise taken(exc) if if_none_match else exc from None
         if not (etag := unquote(headers_of(answer).get("etag"))):
             return await self.head(key)
+        self._sums.stored(key, etag, sums)
         return ObjectInfo(key, len(body), etag, 0, headers, self._config.storage_class)
 
     async def copy(
@@ -219,21 +215,20 @@ class S3Store:
         return ListPage(page.objects, page.prefixes, page.next_token if page.truncated else None)
 
     async def create_upload(self, key: str, headers: Headers) -> str:
-        params = {**self._new, **header_params(headers)}
+        opening = self._sums.opening()
+        params = {**self._new, **header_params(headers), **opening}
         answer = await self._call("CreateMultipartUpload", key, self._object, Key=key, **params)
-        return str(answer["UploadId"])
+        upload_id = str(answer["UploadId"])
+        self._sums.opened(upload_id, opening)
+        return upload_id
 
     async def upload_part(self, key: str, upload_id: str, number: int, body: Body) -> str:
-        answer = await self._call(
-            "UploadPart",
-            key,
-            self._object,
-            Key=key,
-            UploadId=upload_id,
-            PartNumber=number,
-            Body=await self._payload(body),
-        )
-        return unquote(headers_of(answer).get("etag"))
+        carried, sums = await self._sums.outfit(body, upload_id)
+        part: _Params = {"Key": key, "UploadId": upload_id, "PartNumber": number}
+        answer = await self._call("UploadPart", key, self._object, **part, **carried)
+        etag = unquote(headers_of(answer).get("etag"))
+        self._sums.sent(key, upload_id, number, etag, sums)
+        return etag
 
     async def copy_part(
         self,
@@ -258,7 +253,9 @@ class S3Store:
             CopySourceRange=f"bytes={start}-{stop - 1}",
             **condition,
         )
-        return unquote(answer.get("CopyPartResult", {}).get("ETag"))
+        result = answer.get("CopyPartResult", {})
+        self._sums.copied(upload_id, number, result)
+        return unquote(result.get("ETag"))
 
     async def complete(
         self,
@@ -270,33 +267,28 @@ class S3Store:
         if_match: str = "",
         if_none_match: bool = False,
     ) -> ObjectInfo:
-        listed = [{"PartNumber": number, "ETag": f'"{etag}"'} for number, etag in parts]
         try:
-            await self._call(
+            answer = await self._call(
                 "CompleteMultipartUpload",
                 key,
                 self._object,
                 Key=key,
                 UploadId=upload_id,
-                MultipartUpload={"Parts": listed},
+                MultipartUpload={"Parts": self._sums.listed(upload_id, parts)},
                 **self._condition(if_match, if_none_match),
             )
         except PreconditionFailed as exc:
             raise taken(exc) if if_none_match else exc from None
         # Ceph names no ETag, nobody names a size, and some gateways lose copied parts.
-        info = await self.head(key)
-        if info.size != size:
-            raise StoreError(
-                "IncompleteBody",
-                operation="CompleteMultipartUpload",
-                key=key,
-                message=f"the object has {info.size} bytes in place of {size}",
-            )
-        return info
+        found = await self.head(key)
+        self._sums.closed(upload_id)
+        named = unquote(answer.get("ETag"))
+        return self._sums.completed(found, named=named, parts=parts, size=size)
 
     async def abort(self, key: str, upload_id: str) -> None:
         try:
             await self._call("AbortMultipartUpload", key, self._always, Key=key, UploadId=upload_id)
+            self._sums.closed(upload_id)
         except NotFound as exc:
             if exc.code == "NoSuchBucket":
                 raise
@@ -337,16 +329,6 @@ class S3Store:
             raise failure from None
         self._provider.meet(headers_of(answer))
         return answer
-
-    async def _payload(self, body: Body) -> Payload:
-        """A body to send, with its hash where the request's signature covers it."""
-        if not self._signs_bodies:
-            return Payload(body, sha256=None)
-        if self._config.unsigned_payload:
-            return Payload(body, sha256=UNSIGNED_PAYLOAD)
-        if len(body) <= _HASH_INLINE:
-            return Payload(body, sha256=body_sha256(body))
-        return Payload(body, sha256=await trio.to_thread.run_sync(body_sha256, body))
 
     def _condition(self, if_match: str, if_none_match: bool) -> _Params:
         if if_none_match:

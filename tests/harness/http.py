@@ -59,8 +59,12 @@ async def pass_body(
     sink: asyncio.StreamWriter,
     *,
     limit: int | None = None,
+    flip: int | None = None,
 ) -> int:
-    """Hand a message's body on as it comes, at most `limit` bytes; answers how many."""
+    """Hand a message's body on as it comes, at most `limit` bytes; answers how many.
+
+    One bit of the byte at `flip` changes on the way.
+    """
     if "chunked" in head.headers.get("transfer-encoding", ""):
         return await _pass_chunked(source, sink)
     left = int(head.headers.get("content-length", 0))
@@ -71,6 +75,9 @@ async def pass_body(
         data = await source.read(min(CHUNK, left - passed))
         if not data:
             break
+        if flip is not None and passed <= flip < passed + len(data):
+            at = flip - passed
+            data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
         sink.write(data)
         await sink.drain()
         passed += len(data)

@@ -32,6 +32,8 @@ class Fault:
         reset: "before": drop the connection, the endpoint gets nothing; "after": drop it when the
             endpoint has answered, so that the client cannot know.
         truncate: Pass so many bytes of the answer's body, then drop the connection.
+        flip_sent / flip_answer: Change one bit of the byte at this position of the request's body,
+            or of the answer's.
         stall: Hold the request until the fault is lifted or its client hangs up.
         delay: Seconds to wait before passing the request on.
     """
@@ -44,6 +46,8 @@ class Fault:
     code: str = "InternalError"
     reset: str = ""
     truncate: int | None = None
+    flip_sent: int | None = None
+    flip_answer: int | None = None
     stall: bool = False
     delay: float = 0.0
     struck: int = 0
@@ -160,7 +164,8 @@ class _Connection:
         writer.write(head.raw)
         if head.headers.get("expect", "").lower() == "100-continue":
             self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.sent = await pass_body(head, self._reader, writer)
+        flip = fault.flip_sent if fault is not None else None
+        request.sent = await pass_body(head, self._reader, writer, flip=flip)
         await writer.drain()
         answer = await read_head(reader)
         while answer is not None and " 100 " in answer.line:
@@ -173,7 +178,8 @@ class _Connection:
         bodyless = request.method == "HEAD" or request.status in (204, 304)
         if not bodyless:
             limit = fault.truncate if fault is not None else None
-            request.received = await pass_body(answer, reader, self._writer, limit=limit)
+            flip = fault.flip_answer if fault is not None else None
+            request.received = await pass_body(answer, reader, self._writer, limit=limit, flip=flip)
             if limit is not None:
                 return False
         await self._writer.drain()

@@ -21,7 +21,8 @@ from bucketfs.errors import (
 from bucketfs.store.base import BytesBody, Headers
 from bucketfs.store.limit import LimitStore
 from bucketfs.store.memory import Fault, FaultHook, MemoryStore
-from bucketfs.store.retry import RetryPolicy, RetryStore, is_transient, multipart_etag
+from bucketfs.store.retry import RetryPolicy, RetryStore, is_transient
+from bucketfs.store.sums import multipart_etag
 from bucketfs.store.trace import TraceStore
 
 PLAIN = Headers()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bucketfs.errors import StoreError
+from bucketfs.errors import Damaged, StoreError
+from bucketfs.store.base import ObjectInfo
 from bucketfs.store.memory import Fault
 from tests.tree.builder import MIB, Bucket, noise, planted
 
@@ -176,4 +177,79 @@ async def test_damage_while_the_bucket_fails_is_an_error_not_wrong_bytes(
         assert await mount.pread(handle, MIB, 4096) == DATA[MIB : MIB + 4096]
         bucket.fault = None
         await mount.close(handle)
+    caplog.clear()
+
+
+class Mangler(Bucket):
+    """A bucket that makes something else of the next uploads, and is caught at it.
+
+    Attributes:
+        mangles: How many more.
+        hidden: It does not show whose the thing is.
+    """
+
+    mangles = 0
+    hidden = False
+
+    async def put(self, key: str, *args: object, **conditions: object) -> ObjectInfo:
+        return self._mangled("PutObject", await super().put(key, *args, **conditions))
+
+    async def complete(self, key: str, *args: object, **conditions: object) -> ObjectInfo:
+        info = await super().complete(key, *args, **conditions)  # type: ignore[arg-type]
+        return self._mangled("CompleteMultipartUpload", info)
+
+    def _mangled(self, operation: str, info: ObjectInfo) -> ObjectInfo:
+        if not self.mangles:
+            return info
+        self.mangles -= 1
+        made = self.poke(info.key, b"something else", self.objects[info.key].headers)
+        etag = "" if self.hidden else made.etag
+        raise Damaged("BadDigest", operation=operation, key=info.key, message="", etag=etag)
+
+
+@pytest.mark.parametrize("size", [4321, 40 * MIB, 70 * MIB], ids=["put", "parts", "streamed"])
+async def test_what_arrives_damaged_is_sent_again_in_its_place(
+    tmp_path: Path, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    bucket, data = Mangler(), noise(size)
+    bucket.mangles = 2
+    async with planted(bucket, tmp_path) as mount:
+        await mount.save("f", data)
+        assert mount.stored() == ["f"]
+        assert bucket.peek("f") == data
+        assert await mount.read("f") == data
+        await mount.save("g", b"and on")
+    assert caplog.text.count("sent again") == 2
+    assert not bucket.uploads
+    caplog.clear()
+
+
+async def test_what_never_arrives_whole_is_kept_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bucket = Mangler()
+    bucket.mangles = 3
+    async with planted(bucket, tmp_path) as mount:
+        with pytest.raises(Damaged):
+            await mount.save("f", DATA)
+        assert await mount.read("f") == DATA
+        await mount.tree.saver.drain()
+        # the damaged version is one nobody here has seen: ours goes beside it, as any conflict
+        (kept,) = [key for key in mount.stored() if key.startswith("f.conflict")]
+        assert bucket.peek(kept) == DATA
+    caplog.clear()
+
+
+async def test_what_others_may_have_made_is_not_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bucket = Mangler()
+    bucket.mangles, bucket.hidden = 1, True
+    async with planted(bucket, tmp_path) as mount:
+        with pytest.raises(Damaged):
+            await mount.save("f", DATA)
+        assert bucket.peek("f") == b"something else"
+        await mount.tree.saver.drain()
+        assert DATA in [bucket.peek(key) for key in mount.stored()]
+        assert bucket.peek("f") == b"something else"
     caplog.clear()
