@@ -18,6 +18,7 @@ Invariants:
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -30,6 +31,8 @@ from bucketfs.file.context import FileContext, Version
 from bucketfs.file.fetch import Fetcher
 from bucketfs.file.outgoing import ALLOWANCE, Outgoing
 from bucketfs.file.readers import Reader
+
+log = logging.getLogger(__name__)
 
 
 class Content:
@@ -54,7 +57,7 @@ class Content:
         pages = (
             context.cache.open(base.key, base.etag, base.size) if base else context.cache.create()
         )
-        self.fetcher = Fetcher(context, pages, base)
+        self.fetcher = Fetcher(context, pages, base, self._damaged)
         self.size = base.size if base else 0
         self.dirty = Extents()
         self.new = base is None
@@ -106,7 +109,7 @@ class Content:
         self.fetcher.cancel()
         self._context.cache.release(self.fetcher.pages)
         pages = self._context.cache.open(base.key, base.etag, base.size)
-        self.fetcher = Fetcher(self._context, pages, base)
+        self.fetcher = Fetcher(self._context, pages, base, self._damaged)
         self.size = base.size
 
     def leave(self, reader: Reader) -> None:
@@ -124,9 +127,9 @@ class Content:
         stop = min(start + length, self.size)
         if start >= stop:
             return b""
-        await self.outgoing.within_reach(start, stop)
         if self.fetcher.pages.unproven is not None:
             await self.fetcher.prove(start, stop)
+        await self.outgoing.within_reach(start, stop)
         wanted = bool(self.fetcher.missing(start, stop))
         cursor = self._context.readers.advance(
             reader, start, stop, waited=wanted, capacity=self._context.cache.capacity
@@ -143,6 +146,18 @@ class Content:
         """Find out which of the pages that an earlier process left are what they were."""
         await self.fetcher.prove(0, self.size)
 
+    def _damaged(self, start: int, stop: int) -> None:
+        """Bytes are not what they were: those that no bucket has are lost."""
+        ours = self.dirty.within(start, stop)
+        if self.fetcher.limit < min(stop, self.size):
+            ours.append((max(start, self.fetcher.limit), min(stop, self.size)))
+        for a, b in ours:
+            self.outgoing.lost.add(a, b)
+            log.error(
+                "bytes %d-%d of %s, which no bucket has, were damaged on the disk and are lost",
+                a, b - 1, self.fetcher.pages.path,
+            )  # fmt: skip
+
     async def load(self, start: int, stop: int) -> None:
         """Have ``[start, stop)`` in the cache; raises as `read` does."""
         self._loading.append((start, stop))
@@ -153,10 +168,11 @@ class Content:
 
     @asynccontextmanager
     async def held(self, start: int, stop: int) -> AsyncIterator[None]:
-        """As `load`, and nothing of it leaves the disk during the block."""
+        """As `load`, and nothing of it leaves the disk during the block; EIO if some is lost."""
         self._loading.append((start, stop))
         try:
             await self.fetcher.ensure(start, stop)
+            self.outgoing.check(start, stop)
             yield
         finally:
             self._loading.remove((start, stop))
@@ -213,6 +229,9 @@ class Content:
     async def _ready(self, start: int, stop: int) -> None:
         """Wait until ``[start, stop)`` may be written."""
         await self._writable()
+        if self.fetcher.pages.unproven is not None:
+            # what stays of a changed piece has to be known; a cut touches the byte before it
+            await self.fetcher.prove(max(0, start - 1), stop + 1)
         while self.outgoing.needs_surfacing(start, stop):
             await self.outgoing.emerge()
             await self._writable()

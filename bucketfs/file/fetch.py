@@ -8,7 +8,7 @@ come from the version that was the file's base when they were asked for (``If-Ma
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import trio
@@ -38,13 +38,21 @@ class Fetcher:
     Attributes:
         base: Version the pages come from; replaced when the object was moved by us.
         limit: Bytes of it that are still part of the file; nothing at or after is fetched.
+        damaged: Told what `prove` found different, which may be more than can be fetched again.
     """
 
-    def __init__(self, context: FileContext, pages: PageFile, base: Version | None) -> None:
+    def __init__(
+        self,
+        context: FileContext,
+        pages: PageFile,
+        base: Version | None,
+        damaged: Callable[[int, int], None],
+    ) -> None:
         self._context = context
         self.pages = pages
         self.base = base
         self.limit = base.size if base else 0
+        self.damaged = damaged
         self._flights: list[_Flight] = []
         self._turns = Turns()
         #: Ends of the ranges that readers wait for.
@@ -63,7 +71,8 @@ class Fetcher:
             left = self.pages.unproven.overlapping(start, stop)
             if not left:
                 break
-            self.pages.prove(left[0].start, left[0].stop)
+            for a, b in self.pages.prove(left[0].start, left[0].stop):
+                self.damaged(a, b)
             await trio.lowlevel.checkpoint()
 
     async def ensure(self, start: int, stop: int, ahead: Extent | None = None) -> bool:

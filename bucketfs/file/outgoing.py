@@ -38,7 +38,8 @@ class Outgoing:
         target: Where the file is to be published; asked when a part of it can leave early.
         surface: Publishes the file as it is, as fsync does; None for one that nobody writes.
         stream: The upload that runs beside the writer.
-        lost: What nobody has any more: it was afloat in an upload that is gone.
+        lost: What nobody has any more: it was afloat in an upload that is gone, or was here alone
+            and is damaged.
     """
 
     def __init__(self, context: FileContext, content: Content) -> None:
@@ -82,8 +83,12 @@ class Outgoing:
         while (stream := self.upload()) is not None and stream.afloat.overlaps(start, stop):
             await self.emerge()
             await self._content.load(start, stop)
+        self.check(start, stop)
+
+    def check(self, start: int, stop: int) -> None:
+        """Raise FsError, EIO, when some of ``[start, stop)`` is lost."""
         if self.lost.overlaps(start, stop):
-            raise FsError(errno.EIO, "the upload that had some of these bytes alone is gone")
+            raise FsError(errno.EIO, "nobody has some of these bytes any more")
 
     def spans(self, start: int, stop: int) -> list[Extent]:
         """The parts with bytes of ``[start, stop)`` that have left."""

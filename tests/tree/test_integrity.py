@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from bucketfs.errors import Damaged, StoreError
-from bucketfs.store.base import ObjectInfo
+from bucketfs.cache.extents import Extents
+from bucketfs.cache.pages import PageFile
+from bucketfs.cache.seals import Seals
+from bucketfs.errors import Damaged, FsError, StoreError
+from bucketfs.file.content import Content
+from bucketfs.file.readers import Reader
+from bucketfs.file.target import Target
+from bucketfs.file.upload import publish
+from bucketfs.store.base import Headers, ObjectInfo
 from bucketfs.store.memory import Fault
-from tests.tree.builder import MIB, Bucket, noise, planted
+from tests.tree.builder import MIB, Bucket, Mount, noise, planted
 
 pytestmark = pytest.mark.mock_clock
 DATA = noise(5 * MIB + 4321)
@@ -252,4 +259,64 @@ async def test_what_others_may_have_made_is_not_replaced(
         await mount.tree.saver.drain()
         assert DATA in [bucket.peek(key) for key in mount.stored()]
         assert bucket.peek("f") == b"something else"
+    caplog.clear()
+
+
+def restored(mount: Mount, path: Path, data: bytes, dirty: Extents) -> Content:
+    """A content over pages that an earlier process left, in which no bucket has what is dirty."""
+    first = PageFile(path, size=len(data), identity=None)
+    first.write(0, data)
+    first.seal_rest()
+    content = Content(mount.tree.state.files, None)
+    content.fetcher.pages = PageFile(
+        path, size=len(data), identity=None, left=Seals.load(first.dump())
+    )
+    first.close()
+    content.size, content.dirty = len(data), dirty
+    return content
+
+
+async def test_writing_into_what_is_damaged_does_not_hide_it(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        content = restored(mount, tmp_path / "x.pages", DATA, Extents([(0, len(DATA))]))
+        flip(tmp_path / "x.pages", 2 * MIB)
+        await content.write(2 * MIB + 5, b"some")
+        assert list(content.outgoing.lost) == [(2 * MIB, 2 * MIB + 5), (2 * MIB + 9, 3 * MIB)]
+        await content.truncate(2 * MIB + 8)
+        assert list(content.outgoing.lost) == [(2 * MIB, 2 * MIB + 5)]
+        content.close()
+    async with planted(bucket, tmp_path / "2") as mount:
+        content = restored(mount, tmp_path / "y.pages", DATA, Extents([(0, len(DATA))]))
+        flip(tmp_path / "y.pages", 2 * MIB)
+        await content.truncate(2 * MIB + 8)
+        assert list(content.outgoing.lost) == [(2 * MIB, 2 * MIB + 8)]
+        content.close()
+    caplog.clear()
+
+
+async def test_damage_to_what_no_bucket_has_is_an_error_and_never_uploaded(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        content = restored(mount, tmp_path / "x.pages", DATA, Extents([(0, len(DATA))]))
+        flip(tmp_path / "x.pages", 2 * MIB)
+        reader = Reader()
+        assert await content.read(reader, 0, 4096) == DATA[:4096]
+        target = Target("f", Headers(), if_none_match=True)
+        with pytest.raises(FsError, match="EIO"):
+            await publish(mount.tree.state.files, content, target)
+        with pytest.raises(FsError, match="EIO"):
+            await publish(mount.tree.state.files, content, target)
+        with pytest.raises(FsError, match="EIO"):
+            await content.read(reader, 2 * MIB + 9, 5)
+        assert mount.stored() == []
+        assert "are lost" in caplog.text
+        await content.write(2 * MIB, bytes(77))
+        with pytest.raises(FsError, match="EIO"):
+            await publish(mount.tree.state.files, content, target)
+        await content.write(2 * MIB, bytes(MIB))  # whoever writes it anew has mended it
+        await publish(mount.tree.state.files, content, target)
+        assert bucket.peek("f") == DATA[: 2 * MIB] + bytes(MIB) + DATA[3 * MIB :]
     caplog.clear()
