@@ -150,7 +150,8 @@ class Options:
         metavar="keep|overwrite")
     exclusive_create: str = row(_V, "close", kind.choice("open", "close"),
         "When the store decides who creates a file with O_EXCL: close, when it is uploaded, or "
-        "open, for lock files that programs on several machines create: one request more a file.",
+        "open, for lock files that programs on several machines create: one request more a file. "
+        "With open, it also decides who renames to a name that must be free.",
         metavar="open|close")
     compat_dir: bool = row(_V, False, parse_switch,
         "Look for name_$folder$ objects (Hadoop's directories) when a name is looked up, too; "

@@ -19,7 +19,7 @@ from bucketfs.errors import FsError, NotFound
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import gather
 from bucketfs.tree.attributes import Attributes
-from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.inode import NEVER, Directory, Inode
 from bucketfs.tree.listing import LARGE_MISSES, LOOKUP_PAGES, MANY_MISSES, Lister
 from bucketfs.tree.names import FOLDER_SUFFIX, check_key
 from bucketfs.tree.state import TreeState
@@ -70,6 +70,14 @@ class Finder:
     async def find_or_none(self, parent: Directory, name: str) -> Inode | None:
         """As `find`, None for a name that is free; attributes may be unknown."""
         return await self._locate(parent, name)
+
+    async def find_now(self, parent: Directory, name: str) -> Inode | None:
+        """As `find_or_none`, but that a name is free is not older news than `open_ttl`."""
+        inode = await self._locate(parent, name)
+        heard = max(parent.listed, parent.negatives.get(name, NEVER))
+        if inode is not None or clock.monotonic() - heard <= self._state.config.open_ttl:
+            return inode
+        return await self._ask(parent, name, self._state.child_key(parent, name))
 
     def negative_timeout(self, parent: Directory, name: str) -> float:
         """Seconds for which the kernel may remember that a name is free."""

@@ -73,20 +73,23 @@ class Renamer:
         """
         await self._removals.drained()  # no deletion may hit what is copied to its key
         source = await self._finder.find(old_parent, old_name)
-        target = await self._finder.find_or_none(new_parent, new_name)
+        look = self._finder.find_or_none if replace else self._finder.find_now
+        target = await look(new_parent, new_name)
         if target is source:
             return
         if target is not None:
             target = await self._finder.find(new_parent, new_name)
             if not replace:
                 raise FsError(errno.EEXIST)
+        # whether the store is to decide who has the name
+        claim = not replace and self._state.config.exclusive_at_open
         if isinstance(source, Directory):
             await self._check_directory(source, target, new_parent)
-            await self._rename_directory(source, target, new_parent, new_name, replace=replace)
+            await self._rename_directory(source, target, new_parent, new_name, claim=claim)
         elif isinstance(target, Directory):
             raise FsError(errno.EISDIR)
         else:
-            await self._rename_file(source, target, new_parent, new_name, replace=replace)
+            await self._rename_file(source, target, new_parent, new_name, claim=claim)
         self._state.touch(old_parent)
         self._state.touch(new_parent)
 
@@ -110,7 +113,7 @@ class Renamer:
         new_parent: Directory,
         new_name: str,
         *,
-        replace: bool,
+        claim: bool,
     ) -> None:
         # the new parent too: it must not be renamed itself before the copy stands in it
         inodes = [source, new_parent] if target is None else [source, new_parent, target]
@@ -132,7 +135,7 @@ class Renamer:
                 source.etag = in_bucket  # the object that the upload is going to replace
             else:
                 with self._learning_of(new_parent, new_name):
-                    await self._move_object(source, old_key, new_key, new_name, replace=replace)
+                    await self._move_object(source, old_key, new_key, new_name, claim=claim)
             self._relink(source, target, new_parent, new_name)
         await self._entries.keep_if_empty(old_parent)
         for inode in inodes:
@@ -166,7 +169,7 @@ class Renamer:
             raise
 
     async def _move_object(
-        self, source: Inode, old_key: str, new_key: str, new_name: str, *, replace: bool
+        self, source: Inode, old_key: str, new_key: str, new_name: str, *, claim: bool
     ) -> None:
         live = source.live
         assert live is not None
@@ -176,7 +179,7 @@ class Renamer:
         old = Version(old_key, source.etag, source.size)
         await self._entries.keep_directory(source.parent, source)
         try:
-            info = await self._copy_object(source, old_key, new_key, headers, replace=replace)
+            info = await self._copy_object(source, old_key, new_key, headers, claim=claim)
         except KeyTaken:
             raise
         except (PreconditionFailed, NotFound) as error:
@@ -198,10 +201,10 @@ class Renamer:
                 live.attributes_unsaved = False
 
     async def _copy_object(
-        self, source: Inode, old_key: str, new_key: str, headers: Headers | None, *, replace: bool
+        self, source: Inode, old_key: str, new_key: str, headers: Headers | None, *, claim: bool
     ) -> ObjectInfo:
         # what a removed file that is still open leaves there is no file any more
-        if not replace and new_key not in self._state.deferred:
+        if claim and new_key not in self._state.deferred:
             return await copy_to_free(
                 self._state.store, old_key, new_key,
                 size=source.size, etag=source.etag, headers=headers,
@@ -257,7 +260,7 @@ class Renamer:
         new_parent: Directory,
         new_name: str,
         *,
-        replace: bool,
+        claim: bool,
     ) -> None:
         async with self._locks.exclusive(source, new_parent):
             old_parent = source.parent
@@ -270,11 +273,11 @@ class Renamer:
                 await self._quiet_below(source, moorings)
                 await self._removals.drained()
                 await self._entries.keep_directory(old_parent, source)
-                if not replace:
+                if claim:
                     with self._learning_of(new_parent, new_name):
                         await self._claim(source, new_prefix)
-                copies = await self._copy_tree(source, new_prefix, target, claimed=not replace)
-                if not replace:
+                copies = await self._copy_tree(source, new_prefix, target, claimed=claim)
+                if claim:
                     source.markers = (source.markers or frozenset()) | {"/"}
                 # readers go on under the new keys before the old ones are gone
                 self._relink(source, target, new_parent, new_name)

@@ -156,7 +156,7 @@ async def test_what_others_made_meanwhile_is_there(
 @pytest.mark.parametrize("size", [0, 100, CARRIED_MOST, CARRIED_MOST + 1])
 async def test_a_rename_that_replaces_nothing(bucket: Bucket, tmp_path: Path, size: int) -> None:
     data = noise(size)
-    async with planted(bucket, tmp_path) as mount:
+    async with planted(bucket, tmp_path, exclusive_at_open=True) as mount:
         await mount.save("a", data)
         await mount.names()
         before = dict(bucket.objects["a"].headers.metadata)
@@ -174,10 +174,30 @@ async def test_a_rename_that_replaces_nothing(bucket: Bucket, tmp_path: Path, si
         assert await mount.read("c") == data
 
 
+@pytest.mark.parametrize("directory", [True, False])
+async def test_a_name_that_was_free_a_while_ago_is_looked_up(
+    bucket: Bucket, tmp_path: Path, directory: bool
+) -> None:
+    bucket.poke("a/f" if directory else "a", b"mine")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        await trio.sleep(CONFIG.open_ttl + 1)
+        bucket.poke("b", b"theirs")
+        with pytest.raises(FsError) as caught:
+            await mount.rename("a", "b", over=False)
+        assert caught.value.errno == errno.EEXIST
+        await mount.rename("a", "c", over=False)
+        bucket.requested()
+        await mount.rename("c", "d", over=False)
+        looked = {"HeadObject": 1, "ListObjectsV2": 1 + directory}
+        deleted = "DeleteObjects" if directory else "DeleteObject"
+        assert bucket.requested() == {"CopyObject": 1, deleted: 1, **looked}
+
+
 async def test_a_directory_renamed_to_a_name_that_others_took(
     bucket: Bucket, tmp_path: Path
 ) -> None:
-    async with planted(bucket, tmp_path) as mount:
+    async with planted(bucket, tmp_path, exclusive_at_open=True) as mount:
         bucket.poke("d/f", b"mine")
         await mount.names()
         bucket.poke("e/", b"")
