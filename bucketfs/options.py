@@ -184,6 +184,9 @@ class Options:
     ensure_diskfree: int | None = row(_K, None, kind.megabytes,
         "Space on the cache's disk that stays free (bare number: MB).",
         metavar="SIZE")
+    writeback: bool = row(_K, False, parse_switch,
+        "close() is content with the local disk, and the upload follows: it survives kill -9 and "
+        "reboot, and unmounting waits for it. fsync() still waits for the bucket.")
     multipart_size: int | None = row(_K, None, kind.megabytes,
         "Part size of multipart uploads (bare number: MB). Fixed parts limit a file to 10,000 "
         "of them.",

@@ -5,7 +5,7 @@ version is named by (key, ETag); bytes that are in no bucket yet live in anonymo
 are pinned for as long as they are the only copy.
 
 Invariants: `held` is the disk space of all files; a pinned file is never evicted;
-at most one file per (key, ETag).
+at most one file per (key, ETag); a file that the journal counts on outlives the mount.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from pathlib import Path
 
 from bucketfs import clock
 from bucketfs.cache import budget
+from bucketfs.cache.extents import Extents
 from bucketfs.cache.index import Index, PageRow
+from bucketfs.cache.journal import Journal
 from bucketfs.cache.pages import CHUNK, PageFile
 from bucketfs.cache.seals import Seals
 from bucketfs.errors import FsError
@@ -68,11 +70,23 @@ class PageCache:
         self.short = 0
         self._reclaimers: list[Reclaimer] = []
         self.index = Index(self._directory / "index.sqlite")
+        self.journal = Journal(self._directory / "journal.sqlite")
+        #: Page files of an earlier mount's pending files, pinned, until they are asked for.
+        self._kept: dict[str, PageFile] = {}
         self._load()
 
     def _load(self) -> None:
         now = clock.monotonic()
         known = set()
+        for pending in self.journal.pending():
+            known.add(pending.file)
+            self.index.drop_pages(pending.file)
+            path = self._directory / pending.file
+            kept = PageFile(path, size=pending.size, identity=None)
+            kept.valid = Extents(pending.valid)
+            kept.pins = 1
+            self._kept[pending.file] = kept
+            self._anonymous.add(kept)
         for row in self.index.pages():
             path, left = self._directory / row.file, _loaded(row)
             if not left or not path.exists():
@@ -87,6 +101,11 @@ class PageCache:
             if path.name not in known:
                 path.unlink()
         self._evict(0)
+
+    @property
+    def directory(self) -> Path:
+        """Where the files are."""
+        return self._directory
 
     @property
     def held(self) -> int:
@@ -119,6 +138,10 @@ class PageCache:
         self._anonymous.add(file)
         return file
 
+    def take_kept(self, name: str) -> PageFile:
+        """The page file of an earlier mount's pending file, whose pin passes over to the caller."""
+        return self._kept.pop(name)
+
     def own(self, file: PageFile) -> PageFile:
         """A page file with the same bytes that only the caller holds and may change, pinned once.
 
@@ -128,14 +151,29 @@ class PageCache:
         if file.pins == 1:
             self._detach(file)
             return file
-        file.prove(0, file.size)
-        own = self.create()
-        own.size = file.size
-        for start, stop in file.valid:
-            for at in range(start, stop, CHUNK):
-                own.write(at, file.read(at, min(at + CHUNK, stop)))
+        own = self.fork(file, file.size)
         self.release(file)
         return own
+
+    def fork(self, file: PageFile, size: int) -> PageFile:
+        """A page file with the same first `size` bytes that only the caller holds, pinned once.
+
+        Raises:
+            FsError: ENOSPC (or what else the disk says).
+        """
+        file.prove(0, size)
+        fork = self.create()
+        fork.size = size
+        try:
+            for start, stop in file.valid.within(0, size):
+                for at in range(start, stop, CHUNK):
+                    data = file.read(at, min(at + CHUNK, stop))
+                    if self.write(fork, at, data) < len(data):
+                        raise FsError(errno.ENOSPC, "no space left on the disk of the cache")
+        except FsError:
+            self.release(fork)
+            raise
+        return fork
 
     def _detach(self, file: PageFile) -> None:
         if file.identity is not None:
@@ -229,8 +267,13 @@ class PageCache:
         for file in list(self._files.values()):
             self._save(file)
             file.close()
+        promised = {pending.file for pending in self.journal.pending()}
         for file in self._anonymous:
-            file.unlink()
+            if file.path.name in promised:
+                file.close()
+            else:
+                file.unlink()
+        self.journal.close()
         self.index.close()
         os.close(self._lock_fd)
 

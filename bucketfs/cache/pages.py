@@ -98,6 +98,11 @@ class PageFile:
             )
         return self._fd
 
+    @property
+    def stored(self) -> int:
+        """Length of the local file, which a hole may end before the last valid byte."""
+        return os.fstat(self.fd).st_size
+
     def read(self, start: int, stop: int) -> bytes:
         """Bytes ``[start, stop)``.
 

@@ -12,24 +12,28 @@ it is published as it is, and the object is its base version from then on.
 Invariants:
 - positions at and after ``fetcher.limit`` are valid locally (written, or zeros), afloat, or lost;
 - ``dirty`` lies within ``[0, size)``, and its positions are valid, afloat, or lost;
-- while the content is being published nobody changes it: writers wait in `_writable`.
+- while the content is being published nobody changes it: writers wait in `_writable`;
+- nothing leaves the page file that a `promise` counts on.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import trio
 
 from bucketfs.cache.extents import Extent, Extents
+from bucketfs.cache.pages import PageFile
+from bucketfs.cache.rows import Pending
 from bucketfs.errors import FsError
 from bucketfs.file import window
 from bucketfs.file.context import FileContext, Version
 from bucketfs.file.fetch import Fetcher
 from bucketfs.file.outgoing import ALLOWANCE, Outgoing
+from bucketfs.file.promise import Promise
 from bucketfs.file.readers import Reader
 
 log = logging.getLogger(__name__)
@@ -50,13 +54,20 @@ class Content:
         conflicts: How often others' version won over what was written here.
         outgoing: What leaves of the file before it is published.
         served: Some program (or the kernel's page cache) has bytes of the base version.
+        promise: What the journal says of it, while the bucket lacks something of that.
+        attempts: Size and user metadata of uploads that failed, and yet may have arrived.
     """
 
-    def __init__(self, context: FileContext, base: Version | None) -> None:
+    def __init__(
+        self, context: FileContext, base: Version | None, pages: PageFile | None = None
+    ) -> None:
         self._context = context
-        pages = (
-            context.cache.open(base.key, base.etag, base.size) if base else context.cache.create()
-        )
+        if pages is None:
+            pages = (
+                context.cache.open(base.key, base.etag, base.size)
+                if base
+                else context.cache.create()
+            )
         self.fetcher = Fetcher(context, pages, base, self._damaged)
         self.size = base.size if base else 0
         self.dirty = Extents()
@@ -75,6 +86,20 @@ class Content:
         #: Cancelled when someone needs the file more urgently than its upload goes on.
         self.upload: trio.CancelScope | None = None
         self._publishing: trio.Event | None = None
+        self.promise: Promise | None = None
+        self.attempts: list[tuple[int, Mapping[str, str]]] = []
+
+    @classmethod
+    def promised(cls, context: FileContext, row: Pending, pages: PageFile) -> Content:
+        """What an earlier mount promised; the caller's pin on `pages` passes over to it."""
+        base = Version(*row.base) if row.base else None
+        content = cls(context, base, pages)
+        content.size, content.dirty = row.size, Extents(row.dirty)
+        content.new, content.cut, content.touched = row.new, row.cut, True
+        content.fetcher.limit = row.limit
+        content.promise = Promise(pages, row, inline=False, revision=0)
+        content.attempts = list(row.attempts)
+        return content
 
     @property
     def base(self) -> Version | None:
@@ -226,8 +251,8 @@ class Content:
                 raise failure
             await self._ready(offset, stop)
 
-    async def _ready(self, start: int, stop: int) -> None:
-        """Wait until ``[start, stop)`` may be written."""
+    async def _ready(self, start: int, stop: int, *, cut: bool = False) -> None:
+        """Wait until ``[start, stop)`` may be written, or the file be cut at `start`."""
         await self._writable()
         if self.fetcher.pages.unproven is not None:
             # what stays of a changed piece has to be known; a cut touches the byte before it
@@ -235,11 +260,16 @@ class Content:
         while self.outgoing.needs_surfacing(start, stop):
             await self.outgoing.emerge()
             await self._writable()
+        pages = self.fetcher.pages
+        if self.promise is not None and self.promise.counts_on(pages, start, cut=cut):
+            self.outgoing.drop()
+            self.fetcher.pages = self._context.cache.fork(pages, start if cut else self.size)
 
     async def truncate(self, size: int) -> None:
         """Cut or lengthen the file to `size` bytes; raises as `write` does."""
         self._check_size(size)
-        await self._ready(size, size)  # a part that is cut in two has to be here
+        cut = size < self.size
+        await self._ready(size, size, cut=cut)  # a part that is cut in two has to be here
         if size > self.size:
             self._extend(size)
         elif size < self.size:
@@ -305,6 +335,7 @@ class Content:
         self.fetcher.base = version
         self.fetcher.limit = version.size
         self.dirty.clear()
+        self.attempts.clear()
         self.new = self.cut = self.touched = False
         self._context.cache.label(self.fetcher.pages, version.key, version.etag, version.size)
 
@@ -313,6 +344,8 @@ class Content:
 
         Answers how many went.
         """
+        if self.promise is not None:
+            return 0
         freed = self.outgoing.let_go(wanted)
         if self.base is None:
             return freed

@@ -152,7 +152,7 @@ class Outgoing:
 
     def _stuck(self) -> int:
         """Bytes, about, that stay here until the file is published."""
-        if self.stream is None:
+        if self.stream is None or self._content.promise is not None:
             return min(self._content.fetcher.pages.held, self._content.dirty.total)
         changed = self._content.dirty.within(0, self._content.fetcher.limit)
         return sum(stop - start for start, stop in changed)
@@ -162,6 +162,8 @@ class Outgoing:
         stream = self.upload()
         if stream is None or self._moored is not None or self._content.publishing:
             return 0
+        if self._content.promise is not None:
+            return 0  # an upload that is not completed keeps no promise
         freed, keep = 0, self._content.kept()
         for part in stream.droppable(self._content.fetcher.limit):
             if freed >= wanted:
@@ -269,6 +271,7 @@ class Outgoing:
         stream, self.stream = self.stream, None
         assert stream is not None
         stream.close()
+        self._context.cache.journal.end(stream.upload_id)  # the next mount must not abort it
         for start, stop in stream.afloat:
             self.lost.add(start, stop)
         return (

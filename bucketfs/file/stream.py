@@ -25,6 +25,7 @@ import trio
 
 from bucketfs.cache.extents import Extent, Extents
 from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
+from bucketfs.file import multipart
 from bucketfs.file.context import FileContext
 from bucketfs.file.plan import TooLarge, part_at
 from bucketfs.file.target import Target
@@ -36,8 +37,6 @@ log = logging.getLogger(__name__)
 #: A file is streamed once it is this long. Shorter ones leave at once when they are closed, in a
 #: few parallel parts, with the attributes they have then.
 STREAM_FROM = 64 << 20
-#: Seconds the abort of a given-up upload may take before it is left to `list_uploads`.
-ABORT_TIMEOUT = 30
 #: Seconds without new requests after one has failed for good, unless somebody waits for them.
 REST = 5.0
 
@@ -260,8 +259,8 @@ class Stream:
         """Publish all parts, as `finish` answered them, under the conditions of `target`."""
         self.uncertain = True
         try:
-            return await self._context.store.complete(
-                target.key, self.upload_id, parts, size=self._written,
+            return await multipart.complete(
+                self._context, target.key, self.upload_id, parts, size=self._written,
                 if_match=target.if_match, if_none_match=target.if_none_match,
             )  # fmt: skip
         except (NotFound, PreconditionFailed):
@@ -339,8 +338,8 @@ class Stream:
 
     async def _begin(self) -> None:
         try:
-            self.upload_id = await self._context.store.create_upload(
-                self.target.key, self.target.headers
+            self.upload_id = await multipart.begin(
+                self._context, self.target.key, self.target.headers
             )
         except StoreError as error:
             self._fail(error)
@@ -371,12 +370,8 @@ class Stream:
 
     async def _abort(self) -> None:
         # shielded: parts left behind cost their owner money
-        with trio.CancelScope(shield=True), trio.move_on_after(ABORT_TIMEOUT):
+        with trio.CancelScope(shield=True), trio.move_on_after(multipart.ABORT_TIMEOUT):
             while self._running:
                 await self._turns.next()
-            if not self.upload_id:
-                return
-            try:
-                await self._context.store.abort(self.target.key, self.upload_id)
-            except StoreError as error:
-                log.warning("the parts of a given-up upload stay behind: %s", error)
+            if self.upload_id:
+                await multipart.abort(self._context, self.target.key, self.upload_id)

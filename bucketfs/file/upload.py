@@ -16,11 +16,12 @@ from dataclasses import replace
 import trio
 
 from bucketfs.cache.pages import PageBody
-from bucketfs.errors import Damaged, FsError, NotFound, StoreError
+from bucketfs.errors import Damaged, FsError, NotFound
+from bucketfs.file import multipart
 from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version, copy_range
 from bucketfs.file.plan import Part, Put, TooLarge, plan_flush
-from bucketfs.file.stream import ABORT_TIMEOUT, Stream
+from bucketfs.file.stream import Stream
 from bucketfs.file.target import Target
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import gather
@@ -147,7 +148,7 @@ async def _begin(
     replaced = base is not None and (base.key, base.etag) == (target.key, target.if_match)
     if not replaced and not context.store.capabilities.copy_if_match:
         await _check_source(context, content, parts)
-    return await context.store.create_upload(target.key, target.headers)
+    return await multipart.begin(context, target.key, target.headers)
 
 
 async def _check_source(context: FileContext, content: Content, parts: Sequence[Part]) -> None:
@@ -174,7 +175,8 @@ async def _complete(
         if content.upload.cancelled_caught:
             raise Interrupted
         content.upload = None
-        return await context.store.complete(
+        return await multipart.complete(
+            context,
             target.key,
             upload_id,
             list(enumerate(etags, 1)),
@@ -184,7 +186,7 @@ async def _complete(
         )
     except BaseException:
         content.upload = None
-        await _abort(context, target.key, upload_id)
+        await multipart.abort(context, target.key, upload_id)
         raise
 
 
@@ -198,12 +200,3 @@ async def _send_part(
     async with content.held(part.start, part.stop):
         body = PageBody(content.fetcher.pages, part.start, part.stop)
         return await context.store.upload_part(key, upload_id, number, body)
-
-
-async def _abort(context: FileContext, key: str, upload_id: str) -> None:
-    # shielded: the caller may have been cancelled, and parts left behind cost their owner money
-    with trio.CancelScope(shield=True), trio.move_on_after(ABORT_TIMEOUT):
-        try:
-            await context.store.abort(key, upload_id)
-        except StoreError as error:
-            log.warning("the parts of a failed upload stay behind: %s", error)

@@ -117,6 +117,10 @@ async def _serve(
             xattrs=options.use_xattr,
         )
         await tree.attributes.ensure(tree.state.root)
+        if options.read_only:
+            tree.replay.postpone()
+        else:
+            await tree.replay.run()
         _mount(operations, options)
         gc.freeze()  # what the imports made is never garbage
         gc.set_threshold(*GC_THRESHOLDS)
@@ -151,6 +155,7 @@ def _plant(store: Store, options: Options, cache: PageCache, background: Backgro
         hadoop_directories=options.compat_dir,
         overwrite=options.conflict == "overwrite",
         exclusive_at_open=options.exclusive_create == "open",
+        writeback=options.writeback,
         listed_attributes=options.metadata == "list" or not store.capabilities.user_metadata,
     )
     return Tree(files, config)

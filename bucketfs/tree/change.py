@@ -56,6 +56,7 @@ class Changer:
         live.attributes_unsaved = True
         live.attribute_changes += 1
         self._state.note_change(inode)
+        self._publisher.pending.update(inode)
 
     def touch_content(self, inode: Inode) -> None:
         """A program changed the bytes: mtime and ctime are now; saved along with the bytes."""

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from bucketfs import clock
+from bucketfs.cache.rows import Removal
 from bucketfs.errors import FsError, KeyTaken
 from bucketfs.store.base import BytesBody
 from bucketfs.tasks import gather
@@ -126,7 +127,7 @@ class Entries:
                 info = await self._state.store.put(
                     key, BytesBody(body), headers, if_none_match=key not in self._state.deferred
                 )
-                self._state.take_deferred(key)
+                self._state.retain(key)
         except BaseException as error:
             self._state.unlink(inode)
             if isinstance(error, KeyTaken):
@@ -200,8 +201,9 @@ class Entries:
                 content.forget_base()  # the cache must not count on the bucket for these any more
             elif not replaced:
                 assert inode.live is not None
-                inode.live.deferred_delete = self._state.key(inode)
-                self._state.deferred[inode.live.deferred_delete] = inode
+                key = inode.live.deferred_delete = self._state.key(inode)
+                self._state.deferred[key] = inode
+                self._state.journal.remove([Removal(key, inode.etag)])
                 return
         if in_bucket and not replaced:
             assert inode.parent is not None
@@ -209,7 +211,9 @@ class Entries:
 
     async def _delete(self, parent: Directory, inode: Inode, keys: Sequence[str]) -> None:
         """Delete what makes a name exist, now or with many others in a moment."""
-        if self._removals.is_burst(parent, inode.name):
+        if self._state.config.writeback or self._removals.is_burst(parent, inode.name):
+            etag = "" if isinstance(inode, Directory) else inode.etag
+            self._state.journal.remove([Removal(key, etag) for key in keys])
             self._removals.add(parent, inode.name, keys)
             return
         await self.keep_directory(parent, inode)
@@ -221,6 +225,7 @@ class Entries:
     def _take_away(self, parent: Directory, inode: Inode, live: Live) -> None:
         live.unlinked = True
         live.attributes_unsaved = False
+        self._publisher.pending.forget(live.content)
         if live.content is not None:
             live.content.outgoing.drop()
         self._state.note_change(inode)

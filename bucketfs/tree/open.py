@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from bucketfs.errors import FsError, NotFound
@@ -168,7 +169,7 @@ class Opener:
                 empty object would be published for nothing.
         """
         if handle.writable and (last or handle.content.touched):
-            await self.sync(handle)
+            await self._sync(handle, self._saver.close)
 
     async def sync(self, handle: Handle) -> None:
         """Have everything of an open file in the bucket (fsync).
@@ -177,11 +178,14 @@ class Opener:
             FsError: ESTALE once for each handle that was open when others' version won a conflict.
             StoreError: It could not be saved.
         """
+        await self._sync(handle, self._saver.save)
+
+    async def _sync(self, handle: Handle, save: Callable[[Inode], Awaitable[None]]) -> None:
         known, handle.conflicts = handle.conflicts, handle.content.conflicts
         if known != handle.content.conflicts:
             raise FsError(errno.ESTALE, "what was written is under the name of a conflict copy")
         try:
-            await self._saver.save(handle.inode)
+            await save(handle.inode)
         finally:
             handle.conflicts = handle.content.conflicts
 
@@ -241,6 +245,7 @@ class Opener:
                 info = await self._state.store.head(key)
                 if info.etag == inode.etag:
                     await self._state.store.delete(key, if_match=inode.etag)
+            self._state.journal.removed([key])
 
     async def _truncate(self, inode: Inode, uid: int) -> None:
         content = inode.content

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import logging
 import mimetypes
 import socket
@@ -17,15 +18,20 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+import trio
+
 from bucketfs import clock
-from bucketfs.errors import FsError, NotFound, PreconditionFailed
+from bucketfs.cache.pages import PageBody
+from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
 from bucketfs.file import upload
 from bucketfs.file.content import Content
 from bucketfs.file.context import Version
+from bucketfs.file.plan import SINGLE_PUT
 from bucketfs.file.target import Target
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo
 from bucketfs.tree.inode import NEVER, Directory, Inode, Live
 from bucketfs.tree.names import NAME_MAX
+from bucketfs.tree.pending import Pending
 from bucketfs.tree.posix import DIRECTORY_TYPE, NANO, encode, metadata_size, with_times_of
 from bucketfs.tree.state import TreeState
 
@@ -48,11 +54,16 @@ class Publisher:
     Args:
         state: The tree.
         save_later: Called with an inode whose attributes changed while they were being saved.
+        pending: What the journal knows of files that are not saved yet.
     """
 
-    def __init__(self, state: TreeState, save_later: Callable[[Inode], None]) -> None:
+    def __init__(
+        self, state: TreeState, save_later: Callable[[Inode], None], pending: Pending
+    ) -> None:
         self._state = state
         self._save_later = save_later
+        self.pending = pending
+        pending.target = self.target
 
     def headers(self, inode: Inode) -> Headers:
         """What the inode's object is to carry.
@@ -82,9 +93,12 @@ class Publisher:
             await self._keep_beside(inode, live, content, None)
         target = self.target(inode, live)
         try:
-            info, target = await self._publish(target, content)
+            info, target = await self._publish_ours(inode, target, content)
         except PreconditionFailed as error:
-            if content.outgoing.afloat:
+            found = await self._arrived(target, content)
+            if found is not None:
+                info, target = found
+            elif content.outgoing.afloat:
                 info, target = await self._prevail(inode, target, content)
             else:
                 info, target = await self._contest(inode, live, target, error)
@@ -93,7 +107,7 @@ class Publisher:
                 raise
             info, target = await self._contest(inode, live, target, error)
         live.exclusive = False
-        self._state.take_deferred(target.key)
+        self._state.retain(target.key)
         self._saved(inode, live, info, target.headers, target.changes)
 
     async def surface(self, inode: Inode, live: Live) -> None:
@@ -160,6 +174,49 @@ class Publisher:
         content.forget_base()
         again = dataclasses.replace(target, if_match="", if_none_match=True)
         return await upload.publish(self._state.files, content, again)
+
+    async def _publish_ours(
+        self, inode: Inode, target: Target, content: Content
+    ) -> tuple[ObjectInfo, Target]:
+        """Publish, and remember an upload whose outcome is not known."""
+        try:
+            return await self._publish(target, content)
+        except (PreconditionFailed, NotFound):
+            raise
+        except (StoreError, trio.Cancelled):
+            self.pending.attempted(inode, content, target.headers)
+            raise
+
+    async def _arrived(self, target: Target, content: Content) -> tuple[ObjectInfo, Target] | None:
+        """What our own upload has made of the key, when the object there is of one.
+
+        A mount that died, or an answer that was lost, leaves an upload that we know nothing of: if
+        it is not of these very bytes, it is replaced by them.
+        """
+        revision = content.revision
+        if (content.promise is None and not content.attempts) or content.outgoing.afloat:
+            return None
+        try:
+            found = await self._state.store.head(target.key)
+        except NotFound:
+            return None
+        said = found.size, dict(found.headers.metadata if found.headers is not None else {})
+        # times of a nanosecond are among it
+        named = self._state.store.capabilities.user_metadata
+        same = named and said == (content.size, dict(target.headers.metadata))
+        if content.revision == revision and (same or _is_digest(found.etag, content)):
+            log.info("%r had been uploaded already", target.key)
+            content.published(Version(target.key, found.etag, found.size))
+            # other attributes than ours are brought there after it
+            return found, target if same else dataclasses.replace(target, changes=-1)
+        if not named or said not in [(size, dict(sent)) for size, sent in content.attempts]:
+            return None
+        log.info("%r had been uploaded before, and is replaced", target.key)
+        if content.base is not None:
+            # what is the base version's of this file is the same there
+            content.rebase(Version(target.key, found.etag, found.size))
+        again = dataclasses.replace(target, if_match=found.etag, if_none_match=False)
+        return await self._publish(again, content)
 
     def _take_name_back(self, inode: Inode, lost: tuple[Directory, str]) -> bool:
         """Have an inode under the name that others gave to another object, if it may have it."""
@@ -265,6 +322,8 @@ class Publisher:
     def _saved(
         self, inode: Inode, live: Live, info: ObjectInfo, headers: Headers, changes: int
     ) -> None:
+        if live.content is not None and not live.content.unsaved:
+            self.pending.forget(live.content)
         inode.etag = inode.opened = info.etag
         inode.modified = info.last_modified
         if live.content is not None and not live.content.unsaved:
@@ -283,6 +342,16 @@ class Publisher:
 
 def _unconditional(target: Target) -> Target:
     return dataclasses.replace(target, if_match="", if_none_match=False)
+
+
+def _is_digest(etag: str, content: Content) -> bool:
+    """Whether an ETag is the MD5 of a content, as that of most single uploads is."""
+    if content.size > SINGLE_PUT or content.fetcher.missing(0, content.size):
+        return False
+    digest = hashlib.md5(usedforsecurity=False)
+    for chunk in PageBody(content.fetcher.pages, 0, content.size).chunks():
+        digest.update(chunk)
+    return digest.hexdigest() == etag
 
 
 def _conflict_name(name: str, now_ns: int) -> str:

@@ -222,6 +222,7 @@ class Removals:
         except StoreError as error:
             failed = dict.fromkeys(keys, error)
         stayed.update(failed)
+        self._state.journal.removed(keys)
         for key in keys:
             if key not in failed:
                 self._state.index.drop_headers(key)

@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, contextmanager
 import trio
 
 from bucketfs import clock
+from bucketfs.cache.rows import Rename
 from bucketfs.errors import FsError, KeyTaken, NotFound, PreconditionFailed, StoreError
 from bucketfs.file.context import Version
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo
@@ -133,13 +134,26 @@ class Renamer:
             if live.content is not None and live.content.new:
                 await self._forget_old(source, old_key)
                 source.etag = in_bucket  # the object that the upload is going to replace
+                self._relink(source, target, new_parent, new_name)
             else:
-                with self._learning_of(new_parent, new_name):
+                journaled = self._journaled(Rename(old_key, new_key, source.etag, in_bucket))
+                with journaled, self._learning_of(new_parent, new_name):
                     await self._move_object(source, old_key, new_key, new_name, claim=claim)
-            self._relink(source, target, new_parent, new_name)
+                    self._relink(source, target, new_parent, new_name)
         await self._entries.keep_if_empty(old_parent)
         for inode in inodes:
             self._state.settle(inode)
+
+    @contextmanager
+    def _journaled(self, row: Rename) -> Iterator[None]:
+        """If a crash, or the end of the mount, ends the block, the next mount finishes it."""
+        self._state.journal.rename(row)
+        try:
+            yield
+        except Exception:
+            self._state.journal.renamed(row.old)
+            raise
+        self._state.journal.renamed(row.old)
 
     async def _moor(self, inode: Inode, live: Live, moorings: AsyncExitStack) -> None:
         """No upload beside the writer of a file has bytes under the old key, until it has the new.
@@ -186,7 +200,7 @@ class Renamer:
             # the kernel asks again after ESTALE, and then learns what is there now
             source.checked = source.parent.listed = NEVER
             raise FsError(errno.ESTALE, f"{old_key!r} was changed by someone else") from error
-        self._state.take_deferred(new_key)
+        self._state.retain(new_key)
         # readers go on under the new key before the old one is gone
         self._state.moved(source, old, info)
         try:
@@ -252,6 +266,10 @@ class Renamer:
             # the copy was made before; its ctime in the bucket follows with the next change
             source.posix = source.posix.changed(clock.wall_ns())
         self._state.link(new_parent, new_name, source)
+        with self._state.journal.batch():
+            if target is not None:
+                self._publisher.pending.forget(target.content)
+            self._publisher.pending.update(source)
 
     async def _rename_directory(
         self,
@@ -276,13 +294,15 @@ class Renamer:
                 if claim:
                     with self._learning_of(new_parent, new_name):
                         await self._claim(source, new_prefix)
-                copies = await self._copy_tree(source, new_prefix, target, claimed=claim)
-                if claim:
-                    source.markers = (source.markers or frozenset()) | {"/"}
-                # readers go on under the new keys before the old ones are gone
-                self._relink(source, target, new_parent, new_name)
-                self._take_over(source, {new.key: (old, new) for old, new in copies})
-                await self._delete_all([old.key for old, _ in copies])
+                with self._journaled(Rename(self._state.prefix(source), new_prefix)):
+                    copies = await self._copy_tree(source, new_prefix, target, claimed=claim)
+                    if claim:
+                        source.markers = (source.markers or frozenset()) | {"/"}
+                    # readers go on under the new keys before the old ones are gone
+                    self._relink(source, target, new_parent, new_name)
+                    self._take_over(source, {new.key: (old, new) for old, new in copies})
+                    self._publisher.pending.update_below(source)
+                    await self._delete_all([old.key for old, _ in copies])
             finally:
                 source.renaming.set()
                 source.renaming = None
@@ -326,6 +346,7 @@ class Renamer:
             had_marker = isinstance(target, Directory) and target.markers
             made = {*keys, new_prefix} if claimed else set(keys)
             await self._take_back(sorted(made - {new_prefix} if had_marker else made))
+            self._state.journal.renamed(old_prefix)
             raise
         return list(zip(objects, copies, strict=True))
 

@@ -2,6 +2,8 @@
 
 What fails stays unsaved and is tried again: `close` reports it, the last close hands it to a
 background task, unmounting tries a last time and then leaves the bytes in a file on the local disk.
+With `TreeConfig.writeback` close only promises the bytes (`Pending`), and that same background task
+brings them to the bucket; what unmounting cannot save then waits in the journal for the next mount.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import trio
 
@@ -17,6 +21,7 @@ from bucketfs.file.upload import Interrupted
 from bucketfs.tasks import gather
 from bucketfs.tree.inode import NEVER, Directory, Inode, Live
 from bucketfs.tree.locks import Locks
+from bucketfs.tree.pending import Pending
 from bucketfs.tree.publish import Publisher
 from bucketfs.tree.remove import Removals
 from bucketfs.tree.state import TreeState
@@ -32,16 +37,71 @@ RETRY_FIRST, RETRY_MOST = 1.0, 60.0
 _PERMANENT = frozenset(
     {errno.EEXIST, errno.EFBIG, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS, errno.ESTALE}
 )
+#: Uploads in the background: files up to so many bytes leave in one request each, as many at once
+#: as the mount may send; of larger ones, which send as many by themselves, this many beside them.
+_SMALL, _LARGE_AT_ONCE = 8 << 20, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A file that the bucket lacks though its close has ended.
+
+    Attributes:
+        path: Its key.
+        size: Bytes.
+        state: "waiting", "uploading", or "failed" (and is tried again).
+        tries: Uploads that failed.
+        error: Why the last one did, "" before the first.
+        since: Unix time at which it was closed.
+    """
+
+    path: str
+    size: int
+    state: str
+    tries: int
+    error: str
+    since: float
+
+
+@dataclass(slots=True)
+class Uploaded:
+    """What has been brought to the bucket since the mount."""
+
+    files: int = 0
+    bytes: int = 0
 
 
 class Saver:
-    """Decides when an inode is published, and sees it through."""
+    """Decides when an inode is published, and sees it through.
+
+    Attributes:
+        publisher: Writes the objects.
+        pending: What the journal knows of files that are not saved yet.
+        uploaded: Counts what has been.
+    """
 
     def __init__(self, state: TreeState, locks: Locks, removals: Removals) -> None:
         self._state = state
         self._locks = locks
         self._removals = removals
-        self.publisher = Publisher(state, self.later)
+        self.pending = Pending(state)
+        self.publisher = Publisher(state, self.later, self.pending)
+        self.uploaded = Uploaded()
+        self._small = trio.Semaphore(state.files.parallel)
+        self._large = trio.Semaphore(_LARGE_AT_ONCE)
+
+    async def close(self, inode: Inode) -> None:
+        """Have nothing of what was written lost from now on, whatever happens here.
+
+        Raises:
+            FsError, StoreError: As `save`.
+        """
+        if self._state.config.writeback and await self.pending.promise(
+            inode, self._state.enliven(inode)
+        ):
+            self.keep_trying(inode)
+        else:
+            await self.save(inode)
 
     async def save(self, inode: Inode) -> None:
         """Have the bucket hold everything of this inode: bytes, length, attributes.
@@ -63,6 +123,8 @@ class Saver:
             return
         if live.content is not None and live.content.unsaved:
             await self.publisher.content(inode, live)
+            self.uploaded.files += 1
+            self.uploaded.bytes += inode.size
         elif live.lost is not None:
             live.attributes_unsaved = False  # nothing but the attributes of a lost name
         elif live.attributes_unsaved:
@@ -75,6 +137,8 @@ class Saver:
             StoreError: A request failed, or an earlier one of a removal.
         """
         await self._removals.settled(directory)
+        if self._state.config.writeback:
+            await self._state.journal.settled()
         await self.save(directory)
 
     def later(self, inode: Inode) -> None:
@@ -87,6 +151,7 @@ class Saver:
     def keep_trying(self, inode: Inode) -> None:
         """Save what is unsaved after the last close, in the background, until it has worked."""
         live = self._state.enliven(inode)
+        self.pending.note(inode)
         if not live.retrying:
             live.retrying = True
             self._state.background.start(lambda: self._retry(inode, live), "save after close")
@@ -105,10 +170,11 @@ class Saver:
         try:
             while not _being_written(live):
                 try:
-                    return await self.save(inode)
+                    return await self._save_in_turn(inode, live)
                 except (StoreError, FsError) as error:
                     if errno_of(error) in _PERMANENT or _is_broken(live):
                         return self._give_up(inode, live, error)
+                    _note_failure(live, error)
                     log.warning(
                         "%s is not saved yet, next try in %.0f s: %s",
                         self._state.shown(inode), pause, error,
@@ -119,12 +185,77 @@ class Saver:
             live.retrying = False
             self._after(inode, live)
 
+    async def _save_in_turn(self, inode: Inode, live: Live) -> None:
+        """Save, when it is this one's turn: first come, first served."""
+        content = live.content
+        lane = self._small if content is None or content.size <= _SMALL else self._large
+        async with lane:
+            promise = content.promise if content is not None else None
+            if promise is not None:
+                promise.uploading = True
+            try:
+                await self.save(inode)
+            finally:
+                if promise is not None:
+                    promise.uploading = False
+
+    def waiting(self) -> list[Waiting]:
+        """Files that the bucket lacks though their close has ended."""
+        found = []
+        for inode in self._state.live:
+            promise = inode.content.promise if inode.content is not None else None
+            if promise is not None:
+                state = "failed" if promise.tries else "waiting"
+                found.append(
+                    Waiting(
+                        self._state.shown(inode), promise.row.size,
+                        "uploading" if promise.uploading else state,
+                        promise.tries, promise.error, promise.row.since,
+                    )
+                )  # fmt: skip
+        return found
+
+    def leave_all(self) -> None:
+        """Leave everything unsaved to the next mount: this one has no time left to save it."""
+        for inode in list(self._state.live):
+            self.pending.note(inode)
+
+    async def flush(self, below: str = "") -> Sequence[tuple[str, Exception]]:
+        """Have in the bucket what is unsaved now, and gone from it what was removed.
+
+        Args:
+            below: Only what has this key, or one that begins with it and a slash; "" for all.
+
+        Returns:
+            Keys that are not, each with the reason; they go on being tried.
+        """
+        await self._removals.drained()
+        failures: list[tuple[str, Exception]] = []
+        wanted = [inode for inode in self._state.live if self._is_at(inode, below)]
+        if wanted:
+            await gather(
+                [functools.partial(self._flush, inode, failures) for inode in wanted],
+                limit=self._state.files.parallel,
+            )
+        return failures
+
+    def _is_at(self, inode: Inode, below: str) -> bool:
+        key = self._state.shown(inode)
+        return not below or key == below or key.startswith(below.removesuffix("/") + "/")
+
+    async def _flush(self, inode: Inode, failures: list[tuple[str, Exception]]) -> None:
+        key = self._state.shown(inode)
+        try:
+            await self.save(inode)
+        except (StoreError, FsError) as error:
+            failures.append((key, error))
+
     def _give_up(self, inode: Inode, live: Live, error: Exception) -> None:
         """Leave what cannot be saved on the local disk; the bucket's version counts again."""
         live.attributes_unsaved = False
         inode.checked = NEVER
         inode.opened = ""
-        where = self._leave_on_disk(inode)
+        where = self._leave_on_disk(inode, error)
         log.error("%s cannot be saved: %s%s", self._state.shown(inode), error, where)
         content = live.content
         if content is not None:
@@ -162,28 +293,41 @@ class Saver:
         try:
             await self.save(inode)
         except (StoreError, FsError) as error:
-            where = self._leave_on_disk(inode)
+            where = self._leave_to_next_mount(inode) or self._leave_on_disk(inode, error)
             log.error(
                 "%s could not be saved at unmount: %s%s", self._state.shown(inode), error, where
             )
-        except Exception:
+        except Exception as error:
             # whatever is wrong with one file, the others must still be saved
-            where = self._leave_on_disk(inode)
+            where = self._leave_to_next_mount(inode) or self._leave_on_disk(inode, error)
             log.exception("%s could not be saved at unmount%s", self._state.shown(inode), where)
 
-    def _leave_on_disk(self, inode: Inode) -> str:
+    def _leave_to_next_mount(self, inode: Inode) -> str:
+        """Leave unsaved bytes in the journal, if that is what was promised; words that say so."""
+        if not self._state.config.writeback:
+            return ""
+        self.pending.note(inode)
+        content = inode.content
+        noted = content is not None and content.promise is not None
+        return "; the next mount of this bucket here goes on with it" if noted else ""
+
+    def _leave_on_disk(self, inode: Inode, error: Exception) -> str:
         """Keep unsaved bytes that nobody writes any more in a file; words that say where."""
         content = inode.content
         if content is None or not content.unsaved or inode.unlinked:
             return ""
-        path = self._state.files.cache.rescue(content.fetcher.pages, inode.name)
+        cache = self._state.files.cache
+        path = cache.rescue(content.fetcher.pages, inode.name)
+        self.pending.fail(inode, str(path.relative_to(cache.directory)), error)
         return f"; its bytes are in {path}{content.outgoing.leave()}"
 
     async def _delete(self, key: str) -> None:
         try:
             await self._state.store.delete(key)
         except StoreError as error:
-            log.error("a removed file stays in the bucket: %s", error)
+            log.error("a removed file stays in the bucket for now: %s", error)
+        else:
+            self._state.journal.removed([key])
 
 
 def _is_broken(live: Live) -> bool:
@@ -194,4 +338,12 @@ def _is_broken(live: Live) -> bool:
 def _being_written(live: Live) -> bool:
     """Whether a program has unsaved bytes open: its close saves them, whole."""
     content = live.content
-    return content is not None and content.unsaved and content.writers > 0
+    if content is None or not content.unsaved or not content.writers:
+        return False
+    return content.promise is None or content.promise.revision != content.revision
+
+
+def _note_failure(live: Live, error: Exception) -> None:
+    if live.content is not None and live.content.promise is not None:
+        live.content.promise.tries += 1
+        live.content.promise.error = str(error)

@@ -34,6 +34,7 @@ class TreeConfig:
         listed_attributes: Attributes from listings only, never a HEAD.
         overwrite: On a conflict, what was written here replaces others' version.
         exclusive_at_open: A file opened with O_EXCL is in the bucket, empty, when that returns.
+        writeback: Close is content with the local disk; the bucket gets the bytes later.
     """
 
     prefix: str
@@ -44,6 +45,7 @@ class TreeConfig:
     hadoop_directories: bool = False
     overwrite: bool = False
     exclusive_at_open: bool = False
+    writeback: bool = False
 
 
 class TreeState:
@@ -53,6 +55,7 @@ class TreeState:
         self.files = files
         self.store = files.store
         self.index = files.cache.index
+        self.journal = files.cache.journal
         self.background = files.background
         self.config = config
         self.table = InodeTable()
@@ -354,6 +357,11 @@ class TreeState:
         """The store refused to make a name that we took for free: look again."""
         directory.listed = NEVER
         directory.negatives.pop(name, None)
+
+    def retain(self, key: str) -> None:
+        """Something new has this key, which a removed file would have taken along."""
+        if self.take_deferred(key) is not None:
+            self.journal.removed([key])
 
     def expire(self, directory: Directory) -> None:
         """Ask the bucket again for everything below a directory."""

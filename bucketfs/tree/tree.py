@@ -23,6 +23,7 @@ from bucketfs.tree.open import Opener
 from bucketfs.tree.posix import Posix
 from bucketfs.tree.remove import Removals
 from bucketfs.tree.rename import Renamer
+from bucketfs.tree.replay import Replay
 from bucketfs.tree.save import Saver
 from bucketfs.tree.state import TreeConfig, TreeState
 from bucketfs.tree.subtree import Subtree
@@ -34,7 +35,7 @@ class Tree:
     Attributes:
         state: Inodes, keys and configuration.
         finder, lister, subtree, ahead, locks, attributes, changer, entries, renamer, removals,
-        opener, saver: See their modules.
+        opener, saver, replay: See their modules.
     """
 
     def __init__(self, files: FileContext, config: TreeConfig) -> None:
@@ -57,6 +58,7 @@ class Tree:
             self.state, self.finder, self.lister, self.entries, self.locks, self.removals, publisher
         )
         self.opener = Opener(self.state, self.attributes, self.ahead, self.changer, self.saver)
+        self.replay = Replay(self.state, self.lister, self.saver)
         files.cache.add_reclaimer(self._reclaim)
 
     async def read_link(self, inode: Inode) -> bytes:

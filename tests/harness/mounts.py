@@ -145,10 +145,15 @@ class Mount:
             ["umount", str(self.path)], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"umount: {done.stderr}\n{self.tail()}"
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for a daemon that has been told to end; its exit code."""
+        assert self._process is not None
         try:
             return self._process.wait(STOP)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"bucketfs runs {STOP:g} s after umount\n{self.tail()}") from None
+            raise AssertionError(f"bucketfs still runs after {STOP:g} s\n{self.tail()}") from None
 
     def remount(self, *options: str) -> None:
         """Unmount, which drains, and mount again, with other options if any are given."""

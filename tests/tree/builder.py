@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,6 +90,10 @@ class Mount:
             assert isinstance(inode, Directory)
             inode = await self.tree.finder.find(inode, name)
         return inode
+
+    async def root_listed(self) -> None:
+        """Have names in the root cost no request."""
+        await self.tree.lister.ensure(self.root)
 
     async def directory(self, path: str) -> Directory:
         """Directory of a path, "" for the root."""
@@ -180,6 +186,22 @@ class Mount:
         return list(self.bucket.objects)
 
 
+async def in_place(job: Callable[[], None]) -> None:
+    """Instead of a thread, for which the virtual clock would not wait."""
+    await trio.lowlevel.checkpoint()
+    job()
+    await trio.lowlevel.checkpoint()
+
+
+def killed(bucket: Bucket, directory: Path, copy: Path) -> Bucket:
+    """What kill -9 would leave of the bucket and (in `copy`) of the cache at this moment."""
+    shutil.copytree(directory, copy)
+    left = Bucket(latency=bucket.latency)
+    left.objects.update(bucket.objects)
+    left.uploads.update(deepcopy(bucket.uploads))
+    return left
+
+
 CONFIG = TreeConfig(prefix="", ttl=TTL, open_ttl=1.0, defaults=Defaults(uid=1, gid=1))
 
 
@@ -190,16 +212,20 @@ async def planted(
     *,
     part_size: int | None = None,
     cache_size: int = 1 << 30,
+    replay: bool = True,
     **config: object,
 ) -> AsyncIterator[Mount]:
     """A mount of the bucket with its cache in `directory`; nothing is drained at the end."""
     cache = PageCache(directory, name="bucket", limit=cache_size, keep_free=lambda disk: 0)
+    cache.journal.in_thread = in_place
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             files = FileContext(bucket, cache, Background(nursery), part_size, parallel=8)
             tree = Tree(files, replace(CONFIG, **config))  # type: ignore[arg-type]
             await tree.attributes.ensure(tree.state.root)
+            if replay:
+                await tree.replay.run()
             bucket.requested()
             try:
                 yield Mount(tree, bucket, cache)

@@ -1,0 +1,347 @@
+"""The journal beside the page files (SQLite): what a mount that dies must not forget.
+
+Unlike the index, which only saves requests, the journal is believed after a crash:
+
+- `uploads`: multipart uploads under way, whose parts cost money until somebody ends them;
+- `pending`: files whose bytes are in a page file here and not in the bucket yet, or (`saved`) the
+  bytes themselves, when they are few;
+- `removals`: objects that were removed here and are still to be deleted;
+- `renames`: copies under way whose originals are to go.
+
+A statement is safe from kill -9 when the call returns, and costs some tens of microseconds on the
+event loop; it is safe from a power cut once `Journal.settled` has returned, which all who wait at
+the same time share.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from bucketfs.cache.rows import Failed, Pending, Removal, Rename, Upload, decode, encode
+from bucketfs.errors import FsError
+from bucketfs.tasks import Turns
+
+log = logging.getLogger(__name__)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS uploads (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL, upload_id TEXT NOT NULL, since REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS pending (
+    file TEXT PRIMARY KEY, key TEXT NOT NULL, error TEXT NOT NULL, state TEXT NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS saved (file TEXT PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS failed (
+    path TEXT PRIMARY KEY, key TEXT NOT NULL, error TEXT NOT NULL, since REAL NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS removals (key TEXT PRIMARY KEY, etag TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS renames (
+    old TEXT PRIMARY KEY, new TEXT NOT NULL, etag TEXT NOT NULL, replaced TEXT NOT NULL)
+    WITHOUT ROWID;
+"""
+#: Format of the tables; a journal of another one is set aside, never deleted.
+_VERSION = 1
+#: The write-ahead log is copied into the database from this many bytes on, beside the loop; at
+#: the second figure (in pages) SQLite does it itself, on the loop.
+_CHECKPOINT_FROM, _CHECKPOINT_PAGES = 8 << 20, 16_384
+
+
+class Journal:
+    """The SQLite file of one cache directory; one process has it at a time.
+
+    What cannot be written stops nobody but who would make a promise on it (`put`, `settled`): it
+    is logged, and written with the next statement that can be. A journal that cannot be read is set
+    aside.
+
+    Attributes:
+        in_thread: Runs what waits for the disk beside the event loop.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._db = _open(path)
+        except sqlite3.Error as error:
+            log.error("the journal %s is unreadable and set aside: %s", path, error)
+            _set_aside(path)
+            self._db = _open(path)
+        self.in_thread: Callable[[Callable[[], None]], Any] = trio.to_thread.run_sync
+        #: Statements that could not be carried out yet.
+        self._owed: list[tuple[str, tuple[Any, ...]]] = []
+        self._changes = self._safe = 0
+        self._syncing = False
+        self._turns = Turns()
+        self._wal = -1
+
+    # ---- multipart uploads -----------------------------------------------------------------------
+
+    def begin(self, key: str, since: float) -> int:
+        """An upload is about to be begun at a Unix time; answers what `began` and `end` need.
+
+        Its id is not known before the store has answered: a crash until then leaves a row without.
+        """
+        self._do("INSERT INTO uploads (key, upload_id, since) VALUES (?, '', ?)", key, since)
+        return int(self._db.execute("SELECT last_insert_rowid()").fetchone()[0])
+
+    def began(self, number: int, upload_id: str) -> None:
+        """The store has named the upload."""
+        self._do("UPDATE uploads SET upload_id = ? WHERE id = ?", upload_id, number)
+
+    def forget(self, number: int) -> None:
+        """The upload never began, or there is nothing of it any more."""
+        self._do("DELETE FROM uploads WHERE id = ?", number)
+
+    def end(self, upload_id: str) -> None:
+        """An upload has been completed or aborted, or is left to somebody else."""
+        self._do("DELETE FROM uploads WHERE upload_id = ?", upload_id)
+
+    def uploads(self) -> list[Upload]:
+        """Uploads that were begun and, as far as is known, not ended."""
+        rows = self._read("SELECT id, key, upload_id, since FROM uploads ORDER BY id")
+        return [Upload(*row) for row in rows]
+
+    # ---- files that wait for their upload --------------------------------------------------------
+
+    def put(self, row: Pending, data: bytes | None = None) -> None:
+        """Remember a file, in place of what was known of its page file.
+
+        Args:
+            row: What it is.
+            data: All its bytes, when the page file is not to be relied on for them.
+
+        Raises:
+            FsError: It could not be written.
+        """
+        with self.batch():
+            self._promise("DELETE FROM saved WHERE file = ?", row.file)
+            self._promise(
+                "INSERT OR REPLACE INTO pending VALUES (?, ?, '', ?)",
+                row.file, row.key, encode(row),
+            )  # fmt: skip
+            if data is not None:
+                self._promise("INSERT INTO saved VALUES (?, ?)", row.file, data)
+
+    def change(self, row: Pending) -> None:
+        """The file has another key or other headers; its bytes are as they were."""
+        self._do(
+            "UPDATE pending SET key = ?, state = ? WHERE file = ?", row.key, encode(row), row.file
+        )
+
+    def drop(self, file: str) -> None:
+        """The bucket has the file, or nobody wants it any more."""
+        self._do("DELETE FROM pending WHERE file = ?", file)
+        self._do("DELETE FROM saved WHERE file = ?", file)
+
+    def damage(self, file: str, error: str) -> None:
+        """What the row says is not so: nothing is uploaded, until somebody has looked at it."""
+        self._do("UPDATE pending SET error = ? WHERE file = ?", error, file)
+
+    def pending(self) -> list[Pending]:
+        """Files that wait, those first that have waited longest."""
+        rows = self._read("SELECT file, key, error, state FROM pending")
+        return sorted((decode(*row) for row in rows), key=lambda row: row.since)
+
+    def data(self, file: str) -> bytes | None:
+        """A file's bytes, if the journal has them itself."""
+        rows = self._read("SELECT data FROM saved WHERE file = ?", file)
+        return bytes(rows[0][0]) if rows else None
+
+    # ---- files that could not be uploaded --------------------------------------------------------
+
+    def fail(self, row: Failed) -> None:
+        """A file was given up, its bytes are in `row.path`."""
+        self._do(
+            "INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?)",
+            row.path, row.key, row.error, row.since,
+        )  # fmt: skip
+
+    def drop_failed(self, path: str) -> None:
+        """Somebody has seen to a file that was given up."""
+        self._do("DELETE FROM failed WHERE path = ?", path)
+
+    def failed(self) -> list[Failed]:
+        """Files that were given up."""
+        rows = self._read("SELECT path, key, error, since FROM failed ORDER BY since")
+        return [Failed(*row) for row in rows]
+
+    # ---- objects that are to go ------------------------------------------------------------------
+
+    def remove(self, removals: Iterable[Removal]) -> None:
+        """Objects are to be deleted: names that stood for them were removed."""
+        with self.batch():
+            for removal in removals:
+                self._do("INSERT OR REPLACE INTO removals VALUES (?, ?)", removal.key, removal.etag)
+
+    def removed(self, keys: Iterable[str]) -> None:
+        """Objects are gone, or not to be deleted any more."""
+        with self.batch():
+            for key in keys:
+                self._do("DELETE FROM removals WHERE key = ?", key)
+
+    def removals(self) -> list[Removal]:
+        """What is still to be deleted."""
+        return [Removal(*row) for row in self._read("SELECT key, etag FROM removals")]
+
+    # ---- renames ---------------------------------------------------------------------------------
+
+    def rename(self, row: Rename) -> None:
+        """Objects are about to be copied, and the originals to be deleted then."""
+        self._do(
+            "INSERT OR REPLACE INTO renames VALUES (?, ?, ?, ?)",
+            row.old, row.new, row.etag, row.replaced,
+        )  # fmt: skip
+
+    def renamed(self, old: str) -> None:
+        """The rename has ended, one way or the other."""
+        self._do("DELETE FROM renames WHERE old = ?", old)
+
+    def renames(self) -> list[Rename]:
+        """Renames that have not ended."""
+        rows = self._read("SELECT old, new, etag, replaced FROM renames")
+        return [Rename(*row) for row in rows]
+
+    # ---- the disk --------------------------------------------------------------------------------
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """What is written in the block is written as a whole or not at all; no await inside."""
+        if self._db.in_transaction:
+            yield
+            return
+        self._do("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._db.rollback()
+            raise
+        self._commit()
+
+    def _commit(self) -> None:
+        try:
+            if self._db.in_transaction:
+                self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._db.rollback()
+            raise self._failure(error) from error
+
+    async def settled(self) -> None:
+        """Wait until all that was written before this call would survive a power cut.
+
+        Raises:
+            FsError: The disk refuses.
+        """
+        wanted = self._changes
+        while self._safe < wanted:
+            if self._syncing:
+                await self._turns.next()
+                continue
+            self._syncing, covered = True, self._changes
+            try:
+                await self.in_thread(self._sync)
+                self._safe = covered
+            except OSError as error:
+                raise self._failure(error) from error
+            finally:
+                self._syncing = False
+                self._turns.moved()
+
+    def _sync(self) -> None:
+        """In a thread. The database itself is SQLite's to open: closing it here ends its locks."""
+        if self._wal < 0:
+            self._wal = os.open(_beside(self._path, "-wal"), os.O_RDWR | os.O_CLOEXEC)
+            sync_directory(self._path.parent)
+        os.fdatasync(self._wal)
+        if os.fstat(self._wal).st_size > _CHECKPOINT_FROM:
+            other = sqlite3.connect(self._path, isolation_level=None)
+            try:
+                other.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            except sqlite3.Error as error:
+                log.info("the journal %s keeps its log for now: %s", self._path, error)
+            finally:
+                other.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._wal >= 0:
+            os.close(self._wal)
+            self._wal = -1
+        self._db.close()
+
+    def _promise(self, statement: str, *values: Any) -> None:
+        try:
+            self._db.execute(statement, values)
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+        self._changes += 1
+
+    def _failure(self, error: Exception) -> FsError:
+        return FsError(errno.EIO, f"the journal {self._path} cannot be written: {error}")
+
+    def _do(self, statement: str, *values: Any) -> None:
+        try:
+            while self._owed:
+                self._db.execute(*self._owed[0])
+                del self._owed[0]
+            self._db.execute(statement, values)
+        except sqlite3.Error as error:
+            log.error("the journal %s cannot be written: %s", self._path, error)
+            if statement != "BEGIN":
+                self._owed.append((statement, values))
+        self._changes += 1
+
+    def _read(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            log.error("the journal %s cannot be read: %s", self._path, error)
+            return []
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names in a directory survive a power cut; raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("PRAGMA journal_mode=WAL")
+    # each commit reaches the kernel; `Journal.settled` takes it to the disk
+    db.execute("PRAGMA synchronous=NORMAL")
+    db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version not in (0, _VERSION):
+        db.close()
+        raise sqlite3.DatabaseError(f"format {version} is not {_VERSION}")
+    db.executescript(f"PRAGMA user_version = {_VERSION};{_SCHEMA}")
+    for (state,) in db.execute("SELECT state FROM pending").fetchall():
+        if not isinstance(json.loads(state), dict):
+            raise sqlite3.DatabaseError("a row is not what it should be")
+    return db
+
+
+def _set_aside(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        part = _beside(path, suffix)
+        if part.exists():
+            aside, number = _beside(part, ".damaged"), 0
+            while aside.exists():
+                number += 1
+                aside = _beside(part, f".damaged.{number}")
+            part.replace(aside)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)

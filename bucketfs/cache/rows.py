@@ -1,0 +1,139 @@
+"""What the journal's rows say, and how a pending file is written as JSON. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bucketfs.cache.extents import Extent
+from bucketfs.store.base import Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A multipart upload; `upload_id` is "" where the store's answer was not seen.
+
+    `since` is the Unix time just before it was begun.
+    """
+
+    number: int
+    key: str
+    upload_id: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """An object to be deleted: this version of it, or, with `etag` "", any."""
+
+    key: str
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """A copy and the deletion of its original.
+
+    Attributes:
+        old, new: Keys; for a tree what its keys begin with, ending in "/".
+        etag: Of the original; "" for a tree.
+        replaced: ETag of what the new key had before, "" for nothing.
+    """
+
+    old: str
+    new: str
+    etag: str = ""
+    replaced: str = ""
+
+    @property
+    def is_tree(self) -> bool:
+        """Whether it is of all objects of a directory."""
+        return self.old.endswith("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A file that cannot be uploaded; its bytes are in `path`, below the cache's directory.
+
+    `since` is the Unix time at which it was given up.
+    """
+
+    path: str
+    key: str
+    error: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """A file whose bytes are not in the bucket yet: what its page file does not say itself.
+
+    Attributes:
+        file: Name of the page file.
+        key: Where it is to be published.
+        since: Unix time of the first promise.
+        size: Bytes.
+        valid: What of them the page file has.
+        stored: Length of the page file; what is valid behind it are zeros.
+        dirty: What differs from the base version.
+        limit: How much of the base version is still part of the file.
+        new, cut: As in `bucketfs.file.content.Content`.
+        base: (key, ETag, size) of the version in the bucket that the other bytes are in.
+        if_match: ETag the key must have when it is published, "" when it must be free.
+        headers: To be stored with it.
+        attempts: Size and user metadata of uploads that may have replaced that version already.
+        error: Why it cannot be uploaded at all; "" when it can.
+    """
+
+    file: str
+    key: str
+    since: float
+    size: int
+    valid: tuple[Extent, ...]
+    stored: int
+    dirty: tuple[Extent, ...]
+    limit: int
+    new: bool
+    cut: bool
+    base: tuple[str, str, int] | None
+    if_match: str
+    headers: Headers
+    attempts: tuple[tuple[int, Mapping[str, str]], ...] = ()
+    error: str = ""
+    #: Fields that a later version may have written; kept as they are.
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+_PLAIN = ("since", "size", "stored", "limit", "new", "cut", "if_match")
+_OTHERS = ("valid", "dirty", "base", "headers", "attempts")
+
+
+def encode(row: Pending) -> str:
+    """The part of a row that is JSON."""
+    state: dict[str, Any] = {**row.more, **{name: getattr(row, name) for name in _PLAIN}}
+    state |= {"valid": row.valid, "dirty": row.dirty, "base": row.base}
+    headers = row.headers
+    state["headers"] = [dict(headers.metadata), headers.content_type, dict(headers.other)]
+    state["attempts"] = [(size, dict(metadata)) for size, metadata in row.attempts]
+    return json.dumps(state)
+
+
+def decode(file: str, key: str, error: str, text: str) -> Pending:
+    """A row as it was given to `encode`."""
+    state = json.loads(text)
+    metadata, content_type, other = state["headers"]
+    base = state["base"]
+    return Pending(
+        file=file,
+        key=key,
+        error=error,
+        valid=tuple((a, b) for a, b in state["valid"]),
+        dirty=tuple((a, b) for a, b in state["dirty"]),
+        base=None if base is None else (base[0], base[1], base[2]),
+        attempts=tuple((size, said) for size, said in state["attempts"]),
+        headers=Headers(metadata=metadata, content_type=content_type, other=other),
+        more={name: value for name, value in state.items() if name not in (*_PLAIN, *_OTHERS)},
+        **{name: state[name] for name in _PLAIN},
+    )

@@ -1,0 +1,47 @@
+"""What the journal says of a content that the bucket lacks, for as long as it lacks it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bucketfs.cache.pages import PageFile
+from bucketfs.cache.rows import Pending
+
+#: A promised file up to this size is copied before its bytes change, so that after a crash it is
+#: either what was promised or what was promised next. Larger ones change in place, as on a disk.
+COPIED = 16 << 20
+
+
+@dataclass(slots=True, eq=False)
+class Promise:
+    """A content's row in the journal.
+
+    Attributes:
+        pages: The page file that the row counts on; the content's own, until that changes.
+        row: As it was written last.
+        inline: The row has the bytes itself.
+        revision: Of the content when the row was written.
+        tries: How often the upload has failed.
+        error: Why the last time.
+        uploading: It is under way.
+    """
+
+    pages: PageFile
+    row: Pending
+    inline: bool
+    revision: int
+    tries: int = 0
+    error: str = ""
+    uploading: bool = False
+
+    def counts_on(self, pages: PageFile, start: int, *, cut: bool) -> bool:
+        """Whether a change of `pages` from `start` on would break the promise.
+
+        Args:
+            pages: The content's page file.
+            start: First byte that changes.
+            cut: What is behind it goes; otherwise it is written over.
+        """
+        if self.inline or self.pages is not pages or start >= self.row.size:
+            return False
+        return cut or self.row.size <= COPIED

@@ -1,0 +1,253 @@
+"""Files that the bucket lacks and the journal knows: making promises, and keeping them up to date.
+
+A row says what an inode's page file does not: where its bytes are to go, with which attributes and
+over which version. It follows the inode when it is renamed, changed or removed, and goes when the
+bucket has the bytes.
+
+Invariant: a row exists exactly while `Content.promise` is set, or (of an earlier mount) until its
+file has been planted again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from bucketfs.cache.journal import sync_directory
+from bucketfs.cache.pages import PageFile
+from bucketfs.cache.rows import Failed
+from bucketfs.cache.rows import Pending as Row
+from bucketfs.errors import FsError
+from bucketfs.file.content import Content
+from bucketfs.file.promise import COPIED, Promise
+from bucketfs.file.target import Target
+from bucketfs.store.base import Headers
+from bucketfs.tree.inode import Directory, Inode, Live
+from bucketfs.tree.state import TreeState
+
+log = logging.getLogger(__name__)
+
+#: Files up to this size stand in the journal itself: one sync for all that are closed at the same
+#: time, and a program may change them again without breaking the promise.
+INLINE = 32 << 10
+#: Files that may wait for their upload; the close of any further one waits for its own.
+MOST = 10_000
+#: Uploads of unknown outcome that are remembered of a file.
+_ATTEMPTS = 8
+#: How often a file may change while it is taken to the disk, before its close waits for the bucket.
+_TRIES = 3
+
+
+class Pending:
+    """The promises of one mount.
+
+    Attributes:
+        target: Where an inode's bytes are to go (`Publisher.target`).
+        count, bytes: Of the files promised.
+    """
+
+    def __init__(self, state: TreeState) -> None:
+        self._state = state
+        self._cache = state.files.cache
+        self._journal = state.files.cache.journal
+        self.count = self.bytes = 0
+        self.target: Callable[[Inode, Live], Target]
+
+    async def promise(self, inode: Inode, live: Live) -> bool:
+        """Have the unsaved bytes of a file on the disk, so that they survive a power cut.
+
+        Returns:
+            False when the file has to be brought to the bucket instead.
+        """
+        for _ in range(_TRIES):
+            content = live.content
+            if content is None or not content.unsaved:
+                return True
+            if not self._may_wait(live, content):
+                return False
+            try:
+                if self._is_current(content) or await self._take_down(inode, live, content):
+                    await self._journal.settled()
+                    return True
+            except (FsError, OSError) as error:
+                log.warning("%s does not wait for its upload: %s", self._state.shown(inode), error)
+                return False
+        return False
+
+    def note(self, inode: Inode) -> None:
+        """Have the journal know the unsaved bytes of a file, so that they survive kill -9.
+
+        A file that cannot be noted is no worse off than before.
+        """
+        live = inode.live
+        content = live.content if live is not None else None
+        if live is None or content is None or not content.unsaved or self._is_current(content):
+            return
+        if live.unlinked or content.outgoing.afloat or content.outgoing.lost:
+            return
+        try:
+            self._put(inode, live, content)
+        except FsError as error:
+            log.warning("a crash would lose %s: %s", self._state.shown(inode), error)
+
+    def update(self, inode: Inode) -> None:
+        """The inode has another key, other attributes, or replaces another version now."""
+        live = inode.live
+        if live is None or live.content is None or live.content.promise is None:
+            return
+        promise = live.content.promise
+        if live.content.publishing:
+            self._attempt(live.content, promise.row.headers)
+        try:
+            target = self.target(inode, live)
+        except FsError:
+            return  # it has lost its name: what the row says is as good as it gets
+        base = live.content.base
+        promise.row = replace(
+            promise.row,
+            key=target.key,
+            headers=target.headers,
+            if_match=target.if_match,
+            base=(base.key, base.etag, base.size) if base is not None else promise.row.base,
+            attempts=tuple(live.content.attempts),
+        )
+        self._journal.change(promise.row)
+
+    def attempted(self, inode: Inode, content: Content, headers: Headers) -> None:
+        """An upload with these headers has failed, and yet the bucket may have it."""
+        self._attempt(content, headers)
+        self.update(inode)
+
+    def _attempt(self, content: Content, headers: Headers) -> None:
+        content.attempts.append((content.size, headers.metadata))
+        streamed = content.outgoing.stream
+        if streamed is not None:
+            content.attempts.append((content.size, streamed.target.headers.metadata))
+        del content.attempts[:-_ATTEMPTS]
+
+    def update_below(self, directory: Directory) -> None:
+        """The directory has another name."""
+        with self._journal.batch():
+            for inode in self._state.live:
+                if _is_below(inode, directory):
+                    self.update(inode)
+
+    def forget(self, content: Content | None) -> None:
+        """The bucket has the bytes, or nobody wants them any more."""
+        if content is None or content.promise is None:
+            return
+        promise, content.promise = content.promise, None
+        self.count -= 1
+        self.bytes -= promise.row.size
+        self._journal.drop(promise.row.file)
+        self._let_go(promise, content.fetcher.pages)
+
+    def fail(self, inode: Inode, path: str, error: Exception) -> None:
+        """The file was given up; its bytes are in `path`, below the cache's directory."""
+        row = Failed(path, self._state.shown(inode), str(error), time.time())
+        with self._journal.batch():
+            self._journal.fail(row)
+            self.forget(inode.content)
+
+    def adopted(self, content: Content) -> None:
+        """A promise of an earlier mount is this one's now."""
+        assert content.promise is not None
+        self.count += 1
+        self.bytes += content.promise.row.size
+
+    def _may_wait(self, live: Live, content: Content) -> bool:
+        """Whether a file may be promised: not too much waits, and all that is needed is here."""
+        if live.unlinked or live.lost is not None:
+            return False
+        if content.outgoing.afloat or content.outgoing.lost:
+            return False
+        mine = content.promise
+        count, held = self.count, self.bytes
+        if mine is not None:
+            count, held = count - 1, held - mine.row.size
+        return count < MOST and held + content.size <= self._cache.capacity // 2
+
+    def _is_current(self, content: Content) -> bool:
+        return content.promise is not None and content.promise.revision == content.revision
+
+    async def _take_down(self, inode: Inode, live: Live, content: Content) -> bool:
+        """Take the bytes to the disk, then write the row; answers whether nothing came between."""
+        pages, revision = content.fetcher.pages, content.revision
+        if not _is_inline(content):
+            await self._journal.in_thread(lambda: _sync(pages))
+            if (content.revision, content.fetcher.pages) != (revision, pages):
+                return False
+            if live.content is not content or not content.unsaved or not self._may_wait(
+                live, content
+            ):  # fmt: skip
+                return False
+        self._put(inode, live, content)
+        return True
+
+    def _put(self, inode: Inode, live: Live, content: Content) -> None:
+        """Write the row; raises FsError, and then the promise is as it was."""
+        pages, old = content.fetcher.pages, content.promise
+        row = self._row(inode, live, content)
+        inline = _is_inline(content)
+        with self._journal.batch():
+            self._journal.put(row, pages.read(0, content.size) if inline else None)
+            if old is not None and old.row.file != row.file:
+                self._journal.drop(old.row.file)
+        content.promise = Promise(pages, row, inline=inline, revision=content.revision)
+        self.count += old is None
+        self.bytes += row.size - (old.row.size if old is not None else 0)
+        if old is not None:
+            self._let_go(old, pages)
+
+    def _row(self, inode: Inode, live: Live, content: Content) -> Row:
+        target, base, pages = self.target(inode, live), content.base, content.fetcher.pages
+        limit, valid = content.fetcher.limit, pages.valid
+        if content.size > COPIED:
+            # what is clean now may be written over, in place, without another row: it comes again
+            # from the base version
+            valid = content.dirty.copy()
+            for start, stop in pages.valid.within(limit, content.size):
+                valid.add(start, stop)
+        return Row(
+            file=pages.path.name,
+            key=target.key,
+            since=content.promise.row.since if content.promise is not None else time.time(),
+            size=content.size,
+            valid=tuple(valid.within(0, content.size)),
+            stored=min(pages.stored, content.size),
+            dirty=tuple(content.dirty),
+            limit=limit,
+            new=content.new,
+            cut=content.cut,
+            base=None if base is None else (base.key, base.etag, base.size),
+            if_match=target.if_match,
+            headers=target.headers,
+            attempts=tuple(content.attempts),
+        )
+
+    def _let_go(self, promise: Promise, pages: PageFile) -> None:
+        if promise.pages is not pages:
+            self._cache.release(promise.pages)
+
+
+def _is_inline(content: Content) -> bool:
+    size = content.size
+    return size <= INLINE and content.fetcher.pages.valid.covers(0, size)
+
+
+def _sync(pages: PageFile) -> None:
+    """Take a page file to the disk, in a thread."""
+    os.fdatasync(pages.fd)
+    sync_directory(pages.path.parent)
+
+
+def _is_below(inode: Inode, directory: Directory) -> bool:
+    node: Inode | None = inode
+    while node is not None:
+        if node is directory:
+            return True
+        node = node.parent
+    return False

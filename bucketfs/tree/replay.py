@@ -1,0 +1,317 @@
+"""What an earlier mount left in the journal is carried out before anything is served.
+
+Each step may be interrupted by another crash and is done again by the next mount:
+
+1. half-done renames: the copies that are missing are made, then the originals go;
+2. removals that had been answered: the objects go, unless others have replaced them since;
+3. pending files: they are in the tree again, and wait for their upload as they did;
+4. multipart uploads that nobody will complete are aborted, beside the serving.
+
+What cannot be done now stays in the journal. Rows of other prefixes of the bucket are left for a
+mount that shows these.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from dataclasses import dataclass, replace
+
+from bucketfs.cache.extents import Extents
+from bucketfs.cache.pages import PageFile
+from bucketfs.cache.rows import Pending as Row
+from bucketfs.cache.rows import Removal, Rename
+from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
+from bucketfs.file import multipart
+from bucketfs.file.content import Content
+from bucketfs.store.base import ObjectInfo
+from bucketfs.tasks import gather
+from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.listing import Lister
+from bucketfs.tree.names import is_visible
+from bucketfs.tree.posix import decode
+from bucketfs.tree.save import Saver
+from bucketfs.tree.state import TreeState
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What has been done: objects renamed and removed, files that wait again, and what is left."""
+
+    renamed: int = 0
+    removed: int = 0
+    pending: int = 0
+    damaged: int = 0
+    others: int = 0
+
+
+class _DamagedError(Exception):
+    """A pending file is not there as the journal has it; the message says what is wrong."""
+
+
+class Replay:
+    """Carries out the journal of an earlier mount of this bucket."""
+
+    def __init__(self, state: TreeState, lister: Lister, saver: Saver) -> None:
+        self._state = state
+        self._store = state.store
+        self._journal = state.journal
+        self._lister = lister
+        self._saver = saver
+        self.done = Replayed()
+
+    def postpone(self) -> None:
+        """Leave everything to a mount that may write; the log says so."""
+        journal = self._journal
+        rows = (journal.renames(), journal.removals(), journal.pending(), journal.uploads())
+        if left := sum(len(found) for found in rows):
+            log.warning("%d entries of the journal wait for a mount that may write", left)
+
+    async def run(self) -> Replayed:
+        """Carry everything out; what the bucket refuses stays for the next mount, and is logged."""
+        left = self._journal.uploads()
+        for rename in self._journal.renames():
+            if self._is_here(rename.old) and self._is_here(rename.new):
+                await self._finish(rename)
+        await self._remove([r for r in self._journal.removals() if self._is_here(r.key)])
+        for row in self._journal.pending():
+            if self._is_here(row.key) and not row.error:
+                await self._plant(row)
+        if left:
+            self._state.background.start(
+                lambda: multipart.clear(self._store, self._journal, left), "abort left uploads"
+            )
+        if self.done != Replayed():
+            log.warning(
+                "a mount before this one was not unmounted: %d files wait for their upload again,"
+                " %d objects were renamed, %d removed; %d files are damaged, %d entries of the"
+                " journal are of other prefixes of the bucket",
+                self.done.pending, self.done.renamed, self.done.removed, self.done.damaged,
+                self.done.others,
+            )  # fmt: skip
+        return self.done
+
+    def _is_here(self, key: str) -> bool:
+        here = key.startswith(self._state.config.prefix)
+        self.done.others += not here
+        return here
+
+    # ---- renames ---------------------------------------------------------------------------------
+
+    async def _finish(self, rename: Rename) -> None:
+        try:
+            if rename.is_tree:
+                await self._finish_tree(rename)
+            else:
+                await self._finish_file(rename)
+        except StoreError as error:
+            log.error("%r is renamed to %r only in part: %s", rename.old, rename.new, error)
+
+    async def _finish_tree(self, rename: Rename) -> None:
+        objects = await self._lister.objects_below(rename.old)
+        there = {info.key: info for info in await self._lister.objects_below(rename.new)}
+        await gather(
+            [functools.partial(self._move, rename, info, there) for info in objects],
+            limit=self._state.files.parallel,
+        )
+        stayed = await self._store.delete_many([info.key for info in objects])
+        for error in stayed.values():
+            raise error
+        self.done.renamed += len(objects)
+        with self._journal.batch():
+            for row in self._journal.pending():
+                if row.key.startswith(rename.old):
+                    self._journal.change(_moved(row, rename.new + row.key[len(rename.old) :], None))
+            self._journal.renamed(rename.old)
+
+    async def _move(self, rename: Rename, info: ObjectInfo, there: dict[str, ObjectInfo]) -> None:
+        key = rename.new + info.key[len(rename.old) :]
+        copy = there.get(key)
+        if copy is None or copy.size != info.size:
+            copy = await self._store.copy(info.key, key, size=info.size, source_if_match=info.etag)
+        for row in self._journal.pending():
+            if row.key == info.key:
+                self._journal.change(_moved(row, key, copy, info.etag))
+
+    async def _finish_file(self, rename: Rename) -> None:
+        """The copy was made, or the rename never happened; the original goes only after a copy."""
+        old, new = await self._head(rename.old), await self._head(rename.new)
+        if new is not None and await self._is_copy(rename, old, new):
+            if old is not None and old.etag == rename.etag:
+                await self._store.delete(rename.old, if_match=old.etag)
+            self.done.renamed += 1
+            for row in self._journal.pending():
+                if row.key == rename.old:
+                    self._journal.change(_moved(row, rename.new, new, rename.etag))
+        self._journal.renamed(rename.old)
+
+    async def _is_copy(self, rename: Rename, old: ObjectInfo | None, new: ObjectInfo) -> bool:
+        if new.etag == rename.etag or old is None:
+            return True  # the original goes last
+        if new.etag == rename.replaced or new.size != old.size:
+            return False
+        # the ETag of a copy may be another one; its modification time is to the nanosecond
+        times = [info.headers.metadata.get("mtime") for info in (old, new) if info.headers]
+        return len(times) == 2 and times[0] == times[1]
+
+    async def _head(self, key: str) -> ObjectInfo | None:
+        try:
+            return await self._store.head(key)
+        except NotFound:
+            return None
+
+    # ---- removals --------------------------------------------------------------------------------
+
+    async def _remove(self, removals: list[Removal]) -> None:
+        await gather(
+            [functools.partial(self._remove_one, removal) for removal in removals],
+            limit=self._state.files.parallel,
+        )
+
+    async def _remove_one(self, removal: Removal) -> None:
+        try:
+            found = await self._head(removal.key)
+            if found is not None and removal.etag in ("", found.etag):
+                await self._store.delete(removal.key, if_match=removal.etag)
+                self.done.removed += 1
+        except PreconditionFailed:
+            log.info("%r has been replaced since it was removed", removal.key)
+        except StoreError as error:
+            log.error("%r was removed and stays in the bucket for now: %s", removal.key, error)
+            return
+        self._journal.removed([removal.key])
+
+    # ---- pending files ---------------------------------------------------------------------------
+
+    async def _plant(self, row: Row) -> None:
+        """Have a pending file in the tree as it was when it was promised."""
+        try:
+            self._check(row)
+            parent, name = self._parent(row.key)
+            pages = self._pages(row)
+        except _DamagedError as error:
+            await self._leave_damaged(row, error)
+            return
+        except FsError as error:
+            log.error("%r waits for a later mount: %s", row.key, error)
+            return
+        inode = self._state.new_file(parent, name)
+        self._furnish(inode, row)
+        live = self._state.enliven(inode)
+        live.content = Content.promised(self._state.files, row, pages)
+        self._saver.pending.adopted(live.content)
+        self._state.note_change(inode)
+        self._saver.keep_trying(inode)
+        self.done.pending += 1
+
+    def _furnish(self, inode: Inode, row: Row) -> None:
+        inode.etag = row.if_match
+        inode.size = row.base[2] if row.base else 0
+        inode.posix = decode(
+            row.headers,
+            size=row.size,
+            modified=int(row.since),
+            directory=False,
+            defaults=self._state.config.defaults,
+        )
+
+    def _check(self, row: Row) -> None:
+        """Raise _DamagedError unless all that the row counts on is there."""
+        if not _is_whole(row):
+            raise _DamagedError("the journal contradicts itself")
+        data = self._journal.data(row.file)
+        if data is not None:
+            if len(data) != row.size:
+                raise _DamagedError("its bytes in the journal are not all")
+            return
+        path = self._state.files.cache.directory / row.file
+        try:
+            stored = path.stat().st_size
+        except OSError as error:
+            raise _DamagedError(f"{path}: {error.strerror}") from error
+        if stored < row.stored:
+            raise _DamagedError(f"{path} has {stored} bytes instead of {row.stored}")
+
+    def _pages(self, row: Row) -> PageFile:
+        """The page file with the bytes that were promised; raises FsError ENOSPC."""
+        cache, data = self._state.files.cache, self._journal.data(row.file)
+        pages = cache.take_kept(row.file)
+        try:
+            if data is not None:
+                pages.truncate(0)
+                if cache.write(pages, 0, data) < len(data):
+                    raise FsError(errno.ENOSPC, "no space left on the disk of the cache")
+            elif pages.stored > row.size:
+                pages.truncate(row.size)  # it had been written on
+        except OSError as error:
+            raise FsError(error.errno or errno.EIO, f"the cache: {error.strerror}") from error
+        return pages
+
+    async def _leave_damaged(self, row: Row, error: _DamagedError) -> None:
+        if await self._has_arrived(row):
+            self._journal.drop(row.file)
+            return
+        self.done.damaged += 1
+        log.error("%r cannot be uploaded any more: %s", row.key, error)
+        self._journal.damage(row.file, str(error))
+
+    async def _has_arrived(self, row: Row) -> bool:
+        """Whether the bucket has the object although the row is still there."""
+        try:
+            found = await self._head(row.key)
+        except StoreError as error:
+            log.warning("whether %r has been uploaded is not known: %s", row.key, error)
+            return False
+        if found is None or found.headers is None:
+            return False
+        ours = ((row.size, row.headers.metadata), *row.attempts)
+        is_ours = (found.size, dict(found.headers.metadata)) in [(n, dict(m)) for n, m in ours]
+        return is_ours and found.size == row.size
+
+    def _parent(self, key: str) -> tuple[Directory, str]:
+        """The directory of a key, made if missing, and the name in it."""
+        *above, name = key[len(self._state.config.prefix) :].split("/")
+        if not all(map(is_visible, (*above, name))):
+            raise _DamagedError("its key cannot be a path")
+        directory = self._state.root
+        for part in above:
+            child = directory.children.get(part)
+            if child is None:
+                child = self._state.new_directory(directory, part)
+            if not isinstance(child, Directory):
+                raise _DamagedError("another file that waits has the name of its directory")
+            directory = child
+        if isinstance(directory.children.get(name), Directory):
+            raise _DamagedError("other files that wait are below its name")
+        return directory, name
+
+
+def _is_whole(row: Row) -> bool:
+    """Whether each byte is in the page file or in the base version."""
+    held = Extents(row.valid)
+    if not 0 <= row.limit <= row.size or held.end > row.size:
+        return False
+    for start, stop in row.dirty:
+        if not held.covers(start, stop):
+            return False
+    return held.covers(row.limit, row.size) and (row.base is not None or not row.limit)
+
+
+def _moved(row: Row, key: str, copy: ObjectInfo | None, etag: str = "") -> Row:
+    """The row of a file that was to be published as `key`, where `copy` stands now.
+
+    Args:
+        row: As it is.
+        key: The new one.
+        copy: The object there, copied from the version `etag` of the old key.
+        etag: What the row may be based on, or replace.
+    """
+    base, if_match = row.base, row.if_match
+    if copy is not None and if_match == etag:
+        if_match = copy.etag
+    if copy is not None and base is not None and base[1] == etag:
+        base = (key, copy.etag, copy.size)
+    return replace(row, key=key, base=base, if_match=if_match)

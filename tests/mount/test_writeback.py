@@ -1,0 +1,128 @@
+"""`-o writeback` through the kernel: what close promised outlives the daemon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from tests.harness.mounts import Mount, Mounts, wait_for_key
+from tests.harness.proxy import Proxy
+from tests.harness.witness import Witness
+
+MIB = 1 << 20
+#: What the log may say: uploads were refused, and a mount was killed.
+EXPECTED = "made up by the proxy|is not saved yet|was not unmounted"
+
+
+def writeback(mount: Mounts, bucket: Witness, counted: Proxy) -> Mount:
+    mounted = mount(bucket, "writeback", "retries=1", url=counted.url)
+    mounted.expected.append(EXPECTED)
+    os.listdir(mounted.path)
+    counted.clear()
+    return mounted
+
+
+def until(condition: object, seconds: float = 60) -> None:
+    """Wait for something that takes as long as the machine needs."""
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.05)
+
+
+def test_closed_files_are_uploaded_later(mount: Mounts, bucket: Witness, counted: Proxy) -> None:
+    path = writeback(mount, bucket, counted).path
+    for number in range(20):
+        (path / f"f{number}").write_bytes(b"%d" % number)
+    for number in range(20):
+        wait_for_key(bucket, f"f{number}")
+        assert bucket.get(f"f{number}") == b"%d" % number
+    assert counted.count("PutObject") == 20, counted.story()
+
+
+def test_fsync_waits_for_the_bucket(mount: Mounts, bucket: Witness, counted: Proxy) -> None:
+    path = writeback(mount, bucket, counted).path
+    with open(path / "f", "wb", 0) as file:
+        file.write(b"bytes")
+        os.fsync(file.fileno())
+        assert bucket.get("f") == b"bytes"
+
+
+def test_what_waits_is_renamed_and_removed_without_a_request(
+    mount: Mounts, bucket: Witness, counted: Proxy
+) -> None:
+    path = writeback(mount, bucket, counted).path
+    with counted.fault("PutObject", status=503, code="SlowDown", key="a"):
+        (path / "a").write_bytes(b"bytes")
+        until(lambda: counted.count("PutObject") >= 2)  # and its only repetition
+        counted.clear()
+        os.rename(path / "a", path / "b")
+        assert (path / "b").read_bytes() == b"bytes"
+        os.unlink(path / "b")
+        assert os.listdir(path) == []
+        assert counted.counts() == {}, counted.story()
+
+
+def written(path: Path) -> dict[str, bytes]:
+    """Files of several sizes, some of them renamed, changed and removed again."""
+    bodies = {f"d{n % 3}/f{n}": os.urandom(n * 3000) for n in range(30)}
+    bodies["large"] = os.urandom(20 * MIB)
+    for number in range(3):
+        os.mkdir(path / f"d{number}")
+    for name, body in bodies.items():
+        (path / name).write_bytes(body)
+    with open(path / "d0/f3", "ab") as file:
+        file.write(b"more")
+    bodies["d0/f3"] += b"more"
+    os.rename(path / "d0/f6", path / "moved")
+    bodies["moved"] = bodies.pop("d0/f6")
+    os.unlink(path / "d1/f4")
+    del bodies["d1/f4"]
+    os.rename(path / "d2", path / "d3")
+    return {name.replace("d2/", "d3/"): body for name, body in bodies.items()}
+
+
+def test_what_was_closed_outlives_kill_9(mount: Mounts, bucket: Witness, counted: Proxy) -> None:
+    mounted = writeback(mount, bucket, counted)
+    with (
+        counted.fault("PutObject", status=503, code="SlowDown", key="d0/f9"),
+        counted.fault("CreateMultipartUpload", status=503, code="SlowDown"),
+    ):
+        bodies = written(mounted.path)
+        mounted.kill9()
+    assert not bucket.exists("d0/f9")
+    assert not bucket.exists("large")
+    mounted.start()
+    for name, body in bodies.items():
+        assert (mounted.path / name).read_bytes() == body, name
+    mounted.remount()
+    keys = [key for key in bucket.keys() if not key.endswith("/")]  # noqa: SIM118 - a method
+    assert sorted(keys) == sorted(bodies)
+    for name, body in bodies.items():
+        assert bucket.get(name) == body, name
+    assert bucket.uploads() == []
+
+
+def test_sigterm_drains(mount: Mounts, bucket: Witness, counted: Proxy) -> None:
+    mounted = writeback(mount, bucket, counted)
+    for number in range(50):
+        (mounted.path / f"f{number}").write_bytes(b"bytes")
+    mounted.signal(signal.SIGTERM)
+    assert mounted.wait() == 0
+    assert len(bucket.keys()) == 50
+
+
+def test_what_unmounting_could_not_upload_waits_for_the_next_mount(
+    mount: Mounts, bucket: Witness, counted: Proxy
+) -> None:
+    mounted = writeback(mount, bucket, counted)
+    mounted.expected.append("could not be saved at unmount")
+    with counted.fault("PutObject", status=503, code="SlowDown"):
+        (mounted.path / "f").write_bytes(b"bytes")
+        assert mounted.stop() == 0
+    assert not bucket.exists("f")
+    mounted.start()
+    assert (mounted.path / "f").read_bytes() == b"bytes"
+    wait_for_key(bucket, "f")

@@ -1,0 +1,372 @@
+"""What a mount that was killed left behind is carried out by the next one."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from bucketfs.errors import StoreError
+from bucketfs.store.base import Headers
+from bucketfs.store.memory import Fault, FaultHook
+from tests.tree.builder import MIB, Bucket, Mount, killed, noise, planted
+
+pytestmark = pytest.mark.mock_clock
+
+
+@asynccontextmanager
+async def after_a_crash(
+    bucket: Bucket,
+    directory: Path,
+    before: Callable[[Mount], Awaitable[None]],
+    *,
+    fault: FaultHook | None = None,
+    **config: object,
+) -> AsyncIterator[Mount]:
+    """A mount of what is left when the one in which `before` has just ended is killed."""
+    async with planted(bucket, directory / "cache", **config) as mount:
+        await before(mount)
+        left = killed(bucket, directory / "cache", directory / "left")
+        mount.tree.state.background._nursery.cancel_scope.cancel()
+    left.fault = fault
+    async with planted(left, directory / "left", **config) as mount:
+        yield mount
+
+
+async def settled(mount: Mount) -> None:
+    """All has been uploaded, and the journal is empty."""
+    await trio.sleep(100)
+    journal = mount.cache.journal
+    assert (journal.pending(), journal.removals(), journal.renames()) == ([], [], [])
+    assert journal.uploads() == []
+    assert not mount.tree.state.live
+    left = {path.name for path in mount.cache.directory.glob("*.pages")}
+    assert left == {row.file for row in mount.cache.index.pages()}
+
+
+@pytest.mark.parametrize("size", [0, 5, 40_000, 17 * MIB, 70 * MIB])
+async def test_pending_files_are_uploaded(bucket: Bucket, tmp_path: Path, size: int) -> None:
+    async def before(mount: Mount) -> None:
+        await mount.mkdir("d")
+        bucket.fault = lambda *_: Fault(hang=True)
+        await mount.save("d/f", noise(size))
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        assert await mount.names("d") == {"f"}
+        assert await mount.read("d/f") == noise(size)
+        await settled(mount)
+        assert mount.bucket.peek("d/f") == noise(size)
+        metadata = mount.bucket.objects["d/f"].headers.metadata
+        assert metadata["mode"] == str(0o100644)
+
+
+async def test_a_directory_that_only_waiting_files_make_is_shown(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    async def before(mount: Mount) -> None:
+        await mount.mkdir("d")
+        bucket.fault = lambda *_: Fault(hang=True)
+        await mount.save("d/f", b"bytes")
+        del bucket.objects["d/"]
+
+    def refuse(operation: str, key: str, _count: int) -> Fault | None:
+        error = StoreError("SlowDown", status=503, operation=operation, key=key)
+        return Fault(error) if operation == "PutObject" else None
+
+    async with after_a_crash(bucket, tmp_path, before, fault=refuse, writeback=True) as mount:
+        assert await mount.names() == {"d"}
+        assert await mount.names("d") == {"f"}
+        mount.bucket.fault = None
+        await settled(mount)
+
+
+async def test_what_was_appended_to_an_object(bucket: Bucket, tmp_path: Path) -> None:
+    """The rest of the bytes is in the bucket, and stays there."""
+    bucket.poke("f", noise(40 * MIB))
+
+    async def before(mount: Mount) -> None:
+        handle = await mount.open("f", os.O_RDWR)
+        bucket.fault = lambda *_: Fault(hang=True)
+        await mount.write(handle, 40 * MIB, noise(MIB, 2))
+        await mount.close(handle)
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await settled(mount)
+        assert mount.bucket.peek("f") == noise(40 * MIB) + noise(MIB, 2)
+        assert mount.bucket.received == 0
+
+
+@pytest.mark.parametrize("size", [5, 100_000])
+async def test_what_was_promised_outlives_a_change_that_was_not(
+    bucket: Bucket, tmp_path: Path, size: int
+) -> None:
+    """Truncated and half written again: the crash brings the promised bytes back."""
+
+    async def before(mount: Mount) -> None:
+        await mount.root_listed()
+        bucket.fault = lambda *_: Fault(hang=True)
+        await mount.save("f", noise(size))
+        handle = await mount.open("f", os.O_WRONLY | os.O_TRUNC)
+        await mount.write(handle, 0, b"other")
+        await mount.save("g", noise(size))
+        handle = await mount.open("g", os.O_WRONLY)
+        await mount.write(handle, size // 2, b"other")
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await settled(mount)
+        assert mount.bucket.peek("f") == noise(size)
+        assert mount.bucket.peek("g") == noise(size)
+
+
+async def test_an_upload_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_path: Path) -> None:
+    async def before(mount: Mount) -> None:
+        handle = await mount.open("old", os.O_WRONLY | os.O_TRUNC)
+        await mount.root_listed()
+        bucket.answer = 50.0
+        await mount.save("new", b"bytes")
+        await mount.write(handle, 0, b"bytes")
+        await mount.close(handle)
+        await trio.sleep(1)
+        assert bucket.peek("old") == b"bytes"
+        assert len(mount.cache.journal.pending()) == 2
+
+    bucket.poke("old", b"before")
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await settled(mount)
+        assert mount.stored() == ["new", "old"]
+        assert await mount.read("old") == b"bytes"
+
+
+async def test_a_conflict_met_by_a_replay(bucket: Bucket, tmp_path: Path) -> None:
+    async def before(mount: Mount) -> None:
+        await mount.root_listed()
+        bucket.fault = lambda *_: Fault(hang=True)
+        await mount.save("f", b"ours")
+        bucket.poke("f", b"theirs")
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await settled(mount)
+        assert mount.bucket.peek("f") == b"theirs"
+        [copy] = [key for key in mount.bucket.objects if ".conflict-" in key]
+        assert mount.bucket.peek(copy) == b"ours"
+
+
+async def test_a_failed_save_in_the_default_mode(bucket: Bucket, tmp_path: Path) -> None:
+    """Close has reported it; the bytes are kept all the same."""
+
+    async def before(mount: Mount) -> None:
+        bucket.refuse("PutObject", "SlowDown")
+        with pytest.raises(StoreError, match="SlowDown"):
+            await mount.save("f", b"bytes")
+
+    async with after_a_crash(bucket, tmp_path, before) as mount:
+        await settled(mount)
+        assert mount.bucket.peek("f") == b"bytes"
+
+
+async def test_the_default_mode_uploads_what_writeback_left(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path, writeback=True) as mount:
+        bucket.refuse("PutObject", "SlowDown")
+        await mount.save("f", b"bytes")
+        await mount.tree.saver.drain()
+        assert mount.cache.journal.failed() == []
+    bucket.fault = None
+    async with planted(bucket, tmp_path) as mount:
+        await settled(mount)
+        assert bucket.peek("f") == b"bytes"
+
+
+async def test_damaged_files_are_reported_and_kept(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with planted(bucket, tmp_path, writeback=True) as mount:
+        bucket.refuse("PutObject", "SlowDown")
+        for name in ("gone", "short", "whole"):
+            await mount.save(name, noise(100_000))
+        files = {row.key: mount.cache.directory / row.file for row in mount.cache.journal.pending()}
+    files["gone"].unlink()
+    os.truncate(files["short"], 99_999)
+    bucket.fault = None
+    async with planted(bucket, tmp_path, writeback=True) as mount:
+        await trio.sleep(10)
+        assert mount.stored() == ["whole"]
+        damaged = mount.cache.journal.pending()
+        assert {row.key for row in damaged} == {"gone", "short"}
+        assert all(row.error for row in damaged)
+        assert "'short' cannot be uploaded any more" in caplog.text
+    assert files["short"].exists()
+    caplog.clear()
+
+
+async def test_multipart_uploads_are_aborted(bucket: Bucket, tmp_path: Path) -> None:
+    async def before(mount: Mount) -> None:
+        bucket.fault = lambda operation, _key, _n: (
+            Fault(hang=True) if operation == "UploadPart" else None
+        )
+        handle = await mount.create("f")
+        for at in range(0, 70 * MIB, MIB):
+            await mount.write(handle, at, bytes(MIB))
+        await trio.sleep(1)
+        assert len(bucket.uploads) == 1
+        # and one whose answer was not seen, beside one of others
+        await bucket.create_upload("g", Headers())
+        await bucket.create_upload("gg", Headers())
+        mount.cache.journal.begin("g", 0)
+
+    async with after_a_crash(bucket, tmp_path, before) as mount:
+        await settled(mount)
+        assert [upload.key for upload in mount.bucket.uploads.values()] == ["gg"]
+
+
+async def test_removals_are_carried_out(bucket: Bucket, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        bucket.poke(name, name.encode())
+
+    async def before(mount: Mount) -> None:
+        await mount.names()
+        bucket.fault = lambda operation, _key, _n: (
+            Fault(hang=True) if operation == "DeleteObjects" else None
+        )
+        for name in ("a", "b"):
+            await mount.unlink(name)
+        bucket.poke("b", b"another one")
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        assert mount.stored() == ["b", "c"]
+        await settled(mount)
+
+
+async def test_a_removed_file_that_was_open_is_deleted(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.poke("f", bytes(80 * MIB))
+
+    async def before(mount: Mount) -> None:
+        await mount.open("f")
+        await mount.unlink("f")
+        assert "f" in bucket.objects
+
+    async with after_a_crash(bucket, tmp_path, before) as mount:
+        assert mount.stored() == []
+        await settled(mount)
+
+
+@pytest.mark.parametrize("operation", ["CopyObject", "DeleteObject"])
+async def test_a_file_has_one_of_its_names(bucket: Bucket, tmp_path: Path, operation: str) -> None:
+    bucket.poke("a", b"bytes")
+    bucket.poke("b", b"other")
+
+    async def before(mount: Mount) -> None:
+        bucket.fault = lambda asked, _key, _n: Fault(hang=True) if asked == operation else None
+        mount.tree.state.background.start(lambda: mount.rename("a", "b"), "rename")
+        await trio.sleep(10)
+
+    async with after_a_crash(bucket, tmp_path, before) as mount:
+        if operation == "CopyObject":
+            assert [mount.bucket.peek(key) for key in mount.stored()] == [b"bytes", b"other"]
+        else:
+            assert [(key, mount.bucket.peek(key)) for key in mount.stored()] == [("b", b"bytes")]
+        await settled(mount)
+
+
+@pytest.mark.parametrize("operation", ["CopyObject", "DeleteObjects"])
+@pytest.mark.parametrize("done", [0, 1, 3])
+async def test_a_directory_has_one_of_its_names(
+    bucket: Bucket, tmp_path: Path, operation: str, done: int
+) -> None:
+    keys = ["d/", "d/a", "d/b", "d/e/f"]
+    for key in keys:
+        bucket.poke(key, key.encode())
+
+    async def before(mount: Mount) -> None:
+        handle = await mount.create("d/new")
+        await mount.write(handle, 0, b"new")
+        bucket.refuse("PutObject", "SlowDown")
+        await mount.close(handle)
+        await trio.sleep(0.1)
+        bucket.fault = lambda asked, _key, count: (
+            Fault(hang=True)
+            if asked == "PutObject" or (asked == operation and count > done)
+            else None
+        )
+        bucket.requested()
+        mount.tree.state.background.start(lambda: mount.rename("d", "x"), "rename")
+        await trio.sleep(0.5)
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        assert {key for key in mount.stored() if key != "x/new"} == {"x" + k[1:] for k in keys}
+        await settled(mount)
+        assert mount.bucket.peek("x/new") == b"new"
+        assert await mount.names("x") == {"a", "b", "e", "new"}
+
+
+async def test_a_changed_file_is_renamed(bucket: Bucket, tmp_path: Path) -> None:
+    """The crash comes between copy and deletion: what waits goes over the copy."""
+    bucket.poke("a", noise(20 * MIB))
+
+    async def before(mount: Mount) -> None:
+        handle = await mount.open("a", os.O_RDWR)
+        await mount.write(handle, 20 * MIB, b"more")
+        bucket.refuse("CreateMultipartUpload", "SlowDown")
+        await mount.close(handle)
+        await trio.sleep(0.1)
+        bucket.fault = lambda asked, _key, _n: (
+            Fault(hang=True) if asked in ("CreateMultipartUpload", "DeleteObject") else None
+        )
+        mount.tree.state.background.start(lambda: mount.rename("a", "b"), "rename")
+        await trio.sleep(0.5)
+        assert set(bucket.objects) == {"a", "b"}
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await settled(mount)
+        assert mount.stored() == ["b"]
+        assert mount.bucket.peek("b") == noise(20 * MIB) + b"more"
+
+
+async def test_rows_of_another_prefix_are_left(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with planted(bucket, tmp_path, writeback=True) as mount:
+        bucket.refuse("PutObject", "SlowDown")
+        await mount.save("f", noise(100_000))
+    bucket.fault = None
+    async with planted(bucket, tmp_path, writeback=True, prefix="p/") as mount:
+        await trio.sleep(10)
+        assert mount.stored() == []
+    assert "1 entries of the journal are of other prefixes" in caplog.text
+    async with planted(bucket, tmp_path) as mount:
+        await settled(mount)
+        assert bucket.peek("f") == noise(100_000)
+
+
+async def test_a_mount_that_may_not_write_leaves_everything(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with planted(bucket, tmp_path, writeback=True) as mount:
+        bucket.refuse("PutObject", "SlowDown")
+        await mount.save("f", b"bytes")
+    bucket.fault = None
+    async with planted(bucket, tmp_path, replay=False) as mount:
+        mount.tree.replay.postpone()
+        await trio.sleep(10)
+        assert mount.stored() == []
+    assert "1 entries of the journal wait" in caplog.text
+    async with planted(bucket, tmp_path) as mount:
+        await settled(mount)
+        assert bucket.peek("f") == b"bytes"
+
+
+async def test_a_clean_unmount_leaves_nothing_to_do(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        async with planted(bucket, tmp_path, writeback=True) as mount:
+            await mount.save("f", b"bytes")
+            await mount.rename("f", "g")
+            await mount.tree.saver.drain()
+        async with planted(bucket, tmp_path, writeback=True) as mount:
+            await settled(mount)
+    assert "was not unmounted" not in caplog.text

@@ -1,0 +1,303 @@
+"""`-o writeback`: close is content with the local disk, the bucket gets the bytes later."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from bucketfs.errors import FsError, NoAnswer, StoreError
+from bucketfs.store.memory import Fault
+from bucketfs.tree import pending as pending_module
+from tests.tree.builder import MIB, Bucket, Mount, noise, planted
+
+pytestmark = pytest.mark.mock_clock
+
+
+@asynccontextmanager
+async def writing(bucket: Bucket, directory: Path) -> AsyncIterator[Mount]:
+    """A mount whose root is listed, so that its names cost no request."""
+    async with planted(bucket, directory, writeback=True) as mount:
+        await mount.names()
+        bucket.requested()
+        yield mount
+        check(mount)
+
+
+def check(mount: Mount) -> None:
+    """The journal and the contents agree."""
+    promised = {
+        inode.content.promise.row.file
+        for inode in mount.tree.state.live
+        if inode.content is not None and inode.content.promise is not None
+    }
+    journal = mount.cache.journal
+    assert {row.file for row in journal.pending()} == promised
+    assert mount.tree.saver.pending.count == len(promised)
+    if not promised:
+        assert mount.tree.saver.pending.bytes == 0
+        assert not list(mount.cache.directory.glob("*.sqlite.damaged"))
+
+
+async def test_close_does_not_wait_for_the_bucket(bucket: Bucket, tmp_path: Path) -> None:
+    async with writing(bucket, tmp_path) as mount:
+        began = trio.current_time()
+        for number in range(5):
+            await mount.save(f"{number}", b"bytes")
+        assert trio.current_time() == began
+        assert len(mount.tree.saver.waiting()) == 5
+        await trio.sleep(1)
+        assert mount.stored() == ["0", "1", "2", "3", "4"]
+        assert bucket.requested() == {"PutObject": 5}
+        assert mount.tree.saver.waiting() == []
+        assert (mount.tree.saver.uploaded.files, mount.tree.saver.uploaded.bytes) == (5, 25)
+        assert not mount.tree.state.live
+
+
+@pytest.mark.parametrize("size", [0, 5, 40 << 10, 17 * MIB, 70 * MIB])
+async def test_sizes(bucket: Bucket, tmp_path: Path, size: int) -> None:
+    async with writing(bucket, tmp_path) as mount:
+        await mount.save("f", noise(size))
+        assert "f" not in bucket.objects
+        await trio.sleep(5)
+        assert bucket.peek("f") == noise(size)
+        assert not bucket.uploads
+        assert mount.cache.journal.uploads() == []
+
+
+async def test_fsync_waits(bucket: Bucket, tmp_path: Path) -> None:
+    async with writing(bucket, tmp_path) as mount:
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"bytes")
+        await mount.tree.opener.sync(handle)
+        assert bucket.peek("f") == b"bytes"
+        await mount.close(handle)
+        assert bucket.requested() == {"PutObject": 1}
+
+
+async def test_rename_and_unlink_of_what_waits_cost_nothing(bucket: Bucket, tmp_path: Path) -> None:
+    async with writing(bucket, tmp_path) as mount:
+        bucket.refuse("PutObject", "SlowDown")
+        await mount.save("a", b"bytes")
+        await trio.sleep(0.5)
+        assert bucket.requested() == {"PutObject": 1}
+        await mount.rename("a", "b")
+        [row] = mount.cache.journal.pending()
+        assert row.key == "b"
+        await mount.unlink("b")
+        assert mount.cache.journal.pending() == []
+        await trio.sleep(1)
+        assert bucket.requested() == {}
+        assert mount.stored() == []
+
+
+async def test_what_is_changed_while_it_waits(bucket: Bucket, tmp_path: Path) -> None:
+    """chmod, an append and a truncation all end in the one object."""
+    async with writing(bucket, tmp_path) as mount:
+        bucket.refuse("PutObject", "SlowDown")
+        await mount.save("f", b"12345")
+        await trio.sleep(0.5)
+        handle = await mount.open("f", os.O_WRONLY)
+        await mount.write(handle, 5, b"678")
+        posix = mount.tree.posix(handle.inode)
+        mount.tree.changer.replace(handle.inode, posix.changed(0, mode=0o100600))
+        await mount.close(handle)
+        [row] = mount.cache.journal.pending()
+        assert row.headers.metadata["mode"] == str(0o100600)
+        assert (row.size, mount.cache.journal.data(row.file)) == (8, b"12345678")
+        bucket.fault = None
+        await trio.sleep(5)
+        assert bucket.peek("f") == b"12345678"
+        assert bucket.objects["f"].headers.metadata["mode"] == str(0o100600)
+
+
+async def test_chmod_changes_the_row(bucket: Bucket, tmp_path: Path) -> None:
+    async with writing(bucket, tmp_path) as mount:
+        bucket.refuse("PutObject", "SlowDown")
+        await mount.save("f", b"12345")
+        inode = await mount.find("f")
+        mount.tree.changer.replace(inode, mount.tree.posix(inode).changed(0, mode=0o100600))
+        [row] = mount.cache.journal.pending()
+        assert row.headers.metadata["mode"] == str(0o100600)
+        assert mount.cache.journal.data(row.file) == b"12345"
+        bucket.fault = None
+
+
+async def test_a_directory_with_waiting_files_is_renamed(bucket: Bucket, tmp_path: Path) -> None:
+    async with writing(bucket, tmp_path) as mount:
+        await mount.mkdir("d")
+        bucket.refuse("PutObject", "SlowDown")
+        await mount.save("d/a", b"a")
+        await mount.save("d/b", b"b")
+        await mount.rename("d", "e")
+        assert {row.key for row in mount.cache.journal.pending()} == {"e/a", "e/b"}
+        assert mount.cache.journal.renames() == []
+        bucket.fault = None
+        await trio.sleep(20)
+        assert mount.stored() == ["e/", "e/a", "e/b"]
+
+
+async def test_a_failed_upload_is_tried_until_it_works(bucket: Bucket, tmp_path: Path) -> None:
+    async with writing(bucket, tmp_path) as mount:
+        bucket.refuse("PutObject", "SlowDown")
+        await mount.save("f", b"bytes")
+        await trio.sleep(100)
+        [waiting] = mount.tree.saver.waiting()
+        assert (waiting.path, waiting.size, waiting.state) == ("f", 5, "failed")
+        assert waiting.tries >= 5
+        assert "SlowDown" in waiting.error
+        bucket.fault = None
+        await trio.sleep(100)
+        assert bucket.peek("f") == b"bytes"
+
+
+async def test_flush_waits_for_all_of_a_directory(bucket: Bucket, tmp_path: Path) -> None:
+    async with writing(bucket, tmp_path) as mount:
+        await mount.mkdir("d")
+        for name in ("d/a", "d/b", "e"):
+            await mount.save(name, b"bytes")
+        assert await mount.tree.saver.flush("d") == []
+        assert {"d/a", "d/b"} <= set(bucket.objects)
+        bucket.refuse("PutObject", key="f")
+        await mount.save("f", b"bytes")
+        [(key, error)] = await mount.tree.saver.flush()
+        assert key == "f"
+        assert isinstance(error, StoreError)
+        assert "e" in bucket.objects
+        bucket.fault = None
+
+
+async def test_what_is_given_up_is_kept_and_named(bucket: Bucket, tmp_path: Path) -> None:
+    async with writing(bucket, tmp_path) as mount:
+        bucket.refuse("PutObject", "EntityTooLarge")
+        await mount.save("f", b"bytes")
+        await trio.sleep(5)
+        [failed] = mount.cache.journal.failed()
+        assert failed.key == "f"
+        assert (mount.cache.directory / failed.path).read_bytes() == b"bytes"
+        assert mount.tree.saver.waiting() == []
+        bucket.fault = None
+
+
+async def test_a_conflict_is_kept_beside(bucket: Bucket, tmp_path: Path) -> None:
+    """Nobody waits for the upload that meets it, but no byte is lost."""
+    async with writing(bucket, tmp_path) as mount:
+        await mount.save("f", b"ours")
+        bucket.poke("f", b"theirs")
+        await trio.sleep(1)
+        assert bucket.peek("f") == b"theirs"
+        [copy] = [key for key in bucket.objects if key.startswith("f.conflict-")]
+        assert bucket.peek(copy) == b"ours"
+        assert mount.cache.journal.pending() == []
+
+
+async def test_a_lost_answer_is_no_conflict(bucket: Bucket, tmp_path: Path) -> None:
+    async with writing(bucket, tmp_path) as mount:
+        lost = Fault(NoAnswer("ReadTimeout"), after=True)
+        bucket.fault = lambda operation, _key, n: (
+            lost if (operation, n) == ("PutObject", 1) else None
+        )
+        await mount.save("f", b"ours")
+        await trio.sleep(100)
+        assert mount.stored() == ["f"]
+
+
+async def test_back_pressure_by_count(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with writing(bucket, tmp_path) as mount:
+        monkeypatch.setattr(pending_module, "MOST", 3)
+        bucket.refuse("PutObject", "SlowDown")
+        for number in range(3):
+            await mount.save(f"{number}", b"bytes")
+        with pytest.raises(StoreError):
+            await mount.save("4", b"bytes")
+        bucket.fault = None
+        await trio.sleep(100)
+        assert len(bucket.objects) == 4
+
+
+async def test_back_pressure_by_size(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path, writeback=True, cache_size=64 * MIB) as mount:
+        bucket.fault = lambda operation, key, _n: (
+            Fault(hang=True) if operation == "PutObject" and key < "2" else None
+        )
+        for number in range(2):
+            await mount.save(f"{number}", noise(15 * MIB))
+        await mount.save("2", noise(15 * MIB))
+        assert "2" in bucket.objects, "more than half of the cache does not wait"
+        check(mount)
+
+
+async def test_a_file_larger_than_the_cache(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path, writeback=True, cache_size=64 * MIB) as mount:
+        handle = await mount.create("f")
+        for at in range(0, 200 * MIB, MIB):
+            await mount.write(handle, at, noise(MIB, at))
+            if at == 30 * MIB:
+                await mount.flush(handle)
+        await mount.close(handle)
+        await trio.sleep(10)
+        assert bucket.peek("f") == b"".join(noise(MIB, at) for at in range(0, 200 * MIB, MIB))
+        check(mount)
+
+
+async def test_a_disk_that_refuses_lets_close_wait(bucket: Bucket, tmp_path: Path) -> None:
+    async with writing(bucket, tmp_path) as mount:
+
+        async def refuse(_job: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        mount.cache.journal.in_thread = refuse
+        await mount.save("small", b"bytes")
+        await mount.save("large", noise(100_000))
+        assert mount.stored() == ["large", "small"]
+
+
+async def test_a_removal_does_not_wait(bucket: Bucket, tmp_path: Path) -> None:
+    async with writing(bucket, tmp_path) as mount:
+        for number in range(3):
+            await mount.save(f"{number}", b"bytes")
+        await trio.sleep(1)
+        await mount.names()
+        began = trio.current_time()
+        for number in range(3):
+            await mount.unlink(f"{number}")
+        assert trio.current_time() == began
+        assert {removal.key for removal in mount.cache.journal.removals()} == {"0", "1", "2"}
+        await trio.sleep(1)
+        assert mount.stored() == []
+        assert mount.cache.journal.removals() == []
+
+
+async def test_a_removal_that_fails_is_undone(bucket: Bucket, tmp_path: Path) -> None:
+    async with writing(bucket, tmp_path) as mount:
+        await mount.save("f", b"bytes")
+        await trio.sleep(1)
+        bucket.refuse("DeleteObjects")
+        await mount.unlink("f")
+        with pytest.raises(StoreError):
+            await mount.tree.saver.save_directory(mount.root)
+        assert await mount.names() == {"f"}
+        assert mount.cache.journal.removals() == []
+        bucket.fault = None
+
+
+async def test_exclusive_creation_is_decided_here(bucket: Bucket, tmp_path: Path) -> None:
+    async with writing(bucket, tmp_path) as mount:
+        await mount.save("f", b"bytes")
+        with pytest.raises(FsError, match="EEXIST"):
+            await mount.create("f")
+        assert await mount.names() == {"f"}
+
+
+async def test_draining_waits(bucket: Bucket, tmp_path: Path) -> None:
+    async with writing(bucket, tmp_path) as mount:
+        for number in range(20):
+            await mount.save(f"{number}", b"bytes")
+        await mount.tree.saver.drain()
+        assert len(bucket.objects) == 20

@@ -1,0 +1,253 @@
+"""The journal: what it remembers across a crash, and what happens when it cannot."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bucketfs.cache import journal as journal_module
+from bucketfs.cache.journal import Journal
+from bucketfs.cache.rows import Failed, Pending, Removal, Rename, decode, encode
+from bucketfs.errors import FsError
+from bucketfs.store.base import Headers
+
+_WRITER = """
+import os, sys
+from pathlib import Path
+from bucketfs.cache.journal import Journal
+from bucketfs.cache.rows import Removal
+journal = Journal(Path(sys.argv[1]))
+journal.began(journal.begin("a key", 1.5), "one")
+journal.began(journal.begin("other", 2.5), "two")
+journal.end("two")
+journal.remove([Removal("x", "etag"), Removal("y", "")])
+journal.removed(["y"])
+os.kill(os.getpid(), 9)
+"""
+
+ROW = Pending(
+    file="0.pages",
+    key="a/key",
+    since=1.5,
+    size=10,
+    valid=((0, 10),),
+    stored=10,
+    dirty=((2, 10),),
+    limit=2,
+    new=False,
+    cut=True,
+    base=("a/key", "etag", 7),
+    if_match="etag",
+    headers=Headers({"mode": "33188"}, "text/plain", {"cache-control": "no"}),
+    attempts=((3, {"mode": "1"}),),
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.sqlite"
+
+
+def keys(journal: Journal) -> list[tuple[str, str]]:
+    return [(upload.key, upload.upload_id) for upload in journal.uploads()]
+
+
+def test_rows_survive_a_kill(path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _WRITER, str(path)], check=False)
+    assert done.returncode == -9
+    journal = Journal(path)
+    assert keys(journal) == [("a key", "one")]
+    assert journal.removals() == [Removal("x", "etag")]
+    journal.end("one")
+    journal.close()
+    assert Journal(path).uploads() == []
+
+
+def test_an_upload_without_an_answer_is_known_by_its_key(path: Path) -> None:
+    journal = Journal(path)
+    number = journal.begin("key", 3.0)
+    [upload] = journal.uploads()
+    assert (upload.key, upload.upload_id, upload.since) == ("key", "", 3.0)
+    journal.forget(number)
+    assert journal.uploads() == []
+
+
+def test_pending_files(path: Path) -> None:
+    journal = Journal(path)
+    journal.put(ROW, b"0123456789")
+    later = replace(ROW, file="1.pages", since=0.5)
+    journal.put(later)
+    assert journal.pending() == [later, ROW]
+    assert journal.data("0.pages") == b"0123456789"
+    assert journal.data("1.pages") is None
+    moved = replace(ROW, key="b")
+    journal.change(moved)
+    journal.drop("1.pages")
+    journal.close()
+    journal = Journal(path)
+    assert journal.pending() == [moved]
+    assert journal.data("0.pages") == b"0123456789"
+    journal.put(ROW)
+    assert journal.data("0.pages") is None, "the page file has them now"
+    journal.damage("0.pages", "short")
+    assert journal.pending() == [replace(ROW, error="short")]
+    journal.drop("0.pages")
+    assert journal.pending() == []
+
+
+def test_failures_and_renames(path: Path) -> None:
+    journal = Journal(path)
+    failed, rename = Failed("unsaved/f", "f", "EFBIG", 1.0), Rename("a/", "b/")
+    journal.fail(failed)
+    journal.rename(rename)
+    journal.close()
+    journal = Journal(path)
+    assert (journal.failed(), journal.renames()) == ([failed], [rename])
+    assert rename.is_tree
+    journal.drop_failed("unsaved/f")
+    journal.renamed("a/")
+    assert (journal.failed(), journal.renames()) == ([], [])
+
+
+def test_a_batch_is_written_as_a_whole(path: Path) -> None:
+    journal = Journal(path)
+
+    def fail() -> None:
+        with journal.batch():
+            journal.put(ROW)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert journal.pending() == []
+    with journal.batch(), journal.batch():
+        journal.put(ROW)
+    assert journal.pending() == [ROW]
+
+
+async def test_settled_once_for_all_who_wait(path: Path) -> None:
+    journal = Journal(path)
+    syncs = 0
+
+    async def slow(_job: object) -> None:
+        nonlocal syncs
+        syncs += 1
+        await trio.sleep(0.001)
+
+    await journal.settled()
+    journal.in_thread = slow
+    async with trio.open_nursery() as nursery:
+        for number in range(16):
+            journal.remove([Removal(f"{number}", "")])
+            nursery.start_soon(journal.settled)
+    assert 1 <= syncs <= 2
+    await journal.settled()
+    assert syncs <= 2, "nothing has been written since"
+
+
+async def test_settled_for_real(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "_CHECKPOINT_FROM", 64 << 10)
+    journal = Journal(path)
+    for number in range(100):
+        journal.put(replace(ROW, file=f"{number}"), b"x" * 8000)
+        await journal.settled()
+    assert path.with_name(path.name + "-wal").stat().st_size < 400 << 10, "it is used again"
+    for number in range(100):
+        journal.drop(f"{number}")
+    await journal.settled()
+    journal.put(ROW)
+    await journal.settled()
+    journal.close()
+    assert Journal(path).pending() == [ROW]
+
+
+async def test_a_disk_that_does_not_sync_is_told_to_all(path: Path) -> None:
+    journal = Journal(path)
+
+    async def refuse(_job: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise OSError(5, "Input/output error")
+
+    journal.put(ROW)
+    journal.in_thread = refuse
+    for _ in range(2):
+        with pytest.raises(FsError, match="cannot be written"):
+            await journal.settled()
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 100, b""])
+def test_a_damaged_journal_is_set_aside(path: Path, content: bytes) -> None:
+    for _ in range(2):
+        path.write_bytes(content)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        journal = Journal(path)
+        assert journal.uploads() == []
+        journal.begin("key", 0)
+        journal.close()
+        assert keys(Journal(path)) == [("key", "")]
+    if content:
+        aside = [path.with_name(path.name + end) for end in (".damaged", ".damaged.1")]
+        assert [part.read_bytes() for part in aside] == [content] * 2
+
+
+def test_a_journal_of_another_format_is_set_aside(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    journal = Journal(path)
+    journal.begin("key", 0)
+    assert path.with_name(path.name + ".damaged").exists()
+
+
+def test_a_disk_that_refuses_stops_nobody(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    journal = Journal(path)
+    with sqlite3.connect(path) as other:
+        other.execute("ALTER TABLE removals RENAME TO gone")
+        other.execute("ALTER TABLE pending RENAME TO gone_too")
+    journal.remove([Removal("x", "")])
+    assert "cannot be written" in caplog.text
+    with pytest.raises(FsError, match="cannot be written"):
+        journal.put(ROW)
+    with sqlite3.connect(path) as other:
+        other.execute("ALTER TABLE gone RENAME TO removals")
+    other.close()
+    journal.remove([Removal("y", "")])
+    assert [removal.key for removal in journal.removals()] == ["x", "y"], "nothing is forgotten"
+
+
+extents = st.lists(st.tuples(st.integers(0, 9), st.integers(10, 99)), max_size=3).map(tuple)
+texts = st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2)
+
+
+@given(
+    st.builds(
+        Pending,
+        file=st.text(),
+        key=st.text(),
+        since=st.floats(0, 1e10),
+        size=st.integers(0),
+        valid=extents,
+        stored=st.integers(0),
+        dirty=extents,
+        limit=st.integers(0),
+        new=st.booleans(),
+        cut=st.booleans(),
+        base=st.none() | st.tuples(st.text(), st.text(), st.integers(0)),
+        if_match=st.text(),
+        headers=st.builds(Headers, texts, st.text(), texts),
+        attempts=st.lists(st.tuples(st.integers(0), texts), max_size=2).map(tuple),
+        error=st.text(),
+        more=st.just({"seals": [1, 2]}),
+    )
+)
+def test_a_row_is_read_as_it_was_written(row: Pending) -> None:
+    assert decode(row.file, row.key, row.error, encode(row)) == row
