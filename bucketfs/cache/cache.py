@@ -11,9 +11,6 @@ at most one file per (key, ETag); a file that the journal counts on outlives the
 from __future__ import annotations
 
 import errno
-import fcntl
-import hashlib
-import itertools
 import logging
 import os
 import secrets
@@ -22,6 +19,7 @@ from pathlib import Path
 
 from bucketfs import clock
 from bucketfs.cache import budget
+from bucketfs.cache.directory import claim, claim_this
 from bucketfs.cache.extents import Extents
 from bucketfs.cache.index import Index, PageRow
 from bucketfs.cache.journal import Journal
@@ -48,19 +46,24 @@ class PageCache:
         name: What tells this mount's objects from others' (endpoint, bucket).
         limit: Bytes to hold at most; dirty data that waits for its upload may exceed it.
         keep_free: Given the size of the disk in bytes, how many of them must stay free.
+        only: The very directory to use, instead of a free one of this name.
 
     Raises:
         FsError: The directory cannot be used.
     """
 
     def __init__(
-        self, root: Path, *, name: str, limit: int, keep_free: Callable[[int], int]
+        self,
+        root: Path,
+        *,
+        name: str,
+        limit: int,
+        keep_free: Callable[[int], int],
+        only: Path | None = None,
     ) -> None:
         self._limit = limit
         self._keep_free = keep_free
-        self._directory, self._lock_fd = _claim(
-            root, hashlib.sha256(name.encode()).hexdigest()[:16]
-        )
+        self._directory, self._lock_fd = claim_this(only) if only else claim(root, name)
         self._files: dict[tuple[str, str], PageFile] = {}
         self._anonymous: set[PageFile] = set()
         self._since_check = 0
@@ -104,7 +107,7 @@ class PageCache:
 
     @property
     def directory(self) -> Path:
-        """Where the files are."""
+        """Where the page files are: this mount's own directory."""
         return self._directory
 
     @property
@@ -343,28 +346,3 @@ def _loaded(row: PageRow) -> Seals:
     except ValueError as error:
         log.warning("what the cache holds of %r is not believed: %s", row.key, error)
         return Seals()
-
-
-def _claim(root: Path, name: str) -> tuple[Path, int]:
-    """A subdirectory of `root` locked for this process: the named one, or a numbered one beside it.
-
-    Two mounts of one bucket each get a cache of their own; nothing is shared that a second writer
-    could change underneath.
-    """
-    for number in itertools.count():
-        directory = root / (name if number == 0 else f"{name}.{number}")
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise FsError(
-                error.errno or errno.EIO,
-                f"cannot use the cache directory {directory}: {error.strerror}",
-            ) from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            continue
-        return directory, fd
-    raise AssertionError("unreachable")

@@ -19,6 +19,9 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "mount": "bucketfs.cli.mount",
         "umount": "bucketfs.cli.umount",
+        "status": "bucketfs.cli.status",
+        "flush": "bucketfs.cli.flush",
+        "recover": "bucketfs.cli.recover",
         "demo": "bucketfs.cli.demo",
     }
 )

@@ -20,7 +20,16 @@ _SYNOPSIS = "bucketfs BUCKET[:/PREFIX] MOUNTPOINT [-f] [-d] [-o NAME[=VALUE],…
 
 _COMMANDS = (
     ("bucketfs BUCKET[:/PREFIX] MOUNTPOINT", "mount a bucket (also: bucketfs mount …)"),
-    ("bucketfs umount [-l] MOUNTPOINT", "unmount it; -l at once, even if in use or dead"),
+    (
+        "bucketfs umount [-l] [--timeout TIME] MOUNTPOINT",
+        "unmount it and wait until all is in the bucket; -l at once, even if in use or dead",
+    ),
+    ("bucketfs status [--json] [PATH]", "what mounts do, and what is not in the bucket yet"),
+    ("bucketfs flush [PATH]", "wait until what was written is in the bucket"),
+    (
+        "bucketfs recover [BUCKET] [--apply|--save DIR|--discard NAME…]",
+        "list what mounts that died left on this machine; upload it, copy it out, or delete it",
+    ),
     ("bucketfs demo [DIR]", "try it out with a server of its own"),
 )
 

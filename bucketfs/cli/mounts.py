@@ -12,11 +12,21 @@ TYPE = "fuse.bucketfs"
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of mountinfo (proc(5))."""
+    """One line of mountinfo (proc(5)).
+
+    Attributes:
+        target: Where it is mounted.
+        device: st_dev of the files in it as ``MAJOR:MINOR``.
+        root: Directory of the file system that is shown there: "/", but for bind mounts.
+        user: Who mounted it, as FUSE tells; otherwise 0.
+    """
 
     target: str
     type: str
     source: str
+    device: str = ""
+    root: str = "/"
+    user: int = 0
 
 
 def parse_mountinfo(lines: Iterable[str]) -> list[Mount]:
@@ -26,7 +36,17 @@ def parse_mountinfo(lines: Iterable[str]) -> list[Mount]:
         left, dash, right = line.partition(" - ")
         before, after = left.split(), right.split()
         if dash and len(before) >= 5 and len(after) >= 2:
-            found.append(Mount(_unescape(before[4]), after[0], _unescape(after[1])))
+            user = re.search(r"(?:^|,)user_id=(\d+)", after[-1])
+            found.append(
+                Mount(
+                    target=_unescape(before[4]),
+                    type=after[0],
+                    source=_unescape(after[1]),
+                    device=before[2],
+                    root=_unescape(before[3]),
+                    user=int(user[1]) if user else 0,
+                )
+            )
     return found
 
 
@@ -37,6 +57,16 @@ def mounted_at(path: str, mounts: Iterable[Mount]) -> Mount | None:
         if mount.target == path:
             top = mount
     return top
+
+
+def covering(path: str, mounts: Iterable[Mount]) -> Mount | None:
+    """The mount that `path` (absolute, no symlinks) is in."""
+    found = None
+    for mount in mounts:
+        inside = path == mount.target or path.startswith(mount.target.rstrip("/") + "/")
+        if inside and (found is None or len(mount.target) >= len(found.target)):
+            found = mount
+    return found
 
 
 def current() -> list[Mount]:

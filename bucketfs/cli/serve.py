@@ -15,6 +15,7 @@ import trio
 from bucketfs import log as logs
 from bucketfs.cli import bucket, daemon
 from bucketfs.cli.failure import ExitCode, Failure
+from bucketfs.cli.host import MountHost
 from bucketfs.cli.notify import notify
 from bucketfs.credentials import Credentials
 from bucketfs.fuse import session
@@ -23,23 +24,6 @@ from bucketfs.store import open_store
 from bucketfs.store.config import StoreConfig
 
 log = logging.getLogger("bucketfs.serve")
-
-
-class _State:
-    """Whether the mount stands, and whom to tell."""
-
-    def __init__(self, options: Options, report: daemon.Report) -> None:
-        self._options = options
-        self._report = report
-        self.ready = False
-
-    def stands(self) -> None:
-        """The kernel answers for the mount point."""
-        self.ready = True
-        where = f"{self._options.source} at {self._options.mountpoint}"
-        log.info("mounted %s", where)
-        self._report.ready()
-        notify("READY=1", f"STATUS={where}")
 
 
 def serve(
@@ -60,46 +44,58 @@ def serve(
         Failure: Before the mount stood, with what was in the way.
     """
     config = bucket.store_config(options, credentials, reload)
-    state = _State(options, report)
+    host = MountHost(options, report)
     try:
-        trio.run(_main, options, config, state)
+        trio.run(_main, options, config, host)
     except (Exception, KeyboardInterrupt) as error:
-        cause = _single(error)
-        if not state.ready:
+        cause = single(error)
+        if not host.ready:
             raise bucket.failure_of(cause, options) from cause
         log.critical("the mount ended with an error", exc_info=cause)
         return ExitCode.FAILED
     finally:
         notify("STOPPING=1")
-    if not state.ready:
+    if not host.ready:
         raise Failure(ExitCode.FAILED, "interrupted; nothing is mounted")
     log.info("unmounted %s from %s", options.source, options.mountpoint)
-    return ExitCode.OK
+    if host.left:
+        log.error(
+            "%d files are not in the bucket; their bytes are on this machine: bucketfs recover",
+            len(host.left),
+        )
+    return ExitCode.FAILED if host.left else ExitCode.OK
 
 
-async def _main(options: Options, config: StoreConfig, state: _State) -> None:
+async def _main(options: Options, config: StoreConfig, host: MountHost) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, signals, nursery.cancel_scope)
-            async with open_store(config) as store:
-                with trio.fail_after(daemon.patience(options)):
-                    await store.check()
-                await session.serve(store, options, on_ready=state.stands)
+            with trio.CancelScope() as mounted:
+                # outside of what it cancels: it has to hear the second signal, too
+                nursery.start_soon(_obey, signals, mounted, host)
+                async with open_store(config, trace=host.trace) as store:
+                    with trio.fail_after(daemon.patience(options)):
+                        await store.check()
+                    await session.serve(store, options, host=host)
             nursery.cancel_scope.cancel()
 
 
-async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    """SIGTERM and SIGINT end the mount, SIGHUP opens the log file anew."""
+async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope, host: MountHost) -> None:
+    """SIGTERM and SIGINT end the mount, and again the draining; SIGHUP opens the log file anew."""
     async for number in signals:
         if number == signal.SIGHUP:
             logs.reopen()
             continue
-        log.info("%s: unmounting", signal.Signals(number).name)
+        name = signal.Signals(number).name
+        if scope.cancel_called:
+            log.warning("%s again: what is not in the bucket yet stays on this machine", name)
+            host.hurry.set()
+            continue
+        log.info("%s: unmounting", name)
         notify("STOPPING=1", "STATUS=unmounting")
         scope.cancel()
 
 
-def _single(error: BaseException) -> BaseException:
+def single(error: BaseException) -> BaseException:
     """The one error inside nested exception groups, or the group itself."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]

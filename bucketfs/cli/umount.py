@@ -1,40 +1,104 @@
-"""``bucketfs umount [-l] MOUNTPOINT``: unmount with whatever this user may use."""
+"""``bucketfs umount [-l] [--timeout TIME] MOUNTPOINT``: unmount, and wait for what that leaves."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
+from typing import Any
 
-from bucketfs.cli import mounts
+from bucketfs.cli import client, mounts, show, words
+from bucketfs.cli.client import Conversation, NoDaemon
 from bucketfs.cli.failure import ExitCode, Failure
+from bucketfs.units import parse_duration
 
-USAGE = """usage: bucketfs umount [-l] MOUNTPOINT
+USAGE = """usage: bucketfs umount [-l] [--timeout TIME] MOUNTPOINT
 
-  -l, -z, --lazy   take the mount out of the tree at once, even if it is in use or dead"""
+Unmounts and waits until everything written is in the bucket and the daemon has ended.
 
-_LAZY = frozenset({"-l", "-z", "--lazy"})
+  -l, -z, --lazy   take the mount out of the tree at once, even if it is in use or dead; do not wait
+  --timeout TIME   wait no longer than this (60, 5m, 1h); the daemon goes on
+
+Exit code 0: unmounted, and nothing is left; 1: not unmounted, not done in time, or something could
+not be saved."""
 
 #: umount(8) waits for the kernel, which waits for the last open file to be flushed.
 _PATIENCE = 600.0
+#: Seconds between the farewell of a daemon and its end: it closes the cache.
+_LAST_STEPS = 60.0
 
 
 def run(argv: Sequence[str]) -> int:
     """Unmount one mount point. Raises Failure."""
-    if {"-h", "--help"} & set(argv):
+    found = words.take_apart(
+        argv,
+        USAGE,
+        switches=[words.HELP, ("--lazy", "-l", "-z")],
+        valued=[("--timeout",)],
+    )
+    if "--help" in found.switches:
         print(USAGE)
         return ExitCode.OK
-    lazy = bool(_LAZY & set(argv))
-    paths = [word for word in argv if word not in _LAZY]
-    if len(paths) != 1 or paths[0].startswith("-"):
-        raise Failure(ExitCode.USAGE, "usage: bucketfs umount [-l] MOUNTPOINT")
-    path = absolute(paths[0])
-    mount = mounts.mounted_at(path, mounts.current())
+    if len(found.rest) != 1:
+        raise Failure(ExitCode.USAGE, USAGE.splitlines()[0])
+    timeout = _timeout(found.value("--timeout"))
+    path = absolute(found.rest[0])
+    known = mounts.current()
+    mount = mounts.mounted_at(path, known)
     if mount is None or mount.type != mounts.TYPE:
         raise Failure(ExitCode.MOUNTPOINT, f"{path}: no bucket is mounted there")
-    unmount(path, lazy=lazy)
+    if "--lazy" in found.switches:
+        unmount(path, lazy=True)
+        return ExitCode.OK
+    deadline = None if timeout is None else time.monotonic() + timeout
+    daemon = next((one for one in client.reachable(known) if one.serves(mount)), None)
+    if daemon is None:
+        unmount(path)
+        return ExitCode.OK
+    try:
+        with client.ask(daemon, "watch") as talk:
+            unmount(path)
+            _wait(path, mount.device, talk, deadline)
+    except NoDaemon as error:
+        raise Failure(ExitCode.FAILED, f"{path}: unmounted, but {error}; see its log") from None
     return ExitCode.OK
+
+
+def _timeout(text: str | None) -> float | None:
+    try:
+        return None if text is None else parse_duration(text)
+    except ValueError as error:
+        raise Failure(ExitCode.USAGE, f"--timeout={text}: {error}") from None
+
+
+def _wait(path: str, device: str, talk: Conversation, deadline: float | None) -> None:
+    """Wait for a daemon whose mount is gone to end. Raises Failure and NoDaemon."""
+    if any(mount.device == device for mount in mounts.current()):
+        return  # bound to another place as well: it goes on
+    progress = show.Progress()
+    done: dict[str, Any] = {}
+    try:
+        for answer in talk.answers():
+            if "progress" not in answer:
+                done = client.done_of(answer)
+                break
+            progress.tell(answer)
+            if deadline is not None and time.monotonic() > deadline:
+                left = show.remaining(answer["progress"])
+                line = f"{path}: unmounted; {left} are still being saved, by process {talk.pid}"
+                raise Failure(ExitCode.FAILED, line)
+    finally:
+        progress.end()
+    client.await_exit(talk.pid, _LAST_STEPS)
+    if done["files"]:
+        names = ", ".join(show.name(one["path"]) for one in done["left"][:3])
+        raise Failure(
+            ExitCode.FAILED,
+            f"{path}: unmounted; {show.count(done['files'], 'file')} could not be saved ({names}"
+            f"{', …' if done['files'] > 3 else ''}) and stay on this machine: bucketfs recover",
+        )
 
 
 def absolute(path: str) -> str:
@@ -60,13 +124,13 @@ def unmount(path: str, *, lazy: bool = False) -> None:
         ) from None
     if done.returncode == 0:
         return
-    words = " ".join((done.stderr or done.stdout).split())
-    if "busy" in words:
+    said = " ".join((done.stderr or done.stdout).split())
+    if "busy" in said:
         raise Failure(
             ExitCode.FAILED,
             f"{path}: in use; see who with: fuser -vm {path}; or run: bucketfs umount -l {path}",
         )
-    raise Failure(ExitCode.FAILED, f"{path}: {words or 'cannot be unmounted'}")
+    raise Failure(ExitCode.FAILED, f"{path}: {said or 'cannot be unmounted'}")
 
 
 def _command(path: str, *, lazy: bool) -> list[str]:

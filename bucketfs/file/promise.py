@@ -21,18 +21,12 @@ class Promise:
         row: As it was written last.
         inline: The row has the bytes itself.
         revision: Of the content when the row was written.
-        tries: How often the upload has failed.
-        error: Why the last time.
-        uploading: It is under way.
     """
 
     pages: PageFile
     row: Pending
     inline: bool
     revision: int
-    tries: int = 0
-    error: str = ""
-    uploading: bool = False
 
     def counts_on(self, pages: PageFile, start: int, *, cut: bool) -> bool:
         """Whether a change of `pages` from `start` on would break the promise.

@@ -389,6 +389,11 @@ class Operations(pyfuse3.Operations):
         self._handles[self._last_handle] = handle
         return self._last_handle
 
+    @property
+    def open_files(self) -> int:
+        """How many handles of files programs hold."""
+        return sum(isinstance(handle, Handle) for handle in self._handles.values())
+
     def _file(self, fh: int) -> Handle:
         handle = self._handles.get(fh)
         if not isinstance(handle, Handle):

@@ -6,7 +6,6 @@ import errno
 import gc
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from pwd import getpwuid
 
@@ -14,9 +13,11 @@ import pyfuse3
 import trio
 
 from bucketfs.cache.cache import PageCache
+from bucketfs.cache.directory import name_of
 from bucketfs.errors import FsError
 from bucketfs.file.context import FileContext
 from bucketfs.fuse.encode import Encoder, View
+from bucketfs.fuse.host import Host, Service
 from bucketfs.fuse.operations import Operations
 from bucketfs.options import Options
 from bucketfs.store.base import Store
@@ -43,7 +44,7 @@ MAX_BACKGROUND = 64
 GC_THRESHOLDS = (50_000, 20, 50)
 
 
-async def serve(store: Store, options: Options, *, on_ready: Callable[[], None]) -> None:
+async def serve(store: Store, options: Options, *, host: Host) -> None:
     """Mount the bucket and serve it until it is unmounted or the caller cancels.
 
     Returns (or lets the cancellation through) after everything unsaved has been brought to the
@@ -52,19 +53,19 @@ async def serve(store: Store, options: Options, *, on_ready: Callable[[], None])
     Args:
         store: The bucket, checked.
         options: What the mount was asked to do.
-        on_ready: Called once when the kernel gets answers for the mount point.
+        host: Told how the mount gets on.
 
     Raises:
         FsError: The cache directory or the mount point cannot be used.
     """
     stop = _Stop()
-    cache = _open_cache(options, str(store))
+    cache = open_cache(options)
     try:
         async with trio.open_nursery() as outer:
             outer.start_soon(stop.when_cancelled)
             # a cancellation ends the serving, not the saving that follows it
             with trio.CancelScope(shield=True):
-                await _serve(store, options, cache, on_ready, stop)
+                await _serve(store, options, cache, host, stop)
             outer.cancel_scope.cancel()
     finally:
         cache.close()
@@ -104,11 +105,11 @@ async def _serve(
     store: Store,
     options: Options,
     cache: PageCache,
-    on_ready: Callable[[], None],
+    host: Host,
     stop: _Stop,
 ) -> None:
     async with trio.open_nursery() as nursery:
-        tree = _plant(store, options, cache, Background(nursery))
+        tree = plant(store, options, cache, Background(nursery))
         operations = Operations(
             tree,
             Encoder(tree, _view(options)),
@@ -121,25 +122,28 @@ async def _serve(
             tree.replay.postpone()
         else:
             await tree.replay.run()
+        await nursery.start(host.attend, Service(tree, cache, operations))
         _mount(operations, options)
         gc.freeze()  # what the imports made is never garbage
         gc.set_threshold(*GC_THRESHOLDS)
         try:
             try:
                 async with trio.open_nursery() as serving:
-                    serving.start_soon(_announce, options.mountpoint, on_ready)
+                    serving.start_soon(_announce, options.mountpoint, host)
                     stop.ready()
                     await pyfuse3.main(max_tasks=MAX_TASKS)
                     serving.cancel_scope.cancel()
             finally:
                 stop.over()
-                await tree.saver.drain()
+                left = await tree.outstanding.drain(host.hurry, host.drains)
         finally:
             pyfuse3.close(unmount=True)
+        await host.drained(left)
         nursery.cancel_scope.cancel()
 
 
-def _plant(store: Store, options: Options, cache: PageCache, background: Background) -> Tree:
+def plant(store: Store, options: Options, cache: PageCache, background: Background) -> Tree:
+    """The tree of a bucket, with the cache it uses; nothing is asked of the bucket yet."""
     files = FileContext(
         store=store,
         cache=cache,
@@ -165,23 +169,34 @@ def _view(options: Options) -> View:
     return View(uid=options.uid, gid=options.gid, umask=options.umask, root_umask=options.mp_umask)
 
 
-def _open_cache(options: Options, name: str) -> PageCache:
-    root = Path(options.use_cache) if options.use_cache else _default_cache()
+def open_cache(options: Options, *, only: Path | None = None) -> PageCache:
+    """The cache that these options ask for, or, of all its caches, exactly the directory `only`.
+
+    Raises:
+        FsError: It cannot be used.
+    """
 
     def keep_free(disk: int) -> int:
         if options.ensure_diskfree is not None:
             return options.ensure_diskfree
         return disk * options.free_space_ratio // 100
 
-    name = f"{options.url}|{options.bucket}"
-    return PageCache(root, name=name, limit=options.cache_size, keep_free=keep_free)
+    return PageCache(
+        cache_root(options.use_cache),
+        name=name_of(options.url, options.bucket),
+        limit=options.cache_size,
+        keep_free=keep_free,
+        only=only,
+    )
 
 
-def _default_cache() -> Path:
-    """Where caches live unless told otherwise (XDG base directory specification.
+def cache_root(use_cache: str | None) -> Path:
+    """Where caches live: as told, else as the XDG base directory specification says.
 
-    /var/cache for root).
+    /var/cache for root.
     """
+    if use_cache:
+        return Path(use_cache)
     if os.getuid() == 0:
         return Path("/var/cache/bucketfs")
     base = os.environ.get("XDG_CACHE_HOME", "")
@@ -211,11 +226,11 @@ def _mount(operations: Operations, options: Options) -> None:
         raise FsError(errno.EIO, f"cannot mount at {options.mountpoint}: {error}") from error
 
 
-async def _announce(mountpoint: str, on_ready: Callable[[], None]) -> None:
+async def _announce(mountpoint: str, host: Host) -> None:
     """Tell that the mount stands as soon as the kernel gets an answer through it."""
     status = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
     _tune(status.st_dev)
-    on_ready()
+    host.stands(status.st_dev)
 
 
 def _tune(device: int) -> None:

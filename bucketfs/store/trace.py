@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from bucketfs import clock
-from bucketfs.errors import StoreError
+from bucketfs.errors import NotFound, PreconditionFailed, StoreError
 from bucketfs.store.base import ObjectInfo, Sink, Store
 from bucketfs.store.wrapper import Call, StoreWrapper
 
@@ -24,7 +24,8 @@ class Tally:
 
     Attributes:
         requests: How many were sent, each attempt for itself.
-        failures: How many of them ended in an error.
+        failures: How many of them ended in an error; that something is not there, or is not as
+            asked, is an answer.
         sent / received: Bytes of bodies.
         seconds: Time they took together.
     """
@@ -70,7 +71,7 @@ class TraceStore(StoreWrapper):
                 tally.sent += call.size
             return result
         except StoreError as exc:
-            tally.failures += 1
+            tally.failures += not isinstance(exc, NotFound | PreconditionFailed)
             outcome = exc.code
             raise
         finally:

@@ -41,6 +41,9 @@ class Live:
         attribute_changes: Counts changes of the attributes.
         users: How many hold or wait for `lock`.
         saving_attributes: A background task will save them.
+        since: Unix time at which something of it began to wait for the bucket, 0.0 while nothing
+            does.
+        tries / error: Attempts to save it that failed since then, and why the last one did.
     """
 
     lock: trio.Lock = field(default_factory=trio.Lock)
@@ -54,6 +57,9 @@ class Live:
     saving_attributes: bool = False
     retrying: bool = False
     users: int = 0
+    since: float = 0.0
+    tries: int = 0
+    error: str = ""
 
     @property
     def busy(self) -> bool:

@@ -152,6 +152,12 @@ class Removals:
         for failure in self._failures.pop(directory, {}).values():
             raise failure
 
+    def failures(self) -> Iterator[tuple[Directory, str, StoreError | FsError]]:
+        """Names that are back because they could not be deleted, until `settled` tells why."""
+        for directory, failures in self._failures.items():
+            for name, failure in failures.items():
+                yield directory, name, failure
+
     async def drained(self) -> None:
         """Wait until whatever is leaving now has left."""
         wanted = self._added

@@ -17,8 +17,10 @@ import errno
 import functools
 import logging
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bucketfs.cache.extents import Extents
+from bucketfs.cache.journal import Journal
 from bucketfs.cache.pages import PageFile
 from bucketfs.cache.rows import Pending as Row
 from bucketfs.cache.rows import Removal, Rename
@@ -48,7 +50,7 @@ class Replayed:
     others: int = 0
 
 
-class _DamagedError(Exception):
+class DamagedError(Exception):
     """A pending file is not there as the journal has it; the message says what is wrong."""
 
 
@@ -189,10 +191,10 @@ class Replay:
     async def _plant(self, row: Row) -> None:
         """Have a pending file in the tree as it was when it was promised."""
         try:
-            self._check(row)
+            check(row, self._journal, self._state.files.cache.directory)
             parent, name = self._parent(row.key)
             pages = self._pages(row)
-        except _DamagedError as error:
+        except DamagedError as error:
             await self._leave_damaged(row, error)
             return
         except FsError as error:
@@ -218,23 +220,6 @@ class Replay:
             defaults=self._state.config.defaults,
         )
 
-    def _check(self, row: Row) -> None:
-        """Raise _DamagedError unless all that the row counts on is there."""
-        if not _is_whole(row):
-            raise _DamagedError("the journal contradicts itself")
-        data = self._journal.data(row.file)
-        if data is not None:
-            if len(data) != row.size:
-                raise _DamagedError("its bytes in the journal are not all")
-            return
-        path = self._state.files.cache.directory / row.file
-        try:
-            stored = path.stat().st_size
-        except OSError as error:
-            raise _DamagedError(f"{path}: {error.strerror}") from error
-        if stored < row.stored:
-            raise _DamagedError(f"{path} has {stored} bytes instead of {row.stored}")
-
     def _pages(self, row: Row) -> PageFile:
         """The page file with the bytes that were promised; raises FsError ENOSPC."""
         cache, data = self._state.files.cache, self._journal.data(row.file)
@@ -250,7 +235,7 @@ class Replay:
             raise FsError(error.errno or errno.EIO, f"the cache: {error.strerror}") from error
         return pages
 
-    async def _leave_damaged(self, row: Row, error: _DamagedError) -> None:
+    async def _leave_damaged(self, row: Row, error: DamagedError) -> None:
         if await self._has_arrived(row):
             self._journal.drop(row.file)
             return
@@ -275,18 +260,40 @@ class Replay:
         """The directory of a key, made if missing, and the name in it."""
         *above, name = key[len(self._state.config.prefix) :].split("/")
         if not all(map(is_visible, (*above, name))):
-            raise _DamagedError("its key cannot be a path")
+            raise DamagedError("its key cannot be a path")
         directory = self._state.root
         for part in above:
             child = directory.children.get(part)
             if child is None:
                 child = self._state.new_directory(directory, part)
             if not isinstance(child, Directory):
-                raise _DamagedError("another file that waits has the name of its directory")
+                raise DamagedError("another file that waits has the name of its directory")
             directory = child
         if isinstance(directory.children.get(name), Directory):
-            raise _DamagedError("other files that wait are below its name")
+            raise DamagedError("other files that wait are below its name")
         return directory, name
+
+
+def check(row: Row, journal: Journal, directory: Path) -> None:
+    """Whether all that a pending file's row counts on is there, in the cache's `directory`.
+
+    Raises:
+        DamagedError: It is not.
+    """
+    if not _is_whole(row):
+        raise DamagedError("the journal contradicts itself")
+    data = journal.data(row.file)
+    if data is not None:
+        if len(data) != row.size:
+            raise DamagedError("its bytes in the journal are not all")
+        return
+    path = directory / row.file
+    try:
+        stored = path.stat().st_size
+    except OSError as error:
+        raise DamagedError(f"{path}: {error.strerror}") from error
+    if stored < row.stored:
+        raise DamagedError(f"{path} has {stored} bytes instead of {row.stored}")
 
 
 def _is_whole(row: Row) -> bool:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
 
+from bucketfs import clock
 from bucketfs.errors import FsError, StoreError, errno_of
 from bucketfs.file.upload import Interrupted
 from bucketfs.tasks import gather
@@ -24,7 +24,7 @@ from bucketfs.tree.locks import Locks
 from bucketfs.tree.pending import Pending
 from bucketfs.tree.publish import Publisher
 from bucketfs.tree.remove import Removals
-from bucketfs.tree.state import TreeState
+from bucketfs.tree.state import GivenUp, TreeState
 
 log = logging.getLogger(__name__)
 
@@ -40,27 +40,6 @@ _PERMANENT = frozenset(
 #: Uploads in the background: files up to so many bytes leave in one request each, as many at once
 #: as the mount may send; of larger ones, which send as many by themselves, this many beside them.
 _SMALL, _LARGE_AT_ONCE = 8 << 20, 2
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A file that the bucket lacks though its close has ended.
-
-    Attributes:
-        path: Its key.
-        size: Bytes.
-        state: "waiting", "uploading", or "failed" (and is tried again).
-        tries: Uploads that failed.
-        error: Why the last one did, "" before the first.
-        since: Unix time at which it was closed.
-    """
-
-    path: str
-    size: int
-    state: str
-    tries: int
-    error: str
-    since: float
 
 
 @dataclass(slots=True)
@@ -89,6 +68,8 @@ class Saver:
         self.uploaded = Uploaded()
         self._small = trio.Semaphore(state.files.parallel)
         self._large = trio.Semaphore(_LARGE_AT_ONCE)
+        #: What the drain could not save and has left on the local disk.
+        self._left: set[Inode] = set()
 
     async def close(self, inode: Inode) -> None:
         """Have nothing of what was written lost from now on, whatever happens here.
@@ -110,13 +91,20 @@ class Saver:
             FsError: EFBIG, ENOSPC, ENAMETOOLONG; ESTALE when someone else changed the object.
             StoreError: The request failed; the inode is as unsaved as before.
         """
-        while inode.live is not None and self._unsaved(inode.live):
+        while inode.live is not None and is_unsaved(inode.live):
+            _waits(inode.live)
             try:
                 async with self._locks.exclusive(inode) as live:
                     await self._save(inode, live)
                 break
             except Interrupted:
                 continue  # it was renamed or removed meanwhile; that had the lock first
+            except (StoreError, FsError) as error:
+                inode.live.tries += 1
+                inode.live.error = str(error)
+                raise
+        if inode.live is not None and not is_unsaved(inode.live):
+            inode.live.since, inode.live.tries, inode.live.error = 0.0, 0, ""
 
     async def _save(self, inode: Inode, live: Live) -> None:
         if live.unlinked:
@@ -144,6 +132,7 @@ class Saver:
     def later(self, inode: Inode) -> None:
         """Save the inode's attributes in a moment, together with what else changes until then."""
         live = self._state.enliven(inode)
+        _waits(live)
         if not live.saving_attributes:
             live.saving_attributes = True
             self._state.background.start(lambda: self._save_later(inode, live), "save attributes")
@@ -152,6 +141,7 @@ class Saver:
         """Save what is unsaved after the last close, in the background, until it has worked."""
         live = self._state.enliven(inode)
         self.pending.note(inode)
+        _waits(live)
         if not live.retrying:
             live.retrying = True
             self._state.background.start(lambda: self._retry(inode, live), "save after close")
@@ -168,13 +158,12 @@ class Saver:
     async def _retry(self, inode: Inode, live: Live) -> None:
         pause = RETRY_FIRST
         try:
-            while not _being_written(live):
+            while not is_being_written(live):
                 try:
                     return await self._save_in_turn(inode, live)
                 except (StoreError, FsError) as error:
                     if errno_of(error) in _PERMANENT or _is_broken(live):
                         return self._give_up(inode, live, error)
-                    _note_failure(live, error)
                     log.warning(
                         "%s is not saved yet, next try in %.0f s: %s",
                         self._state.shown(inode), pause, error,
@@ -190,72 +179,14 @@ class Saver:
         content = live.content
         lane = self._small if content is None or content.size <= _SMALL else self._large
         async with lane:
-            promise = content.promise if content is not None else None
-            if promise is not None:
-                promise.uploading = True
-            try:
-                await self.save(inode)
-            finally:
-                if promise is not None:
-                    promise.uploading = False
-
-    def waiting(self) -> list[Waiting]:
-        """Files that the bucket lacks though their close has ended."""
-        found = []
-        for inode in self._state.live:
-            promise = inode.content.promise if inode.content is not None else None
-            if promise is not None:
-                state = "failed" if promise.tries else "waiting"
-                found.append(
-                    Waiting(
-                        self._state.shown(inode), promise.row.size,
-                        "uploading" if promise.uploading else state,
-                        promise.tries, promise.error, promise.row.since,
-                    )
-                )  # fmt: skip
-        return found
-
-    def leave_all(self) -> None:
-        """Leave everything unsaved to the next mount: this one has no time left to save it."""
-        for inode in list(self._state.live):
-            self.pending.note(inode)
-
-    async def flush(self, below: str = "") -> Sequence[tuple[str, Exception]]:
-        """Have in the bucket what is unsaved now, and gone from it what was removed.
-
-        Args:
-            below: Only what has this key, or one that begins with it and a slash; "" for all.
-
-        Returns:
-            Keys that are not, each with the reason; they go on being tried.
-        """
-        await self._removals.drained()
-        failures: list[tuple[str, Exception]] = []
-        wanted = [inode for inode in self._state.live if self._is_at(inode, below)]
-        if wanted:
-            await gather(
-                [functools.partial(self._flush, inode, failures) for inode in wanted],
-                limit=self._state.files.parallel,
-            )
-        return failures
-
-    def _is_at(self, inode: Inode, below: str) -> bool:
-        key = self._state.shown(inode)
-        return not below or key == below or key.startswith(below.removesuffix("/") + "/")
-
-    async def _flush(self, inode: Inode, failures: list[tuple[str, Exception]]) -> None:
-        key = self._state.shown(inode)
-        try:
             await self.save(inode)
-        except (StoreError, FsError) as error:
-            failures.append((key, error))
 
     def _give_up(self, inode: Inode, live: Live, error: Exception) -> None:
         """Leave what cannot be saved on the local disk; the bucket's version counts again."""
+        where = self._leave_on_disk(inode, error)
         live.attributes_unsaved = False
         inode.checked = NEVER
         inode.opened = ""
-        where = self._leave_on_disk(inode, error)
         log.error("%s cannot be saved: %s%s", self._state.shown(inode), error, where)
         content = live.content
         if content is not None:
@@ -272,9 +203,6 @@ class Saver:
         if content is not None and not content.handles and (live.unlinked or not content.unsaved):
             self._state.close_content(inode)
         self._state.settle(inode)
-
-    def _unsaved(self, live: Live) -> bool:
-        return live.attributes_unsaved or (live.content is not None and live.content.unsaved)
 
     async def drain(self) -> None:
         """Save everything that is unsaved, once; what cannot be is left on the local disk.
@@ -293,33 +221,63 @@ class Saver:
         try:
             await self.save(inode)
         except (StoreError, FsError) as error:
-            where = self._leave_to_next_mount(inode) or self._leave_on_disk(inode, error)
+            where = self._leave_behind(inode, error, to_next_mount=self._state.config.writeback)
             log.error(
                 "%s could not be saved at unmount: %s%s", self._state.shown(inode), error, where
             )
         except Exception as error:
             # whatever is wrong with one file, the others must still be saved
-            where = self._leave_to_next_mount(inode) or self._leave_on_disk(inode, error)
+            where = self._leave_behind(inode, error, to_next_mount=self._state.config.writeback)
             log.exception("%s could not be saved at unmount%s", self._state.shown(inode), where)
 
-    def _leave_to_next_mount(self, inode: Inode) -> str:
-        """Leave unsaved bytes in the journal, if that is what was promised; words that say so."""
-        if not self._state.config.writeback:
-            return ""
-        self.pending.note(inode)
-        content = inode.content
-        noted = content is not None and content.promise is not None
-        return "; the next mount of this bucket here goes on with it" if noted else ""
+    def abandon(self) -> None:
+        """Leave here what a drain that was cut short has not saved, for the next mount."""
+        error = FsError(errno.EINTR, "unmounting was cut short")
+        for inode in list(self._state.live):
+            live = inode.live
+            if live is None or live.unlinked or not is_unsaved(live) or inode in self._left:
+                continue
+            where = self._leave_behind(inode, error, to_next_mount=True)
+            log.error("%s is not saved: %s%s", self._state.shown(inode), error.why, where)
+        leaving = sum(map(len, self._state.leaving.values())) + len(self._state.deferred)
+        if leaving:
+            log.error("%d removed files stay in the bucket for now: %s", leaving, error.why)
+
+    def _leave_behind(self, inode: Inode, error: Exception, *, to_next_mount: bool) -> str:
+        """Keep what is not saved when the mount ends; words that say where."""
+        content, words = inode.content, ""
+        if to_next_mount:
+            self.pending.note(inode)
+            promise = content.promise if content is not None else None
+            if content is not None and promise is not None and promise.revision == content.revision:
+                words = "; the next mount of this bucket here goes on with it"
+                self._note_given_up(inode, f"{error}{words}", "")
+        words = words or self._leave_on_disk(inode, error)
+        self._left.add(inode)
+        return words
 
     def _leave_on_disk(self, inode: Inode, error: Exception) -> str:
         """Keep unsaved bytes that nobody writes any more in a file; words that say where."""
-        content = inode.content
-        if content is None or not content.unsaved or inode.unlinked:
+        content, live = inode.content, inode.live
+        if live is None or live.unlinked or not is_unsaved(live) or inode in self._left:
             return ""
-        cache = self._state.files.cache
-        path = cache.rescue(content.fetcher.pages, inode.name)
-        self.pending.fail(inode, str(path.relative_to(cache.directory)), error)
-        return f"; its bytes are in {path}{content.outgoing.leave()}"
+        path, words = "", ""
+        if content is not None and content.unsaved:
+            cache = self._state.files.cache
+            try:
+                kept = cache.rescue(content.fetcher.pages, inode.name)
+            except OSError as failure:
+                words = f"; its bytes cannot be kept: {failure}"
+            else:
+                path = str(kept)
+                self.pending.fail(inode, str(kept.relative_to(cache.directory)), error)
+                words = f"; its bytes are in {path}{content.outgoing.leave()}"
+        self._note_given_up(inode, str(error), path)
+        return words
+
+    def _note_given_up(self, inode: Inode, error: str, where: str) -> None:
+        path = self._state.shown_below(inode)
+        self._state.given_up.append(GivenUp(path, error, clock.wall_ns() / 1e9, where))
 
     async def _delete(self, key: str) -> None:
         try:
@@ -330,12 +288,12 @@ class Saver:
             self._state.journal.removed([key])
 
 
-def _is_broken(live: Live) -> bool:
-    """Whether bytes are missing that nobody has any more."""
-    return live.content is not None and bool(live.content.outgoing.lost)
+def is_unsaved(live: Live) -> bool:
+    """Whether the bucket lacks bytes or attributes."""
+    return live.attributes_unsaved or (live.content is not None and live.content.unsaved)
 
 
-def _being_written(live: Live) -> bool:
+def is_being_written(live: Live) -> bool:
     """Whether a program has unsaved bytes open: its close saves them, whole."""
     content = live.content
     if content is None or not content.unsaved or not content.writers:
@@ -343,7 +301,10 @@ def _being_written(live: Live) -> bool:
     return content.promise is None or content.promise.revision != content.revision
 
 
-def _note_failure(live: Live, error: Exception) -> None:
-    if live.content is not None and live.content.promise is not None:
-        live.content.promise.tries += 1
-        live.content.promise.error = str(error)
+def _waits(live: Live) -> None:
+    live.since = live.since or clock.wall_ns() / 1e9
+
+
+def _is_broken(live: Live) -> bool:
+    """Whether bytes are missing that nobody has any more."""
+    return live.content is not None and bool(live.content.outgoing.lost)

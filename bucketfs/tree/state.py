@@ -7,6 +7,7 @@ consistent.
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,26 @@ from bucketfs.store.base import ObjectInfo
 from bucketfs.tree.inode import NEVER, Directory, Inode, InodeTable, Live
 from bucketfs.tree.names import check_key
 from bucketfs.tree.posix import Defaults
+
+#: Files that were given up and are still told of.
+_GIVEN_UP_KEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A file that could not be saved.
+
+    Attributes:
+        path: Its path below the mount point.
+        error: Why, in the words of the log.
+        when: Unix time.
+        where: The local file that has its bytes, "" where only attributes are lost.
+    """
+
+    path: str
+    error: str
+    when: float
+    where: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +94,8 @@ class TreeState:
         self.leaving: dict[Directory, dict[str, Sequence[str]]] = {}
         #: Told of each inode that the kernel knows and that others gave another version.
         self.on_replaced: Callable[[Inode], None] = lambda _inode: None
+        #: What could not be saved and is not tried any more, the latest of it.
+        self.given_up: deque[GivenUp] = deque(maxlen=_GIVEN_UP_KEPT)
 
     @property
     def root(self) -> Directory:
@@ -249,6 +272,12 @@ class TreeState:
             return self.path(inode)
         except FsError:
             return f"(removed) {inode.name}"
+
+    def shown_below(self, inode: Inode) -> str:
+        """As `shown`, below the mount point; a directory's path ends in a slash."""
+        path = self.shown(inode)
+        slash = "/" if isinstance(inode, Directory) else ""
+        return path.removeprefix(self.config.prefix) + slash
 
     def note_change(self, *inodes: Inode) -> None:
         """Local changes happened: a listing that began before must not undo them."""

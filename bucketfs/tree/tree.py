@@ -20,6 +20,7 @@ from bucketfs.tree.inode import Directory, Inode
 from bucketfs.tree.listing import Lister
 from bucketfs.tree.locks import Locks
 from bucketfs.tree.open import Opener
+from bucketfs.tree.outstanding import Outstanding
 from bucketfs.tree.posix import Posix
 from bucketfs.tree.remove import Removals
 from bucketfs.tree.rename import Renamer
@@ -35,7 +36,7 @@ class Tree:
     Attributes:
         state: Inodes, keys and configuration.
         finder, lister, subtree, ahead, locks, attributes, changer, entries, renamer, removals,
-        opener, saver, replay: See their modules.
+        opener, outstanding, saver, replay: See their modules.
     """
 
     def __init__(self, files: FileContext, config: TreeConfig) -> None:
@@ -47,6 +48,7 @@ class Tree:
         self.locks = Locks(self.state)
         self.removals = Removals(self.state)
         self.saver = Saver(self.state, self.locks, self.removals)
+        self.outstanding = Outstanding(self.state, self.saver, self.removals)
         publisher = self.saver.publisher
         self.changer = Changer(self.state, publisher)
         self.finder = Finder(self.state, self.lister, self.attributes)

@@ -49,11 +49,11 @@ async def test_close_does_not_wait_for_the_bucket(bucket: Bucket, tmp_path: Path
         for number in range(5):
             await mount.save(f"{number}", b"bytes")
         assert trio.current_time() == began
-        assert len(mount.tree.saver.waiting()) == 5
+        assert len(mount.tree.outstanding.waiting()) == 5
         await trio.sleep(1)
         assert mount.stored() == ["0", "1", "2", "3", "4"]
         assert bucket.requested() == {"PutObject": 5}
-        assert mount.tree.saver.waiting() == []
+        assert mount.tree.outstanding.waiting() == []
         assert (mount.tree.saver.uploaded.files, mount.tree.saver.uploaded.bytes) == (5, 25)
         assert not mount.tree.state.live
 
@@ -146,8 +146,8 @@ async def test_a_failed_upload_is_tried_until_it_works(bucket: Bucket, tmp_path:
         bucket.refuse("PutObject", "SlowDown")
         await mount.save("f", b"bytes")
         await trio.sleep(100)
-        [waiting] = mount.tree.saver.waiting()
-        assert (waiting.path, waiting.size, waiting.state) == ("f", 5, "failed")
+        [waiting] = mount.tree.outstanding.waiting()
+        assert (waiting.path, waiting.size, waiting.state) == ("f", 5, "retrying")
         assert waiting.tries >= 5
         assert "SlowDown" in waiting.error
         bucket.fault = None
@@ -160,13 +160,13 @@ async def test_flush_waits_for_all_of_a_directory(bucket: Bucket, tmp_path: Path
         await mount.mkdir("d")
         for name in ("d/a", "d/b", "e"):
             await mount.save(name, b"bytes")
-        assert await mount.tree.saver.flush("d") == []
+        assert await mount.tree.outstanding.flush("d") == []
         assert {"d/a", "d/b"} <= set(bucket.objects)
         bucket.refuse("PutObject", key="f")
         await mount.save("f", b"bytes")
-        [(key, error)] = await mount.tree.saver.flush()
-        assert key == "f"
-        assert isinstance(error, StoreError)
+        [failed] = await mount.tree.outstanding.flush()
+        assert failed.path == "f"
+        assert "AccessDenied" in failed.error
         assert "e" in bucket.objects
         bucket.fault = None
 
@@ -179,7 +179,7 @@ async def test_what_is_given_up_is_kept_and_named(bucket: Bucket, tmp_path: Path
         [failed] = mount.cache.journal.failed()
         assert failed.key == "f"
         assert (mount.cache.directory / failed.path).read_bytes() == b"bytes"
-        assert mount.tree.saver.waiting() == []
+        assert mount.tree.outstanding.waiting() == []
         bucket.fault = None
 
 

@@ -1,0 +1,164 @@
+"""The process around a mount: tells its starter, systemd, the log and the control socket.
+
+It also decides when to stop waiting: the first SIGTERM or SIGINT ends the mount, which then drains;
+the second one ends the draining.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import trio
+
+from bucketfs import clock
+from bucketfs.cli import control, daemon, manual, protocol, report, show
+from bucketfs.cli.notify import notify
+from bucketfs.fuse.host import Service
+from bucketfs.options import Options
+from bucketfs.store.trace import Tally, TraceStore
+from bucketfs.tasks import Turns
+from bucketfs.tree.outstanding import Remaining
+from bucketfs.tree.state import GivenUp
+
+log = logging.getLogger("bucketfs.serve")
+
+#: Seconds between two lines of the log while the mount drains.
+_LOG_PACE = 10.0
+#: systemd is asked for so much more time, in seconds, whenever the draining has got on: longer than
+#: one request can take with all its repetitions.
+_EXTENSION = 600
+#: Seconds that clients get to hear of the end.
+_FAREWELL = 5.0
+
+
+class MountHost:
+    """Implements `bucketfs.fuse.host.Host`.
+
+    Attributes:
+        ready: Whether the mount stands, or stood.
+        left: What could not be saved when the mount ended.
+    """
+
+    def __init__(self, options: Options, starter: daemon.Report) -> None:
+        self._options = options
+        self._starter = starter
+        self._started = time.time()
+        self._device = 0
+        self._requests: Mapping[str, Tally] = {}
+        self._service: Service | None = None
+        self._draining = False
+        self._over = False
+        self._progress: tuple[Remaining, int] | None = None
+        self._logged = 0.0
+        self._turns = Turns()
+        self.ready = False
+        self.left: Sequence[GivenUp] = ()
+        self.hurry = trio.Event()
+        self._server = control.Server(
+            {
+                "hello": lambda _request, _tell: self._hello(),
+                "status": lambda _request, _tell: self._status(),
+                "flush": lambda request, tell: self._flush(request.path, tell),
+                "watch": lambda _request, tell: self._watch(tell),
+            }
+        )
+
+    def trace(self, store: TraceStore) -> None:
+        """`store` counts the requests of this mount."""
+        self._requests = store.tallies
+
+    async def attend(
+        self, service: Service, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve the control socket."""
+        self._service = service
+        await self._server.serve(task_status=task_status)
+
+    def stands(self, device: int) -> None:
+        """The kernel answers for the mount point."""
+        self.ready = True
+        self._device = device
+        where = f"{self._options.source} at {self._options.mountpoint}"
+        log.info("mounted %s", where)
+        self._starter.ready()
+        notify("READY=1", f"STATUS={where}")
+
+    def drains(self, remaining: Remaining) -> None:
+        """Tell systemd each time, the log now and then."""
+        now = clock.monotonic()
+        sent = sum(tally.sent for tally in self._requests.values())
+        if not self._draining:
+            self._draining = True
+            self._logged = now  # the usual unmount is over before there is anything to tell
+        words = f"unmounting: {show.remaining(report.remaining(remaining))} left"
+        lines = [f"STATUS={words}"]
+        if self._progress != (remaining, sent):
+            self._progress = remaining, sent
+            lines.append(f"EXTEND_TIMEOUT_USEC={_EXTENSION * 1_000_000}")
+        notify(*lines)
+        if now - self._logged >= _LOG_PACE:
+            self._logged = now
+            log.warning("%s; a second signal leaves them on this machine", words)
+        self._turns.moved()
+
+    async def drained(self, left: Sequence[GivenUp]) -> None:
+        """Tell those who wait for the end, and wait until they have heard."""
+        self.left = left
+        self._over = True
+        self._turns.moved()
+        with trio.move_on_after(_FAREWELL):
+            await self._server.idle()
+
+    async def _hello(self) -> dict[str, Any]:
+        return {
+            "pid": os.getpid(),
+            "mountpoint": self._options.mountpoint,
+            "source": self._options.source,
+            "device": f"{os.major(self._device)}:{os.minor(self._device)}",
+            "state": "draining" if self._draining else "mounted",
+        }
+
+    async def _status(self) -> dict[str, Any]:
+        assert self._service is not None, "the socket is opened by `attend`"
+        return {
+            **await self._hello(),
+            "version": manual.version(),
+            "bucket": self._options.bucket,
+            "prefix": self._options.prefix,
+            "endpoint": self._options.url or "AWS",
+            "read_only": self._options.read_only,
+            "started": self._started,
+            "uptime": time.time() - self._started,
+            "requests": report.requests(self._requests),
+            **report.service(self._service),
+        }
+
+    async def _flush(self, below: str, tell: control.Tell) -> dict[str, Any]:
+        assert self._service is not None
+        outstanding = self._service.tree.outstanding
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_telling, tell)
+            failed = await outstanding.flush(below)
+            nursery.cancel_scope.cancel()
+        named = [{"path": one.path, "error": one.error} for one in failed]
+        return {"failed": named[: protocol.MOST_NAMED], "failures": len(failed)}
+
+    async def _watch(self, tell: control.Tell) -> dict[str, Any]:
+        while not self._over:
+            await self._tell_remaining(tell)
+            with trio.move_on_after(protocol.PACE):
+                await self._turns.next()
+        return {"left": report.given_up(self.left), "files": len(self.left)}
+
+    async def _keep_telling(self, tell: control.Tell) -> None:
+        while True:
+            await self._tell_remaining(tell)
+            await trio.sleep(protocol.PACE)
+
+    async def _tell_remaining(self, tell: control.Tell) -> None:
+        assert self._service is not None
+        await tell(report.remaining(self._service.tree.outstanding.remaining()))

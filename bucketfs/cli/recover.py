@@ -1,0 +1,246 @@
+"""``bucketfs recover``: what mounts that died left on this machine, and what to do about it.
+
+Listing, saving and discarding ask no bucket: it may be gone. Applying does what the next mount
+would do, and takes the same options.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bucketfs.cache import directory as places
+from bucketfs.cache.journal import Journal
+from bucketfs.cli import arguments, left, show, words
+from bucketfs.cli.failure import ExitCode, Failure
+from bucketfs.cli.left import Entry, Kind, Left
+from bucketfs.errors import FsError
+from bucketfs.fuse.session import cache_root
+
+USAGE = """usage: bucketfs recover [BUCKET] [--cache DIR] [--json]
+       bucketfs recover [BUCKET] [--cache DIR] --save DIR
+       bucketfs recover [BUCKET] [--cache DIR] --discard NAME… | --discard --all
+       bucketfs recover BUCKET --apply [-o NAME[=VALUE],…]…
+
+Lists what mounts that were killed, or could not save something, left in the cache directories of
+this machine; a bucket named chooses those of its mounts. No bucket is asked, unless with --apply.
+
+  --cache DIR      the directory of -o use_cache=DIR, or one of the directories in it
+  --json           one JSON object a cache directory and line
+  --apply          do what the next mount would do: upload files (conditionally, as ever), delete
+                   and rename what was deleted and renamed, abort unfinished multipart uploads;
+                   needs the -o options of the mount
+  --save DIR       copy the bytes of files that were not saved to DIR
+  --discard NAME…  forget the things of these names, as listed, and delete their bytes
+  --all            with --discard: everything
+
+Exit code 0: nothing is left, or all that was asked for has been done; 1: something is left, or
+could not be done."""
+
+_HINT = "upload it with --apply, copy it out with --save DIR, or mount the bucket again"
+
+
+def run(argv: Sequence[str]) -> int:
+    """List, save, discard or apply. Raises Failure."""
+    found = words.take_apart(
+        argv,
+        USAGE,
+        switches=[words.HELP, ("--json",), ("--apply",), ("--discard",), ("--all",)],
+        valued=[("--cache",), ("--save",), ("-o",)],
+    )
+    if "--help" in found.switches:
+        print(USAGE)
+        return ExitCode.OK
+    _check(found)
+    root = found.value("--cache")
+    if "--apply" in found.switches:
+        return _apply(found.rest[0], found.values.get("-o", []), root)
+    bucket = found.rest[0] if found.rest and "--discard" not in found.switches else ""
+    names = found.rest if "--discard" in found.switches else []
+    chosen = list(_directories(root, bucket.partition(":")[0]))
+    if (target := found.value("--save")) is not None:
+        place = Path(target)
+        return _each(chosen, lambda one, where, journal: _save(one, where, journal, place))
+    if "--discard" in found.switches:
+        wanted = None if "--all" in found.switches else set(names)
+        return _discard(chosen, wanted)
+    return _list(chosen, as_json="--json" in found.switches)
+
+
+def _check(found: words.Words) -> None:
+    """Raise Failure unless the words go together."""
+    actions = found.switches & {"--apply", "--discard"} | set(found.values) & {"--save"}
+    wrong = ""
+    if len(actions) > 1:
+        wrong = f"{' and '.join(sorted(actions))} exclude each other"
+    elif "--discard" in found.switches and bool(found.rest) == ("--all" in found.switches):
+        wrong = "--discard needs names, or --all"
+    elif "--discard" not in found.switches and len(found.rest) > 1:
+        wrong = f"{found.rest[1]}: one argument too many"
+    elif "--apply" in found.switches and not found.rest:
+        wrong = "--apply needs the bucket"
+    elif "-o" in found.values and "--apply" not in found.switches:
+        wrong = "-o goes with --apply; --cache DIR names the cache"
+    if wrong:
+        raise Failure(ExitCode.USAGE, f"{wrong}; bucketfs recover --help tells more")
+
+
+def _directories(cache: str | None, bucket: str) -> Iterator[Path]:
+    """The cache directories meant.
+
+    Raises:
+        Failure: There is no such directory.
+    """
+    root = cache_root(os.path.abspath(os.path.expanduser(cache)) if cache else None)
+    if cache and not root.is_dir():
+        raise Failure(ExitCode.FAILED, f"{root}: no such directory")
+    found = list(places.directories(root))
+    if cache and not found and (root / left.JOURNAL).exists():
+        found = [root]
+    for directory in found:
+        if not bucket or places.whose(directory)[1] in ("", bucket):
+            yield directory
+
+
+Action = Callable[[Entry, Left, Journal | None], bool]
+
+
+def _each(chosen: Sequence[Path], action: Action) -> int:
+    """Do something to each thing that is left; it says whether it could."""
+    well = True
+    for directory in chosen:
+        try:
+            with left.opened(directory) as (found, journal):
+                if found.in_use:
+                    print(f"bucketfs: {directory}: a mount uses it; left alone", file=sys.stderr)
+                    continue
+                for entry in found.entries:
+                    well = action(entry, found, journal) and well
+        except FsError as error:
+            print(f"bucketfs: {error.why}", file=sys.stderr)
+            well = False
+    return ExitCode.OK if well else ExitCode.FAILED
+
+
+def _save(entry: Entry, found: Left, journal: Journal | None, target: Path) -> bool:
+    if entry.kind not in (Kind.FILE, Kind.RESCUED):
+        return True
+    try:
+        path = left.save(entry, found, journal, target)
+    except OSError as error:
+        print(f"bucketfs: {show.name(entry.name)}: {error.strerror}", file=sys.stderr)
+        return False
+    note = f" ({show.name(entry.note)})" if entry.note else ""
+    print(f"{show.name(entry.name)} -> {show.name(str(path))}{note}")
+    return not entry.damaged
+
+
+def _discard(chosen: Sequence[Path], wanted: set[str] | None) -> int:
+    """Discard what has these names, or everything (None)."""
+    met: set[str] = set()
+
+    def action(entry: Entry, found: Left, journal: Journal | None) -> bool:
+        if wanted is not None and entry.name not in wanted:
+            return True
+        met.add(entry.name)
+        try:
+            left.discard(entry, found, journal)
+        except OSError as error:
+            print(f"bucketfs: {show.name(entry.name)}: {error.strerror}", file=sys.stderr)
+            return False
+        size = f", {show.size(entry.size)}" if entry.size else ""
+        print(f"discarded: {entry.kind} {show.name(entry.name)}{size}")
+        return True
+
+    code = _each(chosen, action)
+    for name in sorted((wanted or set()) - met):
+        print(f"bucketfs: {show.name(name)}: nothing of this name is left", file=sys.stderr)
+        code = ExitCode.FAILED
+    return code
+
+
+def _list(chosen: Sequence[Path], *, as_json: bool) -> int:
+    something = False
+    for directory in chosen:
+        try:
+            with left.opened(directory) as (found, _):
+                pass
+        except FsError as error:
+            print(f"bucketfs: {error.why}", file=sys.stderr)
+            something = True
+            continue
+        something = something or bool(found.entries)
+        if as_json:
+            print(json.dumps(as_data(found)))
+        elif found.entries or found.in_use:
+            print("\n".join(lines(found, time.time())))
+    if not as_json:
+        print(_HINT if something else "nothing is left", file=sys.stderr if something else None)
+    return ExitCode.FAILED if something else ExitCode.OK
+
+
+def as_data(found: Left) -> Mapping[str, Any]:
+    """A directory for JSON."""
+    return {
+        "directory": str(found.directory),
+        "url": found.url,
+        "bucket": found.bucket,
+        "in_use": found.in_use,
+        "left": [
+            {
+                "kind": entry.kind,
+                "name": entry.name,
+                "size": entry.size,
+                "since": entry.since,
+                "damaged": entry.damaged,
+                "note": entry.note,
+            }
+            for entry in found.entries
+        ],
+    }
+
+
+def lines(found: Left, now: float) -> Iterator[str]:
+    """A directory for people.
+
+    Args:
+        found: What is left in it.
+        now: Unix time.
+    """
+    bucket = f"bucket {show.name(found.bucket)}" if found.bucket else "a bucket"
+    where = f"{show.name(str(found.directory))} ({bucket} at {show.name(found.url) or 'AWS'})"
+    if found.in_use:
+        yield f"{where}: a mount uses it; see bucketfs status"
+        return
+    yield f"{where}:"
+    rows = [_row(entry, now) for entry in found.entries]
+    yield from show.table(rows, indent="  ")
+
+
+def _row(entry: Entry, now: float) -> tuple[str, ...]:
+    size = show.size(entry.size) if entry.kind in (Kind.FILE, Kind.RESCUED) else ""
+    since = show.span(now - entry.since) if entry.since else ""
+    state = "damaged: " if entry.damaged else ""
+    return entry.kind, show.name(entry.name), size, since, state + show.name(entry.note)
+
+
+def _apply(bucket: str, given: Sequence[str], cache: str | None) -> int:
+    """Do what the next mount of a bucket with these options would do. Raises Failure."""
+    # The event loop and the AWS library are for this alone.
+    from bucketfs.cli import apply  # noqa: PLC0415
+
+    only = Path(cache).absolute() if cache and Path(cache, left.JOURNAL).exists() else None
+    line = [bucket, "/", "-f"]
+    for words_of_one in given:
+        line += ["-o", words_of_one]
+    try:
+        options = arguments.parse(line)
+    except arguments.ParseError as error:
+        raise Failure(ExitCode.USAGE, str(error)) from None
+    return apply.apply(replace(options, use_cache=cache) if cache else options, only)

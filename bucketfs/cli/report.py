@@ -1,0 +1,52 @@
+"""What `bucketfs status` tells of a mount, as plain data for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from bucketfs.cli.protocol import MOST_NAMED
+from bucketfs.fuse.host import Service
+from bucketfs.store.trace import Tally
+from bucketfs.tree.outstanding import Remaining, State
+from bucketfs.tree.state import GivenUp
+
+
+def service(parts: Service) -> dict[str, Any]:
+    """What the mount holds and does: cache, open files, what waits for the bucket, what failed."""
+    outstanding = parts.tree.outstanding
+    waiting = outstanding.waiting()
+    cache = parts.cache
+    return {
+        "operations": dict(parts.operations.metrics.operations),
+        "failures": dict(parts.operations.metrics.failures),
+        "open_files": parts.operations.open_files,
+        "cache": {
+            "directory": str(cache.directory),
+            "held": cache.held,
+            "limit": cache.capacity,
+        },
+        "waiting": {
+            **remaining(outstanding.remaining()),
+            "being_written": sum(item.state is State.OPEN for item in waiting),
+            "items": [asdict(item) for item in waiting[:MOST_NAMED]],
+        },
+        "uploaded": asdict(parts.tree.saver.uploaded),
+        "failed": given_up(parts.tree.state.given_up),
+    }
+
+
+def remaining(sums: Remaining) -> dict[str, int]:
+    """How much waits: files, bytes, removals."""
+    return {"files": sums.files, "bytes": sums.size, "removals": sums.removals}
+
+
+def given_up(files: Sequence[GivenUp]) -> list[dict[str, Any]]:
+    """The latest files that could not be saved."""
+    return [asdict(file) for file in list(files)[-MOST_NAMED:]]
+
+
+def requests(tallies: Mapping[str, Tally]) -> dict[str, Any]:
+    """What was sent to the endpoint, by operation."""
+    return {name: asdict(tally) for name, tally in sorted(tallies.items())}

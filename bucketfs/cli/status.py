@@ -1,0 +1,129 @@
+"""``bucketfs status [--json] [PATH]``: what mounts do, and what is not in the bucket yet."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from bucketfs.cli import client, mounts, show, words
+from bucketfs.cli.client import Daemon, NoDaemon
+from bucketfs.cli.failure import ExitCode, Failure
+
+USAGE = """usage: bucketfs status [--json] [PATH]
+
+Shows the mount that PATH is in, or all mounts that you may ask: requests, cache, open files, what
+is not in the bucket yet and why, and what could not be saved.
+
+  --json   one JSON object a mount and line
+
+Exit code 0: all is well; 1: something failed, is being retried, or a mount does not answer."""
+
+#: Files named for people; --json names more.
+_SHOWN = 20
+
+
+def run(argv: Sequence[str]) -> int:
+    """Show one mount or all. Raises Failure."""
+    found = words.take_apart(argv, USAGE, switches=[words.HELP, ("--json",)])
+    if "--help" in found.switches:
+        print(USAGE)
+        return ExitCode.OK
+    if len(found.rest) > 1:
+        raise Failure(ExitCode.USAGE, USAGE.splitlines()[0])
+    if found.rest:
+        asked, well = [client.daemon_at(found.rest[0])[0]], True
+    else:
+        asked, well = _all()
+    as_json = "--json" in found.switches
+    if not asked and well and not as_json:
+        print("no bucket is mounted")
+    for at, daemon in enumerate(asked):
+        try:
+            with client.ask(daemon, "status") as talk:
+                status = talk.result()
+        except NoDaemon as error:
+            print(f"bucketfs: {show.name(daemon.mountpoint)}: {error}", file=sys.stderr)
+            well = False
+            continue
+        well = well and is_well(status)
+        text = (
+            json.dumps(status) if as_json else "\n".join(map(show.name, lines(status, time.time())))
+        )
+        print(text if as_json or not at else f"\n{text}")
+    return ExitCode.OK if well else ExitCode.FAILED
+
+
+def _all() -> tuple[list[Daemon], bool]:
+    """The daemons that can be asked, and whether there is one behind each mount."""
+    known = mounts.current()
+    found = client.reachable(known)
+    well = True
+    devices = {daemon.device for daemon in found if not daemon.draining}
+    for mount in known:
+        if mount.type == mounts.TYPE and mount.device not in devices:
+            print(f"bucketfs: {client.silent(mount)}", file=sys.stderr)
+            well = False
+    return found, well
+
+
+def is_well(status: Mapping[str, Any]) -> bool:
+    """Whether nothing failed and nothing that waits has failed before."""
+    return not status["failed"] and not any(item["error"] for item in status["waiting"]["items"])
+
+
+def lines(status: Mapping[str, Any], now: float) -> Iterator[str]:
+    """A status for people.
+
+    Args:
+        status: As the daemon sends it.
+        now: Unix time.
+    """
+    yield f"{show.name(status['source'])} at {show.name(status['mountpoint'])}"
+    yield from show.table(list(_facts(status)), indent="  ")
+    waiting = status["waiting"]
+    items = waiting["items"][:_SHOWN]
+    if items:
+        rows = [("path", "size", "state", "since", "")]
+        yield "  not in the bucket yet:"
+        yield from show.table(rows + [_row(item, now) for item in items], indent="    ")
+    more = waiting["files"] + waiting["being_written"] - len(items)
+    if items and more > 0:
+        yield f"    and {more} more"
+    failed = status["failed"][-_SHOWN:]
+    if failed:
+        yield "  could not be saved:"
+    for one in failed:
+        where = f"; its bytes are in {show.name(one['where'])}" if one["where"] else ""
+        yield f"    {show.name(one['path'])}: {show.name(one['error'])}{where}"
+
+
+def _facts(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    cache, waiting = status["cache"], status["waiting"]
+    tallies = status["requests"]
+    sums = {name: sum(tally[name] for tally in tallies.values()) for name in ("sent", "received")}
+    up = show.span(status["uptime"])
+    yield "daemon", f"process {status['pid']}, {status['state']}, up {up}, {status['version']}"
+    yield "endpoint", show.name(status["endpoint"])
+    directory = show.name(cache["directory"])
+    yield "cache", f"{show.size(cache['held'])} of {show.size(cache['limit'])} in {directory}"
+    yield "open files", f"{status['open_files']}, {waiting['being_written']} of them being written"
+    yield "requests", ", ".join(_tally(name, tally) for name, tally in tallies.items()) or "none"
+    yield "bytes", f"{show.size(sums['sent'])} sent, {show.size(sums['received'])} received"
+    yield "waiting", show.remaining(waiting)
+
+
+def _tally(name: str, tally: Mapping[str, Any]) -> str:
+    notes = [(tally["failures"], "failed"), (tally.get("repeated", 0), "repeated")]
+    shown = ", ".join(f"{number} {what}" for number, what in notes if number)
+    return f"{name} {tally['requests']}" + (f" ({shown})" if shown else "")
+
+
+def _row(item: Mapping[str, Any], now: float) -> tuple[str, str, str, str, str]:
+    since = show.span(now - item["since"]) if item["since"] else ""
+    trouble = ""
+    if item["error"]:
+        trouble = f"{show.count(item['tries'], 'try', 'tries')}: {show.name(item['error'])}"
+    return show.name(item["path"]), show.size(item["size"]), item["state"], since, trouble

@@ -1,0 +1,63 @@
+"""What a mount and the program around it tell each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from bucketfs.cache.cache import PageCache
+from bucketfs.metrics import Metrics
+from bucketfs.tree.outstanding import Remaining
+from bucketfs.tree.state import GivenUp
+from bucketfs.tree.tree import Tree
+
+
+class Counted(Protocol):
+    """What is known of the kernel's side of a mount."""
+
+    metrics: Metrics
+
+    @property
+    def open_files(self) -> int:
+        """How many handles of files programs hold."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The parts of a mount that can be asked about it."""
+
+    tree: Tree
+    cache: PageCache
+    operations: Counted
+
+
+class Host(Protocol):
+    """The program that runs a mount.
+
+    Attributes:
+        hurry: Set when the mount is to end without waiting for the bucket any longer.
+    """
+
+    hurry: trio.Event
+
+    async def attend(
+        self, service: Service, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run beside the mount, from before it stands until it has drained; is cancelled then."""
+        ...
+
+    def stands(self, device: int) -> None:
+        """The kernel gets answers for the mount point, whose st_dev is `device`. Called once."""
+        ...
+
+    def drains(self, remaining: Remaining) -> None:
+        """The mount serves no more, and so much is not in the bucket. Called about each second."""
+        ...
+
+    async def drained(self, left: Sequence[GivenUp]) -> None:
+        """Nothing waits any more; what could not be saved is on the local disk."""
+        ...

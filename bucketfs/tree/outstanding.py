@@ -1,0 +1,202 @@
+"""What the bucket lacks of this mount: told to who asks, waited for by `flush` and at unmount.
+
+Only looks on and asks `Saver` and `Removals` to do their work; what a file that a program is still
+writing holds is none of its business: that file's close saves it, whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+import trio
+
+from bucketfs.errors import FsError, StoreError
+from bucketfs.tasks import gather
+from bucketfs.tree.inode import Inode, Live
+from bucketfs.tree.remove import Removals
+from bucketfs.tree.save import Saver, is_being_written, is_unsaved
+from bucketfs.tree.state import GivenUp, TreeState
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at what is left while the mount drains.
+_LOOK = 1.0
+
+
+class State(StrEnum):
+    """What becomes of a file that the bucket lacks."""
+
+    OPEN = "open"  # a program is writing it
+    WAITING = "waiting"
+    UPLOADING = "uploading"
+    RETRYING = "retrying"  # it failed and is tried again
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A file or directory of which the bucket lacks something.
+
+    Attributes:
+        path: Below the mount point.
+        size: Bytes that the bucket lacks; 0 where only attributes wait.
+        state: What is being done about it.
+        since: Unix time at which it began to wait; 0.0 for one that is still being written.
+        tries / error: Failed attempts, and the words for the last one.
+    """
+
+    path: str
+    size: int
+    state: State
+    since: float
+    tries: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """Sums over what waits.
+
+    Attributes:
+        files: How many lack something in the bucket, without those that are being written.
+        size: Bytes of these.
+        removals: Names that are removed here and whose objects are still there.
+    """
+
+    files: int
+    size: int
+    removals: int
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.removals)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """What a flush could not do."""
+
+    path: str
+    error: str
+
+
+class Outstanding:
+    """Looks at what is unsaved."""
+
+    def __init__(self, state: TreeState, saver: Saver, removals: Removals) -> None:
+        self._state = state
+        self._saver = saver
+        self._removals = removals
+
+    def waiting(self) -> list[Waiting]:
+        """Everything that is unsaved, in the order in which it began to wait; the open last."""
+        found = [self._waiting(inode, live) for inode, live in self._unsaved()]
+        return sorted(found, key=lambda item: (item.state is State.OPEN, item.since, item.path))
+
+    def remaining(self) -> Remaining:
+        """How much waits."""
+        closed = [live for _, live in self._unsaved() if not is_being_written(live)]
+        return Remaining(
+            files=len(closed),
+            size=sum(map(_size, closed)),
+            removals=sum(map(len, self._state.leaving.values())),
+        )
+
+    async def flush(self, below: str = "") -> list[Failed]:
+        """Wait until everything that waits now is in the bucket, or has failed.
+
+        What is begun for it goes on when the caller is cancelled.
+
+        Args:
+            below: A path below the mount point without slashes around it, "" for all of it.
+        """
+        failed: list[Failed] = []
+        done = trio.Event()
+        wanted = [
+            inode
+            for inode, live in self._unsaved()
+            if not is_being_written(live) and self._is_below(inode, below)
+        ]
+        self._state.background.start(functools.partial(self._flush, wanted, failed, done), "flush")
+        await done.wait()
+        return failed
+
+    async def _flush(self, wanted: list[Inode], failed: list[Failed], done: trio.Event) -> None:
+        try:
+            before = set(self._removals.failures())
+            await self._removals.drained()
+            for directory, name, error in set(self._removals.failures()) - before:
+                path = self._state.shown_below(directory).lstrip("/") + name
+                failed.append(Failed(path, f"not removed: {error}"))
+            jobs = [functools.partial(self._flush_one, inode, failed) for inode in wanted]
+            if jobs:
+                await gather(jobs, limit=self._state.files.parallel)
+        finally:
+            done.set()
+
+    async def _flush_one(self, inode: Inode, failed: list[Failed]) -> None:
+        try:
+            await self._saver.save(inode)
+        except (StoreError, FsError) as error:
+            failed.append(Failed(self._state.shown_below(inode), str(error)))
+
+    async def drain(self, hurry: trio.Event, tell: Callable[[Remaining], None]) -> list[GivenUp]:
+        """Save everything, as `Saver.drain` does; what is left when `hurry` is set stays here.
+
+        Args:
+            hurry: Nobody wants to wait any longer.
+            tell: Told how much is left, now and then.
+
+        Returns:
+            What was left on the local disk.
+        """
+        before = set(self._state.given_up)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._look, tell)
+                nursery.start_soon(_cancel_when, hurry, scope)
+                await self._saver.drain()
+                nursery.cancel_scope.cancel()
+        if scope.cancelled_caught:
+            self._saver.abandon()
+        return [lost for lost in self._state.given_up if lost not in before]
+
+    async def _look(self, tell: Callable[[Remaining], None]) -> None:
+        while True:
+            tell(self.remaining())
+            await trio.sleep(_LOOK)
+
+    def _unsaved(self) -> Iterator[tuple[Inode, Live]]:
+        for inode in list(self._state.live):
+            live = inode.live
+            if live is not None and not live.unlinked and is_unsaved(live):
+                yield inode, live
+
+    def _waiting(self, inode: Inode, live: Live) -> Waiting:
+        state = _state_of(live)
+        since = 0.0 if state is State.OPEN else live.since
+        path = self._state.shown_below(inode)
+        return Waiting(path, _size(live), state, since, live.tries, live.error)
+
+    def _is_below(self, inode: Inode, below: str) -> bool:
+        path = self._state.shown_below(inode).rstrip("/")
+        return not below or path == below or path.startswith(below + "/")
+
+
+def _size(live: Live) -> int:
+    return live.content.dirty.total if live.content is not None else 0
+
+
+def _state_of(live: Live) -> State:
+    if live.lock.locked():
+        return State.UPLOADING
+    if is_being_written(live):
+        return State.OPEN
+    return State.RETRYING if live.error else State.WAITING
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

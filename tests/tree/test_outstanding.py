@@ -1,0 +1,246 @@
+"""What waits for the bucket: told, flushed, drained, and left behind when nobody wants to wait."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from bucketfs.errors import FsError, StoreError
+from bucketfs.store.base import BytesBody, Headers
+from bucketfs.store.memory import Fault
+from bucketfs.tree.outstanding import Remaining, State
+from tests.tree.builder import Bucket, Mount, planted
+
+pytestmark = pytest.mark.mock_clock
+
+
+async def unsaved(mount: Mount, path: str, data: bytes = b"bytes") -> None:
+    """A closed file whose upload was refused."""
+    handle = await mount.create(path)
+    await mount.write(handle, 0, data)
+    with pytest.raises(StoreError):
+        await mount.close(handle)
+
+
+def hang(bucket: Bucket, key: str) -> None:
+    bucket.fault = lambda operation, name, _: (
+        Fault(hang=True) if (operation, name) == ("PutObject", key) else None
+    )
+
+
+def content(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+def rescued(directory: Path) -> int:
+    return len(list(directory.rglob("unsaved/*")))
+
+
+async def test_states(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path, prefix="p/") as mount:
+        outstanding = mount.tree.outstanding
+        assert outstanding.waiting() == []
+        assert not outstanding.remaining()
+        handle = await mount.create("open")
+        await mount.write(handle, 0, b"123")
+        bucket.refuse("PutObject", "SlowDown")
+        await unsaved(mount, "refused")
+        refused, opened = outstanding.waiting()
+        assert (opened.path, opened.size, opened.state, opened.since) == ("open", 3, State.OPEN, 0)
+        assert (refused.path, refused.size, refused.tries) == ("refused", 5, 1)
+        assert refused.state in (State.UPLOADING, State.RETRYING)
+        assert "SlowDown" in refused.error
+        assert refused.since > 0
+        await trio.sleep(0.5)
+        (refused, _) = outstanding.waiting()
+        assert (refused.state, refused.tries) == (State.RETRYING, 2)
+        assert outstanding.remaining() == Remaining(files=1, size=5, removals=0)
+        hang(bucket, "p/refused")
+        await trio.sleep(100)
+        assert outstanding.waiting()[0].state is State.UPLOADING
+        bucket.fault = None
+
+
+async def test_what_was_saved_after_all_is_forgotten(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        bucket.refuse("PutObject")
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"bytes")
+        with pytest.raises(StoreError):
+            await mount.flush(handle)
+        bucket.fault = None
+        await mount.flush(handle)
+        await mount.write(handle, 5, b"more")
+        (item,) = mount.tree.outstanding.waiting()
+        assert (item.tries, item.error) == (0, "")
+        await mount.close(handle)
+
+
+async def test_flush(bucket: Bucket, tmp_path: Path) -> None:
+    """Everything that waits at that moment, below a path; what is being written is not touched."""
+    async with planted(bucket, tmp_path) as mount:
+        for name in ("d", "dd"):
+            await mount.mkdir(name)
+        bucket.refuse("PutObject", "SlowDown")
+        for path in ("d/f", "dd/f"):
+            await unsaved(mount, path)
+        being_written = await mount.create("d/open")
+        await mount.write(being_written, 0, b"half")
+        failed = await mount.tree.outstanding.flush("d")
+        assert [one.path for one in failed] == ["d/f"]
+        assert "SlowDown" in failed[0].error
+        bucket.refuse("PutObject", key="dd/f")
+        assert await mount.tree.outstanding.flush("d") == []
+        assert "d/f" in mount.stored()
+        assert "d/open" not in mount.stored()
+        assert [one.path for one in await mount.tree.outstanding.flush()] == ["dd/f"]
+        bucket.fault = None
+        assert await mount.tree.outstanding.flush("dd/f") == []
+        assert "dd/f" in mount.stored()
+
+
+async def test_flush_waits_for_attributes_and_removals(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        for number in range(20):
+            await mount.write(handle := await mount.create(f"f{number:02}"), 0, b"x")
+            await mount.close(handle)
+        bucket.answer = 1.0
+        for name in sorted(await mount.names())[:19]:
+            await mount.unlink(name)
+        inode = await mount.find("f19")
+        mount.tree.changer.set_xattr(inode, "user.a", b"1")
+        mount.tree.saver.later(inode)
+        assert mount.tree.outstanding.remaining().removals
+        assert await mount.tree.outstanding.flush() == []
+        assert mount.stored() == ["f19"]
+        assert "xattr" in bucket.objects["f19"].headers.metadata
+
+
+async def test_flush_tells_what_could_not_be_removed(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        await mount.mkdir("d")
+        for number in range(20):
+            await mount.write(handle := await mount.create(f"d/f{number:02}"), 0, b"x")
+            await mount.close(handle)
+        bucket.answer = 1.0
+        names = sorted(await mount.names("d"))
+        for name in names[:10]:
+            await mount.unlink(f"d/{name}")
+        bucket.refuse("DeleteObjects")
+        for name in names[10:]:
+            await mount.unlink(f"d/{name}")
+        failed = await mount.tree.outstanding.flush()
+        assert {one.path for one in failed} <= {f"d/{name}" for name in names[8:]}
+        assert failed
+        assert all("AccessDenied" in one.error for one in failed)
+        with pytest.raises(StoreError):  # nothing was taken from the one that it concerns
+            await mount.tree.opener.sync_directory(await mount.directory("d"))
+        bucket.fault = None
+
+
+async def test_who_stops_waiting_stops_nothing(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        bucket.refuse("PutObject", "SlowDown")
+        await unsaved(mount, "f")
+        hang(bucket, "f")
+        with trio.move_on_after(5):
+            await mount.tree.outstanding.flush()
+        assert mount.tree.outstanding.waiting()[0].state is State.UPLOADING
+        bucket.fault = None
+
+
+async def test_drain_tells_how_much_is_left(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        bucket.refuse("PutObject", "SlowDown")
+        await unsaved(mount, "f")
+        bucket.fault = None
+        bucket.answer = 3.5
+        told: list[Remaining] = []
+        assert await mount.tree.outstanding.drain(trio.Event(), told.append) == []
+        assert told[0] == Remaining(files=1, size=5, removals=0)
+        assert 3 <= len(told) <= 5
+        assert bucket.peek("f") == b"bytes"
+
+
+async def test_a_drain_that_is_cut_short_leaves_the_rest_to_the_next_mount(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        bucket.refuse("PutObject", "SlowDown")
+        for name in ("hangs", "refused", "saved"):
+            await unsaved(mount, name, name.encode())
+        bucket.fault = lambda operation, name, _: {
+            "hangs": Fault(hang=True),
+            "refused": Fault(StoreError("EntityTooLarge", status=400)),
+        }.get(name)
+        hurry = trio.Event()
+        async with trio.open_nursery() as nursery:
+
+            async def lose_patience() -> None:
+                await trio.sleep(1000)
+                hurry.set()
+
+            nursery.start_soon(lose_patience)
+            left = await mount.tree.outstanding.drain(hurry, lambda _: None)
+        hangs, refused = sorted(left, key=lambda one: one.path)
+        assert (hangs.path, hangs.where) == ("hangs", "")
+        assert "cut short" in hangs.error
+        assert "next mount" in hangs.error
+        assert refused.path == "refused"
+        assert content(refused.where) == b"refused"
+        assert bucket.peek("saved") == b"saved"
+        assert rescued(tmp_path) == 1
+        bucket.fault = None
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.tree.outstanding.flush() == []
+        assert bucket.peek("hangs") == b"hangs"
+
+
+async def test_what_is_promised_is_told_and_left_to_the_next_mount(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    async with planted(bucket, tmp_path, writeback=True) as mount:
+        hang(bucket, "f")
+        await mount.save("f", b"bytes")
+        await trio.sleep(1)
+        (item,) = mount.tree.outstanding.waiting()
+        assert (item.path, item.size, item.state) == ("f", 5, State.UPLOADING)
+        hurry = trio.Event()
+        hurry.set()
+        (lost,) = await mount.tree.outstanding.drain(hurry, lambda _: None)
+        assert (lost.path, lost.where) == ("f", "")
+        bucket.fault = None
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.tree.outstanding.flush() == []
+        assert bucket.peek("f") == b"bytes"
+
+
+async def test_a_conflict_is_nothing_given_up(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        await mount.save("f", b"old")
+        handle = await mount.open("f", os.O_RDWR)
+        await mount.write(handle, 0, b"ours")
+        await bucket.put("f", BytesBody(b"theirs"), Headers())
+        with pytest.raises(FsError):
+            await mount.close(handle)
+        await trio.sleep(100)
+        assert not mount.tree.state.given_up
+        assert mount.tree.outstanding.waiting() == []
+        assert len(mount.stored()) == 2
+
+
+async def test_what_is_given_up_is_remembered(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        bucket.refuse("PutObject", "EntityTooLarge")
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"bytes")
+        with pytest.raises(StoreError):
+            await mount.close(handle)
+        await trio.sleep(10)
+        (lost,) = mount.tree.state.given_up
+        assert lost.path == "f"
+        assert content(lost.where) == b"bytes"
+        assert mount.tree.outstanding.waiting() == []
