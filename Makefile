@@ -1,4 +1,4 @@
-# bucketfs: make setup | demo | test | lint | check | nothing-lost | test-large | test-ceph | bench | bench-quick | docs | install
+# bucketfs: make setup | demo | test | lint | check | nothing-lost | test-large | test-faults | test-ceph | bench | bench-quick | docs | install
 
 PYTHON  ?= $(shell sh .ci/find-python)
 PREFIX  ?= /usr/local
@@ -11,7 +11,7 @@ RUN   := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SUDO  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test lint check nothing-lost test-crash test-races test-large test-ceph bench bench-quick docs install uninstall clean
+.PHONY: setup demo test lint check nothing-lost test-crash test-races test-faults test-large test-ceph bench bench-quick docs install uninstall clean
 
 setup: $(READY)
 
@@ -51,6 +51,11 @@ test-races: setup
 	    tests/mount/test_torn.py -s $(ARGS)
 	BUCKETFS_TEST_ROUNDS=$${BUCKETFS_TEST_ROUNDS:-200} $(RUN) -m pytest \
 	    tests/mount/test_races.py -s $(ARGS)
+
+# Each request of each step of tests/faults with each kind of fault, in memory and through the kernel,
+# 1,000 open files and 64 writers of 64 MiB: an hour.
+test-faults: setup
+	BUCKETFS_TEST_FAULTS=1 $(RUN) -m pytest tests/faults -s $(ARGS)
 
 # The promise, shown: everything that should lose data and does not, and at the end the counts.
 nothing-lost: setup

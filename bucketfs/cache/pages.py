@@ -25,6 +25,7 @@ from pathlib import Path
 
 from crc32c import crc32c
 
+from bucketfs.cache.descriptors import Descriptors, share
 from bucketfs.cache.extents import Extent, Extents
 from bucketfs.cache.seals import SPAN, Seals, spans
 
@@ -35,6 +36,7 @@ CHUNK = SPAN
 #: Buffers of that size kept for the next body: fresh memory costs more than the copy into it.
 _KEPT = 32
 _buffers: list[bytearray] = []
+_descriptors = Descriptors(share)
 
 
 class PageFile:
@@ -53,8 +55,8 @@ class PageFile:
     """
 
     __slots__ = (
-        "_fd", "_held", "changed", "identity", "path", "pins", "seals", "size", "unproven", "used",
-        "valid",
+        "_exists", "_fd", "_held", "changed", "identity", "path", "pins", "seals", "size",
+        "unproven", "used", "valid",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +78,7 @@ class PageFile:
         self.used = 0.0
         self.changed = False
         self._fd = -1
+        self._exists = left is not None
         self._held = path.stat().st_blocks * 512 if left else 0
 
     @property
@@ -87,15 +90,24 @@ class PageFile:
 
     @property
     def fd(self) -> int:
-        """Descriptor, opened at the first use.
+        """Descriptor, opened at the first use, and again when it was closed for others' sake.
+
+        It holds until the next descriptor of any page file is asked for.
 
         Raises:
-            OSError: The file cannot be opened or created.
+            OSError: The file cannot be opened or created; EIO when it was there and is gone.
         """
-        if self._fd < 0:
-            self._fd = os.open(
-                self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        if self._fd >= 0:
+            _descriptors.used(self)
+            return self._fd
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self._fd = _descriptors.open(
+                self, self.path, flags if self._exists else flags | os.O_CREAT
             )
+        except FileNotFoundError as error:
+            raise OSError(errno.EIO, "somebody removed a file of the cache", self.path) from error
+        self._exists = True
         return self._fd
 
     @property
@@ -250,6 +262,7 @@ class PageFile:
             self._held = self.held
             os.close(self._fd)
             self._fd = -1
+            _descriptors.gone(self)
 
     def unlink(self) -> None:
         """Remove the file from the disk."""

@@ -21,7 +21,7 @@ _SSE_C_KEY = 32
 
 
 def store_config(
-    options: Options, credentials: Credentials, reload: Callable[[], Credentials]
+    options: Options, credentials: Credentials, reload: Callable[[], Credentials | None]
 ) -> StoreConfig:
     """What the store must know of the command line. Reads the SSE-C key file; raises Failure."""
     return StoreConfig(
@@ -46,6 +46,7 @@ def store_config(
         read_only=options.read_only,
         probe_prefix=options.prefix,
         reload_credentials=reload,
+        patience=options.op_timeout,
     )
 
 

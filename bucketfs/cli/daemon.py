@@ -84,9 +84,12 @@ def patience(options: Options) -> float:
 
 
 def harden() -> None:
-    """No core files (they would hold keys), and private files by default."""
+    """No core files (they would hold keys), private files by default, descriptors for many."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # every process may: the soft limit is low for the sake of select(2), which is not used here
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run_in_background(body: Body, *, wait: float, inherited: Iterable[int] = ()) -> int:

@@ -65,7 +65,7 @@ def mount(options: Options) -> int:
         # and a wrong option is reported without waiting for them.
         from bucketfs.cli import serve  # noqa: PLC0415
 
-        return serve.serve(options, credentials, lambda: find_credentials(options), report)
+        return serve.serve(options, credentials, lambda: _find_again(options), report)
 
     if options.foreground:
         return body(daemon.ForegroundReport())
@@ -87,6 +87,15 @@ def settled(options: Options) -> Options:
         logfile=absolute(options.logfile),
         passwd_file=absolute(options.passwd_file),
     )
+
+
+def _find_again(options: Options) -> Credentials | None:
+    """The keys while the mount stands: a file that is just being edited may be of no use yet."""
+    try:
+        return find_credentials(options)
+    except Failure as failure:
+        log.warning("the endpoint refused the keys, and there are no others: %s", failure)
+        return None
 
 
 def find_credentials(options: Options) -> Credentials:

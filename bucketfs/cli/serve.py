@@ -29,7 +29,7 @@ log = logging.getLogger("bucketfs.serve")
 def serve(
     options: Options,
     credentials: Credentials,
-    reload: Callable[[], Credentials],
+    reload: Callable[[], Credentials | None],
     report: daemon.Report,
 ) -> int:
     """Mount and serve until the end; returns the exit code.
@@ -37,7 +37,7 @@ def serve(
     Args:
         options: With absolute paths.
         credentials: What signs the first request.
-        reload: Asked again after the endpoint refused them.
+        reload: Asked again after the endpoint refused them; None: there are none now.
         report: Told once when the mount stands.
 
     Raises:

@@ -38,6 +38,12 @@ async def open_store(
         if trace is not None:
             trace(counted)
         limited = LimitStore(counted, bulk=config.max_connections, small=2 * config.max_connections)
-        policy = RetryPolicy(attempts=config.retries + 1, seconds=config.retry_seconds)
-        retried = RetryStore(limited, policy, renew=connection.renew_credentials)
+        policy = RetryPolicy(
+            attempts=config.retries + 1,
+            seconds=config.patience - config.silence,
+            patience=config.patience,
+        )
+        retried = RetryStore(
+            limited, policy, renew=connection.renew_credentials, on_retry=counted.repeated
+        )
         yield FallbackStore(retried, provider, probe_prefix=config.probe_prefix)

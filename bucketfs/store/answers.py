@@ -113,6 +113,19 @@ def headers_of(answer: Mapping[str, Any]) -> Mapping[str, str]:
     return headers
 
 
+def headers_of_object(answer: Mapping[str, Any], operation: str, key: str) -> Mapping[str, str]:
+    """As `headers_of`, for an answer that shows an object, and so says which version it is.
+
+    Raises:
+        NoAnswer: It does not: a portal that wants a login, or a broken balancer, answers 200 to
+            anything.
+    """
+    came = headers_of(answer)
+    if not came.get("etag") and not came.get("last-modified"):
+        raise NoAnswer("BadAnswer", operation=operation, key=key, message="no object in the answer")
+    return came
+
+
 def object_info(key: str, came: Mapping[str, str], size: int) -> ObjectInfo:
     """What the headers of HeadObject and GetObject say about an object."""
     headers = Headers(

@@ -48,7 +48,6 @@ class StoreConfig:
         read_timeout: Seconds without a byte moving after which a request counts as
             lost; five times as long for those the server works on in silence (copies, complete).
         retries: Attempts after the first.
-        retry_seconds: No new attempt starts this long after the first one.
         max_connections: Bulk transfers at once; small requests have as many again for themselves.
         storage_class: For new objects, "" for the bucket's default.
         acl: Canned ACL for new objects, "" for none.
@@ -63,7 +62,8 @@ class StoreConfig:
         read_only: The mount never writes; nothing is probed.
         probe_prefix: Where `Store.check` of a writable mount may put its short-lived test keys.
         reload_credentials: Asked after the server refused the credentials; the answer is used
-            when it differs.
+            when it differs. None says that there are no usable ones now.
+        patience: Seconds without progress after which a call fails, all its attempts together.
     """
 
     bucket: str
@@ -75,7 +75,6 @@ class StoreConfig:
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
     retries: int = 5
-    retry_seconds: float = 240.0
     max_connections: int = 16
     storage_class: str = ""
     acl: str = ""
@@ -87,7 +86,13 @@ class StoreConfig:
     verify_hostname: bool = True
     read_only: bool = False
     probe_prefix: str = ""
-    reload_credentials: Callable[[], Credentials] | None = None
+    reload_credentials: Callable[[], Credentials | None] | None = None
+    patience: float = 300.0
+
+    @property
+    def silence(self) -> float:
+        """`read_timeout`, or less: a lost request must leave time to be sent once more."""
+        return min(self.read_timeout, self.patience / 2)
 
     @property
     def host(self) -> str:

@@ -131,8 +131,10 @@ class MemoryStore:
         return found.data
 
     async def head(self, key: str) -> ObjectInfo:
-        await self._request("HeadObject", key)
-        return self._find(key, "HeadObject").info(key)
+        fault = await self._request("HeadObject", key)
+        info = self._find(key, "HeadObject").info(key)
+        _lose_answer(fault)
+        return info
 
     async def get(
         self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""
@@ -144,7 +146,7 @@ class MemoryStore:
         if start >= len(found.data) and start > 0:
             raise StoreError("InvalidRange", status=416, operation="GetObject", key=key)
         view = memoryview(found.data)[start:stop]
-        cut = len(view) if fault is None or fault.at_byte is None else fault.at_byte
+        cut = len(view) if fault is None else fault.at_byte or 0
         for at in range(0, min(cut, len(view)), _CHUNK):
             await trio.lowlevel.checkpoint()
             piece = view[at : min(at + _CHUNK, cut)]
@@ -225,7 +227,7 @@ class MemoryStore:
         limit: int = 1000,
         on_token: OnToken | None = None,  # noqa: ARG002 - nothing is known early
     ) -> ListPage:
-        await self._request("ListObjectsV2", prefix)
+        _lose_answer(await self._request("ListObjectsV2", prefix))
         after = token if token is not None else start_after
         if delimiter and after.endswith(delimiter) and len(after) > len(prefix):
             after += _LAST
@@ -247,10 +249,11 @@ class MemoryStore:
         return ListPage(objects, prefixes, None)
 
     async def create_upload(self, key: str, headers: Headers) -> str:
-        await self._request("CreateMultipartUpload", key)
+        fault = await self._request("CreateMultipartUpload", key)
         self._serial += 1
         upload_id = f"upload-{self._serial}"
         self.uploads[upload_id] = _Upload(key, headers, _now())
+        _lose_answer(fault)
         return upload_id
 
     async def upload_part(self, key: str, upload_id: str, number: int, body: Body) -> str:
@@ -311,11 +314,12 @@ class MemoryStore:
         return info
 
     async def abort(self, key: str, upload_id: str) -> None:
-        await self._request("AbortMultipartUpload", key)
+        fault = await self._request("AbortMultipartUpload", key)
         self.uploads.pop(upload_id, None)
+        _lose_answer(fault)
 
     async def list_uploads(self, prefix: str) -> Sequence[UploadInfo]:
-        await self._request("ListMultipartUploads", prefix)
+        _lose_answer(await self._request("ListMultipartUploads", prefix))
         return [
             UploadInfo(upload.key, upload_id, upload.initiated)
             for upload_id, upload in self.uploads.items()

@@ -1,10 +1,10 @@
 """Repeats requests that failed for a reason that passes, and finds out what a lost answer said.
 
-Three rules. A request that may be repeated freely is, with growing, jittered pauses, until it
+Four rules. A request that may be repeated freely is, with growing, jittered pauses, until it
 succeeds, fails for good, or attempts or time are used up. A GET goes on behind the last byte
 delivered, pinned to the version it began with. A conditional PUT or a Complete whose answer was
 lost may have happened: when the repetition is refused, a HEAD tells whether the object that stands
-there is ours.
+there is ours. A multipart upload whose beginning was answered into nowhere is thrown away.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from bucketfs.errors import (
     advice,
 )
 from bucketfs.store.base import Body, Headers, ObjectInfo, Sink, Store
+from bucketfs.store.limit import SMALL
+from bucketfs.store.outcome import is_open, lost_uploads
 from bucketfs.store.sums import multipart_etag
-from bucketfs.store.wrapper import Call, StoreWrapper
+from bucketfs.store.wrapper import SLOW, Call, StoreWrapper
 
 T = TypeVar("T")
 
@@ -55,9 +57,12 @@ _TRANSIENT_CODES: Final = frozenset(
         "XAmzContentSHA256Mismatch",
     }
 )
+#: Answers to a HEAD have no code: 400 is what Amazon says to an expired token.
 _REFUSED_KEYS: Final = frozenset(
-    {"403", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
+    {"400", "403", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
 )
+#: Seconds for finding out what became of a request, once it has been given up.
+_LOOK: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +72,16 @@ class RetryPolicy:
     Attributes:
         attempts: Requests at most, the first included.
         seconds: No new attempt begins this long after the first.
+        patience: Seconds after which a call is given up, whatever it is doing, except one that
+            moves many bytes, or that the server works on for long: these are bounded by `seconds`
+            and the transport's longest silence.
         first_pause / growth / longest_pause: Pauses in seconds grow geometrically. With the values
             given, five of them outlast a restart of a server or of a network interface.
     """
 
     attempts: int = 6
     seconds: float = 240.0
+    patience: float = 300.0
     first_pause: float = 0.2
     growth: float = 3.0
     longest_pause: float = 20.0
@@ -104,7 +113,9 @@ class RetryStore(StoreWrapper):
 
     Args:
         policy: When to give up.
-        renew: Asked when the server refuses the keys; whether there are others now.
+        renew: Asked when the server refuses the keys; whether there are others than those that
+            were in use at the given time of the trio clock.
+        on_retry: Told of each request before it is sent again.
         luck: Source of jitter, uniform in [0, 1).
     """
 
@@ -113,30 +124,43 @@ class RetryStore(StoreWrapper):
         inner: Store,
         policy: RetryPolicy,
         *,
-        renew: Callable[[], Awaitable[bool]] | None = None,
+        renew: Callable[[float], Awaitable[bool]] | None = None,
+        on_retry: Callable[[Call], None] = lambda _: None,
         luck: Callable[[], float] = random.random,
     ) -> None:
         super().__init__(inner)
         self._policy = policy
         self._renew = renew
+        self._on_retry = on_retry
         self._luck = luck
+        #: Ids of the uploads that were begun here and have not ended.
+        self._uploads: set[str] = set()
 
     async def around(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:
+        if call.size > SMALL or call.operation in SLOW:
+            return await self._repeat(call, send)
+        with trio.move_on_after(self._policy.patience):
+            return await self._repeat(call, send)
+        raise NoAnswer("ReadTimeout", operation=call.operation, key=call.key)
+
+    async def _repeat(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:
         began = clock.monotonic()
         failures = 0
         renewed = False
         while True:
+            sent = clock.monotonic()
             try:
                 return await send()
             except StoreError as exc:
-                if not renewed and await self._has_new_keys(exc):
+                if not renewed and await self._has_new_keys(exc, sent):
                     renewed = True
-                    continue
-                failures += 1
-                await self._pause_or_raise(exc, call, failures, began)
+                else:
+                    failures += 1
+                    await self._pause_or_raise(exc, call, failures, began)
+            self._on_retry(call)
 
-    async def _has_new_keys(self, exc: StoreError) -> bool:
-        return self._renew is not None and exc.code in _REFUSED_KEYS and await self._renew()
+    async def _has_new_keys(self, exc: StoreError, sent: float) -> bool:
+        return self._renew is not None and exc.code in _REFUSED_KEYS and await self._renew(sent)
 
     async def _pause_or_raise(
         self, exc: StoreError, call: Call, failures: int, began: float
@@ -250,6 +274,37 @@ class RetryStore(StoreWrapper):
             stayed.update(dict.fromkeys(left, exc))
         return stayed
 
+    async def create_upload(self, key: str, headers: Headers) -> str:
+        began = clock.monotonic()
+        lost = False
+
+        async def send() -> str:
+            nonlocal lost
+            try:
+                return await self.inner.create_upload(key, headers)
+            except StoreError as exc:
+                lost = lost or is_open(exc)
+                raise
+
+        upload_id = await self.around(Call("CreateMultipartUpload", key), send)
+        self._uploads.add(upload_id)
+        if lost:
+            await self._abort_lost(key, upload_id, clock.monotonic() - began)
+        return upload_id
+
+    async def _abort_lost(self, key: str, upload_id: str, seconds: float) -> None:
+        """Throw away what attempts of the last `seconds` began, of whose ids nobody was told."""
+        try:
+            listed = await self.list_uploads(key)
+            for lost in lost_uploads(listed, key, upload_id, self._uploads, seconds):
+                await self.inner.abort(key, lost)
+        except StoreError as exc:
+            _log.warning("an upload whose beginning was not answered may stay behind: %s", exc)
+
+    async def abort(self, key: str, upload_id: str) -> None:
+        await super().abort(key, upload_id)
+        self._uploads.discard(upload_id)
+
     async def complete(
         self,
         key: str,
@@ -274,7 +329,9 @@ class RetryStore(StoreWrapper):
             is_new = if_none_match or (if_match and found.etag != if_match)
             return bool(is_new) and found.etag.endswith(f"-{len(parts)}")
 
-        return await self._settled(Call("CompleteMultipartUpload", key), send, is_ours)
+        info = await self._settled(Call("CompleteMultipartUpload", key), send, is_ours)
+        self._uploads.discard(upload_id)
+        return info
 
     async def _settled(
         self,
@@ -294,7 +351,7 @@ class RetryStore(StoreWrapper):
                     return found
                 raise
             except StoreError as exc:
-                unknown = unknown or isinstance(exc, NoAnswer) or exc.status >= 500
+                unknown = unknown or is_open(exc)
                 raise
 
         try:
@@ -306,10 +363,12 @@ class RetryStore(StoreWrapper):
             raise
 
     async def _find(self, key: str) -> ObjectInfo | None:
-        try:
-            return await self.head(key)
-        except StoreError:
-            return None
+        with trio.move_on_after(_LOOK):
+            try:
+                return await self.head(key)
+            except StoreError:
+                return None
+        return None
 
 
 def _same_metadata(found: ObjectInfo, headers: Headers) -> bool:

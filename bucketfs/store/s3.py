@@ -28,6 +28,7 @@ from bucketfs.store.answers import (
     customer_key_params,
     header_params,
     headers_of,
+    headers_of_object,
     new_object_params,
     object_info,
     taken,
@@ -87,7 +88,7 @@ class S3Store:
 
     async def head(self, key: str) -> ObjectInfo:
         answer = await self._call("HeadObject", key, self._object, Key=key)
-        came = headers_of(answer)
+        came = headers_of_object(answer, "HeadObject", key)
         return object_info(key, came, int(came.get("content-length", 0)))
 
     async def get(
@@ -104,7 +105,11 @@ class S3Store:
             if exc.status == 416 and start == 0:
                 return await self._head_empty(key, if_match)
             raise
-        came = headers_of(answer)
+        try:
+            came = headers_of_object(answer, "GetObject", key)
+        except NoAnswer:
+            answer["Body"].close()
+            raise
         at, size = content_range(came)
         count = max(0, (size if stop is None else min(stop, size)) - start)
         try:

@@ -10,6 +10,7 @@ are ours (`bucketfs.store.retry`), so botocore makes one attempt.
 from __future__ import annotations
 
 import functools
+import math
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,16 +23,19 @@ from aiobotocore.credentials import AioCredentials
 from aiobotocore.parsers import AioResponseParserFactory, AioRestXMLParser
 from aiobotocore.session import AioSession
 from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from bucketfs import clock
 from bucketfs.credentials import Anonymous, Chain, Credentials, StaticKeys
 from bucketfs.errors import StoreError
+from bucketfs.store.answers import headers_of
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.listing import is_listing
+from bucketfs.store.server_time import ServerTime
 from bucketfs.store.short import OPERATIONS, ShortWay
-from bucketfs.store.signing import EMPTY_SHA256, canonical_value
+from bucketfs.store.signing import EMPTY_SHA256, canonical_value, timestamp
 from bucketfs.store.transport import TrioSession
+from bucketfs.store.wrapper import SLOW
 
 #: Handlers by qualified name that cost time on every request and do nothing for ours.
 _UNUSED: Final = frozenset(
@@ -53,14 +57,14 @@ _UNUSED: Final = frozenset(
     }
 )
 
-#: Requests the server may work on for minutes without sending a byte.
-_SLOW: Final = ("CopyObject", "UploadPartCopy", "CompleteMultipartUpload")
-
-#: How much longer than others they may be silent. Amazon asks for minutes for a Complete.
-_PATIENCE: Final = 5
+#: How much longer than others the requests of `SLOW` may be silent. Amazon asks for minutes for a
+#: Complete.
+_LONGER: Final = 5
 #: Seconds between two looks at a credential chain that did not change.
 _RENEWAL: Final = 60.0
 _SIGNER: Final = "bucketfs-s3v4"
+#: Where a request's context has the clock to sign it with.
+_NOW: Final = "bucketfs-now"
 
 
 class _Signer(S3SigV4Auth):
@@ -68,6 +72,12 @@ class _Signer(S3SigV4Auth):
 
     def _header_value(self, value: str) -> str:
         return canonical_value(value)
+
+    def _modify_request_before_signing(self, request: Any) -> None:
+        # the hook between reading the clock and writing its time into the request
+        if _NOW in request.context:
+            request.context["timestamp"] = timestamp(request.context[_NOW]())
+        super()._modify_request_before_signing(request)  # type: ignore[misc]
 
     def payload(self, request: Any) -> str:
         if not request.data and super()._should_sha256_sign_payload(request):  # type: ignore[misc]
@@ -100,17 +110,39 @@ class Connection:
 
     def __init__(self, config: StoreConfig, client: Any, credentials: Credentials) -> None:
         self.client = client
-        self._short = ShortWay(client, trim(client))
+        self._time = ServerTime()
+        self._short = ShortWay(client, trim(client), self._time.now)
+        client.meta.events.register("before-sign.s3", self._set_clock)
+        for slow in SLOW:
+            client.meta.events.register(f"before-call.s3.{slow}", self._allow_silence)
         self._config = config
         self._credentials = credentials
+        #: Times of the trio clock: the last look at an unchanged chain, and the last change.
         self._renewed = -_RENEWAL
+        self._changed = -math.inf
 
     async def request(self, operation: str, params: dict[str, Any]) -> Any:
         """Make an API call by its S3 name. Raises botocore's exceptions.
 
         The answer is botocore's; of those of `short.OPERATIONS` only the headers, and as ``Body``
-        the transport's response.
+        the transport's response. A request refused for its time is signed again, once.
         """
+        offset = self._time.offset
+        try:
+            return await self._request(operation, params)
+        except ClientError as exc:
+            code, headers = str(exc.response["Error"].get("Code")), headers_of(exc.response)
+            if not self._time.learn(code, headers, offset):
+                raise
+        return await self._request(operation, params)
+
+    def _set_clock(self, request: Any, **_: object) -> None:
+        request.context[_NOW] = self._time.now
+
+    def _allow_silence(self, context: dict[str, Any], **_: object) -> None:
+        context["read_timeout"] = min(self._config.silence * _LONGER, self._config.patience)
+
+    async def _request(self, operation: str, params: dict[str, Any]) -> Any:
         if operation not in OPERATIONS:
             return await self.client._make_api_call(operation, params)
         answer = await self._short.request(operation, params)
@@ -120,21 +152,31 @@ class Connection:
                 answer["Body"] = answer["Body"].raw_stream
         return answer
 
-    async def renew_credentials(self) -> bool:
+    async def renew_credentials(self, since: float) -> bool:
         """Ask for the credentials again; False if they are the refused ones.
 
         botocore's chain, which may have read a file that changed since, is asked anew, but not for
         each of many refusals: a HEAD does not tell refused keys from a forbidden object.
+
+        Args:
+            since: When the refused request was signed, or before: of many requests that are
+                refused at once, the first to come brings the new keys for all.
         """
+        if self._changed >= since:
+            return True
         if self._config.reload_credentials is None:
             return False
         fresh = self._config.reload_credentials()
+        if fresh is None:
+            return False
         if fresh == self._credentials:
             if not isinstance(fresh, Chain) or clock.monotonic() < self._renewed + _RENEWAL:
                 return False
             self._renewed = clock.monotonic()
+        keys = await _signing_credentials(self._config, fresh)
         self._credentials = fresh
-        self.client._request_signer._credentials = await _signing_credentials(self._config, fresh)
+        self.client._request_signer._credentials = keys
+        self._changed = clock.monotonic()
         return True
 
 
@@ -181,7 +223,7 @@ def _client_config(config: StoreConfig, credentials: Credentials, session: AioSe
         http_session_cls=TrioSession,
         connector_args={"ssl_context": tls_context(config, session)},
         connect_timeout=config.connect_timeout,
-        read_timeout=config.read_timeout,
+        read_timeout=config.silence,
         max_pool_connections=3 * config.max_connections,
         parameter_validation=False,
         retries={"total_max_attempts": 1, "mode": "standard"},
@@ -261,8 +303,6 @@ def trim(client: Any) -> dict[tuple[str, str], Any]:
     events.register("choose-signer.s3", _choose_signer)
     for operation in ("ListObjects", "ListObjectsV2"):
         events.register(f"before-parse.s3.{operation}", _keep_page)
-    for operation in _SLOW:
-        events.register(f"before-call.s3.{operation}", _allow_silence)
     return endpoints
 
 
@@ -299,7 +339,3 @@ def _keep_page(
     if response_dict["status_code"] == HTTPStatus.OK and is_listing(body):
         response_dict["body"] = b""
         customized_response_dict["Listing"] = body
-
-
-def _allow_silence(context: dict[str, Any], **_: object) -> None:
-    context["read_timeout"] = context["client_config"].read_timeout * _PATIENCE

@@ -14,8 +14,7 @@ are not signed with Signature Version 4 never come here.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -26,7 +25,7 @@ from botocore.awsrequest import AWSPreparedRequest
 from botocore.exceptions import ClientError
 from botocore.utils import percent_encode_sequence
 
-from bucketfs.store.signing import EMPTY_SHA256, Keys, Scope, sign
+from bucketfs.store.signing import EMPTY_SHA256, Keys, Scope, sign, timestamp
 from bucketfs.store.transport import Origin
 
 #: Operations without a listing in their answer, and without special rules in botocore.
@@ -72,10 +71,14 @@ class ShortWay:
     Args:
         client: An aiobotocore client whose response parser is made once.
         endpoints: What the rules said, by operation and bucket; filled by the long way.
+        now: Unix time at the endpoint, to sign with.
     """
 
-    def __init__(self, client: Any, endpoints: Mapping[tuple[str, str], Any]) -> None:
+    def __init__(
+        self, client: Any, endpoints: Mapping[tuple[str, str], Any], now: Callable[[], float]
+    ) -> None:
         self._client = client
+        self._now = now
         self._endpoints = endpoints
         self._routes: dict[tuple[str, str], _Route] = {}
         self._agent: str = client._user_agent_creator.to_string()
@@ -141,7 +144,7 @@ class ShortWay:
             {"host": route.host, **headers},
             keys=keys,
             scope=route.scope,
-            moment=time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
+            moment=timestamp(self._now()),
             payload=payload,
         )
         headers["user-agent"] = self._agent

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import hmac
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -43,6 +44,11 @@ class Scope:
 
     region: str
     service: str
+
+
+def timestamp(moment: float) -> str:
+    """Unix time as signatures write it: UTC as ``20261121T073922Z``."""
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(moment))
 
 
 @functools.lru_cache(maxsize=8)
@@ -82,7 +88,7 @@ def sign(
         headers: All that are to be signed, Host among them.
         keys: What signs.
         scope: Where the signature holds.
-        moment: UTC as ``20261121T073922Z``.
+        moment: Now, as `timestamp` writes it.
         payload: Hex SHA-256 of the body, or ``UNSIGNED-PAYLOAD``.
     """
     added = {"x-amz-content-sha256": payload, "x-amz-date": moment}

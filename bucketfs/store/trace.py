@@ -26,12 +26,14 @@ class Tally:
         requests: How many were sent, each attempt for itself.
         failures: How many of them ended in an error; that something is not there, or is not as
             asked, is an answer.
+        repeated: How many of those were sent again.
         sent / received: Bytes of bodies.
         seconds: Time they took together.
     """
 
     requests: int = 0
     failures: int = 0
+    repeated: int = 0
     sent: int = 0
     received: int = 0
     seconds: float = 0.0
@@ -47,6 +49,10 @@ class TraceStore(StoreWrapper):
     @property
     def tallies(self) -> Mapping[str, Tally]:
         return self._tallies
+
+    def repeated(self, call: Call) -> None:
+        """A failed request is about to be sent again."""
+        self._tallies[call.operation].repeated += 1
 
     async def get(
         self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from bucketfs.errors import StoreError
 from bucketfs.store.base import (
@@ -20,6 +20,9 @@ from bucketfs.store.base import (
 )
 
 T = TypeVar("T")
+
+#: Requests the server may work on for minutes without sending a byte.
+SLOW: Final = frozenset({"CopyObject", "UploadPartCopy", "CompleteMultipartUpload"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import stat
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 
@@ -37,6 +38,8 @@ class Attributes:
     def __init__(self, state: TreeState) -> None:
         self._state = state
         self._asking: dict[Inode, trio.Event] = {}
+        #: What is shown in place of attributes that may not be read, and until when.
+        self._hidden: deque[tuple[Inode, float]] = deque()
         #: Told of each inode whose attributes have to be asked for; answers the size up to which
         #: the file is to be fetched along with them.
         self.on_look: Callable[[Inode], int]
@@ -234,7 +237,7 @@ class Attributes:
                 raise
             # listed but not readable: shown, as s3fs does, as a file nobody may touch
             log.warning("the attributes of a listed object are not readable: %s", error)
-            self._learn(inode, Headers(metadata={"mode": str(stat.S_IFREG)}))
+            self._hide(inode)
             return inode
         if inode.changed > since and inode.posix is not None:
             return inode
@@ -259,9 +262,28 @@ class Attributes:
         pages = cache.open(key, info.etag, info.size)
         try:
             cache.write(pages, 0, b"".join(chunks))
+        except FsError as error:
+            log.info("what came along with the attributes is not kept: %s", error)
         finally:
             cache.release(pages)
         return info
+
+    def _hide(self, inode: Inode) -> None:
+        """Show an object that we may not ask for, until it is time to ask again."""
+        self._learn(inode, Headers(metadata={"mode": str(stat.S_IFREG)}))
+        self._hidden.append((inode, clock.monotonic() + max(1.0, self._state.config.ttl)))
+        if len(self._hidden) == 1:
+            self._state.background.start(self._reveal, "ask again")
+
+    async def _reveal(self) -> None:
+        while self._hidden:
+            inode, due = self._hidden[0]
+            await trio.sleep_until(due)
+            self._hidden.popleft()
+            if inode.live is None:
+                inode.posix = None
+            else:
+                self._hidden.append((inode, due + max(1.0, self._state.config.ttl)))
 
     def _absent(self, inode: Inode, since: int) -> Inode:
         if isinstance(inode, Directory):

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import errno
 import functools
+import logging
 import stat
 from collections.abc import Iterator, Sequence
 
 from bucketfs import clock
 from bucketfs.cache.rows import Removal
-from bucketfs.errors import FsError, KeyTaken
+from bucketfs.errors import FsError, KeyTaken, StoreError
 from bucketfs.store.base import BytesBody
 from bucketfs.tasks import gather
 from bucketfs.tree.attributes import LINK_MAX, Attributes
@@ -26,6 +27,8 @@ from bucketfs.tree.posix import Posix
 from bucketfs.tree.publish import Publisher
 from bucketfs.tree.remove import Removals
 from bucketfs.tree.state import TreeState
+
+log = logging.getLogger(__name__)
 
 #: Bytes that unlinking an open file may fetch so that it can be deleted at once; with more to
 #: fetch the deletion waits for the last close instead.
@@ -220,7 +223,7 @@ class Entries:
         for key in keys:
             await self._state.store.delete(key)
             self._state.index.drop_headers(key)
-        await self.keep_if_empty(parent)
+        await self.keep_left(parent)
 
     def _take_away(self, parent: Directory, inode: Inode, live: Live) -> None:
         live.unlinked = True
@@ -239,7 +242,19 @@ class Entries:
         if all(child is last for child in _in_bucket(parent)):
             await self._put_marker(parent)
 
-    async def keep_if_empty(self, parent: Directory) -> None:
+    async def keep_left(self, parent: Directory) -> None:
+        """As `keep_directory`, once a name has left the directory, which nothing takes back.
+
+        Where that cannot be done now it is tried again in the background, and the directory's next
+        rmdir or fsync says if it failed for good.
+        """
+        try:
+            await self._keep_if_empty(parent)
+        except StoreError as error:
+            log.warning("whether %r is empty now is asked again: %s", parent.name, error)
+            self._removals.add(parent, "", ())
+
+    async def _keep_if_empty(self, parent: Directory) -> None:
         """As `keep_directory`, after the fact, when no fresh listing could tell beforehand."""
         if self._is_kept(parent) or self._state.is_listed(parent):
             return
@@ -249,7 +264,7 @@ class Entries:
     async def keep_emptied(self, parent: Directory) -> None:
         """As `keep_directory`, after a batch of removals."""
         if not self._state.is_listed(parent):
-            await self.keep_if_empty(parent)
+            await self._keep_if_empty(parent)
         elif not self._is_kept(parent) and not any(_in_bucket(parent)):
             await self._put_marker(parent)
 

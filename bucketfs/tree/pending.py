@@ -177,7 +177,7 @@ class Pending:
         """Take the bytes to the disk, then write the row; answers whether nothing came between."""
         pages, revision = content.fetcher.pages, content.revision
         if not _is_inline(content):
-            await self._journal.in_thread(lambda: _sync(pages))
+            await self._sync(pages)
             if (content.revision, content.fetcher.pages) != (revision, pages):
                 return False
             if live.content is not content or not content.unsaved or not self._may_wait(
@@ -186,6 +186,19 @@ class Pending:
                 return False
         self._put(inode, live, content)
         return True
+
+    async def _sync(self, pages: PageFile) -> None:
+        """Take a page file to the disk, in a thread."""
+        fd = os.dup(pages.fd)  # the file's own may be closed for others' sake meanwhile
+
+        def sync() -> None:
+            os.fdatasync(fd)
+            sync_directory(pages.path.parent)
+
+        try:
+            await self._journal.in_thread(sync)
+        finally:
+            os.close(fd)
 
     def _put(self, inode: Inode, live: Live, content: Content) -> None:
         """Write the row; raises FsError, and then the promise is as it was."""
@@ -236,12 +249,6 @@ class Pending:
 def _is_inline(content: Content) -> bool:
     size = content.size
     return size <= INLINE and content.fetcher.pages.valid.covers(0, size)
-
-
-def _sync(pages: PageFile) -> None:
-    """Take a page file to the disk, in a thread."""
-    os.fdatasync(pages.fd)
-    sync_directory(pages.path.parent)
 
 
 def _is_below(inode: Inode, directory: Directory) -> bool:

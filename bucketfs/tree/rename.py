@@ -140,7 +140,7 @@ class Renamer:
                 with journaled, self._learning_of(new_parent, new_name):
                     await self._move_object(source, old_key, new_key, new_name, claim=claim)
                     self._relink(source, target, new_parent, new_name)
-        await self._entries.keep_if_empty(old_parent)
+        await self._entries.keep_left(old_parent)
         for inode in inodes:
             self._state.settle(inode)
 
@@ -307,7 +307,7 @@ class Renamer:
                 source.renaming.set()
                 source.renaming = None
                 await moorings.aclose()
-        await self._entries.keep_if_empty(old_parent)
+        await self._entries.keep_left(old_parent)
 
     async def _quiet_below(self, source: Directory, moorings: AsyncExitStack) -> None:
         """Uploads below that are under way end; later ones wait for `renaming`."""

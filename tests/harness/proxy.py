@@ -34,6 +34,10 @@ class Fault:
         truncate: Pass so many bytes of the answer's body, then drop the connection.
         flip_sent / flip_answer: Change one bit of the byte at this position of the request's body,
             or of the answer's.
+        acts: The endpoint gets the request and does it; only its answer is lost, and what is said
+            above takes its place.
+        when: Only requests of which this is true.
+        date: Value of the answer's Date header, "" for none.
         stall: Hold the request until the fault is lifted or its client hangs up.
         delay: Seconds to wait before passing the request on.
     """
@@ -48,6 +52,9 @@ class Fault:
     truncate: int | None = None
     flip_sent: int | None = None
     flip_answer: int | None = None
+    acts: bool = False
+    when: Callable[[Request], bool] = lambda _: True
+    date: str = ""
     stall: bool = False
     delay: float = 0.0
     struck: int = 0
@@ -56,6 +63,8 @@ class Fault:
     def strikes(self, request: Request) -> bool:
         """Whether this request is one of those; counts it."""
         if self.operation not in ("", request.operation) or self.key not in ("", request.key):
+            return False
+        if not self.when(request):
             return False
         self.seen += 1
         if self.seen <= self.skip or (self.times is not None and self.struck >= self.times):
@@ -148,6 +157,8 @@ class _Connection:
             request.faulted = True
             if fault.delay:
                 await asyncio.sleep(fault.delay)
+            if fault.acts:
+                head = await self._act(head, request)
             if fault.stall:
                 await self._stall(lifted)
                 return False
@@ -185,6 +196,19 @@ class _Connection:
         await self._writer.drain()
         return answer.headers.get("connection", "").lower() != "close"
 
+    async def _act(self, head: Head, request: Request) -> Head:
+        """Have the endpoint do it and keep the answer to ourselves; the head of what is left."""
+        reader, writer = await self._connected()
+        writer.write(head.raw)
+        if head.headers.get("expect", "").lower() == "100-continue":
+            self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.sent = await pass_body(head, self._reader, writer)
+        await writer.drain()
+        answer = await read_head(reader)
+        while answer is not None and " 100 " in answer.line:
+            answer = await read_head(reader)
+        return Head(head.line, {}, b"")
+
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._server is None:
             self._server = await asyncio.open_connection(*self._upstream, limit=1 << 20)
@@ -218,7 +242,8 @@ class _Connection:
         lines = (
             f"HTTP/1.1 {fault.status} Fault\r\nContent-Type: application/xml\r\n"
             f"Content-Length: {len(body)}\r\nx-amz-request-id: FAULT{fault.struck}\r\n"
-            "Connection: close\r\n\r\n"
+            + (f"Date: {fault.date}\r\n" if fault.date else "")
+            + "Connection: close\r\n\r\n"
         )
         self._writer.write(lines.encode() + (b"" if request.method == "HEAD" else body))
         await self._writer.drain()

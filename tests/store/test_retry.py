@@ -222,7 +222,7 @@ async def test_refused_keys_are_renewed_once() -> None:
     expired = StoreError("ExpiredToken", status=403)
     asked = 0
 
-    async def renew() -> bool:
+    async def renew(since: float) -> bool:
         nonlocal asked
         asked += 1
         return True
@@ -250,6 +250,23 @@ async def test_small_requests_pass_bulk_ones() -> None:
         await store.check()
         assert trio.current_time() - began == pytest.approx(10)
     assert trio.current_time() - began == pytest.approx(29)
+
+
+@pytest.mark.mock_clock
+async def test_a_key_that_stalls_leaves_places_for_others() -> None:
+    memory = MemoryStore(
+        fault=lambda name, key, _: Fault(hang=True) if (name, key) == ("PutObject", "k") else None
+    )
+    store = LimitStore(memory, bulk=4, small=2)
+    body = BytesBody(b"x" * (1 << 20))
+    async with trio.open_nursery() as nursery:
+        for _ in range(9):
+            nursery.start_soon(lambda: store.put("k", body, PLAIN))
+        await trio.sleep(1)
+        with trio.fail_after(5):
+            await store.put("other", body, PLAIN)
+        nursery.cancel_scope.cancel()
+    assert memory.requests["PutObject"] == 4
 
 
 async def test_requests_are_counted() -> None:

@@ -1,0 +1,62 @@
+"""The endpoint's clock, as signatures need it: 15 minutes off, and S3 refuses every request.
+
+A laptop that slept, a virtual machine that was paused, a board without a battery: the endpoint
+tells its time with each answer (RFC 9110, Date), so that its refusal is also the cure.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from bucketfs import clock
+from bucketfs.store.answers import unix_time
+
+_log = logging.getLogger("bucketfs.store.server_time")
+
+#: What a refusal says that is about time. HEAD has no body to say it with: any 403 will do.
+_REFUSALS: Final = frozenset({"RequestTimeTooSkewed", "RequestExpired", "403"})
+#: Seconds by which clocks may differ without being to blame: S3 accepts 15 minutes.
+_TOLERANCE: Final = 240
+
+
+class ServerTime:
+    """This machine's clock, set right by what the endpoint says when it refuses our time.
+
+    Attributes:
+        offset: Seconds that the endpoint is ahead of this machine.
+    """
+
+    def __init__(self) -> None:
+        self.offset = 0.0
+
+    def now(self) -> float:
+        """Unix time at the endpoint, as far as it is known."""
+        return clock.wall_ns() / 1e9 + self.offset
+
+    def learn(self, code: str, headers: Mapping[str, str], offset: float) -> bool:
+        """Look at a refusal; whether the same request may pass now that the time is known.
+
+        Args:
+            code: S3 error code, or the status as text where there was none.
+            headers: Those of the answer.
+            offset: The one that the request was signed with; of many that are refused at once, the
+                first answer teaches all.
+        """
+        date = headers.get("date", "")
+        if code not in _REFUSALS or not date:
+            return False
+        try:
+            difference = unix_time(date) - self.now()
+        except (ValueError, IndexError, KeyError):
+            return False
+        if abs(difference) <= _TOLERANCE:
+            return abs(offset - self.offset) > _TOLERANCE
+        self.offset += difference
+        _log.warning(
+            "this machine's clock is %.0f s behind the endpoint's (set it: NTP);"
+            " requests are signed with the endpoint's time",
+            self.offset,
+        )
+        return True
