@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from bucketfs.cache.journal import is_waiting
 from bucketfs.errors import FsError
 
 _LOCK, _NAME = "lock", "name"
@@ -34,7 +35,8 @@ def claim(root: Path, name: str) -> tuple[Path, int]:
     """A directory of this name locked for this process: the plain one, or the first numbered one.
 
     Two mounts of one bucket each get a cache of their own; nothing is shared that a second writer
-    could change underneath.
+    could change underneath. One in which a killed mount has left something goes before the others,
+    so that no journal waits for as many mounts as there once were.
 
     Returns:
         The directory, and the descriptor that holds the lock until it is closed.
@@ -42,6 +44,10 @@ def claim(root: Path, name: str) -> tuple[Path, int]:
     Raises:
         FsError: The directory cannot be used.
     """
+    for directory in _waiting(root, stem(name)):
+        if (fd := lock(directory)) is not None:
+            _say(directory, name)
+            return directory, fd
     for number in itertools.count():
         directory = root / (stem(name) if number == 0 else f"{stem(name)}.{number}")
         fd = lock(directory, make=True)
@@ -49,6 +55,16 @@ def claim(root: Path, name: str) -> tuple[Path, int]:
             _say(directory, name)
             return directory, fd
     raise AssertionError("unreachable")
+
+
+def _waiting(root: Path, start: str) -> Iterator[Path]:
+    """Caches of the name, numbered ones too, whose journal is not carried out."""
+    for journal in sorted(root.glob(f"{start}*/journal.sqlite")):
+        if (fd := lock(journal.parent)) is not None:
+            waits = is_waiting(journal)
+            os.close(fd)
+            if waits:
+                yield journal.parent
 
 
 def claim_this(directory: Path) -> tuple[Path, int]:

@@ -21,7 +21,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +122,14 @@ class Journal:
             FsError: It could not be written.
         """
         with self.batch():
-            self._promise("DELETE FROM saved WHERE file = ?", row.file)
             self._promise(
                 "INSERT OR REPLACE INTO pending VALUES (?, ?, '', ?)",
                 row.file, row.key, encode(row),
             )  # fmt: skip
             if data is not None:
-                self._promise("INSERT INTO saved VALUES (?, ?)", row.file, data)
+                self._promise("INSERT OR REPLACE INTO saved VALUES (?, ?)", row.file, data)
+            else:
+                self._promise("DELETE FROM saved WHERE file = ?", row.file)
 
     def change(self, row: Pending) -> None:
         """The file has another key or other headers; its bytes are as they were."""
@@ -304,6 +305,19 @@ class Journal:
         except sqlite3.Error as error:
             log.error("the journal %s cannot be read: %s", self._path, error)
             return []
+
+
+def is_waiting(path: Path) -> bool:
+    """Whether a journal that nobody has open at the moment has something to carry out."""
+    query = (
+        "SELECT 1 FROM pending WHERE error = '' UNION ALL SELECT 1 FROM removals"
+        " UNION ALL SELECT 1 FROM renames"
+    )
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as db:
+            return db.execute(query).fetchone() is not None
+    except sqlite3.Error:
+        return False  # whoever opens it says what is wrong with it
 
 
 def sync_directory(path: Path) -> None:

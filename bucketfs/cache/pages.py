@@ -78,7 +78,7 @@ class PageFile:
         self.used = 0.0
         self.changed = False
         self._fd = -1
-        self._exists = left is not None
+        self._exists = bool(left)
         self._held = path.stat().st_blocks * 512 if left else 0
 
     @property

@@ -60,7 +60,7 @@ def serve(
     log.info("unmounted %s from %s", options.source, options.mountpoint)
     if host.left:
         log.error(
-            "%d files are not in the bucket; their bytes are on this machine: bucketfs recover",
+            "%d files are not in the bucket; their bytes are here: bucketfs recover",
             len(host.left),
         )
     return ExitCode.FAILED if host.left else ExitCode.OK

@@ -155,7 +155,7 @@ class Opener:
             self._changer.touch_content(inode)
             self._state.note_change(inode)
             if publish:
-                await self._saver.save(inode)
+                await self._saver.close(inode)
         finally:
             await self._drop(inode, content)
 

@@ -155,7 +155,7 @@ def requests(step: Step, store: str) -> int:
     return strike.seen
 
 
-@pytest.mark.time_limit(120)
+@pytest.mark.time_limit(600 if ALL else 240)
 @pytest.mark.parametrize("store", STORES if ALL else ["full"])
 @pytest.mark.parametrize("name", STEPS)
 def test_every_request_with_every_fault(name: str, store: str) -> None:

@@ -6,11 +6,15 @@ import errno
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
+import pytest
+
 from tests.harness.http import Request
 from tests.harness.mounts import Mounts
 from tests.harness.posix import refused
 from tests.harness.proxy import Proxy
 from tests.harness.witness import Witness
+
+pytestmark = pytest.mark.time_limit(240)
 
 AHEAD = timedelta(hours=3)
 

@@ -6,16 +6,19 @@ they are installed already, and so need root.
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from bucketfs.cli import main
 from tests.harness.endpoint import REPOSITORY
 from tests.harness.witness import Witness
 
@@ -38,6 +41,12 @@ class Place:
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """``bucketfs WORDS…`` in a clean environment."""
         return run([sys.executable, "-m", "bucketfs", *words], **environment)
+
+    def here(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """The same in this process, which is there already: for what is asked again and again."""
+        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+            code = main.main(["bucketfs", *words])
+        return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
     def mount(self, *options: str) -> subprocess.CompletedProcess[str]:
         """``bucketfs BUCKET PATH -o …``, in the background."""

@@ -26,7 +26,7 @@ from tests.system.test_command import daemon_of
 
 
 def status_of(place: Place, path: Path | None = None) -> dict[str, Any]:
-    done = place.run("status", "--json", str(path or place.path))
+    done = place.here("status", "--json", str(path or place.path))
     assert done.returncode in (0, 1), done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -90,7 +90,7 @@ def slow(place: Place, counted: Proxy) -> Iterator[Place]:
     assert place.mount(f"url={counted.url}", "retries=1").returncode == 0
     yield place
     if place.path.is_mount():
-        place.run("umount", str(place.path))
+        place.here("umount", str(place.path))
     until(lambda: not is_served(place.path), "the daemon has ended")
 
 
@@ -132,7 +132,7 @@ class TestStatus:
             told = waiting(slow)
             assert told.keys() == {"big"}
             assert (told["big"]["size"], told["big"]["tries"]) == (5000, 0)
-            assert slow.run("status", str(slow.path)).returncode == 0
+            assert slow.here("status", str(slow.path)).returncode == 0
         assert writer.join() is None
         assert waiting(slow) == {}
 
@@ -140,7 +140,7 @@ class TestStatus:
         refuse(slow, counted, "f")
         with counted.fault("PutObject", status=403, code="AccessDenied"):
             until(lambda: waiting(slow)["f"]["tries"] > 1, "it was tried again")
-            done = slow.run("status", str(slow.path))
+            done = slow.here("status", str(slow.path))
             assert done.returncode == 1
             assert "AccessDenied" in done.stdout
 
@@ -151,25 +151,25 @@ class TestStatus:
         done = place.run(f"{place.bucket.name}:/sub", str(second), "-o", place.options)
         assert done.returncode == 0
         try:
-            done = place.run("status", "--json")
+            done = place.here("status", "--json")
             told = {one["mountpoint"]: one for one in map(json.loads, done.stdout.splitlines())}
             assert told[str(second)]["prefix"] == "sub/"
             assert told[str(place.path)]["prefix"] == ""
             assert status_of(place, second)["mountpoint"] == str(second)
         finally:
-            assert place.run("umount", str(second)).returncode == 0
+            assert place.here("umount", str(second)).returncode == 0
 
     def test_a_dead_daemon(self, place: Place) -> None:
         assert place.mount().returncode == 0
         os.kill(daemon_of(place.path), signal.SIGKILL)
-        until(lambda: place.run("status", str(place.path)).returncode == 3, "nobody answers")
-        done = place.run("status")
+        until(lambda: place.here("status", str(place.path)).returncode == 3, "nobody answers")
+        done = place.here("status")
         assert done.returncode == 1
         assert f"{place.path}: its daemon does not answer" in done.stderr
 
     def test_nothing_there(self, place: Place) -> None:
         for tool in ("status", "flush"):
-            done = place.run(tool, str(place.path))
+            done = place.here(tool, str(place.path))
             assert (done.returncode, done.stdout) == (3, "")
             assert "no bucket is mounted there" in done.stderr
 
@@ -182,8 +182,8 @@ class TestStatus:
         assert place.mount().returncode == 0
         (place.path / "f").write_bytes(b"x")
         assert status_of(place)["mountpoint"] == str(place.path)
-        assert place.run("flush", str(place.path / "f")).returncode == 0
-        assert place.run("umount", str(place.path)).returncode == 0
+        assert place.here("flush", str(place.path / "f")).returncode == 0
+        assert place.here("umount", str(place.path)).returncode == 0
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
     def test_other_users_cannot_ask(self, place: Place) -> None:
@@ -207,7 +207,7 @@ class TestFlush:
                 flush.send_signal(signal.SIGINT)
                 assert flush.wait(20) != 0
             assert "f" in waiting(slow)
-        assert slow.run("flush", str(slow.path)).returncode == 0
+        assert slow.here("flush", str(slow.path)).returncode == 0
         assert slow.bucket.get("f") == b"f"
         assert waiting(slow) == {}
 
@@ -216,14 +216,14 @@ class TestFlush:
         (slow.path / "dd").mkdir()
         refuse(slow, counted, "d/f", "dd/f")
         with counted.fault("PutObject", key="d/f", status=403, code="AccessDenied"):
-            assert slow.run("flush", str(slow.path / "dd")).returncode == 0
+            assert slow.here("flush", str(slow.path / "dd")).returncode == 0
             assert slow.bucket.get("dd/f") == b"dd/f"
-            done = slow.run("flush", str(slow.path / "d"))
+            done = slow.here("flush", str(slow.path / "d"))
             assert done.returncode == 1
             assert "bucketfs: d/f: PutObject" in done.stderr
-            done = slow.run("flush", str(slow.path))
+            done = slow.here("flush", str(slow.path))
             assert done.returncode == 1
-        assert slow.run("flush", str(slow.path / "d" / "f")).returncode == 0
+        assert slow.here("flush", str(slow.path / "d" / "f")).returncode == 0
         assert slow.bucket.get("d/f") == b"d/f"
 
     def test_through_a_symlink_and_a_bind_mount(
@@ -239,7 +239,7 @@ class TestFlush:
             for number, way in enumerate((slow.path / "link", tmp_path / "outer", bound)):
                 refuse(slow, counted, f"d/{number}", f"{number}")
                 with counted.fault("PutObject", key=f"{number}", status=403, code="AccessDenied"):
-                    assert slow.run("flush", str(way / str(number))).returncode == 0
+                    assert slow.here("flush", str(way / str(number))).returncode == 0
                     assert slow.bucket.exists(f"d/{number}")
         finally:
             subprocess.run(["umount", bound], check=True)
@@ -248,7 +248,7 @@ class TestFlush:
 class TestUmount:
     def test_waits_until_all_is_in_the_bucket(self, slow: Place, counted: Proxy) -> None:
         refuse(slow, counted, "f")
-        assert slow.run("umount", str(slow.path)).returncode == 0
+        assert slow.here("umount", str(slow.path)).returncode == 0
         assert not is_served(slow.path)
         assert slow.bucket.get("f") == b"f"
         assert not slow.path.is_mount()
@@ -256,11 +256,11 @@ class TestUmount:
     def test_not_for_ever(self, slow: Place, counted: Proxy) -> None:
         refuse(slow, counted, "f")
         with counted.fault("PutObject", stall=True):
-            done = slow.run("umount", "--timeout", "100ms", str(slow.path))
+            done = slow.here("umount", "--timeout", "100ms", str(slow.path))
             assert done.returncode == 1
             assert "1 file, 1 B are still being saved" in done.stderr
             assert not slow.path.is_mount()
-            everyone = slow.run("status", "--json").stdout.splitlines()
+            everyone = slow.here("status", "--json").stdout.splitlines()
             (told,) = (
                 one for one in map(json.loads, everyone) if one["mountpoint"] == str(slow.path)
             )
@@ -270,15 +270,15 @@ class TestUmount:
     def test_what_could_not_be_saved(self, slow: Place, counted: Proxy, tmp_path: Path) -> None:
         refuse(slow, counted, "f")
         with counted.fault("PutObject", status=403, code="AccessDenied"):
-            done = slow.run("umount", str(slow.path))
+            done = slow.here("umount", str(slow.path))
         assert done.returncode == 1
         assert "1 file could not be saved (f)" in done.stderr
         (kept,) = tmp_path.rglob("unsaved/*")
         assert kept.read_bytes() == b"f"
 
     def test_words(self, place: Place) -> None:
-        assert place.run("umount", "--timeout", "x", str(place.path)).returncode == 2
-        assert place.run("umount", "--nonsense", str(place.path)).returncode == 2
+        assert place.here("umount", "--timeout", "x", str(place.path)).returncode == 2
+        assert place.here("umount", "--nonsense", str(place.path)).returncode == 2
 
 
 class TestSignals:
@@ -340,9 +340,9 @@ class TestSignals:
         assert "bucketfs recover" in log
         # the cache is that of the address: the next mount goes the same way
         assert place.mount(f"url={counted.url}").returncode == 0
-        assert place.run("flush", str(place.path)).returncode == 0
+        assert place.here("flush", str(place.path)).returncode == 0
         assert place.bucket.get("f") == b"f"
-        assert place.run("umount", str(place.path)).returncode == 0
+        assert place.here("umount", str(place.path)).returncode == 0
 
     def test_the_first_waits(
         self,

@@ -370,3 +370,19 @@ async def test_a_clean_unmount_leaves_nothing_to_do(
         async with planted(bucket, tmp_path, writeback=True) as mount:
             await settled(mount)
     assert "was not unmounted" not in caplog.text
+
+
+async def test_a_cache_in_which_something_waits_is_taken_first(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Two mounts of the bucket at a time, of which one is mounted again."""
+    async with (
+        planted(bucket, tmp_path, writeback=True),
+        planted(bucket, tmp_path, writeback=True) as second,
+    ):
+        bucket.refuse("PutObject", "SlowDown")
+        await second.save("f", b"bytes")
+    bucket.fault = None
+    async with planted(bucket, tmp_path) as mount:
+        await settled(mount)
+        assert bucket.peek("f") == b"bytes"

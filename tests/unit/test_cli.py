@@ -26,7 +26,7 @@ class TestMounts:
     def test_parsed(self) -> None:
         found = mounts.parse_mountinfo(MOUNTINFO.splitlines())
         assert len(found) == 4
-        assert found[1] == mounts.Mount("/mnt/a b", "fuse.bucketfs", "buck:/p q")
+        assert found[1] == mounts.Mount("/mnt/a b", "fuse.bucketfs", "buck:/p q", device="0:50")
 
     def test_the_uppermost_counts(self) -> None:
         found = mounts.parse_mountinfo(MOUNTINFO.splitlines())
