@@ -50,6 +50,16 @@ CREATE TABLE IF NOT EXISTS renames (
 """
 #: Format of the tables; a journal of another one is set aside, never deleted.
 _VERSION = 1
+#: Primary result codes (sqlite.org/rescode.html) of a database that may be all right.
+_OF_THE_DISK = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+}
 #: The write-ahead log is copied into the database from this many bytes on, beside the loop; at
 #: the second figure (in pages) SQLite does it itself, on the loop.
 _CHECKPOINT_FROM, _CHECKPOINT_PAGES = 8 << 20, 16_384
@@ -59,21 +69,24 @@ class Journal:
     """The SQLite file of one cache directory; one process has it at a time.
 
     What cannot be written stops nobody but who would make a promise on it (`put`, `settled`): it
-    is logged, and written with the next statement that can be. A journal that cannot be read is set
+    is logged, and written with the next statement that can be. A journal that is damaged is set
     aside.
 
     Attributes:
         in_thread: Runs what waits for the disk beside the event loop.
+
+    Raises:
+        FsError: The disk is full or fails, so that what the journal says is not known.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._db = _open(path)
+            self._db = _open_or_set_aside(path)
         except sqlite3.Error as error:
-            log.error("the journal %s is unreadable and set aside: %s", path, error)
-            _set_aside(path)
-            self._db = _open(path)
+            raise FsError(
+                errno.EIO, f"the journal {path} cannot be opened: {error}; is the disk full?"
+            ) from error
         self.in_thread: Callable[[Callable[[], None]], Any] = trio.to_thread.run_sync
         #: Statements that could not be carried out yet.
         self._owed: list[tuple[str, tuple[Any, ...]]] = []
@@ -329,6 +342,17 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def _open_or_set_aside(path: Path) -> sqlite3.Connection:
+    try:
+        return _open(path)
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK:
+            raise
+        log.error("the journal %s is unreadable and set aside: %s", path, error)
+    _set_aside(path)
+    return _open(path)
+
+
 def _open(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("PRAGMA journal_mode=WAL")
@@ -339,10 +363,14 @@ def _open(path: Path) -> sqlite3.Connection:
     if version not in (0, _VERSION):
         db.close()
         raise sqlite3.DatabaseError(f"format {version} is not {_VERSION}")
-    db.executescript(f"PRAGMA user_version = {_VERSION};{_SCHEMA}")
-    for (state,) in db.execute("SELECT state FROM pending").fetchall():
-        if not isinstance(json.loads(state), dict):
-            raise sqlite3.DatabaseError("a row is not what it should be")
+    if version == 0:  # only then: there may be no room to write anything
+        db.executescript(f"{_SCHEMA}PRAGMA user_version = {_VERSION};")
+    try:
+        states = [json.loads(state) for (state,) in db.execute("SELECT state FROM pending")]
+    except ValueError as error:
+        raise sqlite3.DatabaseError(f"a row is not JSON: {error}") from error
+    if not all(isinstance(state, dict) for state in states):
+        raise sqlite3.DatabaseError("a row is not what it should be")
     return db
 
 

@@ -47,7 +47,7 @@ def cached_on(mount: Mounts, bucket: Witness, disk: Path, *options: str, url: st
     """A mount with its cache on a disk."""
     mounted = mount(bucket, *options, url=url, start=False)
     (mounted.scratch / "cache").symlink_to(disk)
-    mounted.expected.append("No space left|ENOSPC|no space left")
+    mounted.expected.append("No space left|ENOSPC|no space left|is the disk full")
     mounted.start()
     return mounted
 
@@ -74,6 +74,7 @@ def test_a_disk_that_others_have_filled(mount: Mounts, bucket: Witness, disk: Pa
         with refused(errno.ENOSPC, errno.EIO):
             (mounted.path / "old").read_bytes()
     assert bucket.get("written")[:MIB] == noise(MIB, 3), "what was taken is stored"
+    os.truncate(disk / "others", (disk / "others").stat().st_size - MIB // 2)
     mounted.remount()
     (mounted.path / "d").mkdir()
     (disk / "others").unlink()
@@ -82,8 +83,25 @@ def test_a_disk_that_others_have_filled(mount: Mounts, bucket: Witness, disk: Pa
     assert (mounted.path / "old").read_bytes() == noise(3 * MIB, 2)
 
 
+def test_a_disk_that_was_full_before(mount: Mounts, bucket: Witness, disk: Path) -> None:
+    """No room for the journal: one line and no mount, and the journal is not taken for damaged."""
+    mounted = cached_on(mount, bucket, disk, "free_space_ratio=0")
+    (mounted.path / "f").write_text("text")
+    assert mounted.stop() == 0
+    for index in disk.glob("*/index.sqlite*"):
+        index.unlink()  # it gives way to the journal when there is no room for both
+    fill(disk)
+    with pytest.raises(AssertionError, match=r"cannot be opened: .* is the disk full\?"):
+        mounted.start()
+    assert not mounted.path.is_mount()
+    assert not list(disk.glob("*/*.damaged*"))
+    os.truncate(disk / "others", (disk / "others").stat().st_size - MIB // 2)
+    mounted.start()
+    assert (mounted.path / "f").read_text() == "text"
+
+
 def fill(disk: Path) -> None:
-    with (disk / "others").open("wb", buffering=0) as file, refused(errno.ENOSPC):
+    with (disk / "others").open("ab", buffering=0) as file, refused(errno.ENOSPC):
         while True:
             file.write(bytes(MIB) if os.statvfs(disk).f_bavail > 256 else bytes(4096))
 

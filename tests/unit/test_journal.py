@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,7 +194,8 @@ def test_a_damaged_journal_is_set_aside(path: Path, content: bytes) -> None:
         assert journal.uploads() == []
         journal.begin("key", 0)
         journal.close()
-        assert keys(Journal(path)) == [("key", "")]
+        with closing(Journal(path)) as again:
+            assert keys(again) == [("key", "")]
     if content:
         aside = [path.with_name(path.name + end) for end in (".damaged", ".damaged.1")]
         assert [part.read_bytes() for part in aside] == [content] * 2
@@ -206,6 +208,22 @@ def test_a_journal_of_another_format_is_set_aside(path: Path) -> None:
     journal = Journal(path)
     journal.begin("key", 0)
     assert path.with_name(path.name + ".damaged").exists()
+
+
+def test_rows_that_are_no_json_are_set_aside(path: Path) -> None:
+    Journal(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("INSERT INTO pending VALUES ('0.pages', 'key', '', '{')")
+    db.close()
+    assert Journal(path).pending() == []
+    assert path.with_name(path.name + ".damaged").exists()
+
+
+def test_what_cannot_be_opened_stays(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(FsError, match="is the disk full"):
+        Journal(path)
+    assert path.is_dir()
 
 
 def test_a_disk_that_refuses_stops_nobody(path: Path, caplog: pytest.LogCaptureFixture) -> None:
