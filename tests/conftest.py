@@ -90,6 +90,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         watchdog = config.stash[WATCHDOG] = Watchdog()
         config.add_cleanup(watchdog.close)
         signal.signal(signal.SIGALRM, _overdue)
+        # a shell may have started this with SIGINT ignored, and programs would inherit that
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     marker = item.get_closest_marker("time_limit")
     watchdog.arm(marker.args[0] if marker else TIME_LIMIT)
     try:

@@ -101,7 +101,12 @@ class PageCache:
             file.used = now - max(0.0, clock.wall_ns() / 1e9 - row.used)
             self._files[row.key, row.etag] = file
         for path in self._directory.glob("*.pages"):
-            if path.name not in known:
+            if path.name in known:
+                continue
+            if self.journal.lost:
+                aside = path.replace(self._unsaved() / path.name)
+                log.error("%s may have bytes that no bucket has: see bucketfs recover", aside)
+            else:
                 path.unlink()
         self._evict(0)
 
@@ -226,11 +231,14 @@ class PageCache:
 
     def rescue(self, file: PageFile, name: str) -> Path:
         """Keep the bytes of an unsaved file outside the cache, where nothing deletes them."""
-        directory = self._directory / "unsaved"
-        directory.mkdir(mode=0o700, exist_ok=True)
-        path = directory / f"{secrets.token_hex(4)}-{name.replace('/', '_')[:100]}"
+        path = self._unsaved() / f"{secrets.token_hex(4)}-{name.replace('/', '_')[:100]}"
         os.link(file.path, path)
         return path
+
+    def _unsaved(self) -> Path:
+        directory = self._directory / "unsaved"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        return directory
 
     def shrink(self, file: PageFile, start: int, stop: int) -> None:
         """Give up pages of a file that stays open; the index never tells of more than there is."""
@@ -270,15 +278,23 @@ class PageCache:
         for file in list(self._files.values()):
             self._save(file)
             file.close()
-        promised = {pending.file for pending in self.journal.pending()}
+        promised = self._promised()
         for file in self._anonymous:
-            if file.path.name in promised:
+            if promised is None or file.path.name in promised:
                 file.close()
             else:
                 file.unlink()
         self.journal.close()
         self.index.close()
         os.close(self._lock_fd)
+
+    def _promised(self) -> set[str] | None:
+        """The files that the journal counts on; None when it cannot be read now."""
+        try:
+            return {pending.file for pending in self.journal.pending()}
+        except FsError as error:
+            log.error("page files are left for the next mount: %s", error.why)
+            return None
 
     def _save(self, file: PageFile) -> None:
         if file.changed and file.identity is not None:

@@ -16,7 +16,7 @@ the same time share.
 from __future__ import annotations
 
 import errno
-import json
+import functools
 import logging
 import os
 import sqlite3
@@ -37,8 +37,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS uploads (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL, upload_id TEXT NOT NULL, since REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS pending (
-    file TEXT PRIMARY KEY, key TEXT NOT NULL, error TEXT NOT NULL, state TEXT NOT NULL)
-    WITHOUT ROWID;
+    file TEXT PRIMARY KEY, key TEXT NOT NULL, error TEXT NOT NULL, state TEXT NOT NULL,
+    seals BLOB NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS saved (file TEXT PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS failed (
     path TEXT PRIMARY KEY, key TEXT NOT NULL, error TEXT NOT NULL, since REAL NOT NULL)
@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS renames (
     WITHOUT ROWID;
 """
 #: Format of the tables; a journal of another one is set aside, never deleted.
-_VERSION = 1
+_VERSION = 2
 #: Primary result codes (sqlite.org/rescode.html) of a database that may be all right.
 _OF_THE_DISK = {
     sqlite3.SQLITE_BUSY,
@@ -74,6 +74,7 @@ class Journal:
 
     Attributes:
         in_thread: Runs what waits for the disk beside the event loop.
+        lost: An older one was set aside: what it counted on is not known.
 
     Raises:
         FsError: The disk is full or fails, so that what the journal says is not known.
@@ -82,7 +83,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._db = _open_or_set_aside(path)
+            self._db, self.lost = _open_or_set_aside(path)
         except sqlite3.Error as error:
             raise FsError(
                 errno.EIO, f"the journal {path} cannot be opened: {error}; is the disk full?"
@@ -136,8 +137,8 @@ class Journal:
         """
         with self.batch():
             self._promise(
-                "INSERT OR REPLACE INTO pending VALUES (?, ?, '', ?)",
-                row.file, row.key, encode(row),
+                "INSERT OR REPLACE INTO pending VALUES (?, ?, '', ?, ?, ?)",
+                row.file, row.key, *encode(row),
             )  # fmt: skip
             if data is not None:
                 self._promise("INSERT OR REPLACE INTO saved VALUES (?, ?)", row.file, data)
@@ -145,10 +146,11 @@ class Journal:
                 self._promise("DELETE FROM saved WHERE file = ?", row.file)
 
     def change(self, row: Pending) -> None:
-        """The file has another key or other headers; its bytes are as they were."""
+        """The file has another key or other headers; its bytes are as they were, or unsealed."""
         self._do(
-            "UPDATE pending SET key = ?, state = ? WHERE file = ?", row.key, encode(row), row.file
-        )
+            "UPDATE pending SET key = ?, state = ?, seals = ?, sum = ? WHERE file = ?",
+            row.key, *encode(row), row.file,
+        )  # fmt: skip
 
     def drop(self, file: str) -> None:
         """The bucket has the file, or nobody wants it any more."""
@@ -161,7 +163,7 @@ class Journal:
 
     def pending(self) -> list[Pending]:
         """Files that wait, those first that have waited longest."""
-        rows = self._read("SELECT file, key, error, state FROM pending")
+        rows = self._read("SELECT file, key, error, state, seals, sum FROM pending")
         return sorted((decode(*row) for row in rows), key=lambda row: row.since)
 
     def data(self, file: str) -> bytes | None:
@@ -316,8 +318,7 @@ class Journal:
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            log.error("the journal %s cannot be read: %s", self._path, error)
-            return []
+            raise FsError(errno.EIO, f"the journal {self._path} cannot be read: {error}") from error
 
 
 def is_waiting(path: Path) -> bool:
@@ -342,19 +343,21 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def _open_or_set_aside(path: Path) -> sqlite3.Connection:
+def _open_or_set_aside(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """The database, and whether it is a new one in place of a damaged one."""
     try:
-        return _open(path)
+        return _open(path), False
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK:
             raise
         log.error("the journal %s is unreadable and set aside: %s", path, error)
     _set_aside(path)
-    return _open(path)
+    return _open(path), True
 
 
 def _open(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None)
+    db.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
     db.execute("PRAGMA journal_mode=WAL")
     # each commit reaches the kernel; `Journal.settled` takes it to the disk
     db.execute("PRAGMA synchronous=NORMAL")
@@ -365,12 +368,10 @@ def _open(path: Path) -> sqlite3.Connection:
         raise sqlite3.DatabaseError(f"format {version} is not {_VERSION}")
     if version == 0:  # only then: there may be no room to write anything
         db.executescript(f"{_SCHEMA}PRAGMA user_version = {_VERSION};")
-    try:
-        states = [json.loads(state) for (state,) in db.execute("SELECT state FROM pending")]
-    except ValueError as error:
-        raise sqlite3.DatabaseError(f"a row is not JSON: {error}") from error
-    if not all(isinstance(state, dict) for state in states):
-        raise sqlite3.DatabaseError("a row is not what it should be")
+    (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        db.close()
+        raise sqlite3.DatabaseError(found)
     return db
 
 

@@ -120,9 +120,7 @@ class PageFile:
 
         Holes and what lies past the end of the local file read as zeros.
         """
-        data = os.pread(self.fd, stop - start, start)
-        short = stop - start - len(data)
-        return data + bytes(short) if short else data
+        return read_exactly(self.fd, start, stop)
 
     def read_into(self, view: memoryview, start: int) -> None:
         """As `read`, into a buffer of the length that is wanted."""
@@ -268,6 +266,13 @@ class PageFile:
         """Remove the file from the disk."""
         self.close()
         self.path.unlink(missing_ok=True)
+
+
+def read_exactly(fd: int, start: int, stop: int) -> bytes:
+    """Bytes ``[start, stop)`` of a file; what lies past its end reads as zeros. Raises OSError."""
+    data = os.pread(fd, stop - start, start)
+    short = stop - start - len(data)
+    return data + bytes(short) if short else data
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What the journal's rows say, and how a pending file is written as JSON. Pure."""
+"""What the journal's rows say, and how a pending file is written. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from crc32c import crc32c
 
 from bucketfs.cache.extents import Extent
 from bucketfs.store.base import Headers
@@ -84,6 +86,8 @@ class Pending:
         if_match: ETag the key must have when it is published, "" when it must be free.
         headers: To be stored with it.
         attempts: Size and user metadata of uploads that may have replaced that version already.
+        seals: Of what is valid, for `bucketfs.cache.seals.Seals.load`; b"" when the bytes may
+            change without another row.
         error: Why it cannot be uploaded at all; "" when it can.
     """
 
@@ -101,6 +105,7 @@ class Pending:
     if_match: str
     headers: Headers
     attempts: tuple[tuple[int, Mapping[str, str]], ...] = ()
+    seals: bytes = b""
     error: str = ""
     #: Fields that a later version may have written; kept as they are.
     more: Mapping[str, Any] = field(default_factory=dict)
@@ -110,18 +115,24 @@ _PLAIN = ("since", "size", "stored", "limit", "new", "cut", "if_match")
 _OTHERS = ("valid", "dirty", "base", "headers", "attempts")
 
 
-def encode(row: Pending) -> str:
-    """The part of a row that is JSON."""
+def encode(row: Pending) -> tuple[str, bytes, int]:
+    """The columns ``state``, ``seals`` and ``sum`` of a row."""
     state: dict[str, Any] = {**row.more, **{name: getattr(row, name) for name in _PLAIN}}
     state |= {"valid": row.valid, "dirty": row.dirty, "base": row.base}
     headers = row.headers
     state["headers"] = [dict(headers.metadata), headers.content_type, dict(headers.other)]
     state["attempts"] = [(size, dict(metadata)) for size, metadata in row.attempts]
-    return json.dumps(state)
+    text = json.dumps(state)
+    return text, row.seals, _sum(row.key, text, row.seals)
 
 
-def decode(file: str, key: str, error: str, text: str) -> Pending:
-    """A row as it was given to `encode`."""
+def decode(file: str, key: str, error: str, text: str, seals: bytes, total: int) -> Pending:
+    """A row as it was given to `encode`; one that is not says so in its `error`, and nothing else.
+
+    Raises nothing: the disk may have made anything of the columns.
+    """
+    if _sum(key, text, seals) != total:
+        return _damaged(file, key)
     state = json.loads(text)
     metadata, content_type, other = state["headers"]
     base = state["base"]
@@ -134,6 +145,20 @@ def decode(file: str, key: str, error: str, text: str) -> Pending:
         base=None if base is None else (base[0], base[1], base[2]),
         attempts=tuple((size, said) for size, said in state["attempts"]),
         headers=Headers(metadata=metadata, content_type=content_type, other=other),
+        seals=seals,
         more={name: value for name, value in state.items() if name not in (*_PLAIN, *_OTHERS)},
         **{name: state[name] for name in _PLAIN},
     )
+
+
+def _sum(key: object, text: object, seals: object) -> int:
+    parts = (part if isinstance(part, bytes) else str(part).encode() for part in (key, text, seals))
+    return crc32c(b"\0".join(parts))
+
+
+def _damaged(file: str, key: object) -> Pending:
+    return Pending(
+        file=file, key=str(key), since=0.0, size=0, valid=(), stored=0, dirty=(), limit=0, new=True,
+        cut=False, base=None, if_match="", headers=Headers(),
+        error="the journal's row of it was damaged on the disk",
+    )  # fmt: skip

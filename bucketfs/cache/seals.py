@@ -13,8 +13,10 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
+
+from crc32c import crc32c
 
 from bucketfs.cache.extents import Extent
 
@@ -49,6 +51,19 @@ class Seals:
         self._starts = array("Q")
         self._lengths = array("I")
         self._crcs = array("I")
+
+    @classmethod
+    def of(cls, extents: Iterable[Extent], read: Callable[[int, int], bytes]) -> Seals:
+        """Seals of disjoint extents in order, whose bytes `read` answers, a span at a time."""
+        seals = cls()
+        for extent in extents:
+            for start, stop in spans(*extent):
+                seals._append(start, stop - start, crc32c(read(start, stop)))
+        return seals
+
+    def broken(self, read: Callable[[int, int], bytes]) -> Seal | None:
+        """The first one whose bytes, as `read` answers them, are not what it says."""
+        return next((seal for seal in self if crc32c(read(*seal[:2])) != seal.crc), None)
 
     @classmethod
     def load(cls, data: bytes) -> Seals:

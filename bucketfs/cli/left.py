@@ -105,8 +105,8 @@ def opened(directory: Path) -> Iterator[tuple[Left, Journal | None]]:
 def _journaled(journal: Journal, directory: Path) -> Iterator[Entry]:
     for row in journal.pending():
         try:
-            check(row, journal, directory)
-            damage = row.error
+            check(row, journal.data(row.file), directory)
+            damage = ""
         except DamagedError as error:
             damage = str(error)
         elsewhere = _elsewhere(row, journal)
@@ -156,7 +156,7 @@ def save(entry: Entry, left: Left, journal: Journal | None, target: Path) -> Pat
     with path.open("xb") as out:
         if data is not None:
             out.write(data)
-        elif isinstance(row, Pending):
+        elif isinstance(row, Pending) and row.size:
             with (left.directory / row.file).open("rb") as source:
                 for start, stop in row.valid:
                     source.seek(start)
@@ -164,8 +164,9 @@ def save(entry: Entry, left: Left, journal: Journal | None, target: Path) -> Pat
                     for at in range(start, stop, _PIECE):
                         out.write(source.read(min(_PIECE, stop - at)))
             out.truncate(row.size)
-        else:
-            with (left.directory / entry.name).open("rb") as source:
+        else:  # or a row that does not say any more what it has
+            name = row.file if isinstance(row, Pending) else entry.name
+            with (left.directory / name).open("rb") as source:
                 shutil.copyfileobj(source, out, _PIECE)
     return path
 

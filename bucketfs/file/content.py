@@ -161,11 +161,29 @@ class Content:
         )
         if self.fetcher.limit:
             ahead = window.ahead(cursor, start, stop, self.size)
-            await self.fetcher.ensure(start, stop, ahead)
+            try:
+                await self.fetcher.ensure(start, stop, ahead)
+            except FsError as error:
+                if error.errno == errno.ESTALE:
+                    raise
+                log.info("reading past the cache's disk: %s", error)
+                return await self._read_past_the_disk(start, stop)
             await self.outgoing.within_reach(start, stop)
         self.served = True
         stop = min(stop, self.size)  # it may have been cut while this waited
         return self.fetcher.pages.read(start, stop) if start < stop else b""
+
+    async def _read_past_the_disk(self, start: int, stop: int) -> bytes:
+        self._loading.append((start, stop))
+        try:
+            while self.outgoing.is_afloat(start, stop):
+                await self.outgoing.emerge()
+            data = await self.fetcher.past_the_disk(start, stop)
+        finally:
+            self._loading.remove((start, stop))
+        self.served = True
+        self.outgoing.check(start, stop)
+        return data[: max(0, self.size - start)]
 
     async def prove(self) -> None:
         """Find out which of the pages that an earlier process left are what they were."""
@@ -257,11 +275,18 @@ class Content:
         if self.fetcher.pages.unproven is not None:
             # what stays of a changed piece has to be known; a cut touches the byte before it
             await self.fetcher.prove(max(0, start - 1), stop + 1)
-        while self.outgoing.needs_surfacing(start, stop):
-            await self.outgoing.emerge()
+        while True:
+            pages, promise = self.fetcher.pages, self.promise
+            if self.outgoing.needs_surfacing(start, stop):
+                await self.outgoing.emerge()
+            elif promise is not None and promise.is_sealed(pages, start, cut=cut):
+                journal = self._context.cache.journal
+                journal.change(promise.unseal())
+                await journal.settled()  # or else a power cut would make it look damaged
+            else:
+                break
             await self._writable()
-        pages = self.fetcher.pages
-        if self.promise is not None and self.promise.counts_on(pages, start, cut=cut):
+        if promise is not None and promise.counts_on(pages, start, cut=cut):
             self.outgoing.drop()
             self.fetcher.pages = self._context.cache.fork(pages, start if cut else self.size)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from bucketfs.cache.extents import Extent
+from bucketfs.cache.extents import Extent, Extents
 from bucketfs.cache.pages import PageFile
 from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
 from bucketfs.file.context import FileContext, Version
@@ -100,6 +100,26 @@ class Fetcher:
             await self._arrival(wanted[0][1])
         return waited
 
+    async def past_the_disk(self, start: int, stop: int) -> bytes:
+        """Bytes ``[start, stop)``, those that are not here straight from the bucket.
+
+        For when the disk has no room for them. Raises as `ensure`.
+        """
+        data = bytearray(stop - start)
+        fetched = Extents()
+        while True:
+            gaps = [hole for gap in self.missing(start, stop) for hole in fetched.missing(*gap)]
+            if not gaps:
+                break
+            for a, b in gaps:
+                piece = bytearray()
+                await self._ask(a, b, piece.extend)
+                data[a - start : a - start + len(piece)] = piece
+                fetched.add(a, a + len(piece))
+        for a, b in self.pages.valid.within(start, stop):
+            data[a - start : b - start] = self.pages.read(a, b)
+        return bytes(data)
+
     async def _arrival(self, position: int) -> None:
         """Wait until a fetch has passed `position`, or has ended."""
         self._awaited.append(position)
@@ -147,22 +167,22 @@ class Fetcher:
             self._accept(flight, chunk)
 
         while flight.position < min(flight.stop, self.limit):
-            base = self.base
-            assert base is not None, "pages are missing only of a file that is in the bucket"
-            try:
-                await self._context.store.get(
-                    base.key,
-                    sink,
-                    start=flight.position,
-                    stop=min(flight.stop, self.limit),
-                    if_match=base.etag,
-                )
-            except (NotFound, PreconditionFailed) as error:
-                if base is not self.base:
-                    continue  # it was renamed by us meanwhile: go on under its new name
-                raise FsError(
-                    errno.ESTALE, f"{base.key!r} was replaced or removed by someone else"
-                ) from error
+            await self._ask(flight.position, min(flight.stop, self.limit), sink)
+
+    async def _ask(self, start: int, stop: int, sink: Callable[[bytes | memoryview], None]) -> None:
+        """One GET of the base version; nothing at all when it was renamed by us meanwhile."""
+        base = self.base
+        assert base is not None, "pages are missing only of a file that is in the bucket"
+        try:
+            await self._context.store.get(
+                base.key, sink, start=start, stop=stop, if_match=base.etag
+            )
+        except (NotFound, PreconditionFailed) as error:
+            if base is not self.base:
+                return  # it is asked for again, under its new name
+            raise FsError(
+                errno.ESTALE, f"{base.key!r} was replaced or removed by someone else"
+            ) from error
 
     def _accept(self, flight: _Flight, chunk: bytes | memoryview) -> None:
         if flight.scope.cancel_called:

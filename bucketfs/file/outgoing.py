@@ -80,10 +80,15 @@ class Outgoing:
             FsError: EIO, when some of it is lost; else as saving does.
             StoreError: The file could not be published.
         """
-        while (stream := self.upload()) is not None and stream.afloat.overlaps(start, stop):
+        while self.is_afloat(start, stop):
             await self.emerge()
             await self._content.load(start, stop)
         self.check(start, stop)
+
+    def is_afloat(self, start: int, stop: int) -> bool:
+        """Whether only the upload has some of ``[start, stop)``."""
+        stream = self.upload()
+        return stream is not None and stream.afloat.overlaps(start, stop)
 
     def check(self, start: int, stop: int) -> None:
         """Raise FsError, EIO, when some of ``[start, stop)`` is lost."""

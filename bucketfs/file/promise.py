@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bucketfs.cache.pages import PageFile
 from bucketfs.cache.rows import Pending
@@ -39,3 +39,14 @@ class Promise:
         if self.inline or self.pages is not pages or start >= self.row.size:
             return False
         return cut or self.row.size <= COPIED
+
+    def is_sealed(self, pages: PageFile, start: int, *, cut: bool) -> bool:
+        """Whether such a change breaks no promise and would yet look like damage after a crash."""
+        if self.inline or self.pages is not pages or start >= self.row.size:
+            return False
+        return bool(self.row.seals) and not self.counts_on(pages, start, cut=cut)
+
+    def unseal(self) -> Pending:
+        """The row from now on, with bytes that may change."""
+        self.row = replace(self.row, seals=b"")
+        return self.row

@@ -10,16 +10,19 @@ file has been planted again.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from bucketfs.cache.extents import Extent
 from bucketfs.cache.journal import sync_directory
-from bucketfs.cache.pages import PageFile
+from bucketfs.cache.pages import PageFile, read_exactly
 from bucketfs.cache.rows import Failed
 from bucketfs.cache.rows import Pending as Row
+from bucketfs.cache.seals import Seals
 from bucketfs.errors import FsError
 from bucketfs.file.content import Content
 from bucketfs.file.promise import COPIED, Promise
@@ -89,8 +92,8 @@ class Pending:
         if live.unlinked or content.outgoing.afloat or content.outgoing.lost:
             return
         try:
-            self._put(inode, live, content)
-        except FsError as error:
+            self._put(inode, live, content, self._seals(content))
+        except (FsError, OSError) as error:
             log.warning("a crash would lose %s: %s", self._state.shown(inode), error)
 
     def update(self, inode: Inode) -> None:
@@ -158,6 +161,12 @@ class Pending:
         self.count += 1
         self.bytes += content.promise.row.size
 
+    def _seals(self, content: Content) -> Seals:
+        """Of a file that is noted at once; none of a large one, which would take long to read."""
+        if content.size > COPIED:
+            return Seals()
+        return Seals.of(_counted(content), content.fetcher.pages.read)
+
     def _may_wait(self, live: Live, content: Content) -> bool:
         """Whether a file may be promised: not too much waits, and all that is needed is here."""
         if live.unlinked or live.lost is not None:
@@ -176,22 +185,26 @@ class Pending:
     async def _take_down(self, inode: Inode, live: Live, content: Content) -> bool:
         """Take the bytes to the disk, then write the row; answers whether nothing came between."""
         pages, revision = content.fetcher.pages, content.revision
+        seals = Seals()
         if not _is_inline(content):
-            await self._sync(pages)
+            seals = await self._sync(pages, _counted(content))
             if (content.revision, content.fetcher.pages) != (revision, pages):
                 return False
             if live.content is not content or not content.unsaved or not self._may_wait(
                 live, content
             ):  # fmt: skip
                 return False
-        self._put(inode, live, content)
+        self._put(inode, live, content, seals)
         return True
 
-    async def _sync(self, pages: PageFile) -> None:
-        """Take a page file to the disk, in a thread."""
+    async def _sync(self, pages: PageFile, valid: Sequence[Extent]) -> Seals:
+        """Take a page file to the disk, in a thread; answers the seals of what is `valid`."""
         fd = os.dup(pages.fd)  # the file's own may be closed for others' sake meanwhile
+        seals = Seals()
 
         def sync() -> None:
+            nonlocal seals
+            seals = Seals.of(valid, functools.partial(read_exactly, fd))
             os.fdatasync(fd)
             sync_directory(pages.path.parent)
 
@@ -199,14 +212,17 @@ class Pending:
             await self._journal.in_thread(sync)
         finally:
             os.close(fd)
+        return seals
 
-    def _put(self, inode: Inode, live: Live, content: Content) -> None:
+    def _put(self, inode: Inode, live: Live, content: Content, seals: Seals) -> None:
         """Write the row; raises FsError, and then the promise is as it was."""
-        pages, old = content.fetcher.pages, content.promise
-        row = self._row(inode, live, content)
-        inline = _is_inline(content)
+        pages, old, data = content.fetcher.pages, content.promise, None
+        if inline := _is_inline(content):
+            data = pages.read(0, content.size)
+            seals = Seals.of([(0, len(data))], lambda start, stop: data[start:stop])
+        row = self._row(inode, live, content, seals)
         with self._journal.batch():
-            self._journal.put(row, pages.read(0, content.size) if inline else None)
+            self._journal.put(row, data)
             if old is not None and old.row.file != row.file:
                 self._journal.drop(old.row.file)
         content.promise = Promise(pages, row, inline=inline, revision=content.revision)
@@ -215,35 +231,42 @@ class Pending:
         if old is not None:
             self._let_go(old, pages)
 
-    def _row(self, inode: Inode, live: Live, content: Content) -> Row:
+    def _row(self, inode: Inode, live: Live, content: Content, seals: Seals) -> Row:
         target, base, pages = self.target(inode, live), content.base, content.fetcher.pages
-        limit, valid = content.fetcher.limit, pages.valid
-        if content.size > COPIED:
-            # what is clean now may be written over, in place, without another row: it comes again
-            # from the base version
-            valid = content.dirty.copy()
-            for start, stop in pages.valid.within(limit, content.size):
-                valid.add(start, stop)
         return Row(
             file=pages.path.name,
             key=target.key,
             since=content.promise.row.since if content.promise is not None else time.time(),
             size=content.size,
-            valid=tuple(valid.within(0, content.size)),
+            valid=_counted(content),
             stored=min(pages.stored, content.size),
             dirty=tuple(content.dirty),
-            limit=limit,
+            limit=content.fetcher.limit,
             new=content.new,
             cut=content.cut,
             base=None if base is None else (base.key, base.etag, base.size),
             if_match=target.if_match,
             headers=target.headers,
             attempts=tuple(content.attempts),
+            seals=seals.dump(),
         )
 
     def _let_go(self, promise: Promise, pages: PageFile) -> None:
         if promise.pages is not pages:
             self._cache.release(promise.pages)
+
+
+def _counted(content: Content) -> tuple[Extent, ...]:
+    """What a row counts on of the page file."""
+    valid, limit = content.fetcher.pages.valid, content.fetcher.limit
+    if content.size > COPIED:
+        # what is clean now may be written over, in place, without another row: it comes again
+        # from the base version
+        counted = content.dirty.copy()
+        for start, stop in valid.within(limit, content.size):
+            counted.add(start, stop)
+        valid = counted
+    return tuple(valid.within(0, content.size))
 
 
 def _is_inline(content: Content) -> bool:

@@ -16,14 +16,16 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bucketfs.cache.extents import Extents
-from bucketfs.cache.journal import Journal
-from bucketfs.cache.pages import PageFile
+from bucketfs.cache.pages import PageFile, read_exactly
 from bucketfs.cache.rows import Pending as Row
 from bucketfs.cache.rows import Removal, Rename
+from bucketfs.cache.seals import Seals
 from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
 from bucketfs.file import multipart
 from bucketfs.file.content import Content
@@ -80,7 +82,9 @@ class Replay:
                 await self._finish(rename)
         await self._remove([r for r in self._journal.removals() if self._is_here(r.key)])
         for row in self._journal.pending():
-            if self._is_here(row.key) and not row.error:
+            if row.error:
+                self._report(row, row.error)
+            elif self._is_here(row.key):
                 await self._plant(row)
         if left:
             self._state.background.start(
@@ -191,7 +195,8 @@ class Replay:
     async def _plant(self, row: Row) -> None:
         """Have a pending file in the tree as it was when it was promised."""
         try:
-            check(row, self._journal, self._state.files.cache.directory)
+            directory, data = self._state.files.cache.directory, self._journal.data(row.file)
+            await self._journal.in_thread(functools.partial(check, row, data, directory))
             parent, name = self._parent(row.key)
             pages = self._pages(row)
         except DamagedError as error:
@@ -239,9 +244,12 @@ class Replay:
         if await self._has_arrived(row):
             self._journal.drop(row.file)
             return
-        self.done.damaged += 1
-        log.error("%r cannot be uploaded any more: %s", row.key, error)
+        self._report(row, str(error))
         self._journal.damage(row.file, str(error))
+
+    def _report(self, row: Row, error: str) -> None:
+        self.done.damaged += 1
+        log.error("%r cannot be uploaded any more: %s; see bucketfs recover", row.key, error)
 
     async def _has_arrived(self, row: Row) -> bool:
         """Whether the bucket has the object although the row is still there."""
@@ -274,26 +282,46 @@ class Replay:
         return directory, name
 
 
-def check(row: Row, journal: Journal, directory: Path) -> None:
-    """Whether all that a pending file's row counts on is there, in the cache's `directory`.
+def check(row: Row, data: bytes | None, directory: Path) -> None:
+    """Whether all that a pending file's row counts on is there, and is what it was.
+
+    Args:
+        row: What the journal says.
+        data: All bytes of the file, if the journal has them.
+        directory: Of the cache, with the page file otherwise.
 
     Raises:
         DamagedError: It is not.
     """
+    if row.error:
+        raise DamagedError(row.error)
+    try:
+        seals = Seals.load(row.seals)
+    except ValueError as error:
+        raise DamagedError(str(error)) from error
     if not _is_whole(row):
         raise DamagedError("the journal contradicts itself")
-    data = journal.data(row.file)
     if data is not None:
         if len(data) != row.size:
             raise DamagedError("its bytes in the journal are not all")
+        _compare(seals, lambda start, stop: data[start:stop], "in the journal")
         return
     path = directory / row.file
     try:
-        stored = path.stat().st_size
+        with path.open("rb") as file:
+            stored = os.fstat(file.fileno()).st_size
+            if stored < row.stored:
+                raise DamagedError(f"{path} has {stored} bytes instead of {row.stored}")
+            _compare(seals, functools.partial(read_exactly, file.fileno()), f"of {path}")
     except OSError as error:
         raise DamagedError(f"{path}: {error.strerror}") from error
-    if stored < row.stored:
-        raise DamagedError(f"{path} has {stored} bytes instead of {row.stored}")
+
+
+def _compare(seals: Seals, read: Callable[[int, int], bytes], where: str) -> None:
+    if (seal := seals.broken(read)) is not None:
+        raise DamagedError(
+            f"bytes {seal.start}-{seal.stop - 1} {where} are not those that were written"
+        )
 
 
 def _is_whole(row: Row) -> bool:

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 
-from bucketfs.options import BY_NAME
 from tests.crash.ledger import EMPTY, Ledger
 from tests.crash.writer import THREADS
 from tests.harness.endpoint import REPOSITORY
@@ -29,7 +28,7 @@ from tests.harness.witness import Witness
 ROUNDS = int(os.environ.get("BUCKETFS_TEST_ROUNDS", "3"))
 SEED = int(os.environ.get("BUCKETFS_TEST_SEED", "0")) or random.randrange(1 << 32)
 
-MODES = {"default": ()} | ({"writeback": ("writeback",)} if "writeback" in BY_NAME else {})
+MODES: dict[str, tuple[str, ...]] = {"default": (), "writeback": ("writeback",)}
 
 #: Seconds within which a writer makes its operations, and notices that the mount is gone.
 PATIENCE = 120.0

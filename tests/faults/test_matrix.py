@@ -132,10 +132,13 @@ async def _run(step: Step, store: str, strike: Strike, directory: Path) -> None:
         await mount.tree.saver.drain()
         assert contents(bucket) == there, "nothing was left to do"
     # what was begun in the background and given up at the end may still be under way above
-    assert not bucket.uploads
+    assert not bucket.uploads or strike.struck.startswith("AbortMultipartUpload")
     assert not unsaved(directory)
     async with grown(bucket, directory, part_size=PART) as mount:
+        await mount.tree.replay.run()
         assert await view(TreeFiles(mount)) == there
+        await trio.sleep(10)
+    assert not bucket.uploads, "the journal has forgotten one"
 
 
 def unsaved(directory: Path) -> list[Path]:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from bucketfs.cli.client import await_exit
 from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from tests.system.conftest import Place, run
 from tests.system.test_command import daemon_of
-from tests.system.test_control import is_served, refuse, status_of, waiting
+from tests.system.test_control import refuse, status_of, waiting
 
 #: Each starts the program half a dozen times.
 pytestmark = pytest.mark.time_limit(180)
@@ -52,8 +53,9 @@ def killed(place: Place, counted: Proxy) -> Place:
                 (place.path / name).write_bytes(body)
         # release comes after close, and writes to the journal
         until(lambda: len(waiting(place)) == 3 and not opened(place), "they wait")
-        os.kill(daemon_of(place.path), signal.SIGKILL)
-        until(lambda: not is_served(place.path), "it is dead")
+        daemon = daemon_of(place.path)
+        os.kill(daemon, signal.SIGKILL)
+        assert await_exit(daemon, 20), "it is dead, and with it its lock on the cache"
     run(["umount", "-l", str(place.path)])
     place.options = place.options.replace(place.bucket.endpoint.url, counted.url)
     return place

@@ -333,3 +333,29 @@ async def test_an_open_file_never_moves_on_to_a_shorter_version(
         bucket.poke("f", b"as long or longer")
         assert await mount.pread(handle, 0, 5) in (b"short", b"as lo")
         await mount.close(handle)
+
+
+async def test_a_full_disk_is_read_past(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has room is read from the cache, the rest straight from the bucket; nothing mixes."""
+    body = noise(3 * MIB)
+    bucket.poke("f", body)
+    real = os.pwrite
+
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        if offset >= MIB:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, data[: MIB - offset], offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.open("f", os.O_RDWR)
+        await mount.write(handle, 10, b"new")
+        body = body[:10] + b"new" + body[13:]
+        for start in (0, MIB - 7, 2 * MIB, 3 * MIB - 5):
+            assert await mount.pread(handle, start, 10_000) == body[start : start + 10_000]
+        bucket.poke("f", noise(3 * MIB, 2))
+        with pytest.raises(FsError) as caught:
+            await mount.pread(handle, MIB + 5, 10)
+        assert caught.value.errno == errno.ESTALE

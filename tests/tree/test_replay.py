@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,78 @@ async def test_damaged_files_are_reported_and_kept(
         assert "'short' cannot be uploaded any more" in caplog.text
     assert files["short"].exists()
     caplog.clear()
+
+
+def _uploads_fail(operation: str, _key: str, _count: int) -> Fault | None:
+    if operation not in {"PutObject", "CreateMultipartUpload", "UploadPart"}:
+        return None
+    return Fault(StoreError("SlowDown", status=503, operation=operation))
+
+
+async def test_a_flipped_bit_is_reported_and_never_uploaded(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sizes = {"inline": 1000, "paged": 3 * MIB + 5, "large": 17 * MIB, "row": 50_000, "whole": 9}
+    async with planted(bucket, tmp_path, writeback=True) as mount:
+        bucket.fault = _uploads_fail
+        for name, size in sizes.items():
+            await mount.save(name, noise(size))
+        directory = mount.cache.directory
+        files = {row.key: directory / row.file for row in mount.cache.journal.pending()}
+    for name, at in (("paged", 2 * MIB + 1), ("large", 17 * MIB - 1)):
+        with files[name].open("r+b") as file:
+            file.seek(at)
+            (byte,) = file.read(1)
+            file.seek(at)
+            file.write(bytes([byte ^ 4]))
+    with closing(sqlite3.connect(directory / "journal.sqlite")) as db:
+        change = "UPDATE saved SET data = CAST('X' || substr(data, 2) AS BLOB) WHERE file = ?"
+        db.execute(change, (files["inline"].name,))
+        db.execute("UPDATE pending SET key = 'other' WHERE key = 'row'")
+        db.commit()
+    bucket.fault = None
+    for _ in range(2):
+        async with planted(bucket, tmp_path, writeback=True) as mount:
+            await trio.sleep(10)
+            assert mount.stored() == ["whole"]
+            damaged = mount.cache.journal.pending()
+            assert {row.key for row in damaged} == {"inline", "paged", "large", "other"}
+            assert all(row.error for row in damaged)
+        assert "'paged' cannot be uploaded any more: bytes 2097152-3145727 of" in caplog.text
+        assert "'other' cannot be uploaded any more: the journal's row of it" in caplog.text
+        caplog.clear()
+    assert files["row"].read_bytes() == noise(sizes["row"])
+
+
+async def test_a_large_file_may_change_after_its_promise(bucket: Bucket, tmp_path: Path) -> None:
+    wanted = bytearray(noise(17 * MIB))
+
+    async def before(mount: Mount) -> None:
+        bucket.fault = _uploads_fail
+        await mount.save("f", noise(17 * MIB))
+        handle = await mount.open("f", os.O_RDWR)
+        await mount.write(handle, 5 * MIB, b"changed")
+
+    wanted[5 * MIB : 5 * MIB + 7] = b"changed"
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await settled(mount)
+        assert mount.bucket.peek("f") == wanted
+
+
+async def test_page_files_outlive_a_damaged_journal(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with planted(bucket, tmp_path, writeback=True) as mount:
+        bucket.refuse("PutObject", "SlowDown")
+        await mount.save("f", noise(100_000))
+        directory = mount.cache.directory
+    (directory / "journal.sqlite").write_bytes(b"no database" * 1000)
+    async with planted(bucket, tmp_path, writeback=True) as mount:
+        assert await mount.names("") == set()
+        assert "bytes that no bucket has" in caplog.text
+    caplog.clear()
+    (kept,) = (directory / "unsaved").iterdir()
+    assert kept.read_bytes() == noise(100_000)
 
 
 async def test_multipart_uploads_are_aborted(bucket: Bucket, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ ROW = Pending(
     if_match="etag",
     headers=Headers({"mode": "33188"}, "text/plain", {"cache-control": "no"}),
     attempts=((3, {"mode": "1"}),),
+    seals=b"0123456789abcdef",
 )
 
 
@@ -210,13 +211,19 @@ def test_a_journal_of_another_format_is_set_aside(path: Path) -> None:
     assert path.with_name(path.name + ".damaged").exists()
 
 
-def test_rows_that_are_no_json_are_set_aside(path: Path) -> None:
-    Journal(path).close()
-    with sqlite3.connect(path) as db:
-        db.execute("INSERT INTO pending VALUES ('0.pages', 'key', '', '{')")
-    db.close()
-    assert Journal(path).pending() == []
-    assert path.with_name(path.name + ".damaged").exists()
+def test_a_damaged_page_of_the_database_is_found(path: Path) -> None:
+    with closing(Journal(path)) as journal:
+        for number in range(100):
+            journal.put(replace(ROW, file=f"{number}.pages"))
+    content = bytearray(path.read_bytes())
+    content[-4096:] = bytes(4096)
+    path.write_bytes(content)
+    with closing(Journal(path)) as journal:
+        assert journal.lost
+        assert journal.pending() == []
+    assert path.with_name(path.name + ".damaged").read_bytes() == content
+    with closing(Journal(path)) as journal:
+        assert not journal.lost
 
 
 def test_what_cannot_be_opened_stays(path: Path) -> None:
@@ -268,4 +275,22 @@ texts = st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2)
     )
 )
 def test_a_row_is_read_as_it_was_written(row: Pending) -> None:
-    assert decode(row.file, row.key, row.error, encode(row)) == row
+    assert decode(row.file, row.key, row.error, *encode(row)) == row
+
+
+@given(st.integers(0, 7), st.data())
+def test_a_row_with_a_flipped_bit_is_known(bit: int, data: st.DataObject) -> None:
+    state, seals, total = encode(ROW)
+    columns = [ROW.key.encode(), state.encode(), seals]
+    which = data.draw(st.integers(0, 2))
+    at = data.draw(st.integers(0, len(columns[which]) - 1))
+    flipped = bytearray(columns[which])
+    flipped[at] ^= 1 << bit
+    columns[which] = bytes(flipped)
+    key, state, seals = (
+        columns[0].decode(errors="replace"),
+        columns[1].decode(errors="replace"),
+        columns[2],
+    )
+    assert "damaged" in decode(ROW.file, key, "", state, seals, total).error
+    assert "damaged" in decode(ROW.file, ROW.key, "", *encode(ROW)[:2], total ^ 1 << bit).error
