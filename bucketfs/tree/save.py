@@ -33,10 +33,9 @@ log = logging.getLogger(__name__)
 ATTRIBUTE_DELAY = 0.05
 #: Pause before an upload that failed is tried again in the background, doubling up to the second.
 RETRY_FIRST, RETRY_MOST = 1.0, 60.0
-#: Failures that trying again cannot mend (refused credentials may be renewed, so not EACCES).
-_PERMANENT = frozenset(
-    {errno.EEXIST, errno.EFBIG, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS, errno.ESTALE}
-)
+#: Failures that trying again cannot mend (refused credentials may be renewed, so not EACCES; a
+#: store or a disk that is full may be given room, so not ENOSPC).
+_PERMANENT = frozenset({errno.EEXIST, errno.EFBIG, errno.ENAMETOOLONG, errno.EROFS, errno.ESTALE})
 #: Uploads in the background: files up to so many bytes leave in one request each, as many at once
 #: as the mount may send; of larger ones, which send as many by themselves, this many beside them.
 _SMALL, _LARGE_AT_ONCE = 8 << 20, 2

@@ -95,7 +95,7 @@ async def test_unlinking_an_open_file_larger_than_the_cache_ends(
         await mount.close(reader)
 
 
-async def test_a_full_disk_is_enospc(bucket: Bucket, tmp_path: Path) -> None:
+async def test_a_full_disk_is_enospc_for_writers(bucket: Bucket, tmp_path: Path) -> None:
     bucket.poke("f", noise(32 * MIB))
     async with planted(bucket, tmp_path) as mount:
         handle = await mount.create("new")
@@ -109,8 +109,7 @@ async def test_a_full_disk_is_enospc(bucket: Bucket, tmp_path: Path) -> None:
             with pytest.raises(FsError, match="ENOSPC"):
                 await mount.write(handle, 0, b"bytes")
             reader = await mount.open("f")
-            with pytest.raises(FsError, match="ENOSPC"):
-                await mount.pread(reader, 0, 4096)
+            assert await mount.pread(reader, 0, 4096) == noise(4096)
         finally:
             os.pwrite = real
         await mount.write(handle, 0, b"bytes")

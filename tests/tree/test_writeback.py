@@ -141,15 +141,18 @@ async def test_a_directory_with_waiting_files_is_renamed(bucket: Bucket, tmp_pat
         assert mount.stored() == ["e/", "e/a", "e/b"]
 
 
-async def test_a_failed_upload_is_tried_until_it_works(bucket: Bucket, tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", ["SlowDown", "XMinioStorageFull"])
+async def test_a_failed_upload_is_tried_until_it_works(
+    bucket: Bucket, tmp_path: Path, code: str
+) -> None:
     async with writing(bucket, tmp_path) as mount:
-        bucket.refuse("PutObject", "SlowDown")
+        bucket.refuse("PutObject", code)
         await mount.save("f", b"bytes")
         await trio.sleep(100)
         [waiting] = mount.tree.outstanding.waiting()
         assert (waiting.path, waiting.size, waiting.state) == ("f", 5, "retrying")
         assert waiting.tries >= 5
-        assert "SlowDown" in waiting.error
+        assert code in waiting.error
         bucket.fault = None
         await trio.sleep(100)
         assert bucket.peek("f") == b"bytes"
