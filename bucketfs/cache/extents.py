@@ -49,11 +49,6 @@ class Extents:
         return self._total
 
     @property
-    def count(self) -> int:
-        """Number of extents."""
-        return len(self._starts)
-
-    @property
     def end(self) -> int:
         """One past the last position, 0 for the empty set."""
         return self._stops[-1] if self._stops else 0

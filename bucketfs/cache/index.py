@@ -116,12 +116,12 @@ class Index:
         """Forget a page file."""
         self._do("DELETE FROM pages WHERE file = ?", file)
 
-    def headers(self, key: str, etag: str, last_modified: int) -> Headers | None:
-        """What a HEAD of exactly this version answered, or was uploaded with it, if known."""
-        return self.headers_of([(key, etag, last_modified)]).get(key)
-
     def headers_of(self, versions: Sequence[tuple[str, str, int]]) -> dict[str, Headers]:
-        """As `headers` for some hundred versions ``(key, etag, last_modified)`` at once, by key."""
+        """What HEADs of exactly these versions answered, or was uploaded with them, by key.
+
+        Args:
+            versions: Some hundred of ``(key, etag, last_modified)``.
+        """
         marks = ",".join("?" * len(versions))
         columns = "key, etag, last_modified, written, headers"
         rows = self._do(

@@ -187,22 +187,6 @@ class PageFile:
                 self.seals.add(before.start, stop, crc32c(piece, before.crc))
             self.changed = True
 
-    def seal_rest(self) -> None:
-        """Seal what is valid and has no seal yet; reads it back, a memory copy mostly.
-
-        Raises:
-            OSError: It cannot be read.
-        """
-        for start, stop in self.valid:
-            gaps = self.seals.missing(start, stop)
-            if self.unproven is not None:
-                gaps = [hole for gap in gaps for hole in self.unproven.missing(*gap)]
-            for gap in gaps:
-                for a, b in spans(*gap):
-                    with _buffer() as view:
-                        self.read_into(view[: b - a], a)
-                        self.seal(a, view[: b - a])
-
     def dump(self) -> bytes:
         """All seals, for `Seals.load` and the argument `left` of a later process."""
         return self.seals.dump() + (self.unproven.dump() if self.unproven is not None else b"")

@@ -391,12 +391,3 @@ class TreeState:
         """Something new has this key, which a removed file would have taken along."""
         if self.take_deferred(key) is not None:
             self.journal.removed([key])
-
-    def expire(self, directory: Directory) -> None:
-        """Ask the bucket again for everything below a directory."""
-        directory.listed = directory.checked = NEVER
-        directory.negatives.clear()
-        for child in directory.children.values():
-            child.checked = NEVER
-            if isinstance(child, Directory):
-                self.expire(child)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 #: Bytes passed on at a time.
@@ -39,7 +39,6 @@ class Request:
     status: int = 0
     sent: int = 0
     received: int = 0
-    faulted: bool = field(default=False)
 
 
 async def read_head(stream: asyncio.StreamReader) -> Head | None:

@@ -32,8 +32,7 @@ class Fault:
         reset: "before": drop the connection, the endpoint gets nothing; "after": drop it when the
             endpoint has answered, so that the client cannot know.
         truncate: Pass so many bytes of the answer's body, then drop the connection.
-        flip_sent / flip_answer: Change one bit of the byte at this position of the request's body,
-            or of the answer's.
+        flip_sent: Change one bit of the byte at this position of the request's body.
         acts: The endpoint gets the request and does it; only its answer is lost, and what is said
             above takes its place.
         when: Only requests of which this is true.
@@ -51,7 +50,6 @@ class Fault:
     reset: str = ""
     truncate: int | None = None
     flip_sent: int | None = None
-    flip_answer: int | None = None
     acts: bool = False
     when: Callable[[Request], bool] = lambda _: True
     date: str = ""
@@ -154,7 +152,6 @@ class _Connection:
         fault = None
         if striking is not None:
             fault, lifted = striking
-            request.faulted = True
             if fault.delay:
                 await asyncio.sleep(fault.delay)
             if fault.acts:
@@ -189,8 +186,7 @@ class _Connection:
         bodyless = request.method == "HEAD" or request.status in (204, 304)
         if not bodyless:
             limit = fault.truncate if fault is not None else None
-            flip = fault.flip_answer if fault is not None else None
-            request.received = await pass_body(answer, reader, self._writer, limit=limit, flip=flip)
+            request.received = await pass_body(answer, reader, self._writer, limit=limit)
             if limit is not None:
                 return False
         await self._writer.drain()

@@ -57,7 +57,7 @@ class Bucket:
         self.completed: dict[str, list[int]] = {}
         self.requests: Counter[str] = Counter()
         self.problems: list[str] = []
-        self.received = self.sent = self.peak = self._serial = 0
+        self.received = self.sent = self._serial = 0
 
     def tag(self) -> str:
         self._serial += 1

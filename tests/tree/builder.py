@@ -24,7 +24,7 @@ from bucketfs.file.context import FileContext
 from bucketfs.store.base import Headers, ObjectInfo
 from bucketfs.store.memory import Fault, MemoryStore
 from bucketfs.tasks import Background
-from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.inode import NEVER, Directory, Inode
 from bucketfs.tree.open import Handle
 from bucketfs.tree.posix import Defaults
 from bucketfs.tree.state import TreeConfig
@@ -94,6 +94,18 @@ class Mount:
     async def root_listed(self) -> None:
         """Have names in the root cost no request."""
         await self.tree.lister.ensure(self.root)
+
+    def expire(self) -> None:
+        """Have everything asked of the bucket again."""
+        waiting = [self.root]
+        while waiting:
+            directory = waiting.pop()
+            directory.listed = directory.checked = NEVER
+            directory.negatives.clear()
+            for child in directory.children.values():
+                child.checked = NEVER
+                if isinstance(child, Directory):
+                    waiting.append(child)
 
     async def directory(self, path: str) -> Directory:
         """Directory of a path, "" for the root."""

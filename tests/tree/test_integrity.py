@@ -266,7 +266,7 @@ def restored(mount: Mount, path: Path, data: bytes, dirty: Extents) -> Content:
     """A content over pages that an earlier process left, in which no bucket has what is dirty."""
     first = PageFile(path, size=len(data), identity=None)
     first.write(0, data)
-    first.seal_rest()
+    first.seal(0, data)
     content = Content(mount.tree.state.files, None)
     content.fetcher.pages = PageFile(
         path, size=len(data), identity=None, left=Seals.load(first.dump())

@@ -312,7 +312,7 @@ class TestRaces:
         bucket.poke("f", b"1")
         async with planted(bucket, tmp_path) as mount:
             await mount.find("f")
-            mount.tree.state.expire(mount.root)
+            mount.expire()
             bucket.answer = 1.0
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(mount.tree.finder.find_or_none, mount.root, "f")

@@ -111,9 +111,9 @@ async def test_what_is_leaving_is_hidden(bucket: Bucket, tmp_path: Path) -> None
             await mount.unlink(f"d/{name}")
         assert len(mount.stored()) > 2
         for _ in range(4):  # asked while the requests are under way, answered before and after
-            mount.tree.state.expire(mount.root)
+            mount.expire()
             assert await mount.names("d") == {names[-1]}
-            mount.tree.state.expire(mount.root)
+            mount.expire()
             assert await mount.tree.finder.find_or_none(directory, names[-2]) is None
         await trio.sleep(1)
         assert await mount.names("d") == {names[-1]}
@@ -144,7 +144,7 @@ async def test_an_emptied_directory_stays(bucket: Bucket, tmp_path: Path) -> Non
         bucket.requested()
         for name in names:
             await mount.unlink(f"d/{name}")
-        mount.tree.state.expire(mount.root)
+        mount.expire()
         assert await mount.names() == {"d"}, "also while nothing in the bucket says so"
         await trio.sleep(1)
         assert mount.stored() == ["d/"]

@@ -118,7 +118,7 @@ def test_an_upload_seals_what_it_sends(pages: PageFile) -> None:
     sent = b"".join(bytes(piece) for piece in PageBody(pages, 3, len(NOISE) + 10).chunks())
     assert sent == NOISE[3:] + bytes(10)
     assert pages.seals.missing(0, len(NOISE) + 10) == [(0, 3)]
-    pages.seal_rest()
+    pages.seal(0, NOISE[:3])
     later = again(pages)
     assert list(later.valid) == [(0, len(NOISE) + 10)]
     assert later.prove(0, 4 * SPAN) == []
@@ -126,7 +126,7 @@ def test_an_upload_seals_what_it_sends(pages: PageFile) -> None:
 
 operations = st.lists(
     st.tuples(
-        st.sampled_from(["write", "fetch", "zero", "truncate", "drop", "send", "rest", "restart"]),
+        st.sampled_from(["write", "fetch", "zero", "truncate", "drop", "send", "restart"]),
         st.integers(0, 5),
         st.integers(0, 5),
     ),
@@ -149,8 +149,6 @@ def change(pages: PageFile, step: str, start: int, data: bytes) -> None:
             assert sum(map(len, PageBody(pages, a, b).chunks())) == b - a
     elif step == "truncate":
         pages.truncate(start)
-    elif step == "rest":
-        pages.seal_rest()
     else:
         getattr(pages, step)(start, stop)
 
