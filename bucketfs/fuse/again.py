@@ -55,7 +55,7 @@ def if_taken(parent: Directory, name: str) -> Iterator[None]:
 
 def replaced(inode: Inode) -> None:
     """Others gave the file another version: a read must not end where the old one did."""
-    # the kernel may be about to forget it, and may have done so
+    # the kernel may have forgotten the inode meanwhile
     with contextlib.suppress(OSError):
         pyfuse3.invalidate_inode(inode.ino, attr_only=True)
 

@@ -27,7 +27,7 @@ from bucketfs.tree.names import NAME_MAX, decode_name
 from bucketfs.tree.open import Handle
 from bucketfs.tree.tree import Tree
 
-#: XATTR_SIZE_MAX of Linux is 64 KiB, but an object carries 2 KB of metadata; the tree says ENOSPC.
+#: Attributes of other namespaces (``system.``: ACLs) mean nothing to a bucket.
 _XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
 #: Labels are the host's. Told so once, `ls -l` asks no more; for "no data" it asks for each entry.
 _NO_XATTR = b"security.selinux"
@@ -296,9 +296,7 @@ class Operations(pyfuse3.Operations):
         version = handle.inode.etag
         data = await self._tree.opener.read(handle, off, size)
         if handle.inode.etag != version:
-            # the size the kernel believes is the old version's; attributes alone are safe to drop
-            # here
-            pyfuse3.invalidate_inode(handle.inode.ino, attr_only=True)
+            again.replaced(handle.inode)
         return data
 
     @guarded(bounded=False)
@@ -357,7 +355,7 @@ class Operations(pyfuse3.Operations):
 
     @guarded(bounded=False)
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        """Save the directory's attributes; entries are in the bucket since they were made."""
+        """Save the directory's attributes, and wait until what was removed from it has left."""
         await self._tree.opener.sync_directory(self._directory(fh).directory)
 
     # ---- helpers ---------------------------------------------------------------------------------
