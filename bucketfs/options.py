@@ -34,7 +34,7 @@ class Options:
         foreground: ``-f``.
         debug: ``-d``.
         nonempty: The caller says that mounting over a non-empty directory is meant.
-        fuse_options: What libfuse may see beside fsname and subtype, escaped for libfuse.
+        fuse_options: What libfuse is to see of the words of mount(8), escaped for it.
         notes: One line for the log on each option that was accepted without effect.
     """
 

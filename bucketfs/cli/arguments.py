@@ -134,7 +134,7 @@ def build(arguments: Arguments) -> Options:
         foreground="foreground" in arguments.flags,
         debug="debug" in arguments.flags,
         nonempty=gathered.nonempty,
-        fuse_options=_fuse_options(gathered.fuse, values),
+        fuse_options=tuple(gathered.fuse.values()),
         notes=tuple(gathered.notes),
         **values,
     )
@@ -193,11 +193,6 @@ def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     hint = f"; did you mean {close[0]}?" if close else "; bucketfs --help lists all options"
     return f"{name}: unknown option{hint}"
-
-
-def _fuse_options(words: Mapping[str, str], values: Mapping[str, Any]) -> tuple[str, ...]:
-    first = ("ro",) if values.get("read_only") else ()
-    return (*first, *words.values())
 
 
 def _positions(positions: Sequence[str], named: str | None) -> tuple[str, str, str]:
