@@ -32,7 +32,7 @@ from bucketfs.store.base import Body, Headers, ObjectInfo, Sink, Store
 from bucketfs.store.limit import SMALL
 from bucketfs.store.outcome import is_open, lost_uploads
 from bucketfs.store.sums import multipart_etag
-from bucketfs.store.wrapper import SLOW, Call, StoreWrapper
+from bucketfs.store.wrapper import SLOW, Call, StoreWrapper, get_call
 
 T = TypeVar("T")
 
@@ -199,7 +199,7 @@ class RetryStore(StoreWrapper):
                     raise StoreError("IncompleteBody", operation="GetObject", key=key) from exc
                 raise
 
-        return await self.around(Call("GetObject", key), send)
+        return await self.around(get_call(key, start, stop), send)
 
     async def put(
         self,

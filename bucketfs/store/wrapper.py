@@ -1,4 +1,4 @@
-"""What `retry`, `limit` and `trace` have in common: a `Store` around a `Store`."""
+"""What `fallback`, `retry`, `limit` and `trace` have in common: a `Store` around a `Store`."""
 
 from __future__ import annotations
 
@@ -40,6 +40,11 @@ class Call:
     size: int = 0
 
 
+def get_call(key: str, start: int, stop: int | None) -> Call:
+    """The call of a `Store.get`; without an end it may move any number of bytes."""
+    return Call("GetObject", key, 1 << 62 if stop is None else stop - start)
+
+
 class StoreWrapper:
     """Passes each call through `around`, which subclasses override; changes nothing itself."""
 
@@ -60,10 +65,8 @@ class StoreWrapper:
     async def get(
         self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""
     ) -> ObjectInfo:
-        # Without an end the object may be of any size: a bulk transfer.
-        size = 1 << 62 if stop is None else stop - start
         return await self.around(
-            Call("GetObject", key, size),
+            get_call(key, start, stop),
             lambda: self.inner.get(key, sink, start=start, stop=stop, if_match=if_match),
         )
 

@@ -255,6 +255,18 @@ async def test_a_call_that_hangs_ends_within_its_bound(operation: str) -> None:
 
 
 @pytest.mark.mock_clock
+async def test_a_long_get_may_take_its_time() -> None:
+    """Many bytes over a slow line, or behind others in the queue, are no call that hangs."""
+    store, memory, _ = retrying(lambda *_: None, patience=30)
+    memory.poke("k", bytes(1 << 20))
+    memory.latency = 40
+    await store.get("k", lambda piece: None, stop=1 << 20)
+    await store.get("k", lambda piece: None)
+    with pytest.raises(NoAnswer):
+        await store.get("k", lambda piece: None, stop=10)
+
+
+@pytest.mark.mock_clock
 async def test_repetitions_are_counted() -> None:
     busy = StoreError("SlowDown", status=503)
     store, memory, counted = retrying(
