@@ -213,6 +213,9 @@ _BY_CODE: Mapping[str, _Meaning] = {
     "ConnectionClosed": _Meaning(_errno.EIO, "the connection broke"),
     "IncompleteBody": _Meaning(_errno.EIO, "the data was cut short on its way"),
     "BadAnswer": _Meaning(_errno.EIO, "the endpoint does not speak S3: check -o url="),
+    "BadConfiguration": _Meaning(_errno.EIO, "check the options and the AWS configuration"),
+    "BadDigest": _Meaning(_errno.EIO, "bytes changed on their way: check proxies and gateways"),
+    "BadRequest": _Meaning(_errno.EIO),  # never sent; the message says why
 }
 
 #: Codes of `NoAnswer`: nothing, or nothing whole, came back.

@@ -41,7 +41,7 @@ async def begin(context: FileContext, key: str, headers: Headers) -> str:
             raise
         journal.began(number, upload_id)
         return upload_id
-    raise NoAnswer("Timeout", operation="CreateMultipartUpload", key=key)
+    raise NoAnswer("ReadTimeout", operation="CreateMultipartUpload", key=key)
 
 
 async def complete(

@@ -99,6 +99,11 @@ def test_a_bug_has_no_advice() -> None:
     assert advice(RuntimeError("a bug")) == ""
 
 
+@pytest.mark.parametrize("code", ["BadConfiguration", "BadDigest", "BadRequest"])
+def test_what_did_not_come_from_the_store_is_not_its_operators_business(code: str) -> None:
+    assert "operator" not in advice(StoreError(code))
+
+
 def test_a_line_for_the_log_names_all_it_knows() -> None:
     exc = StoreError(
         "AccessDenied",
