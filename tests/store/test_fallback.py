@@ -143,6 +143,18 @@ async def test_the_probe_respects_a_bucket_it_may_not_write() -> None:
     assert provider.capabilities == before
 
 
+async def test_the_probe_survives_a_bucket_that_keeps_everything(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    denied = StoreError("AccessDenied", status=403, operation="DeleteObject")
+    store, memory, _ = limited(lambda name, *_: Fault(denied) if name == "DeleteObject" else None)
+    await store.check()
+    (key,) = memory.objects
+    assert key.startswith(".bucketfs-probe-")
+    assert "stays in the bucket: DeleteObject" in caplog.text
+    caplog.clear()
+
+
 @given(st.integers(0, 1 << 46), st.integers(1, 1 << 32), st.integers(1, 10_000))
 def test_part_plans_cover_all(size: int, wish: int, most: int) -> None:
     if size // wish > 20_000:
