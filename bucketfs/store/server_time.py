@@ -55,8 +55,9 @@ class ServerTime:
             return abs(offset - self.offset) > _TOLERANCE
         self.offset += difference
         _log.warning(
-            "this machine's clock is %.0f s behind the endpoint's (set it: NTP);"
+            "this machine's clock is %.0f s %s the endpoint's (set it: NTP);"
             " requests are signed with the endpoint's time",
-            self.offset,
+            abs(self.offset),
+            "behind" if self.offset > 0 else "ahead of",
         )
         return True
