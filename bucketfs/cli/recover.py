@@ -48,21 +48,15 @@ _HINT = "upload it with --apply, copy it out with --save DIR, or mount the bucke
 
 def run(argv: Sequence[str]) -> int:
     """List, save, discard or apply. Raises Failure."""
-    found = words.take_apart(
-        argv,
-        USAGE,
-        switches=[words.HELP, ("--json",), ("--apply",), ("--discard",), ("--all",)],
-        valued=[("--cache",), ("--save",), ("-o",)],
-    )
+    found = _taken_apart(argv)
     if "--help" in found.switches:
         print(USAGE)
         return ExitCode.OK
-    _check(found)
-    root = found.value("--cache")
+    buckets, names = _buckets_and_names(argv, found)
+    _check(found, buckets, names)
+    bucket, root = "".join(buckets), found.value("--cache")
     if "--apply" in found.switches:
-        return _apply(found.rest[0], found.values.get("-o", []), root)
-    bucket = found.rest[0] if found.rest and "--discard" not in found.switches else ""
-    names = found.rest if "--discard" in found.switches else []
+        return _apply(bucket, found.values.get("-o", []), root)
     chosen = list(_directories(root, bucket.partition(":")[0]))
     if (target := found.value("--save")) is not None:
         place = Path(target)
@@ -73,17 +67,36 @@ def run(argv: Sequence[str]) -> int:
     return _list(chosen, as_json="--json" in found.switches)
 
 
-def _check(found: words.Words) -> None:
+def _taken_apart(argv: Sequence[str]) -> words.Words:
+    return words.take_apart(
+        argv,
+        USAGE,
+        switches=[words.HELP, ("--json",), ("--apply",), ("--discard",), ("--all",)],
+        valued=[("--cache",), ("--save",), ("-o",)],
+    )
+
+
+def _buckets_and_names(argv: Sequence[str], found: words.Words) -> tuple[list[str], list[str]]:
+    """What stands before --discard chooses the bucket, what stands behind it is to go."""
+    if "--discard" not in found.switches:
+        return found.rest, []
+    buckets = _taken_apart(argv[: list(argv).index("--discard")]).rest
+    return buckets, found.rest[len(buckets) :]
+
+
+def _check(found: words.Words, buckets: Sequence[str], names: Sequence[str]) -> None:
     """Raise Failure unless the words go together."""
     actions = found.switches & {"--apply", "--discard"} | set(found.values) & {"--save"}
     wrong = ""
     if len(actions) > 1:
         wrong = f"{' and '.join(sorted(actions))} exclude each other"
-    elif "--discard" in found.switches and bool(found.rest) == ("--all" in found.switches):
+    elif "--discard" in found.switches and bool(names) == ("--all" in found.switches):
         wrong = "--discard needs names, or --all"
-    elif "--discard" not in found.switches and len(found.rest) > 1:
-        wrong = f"{found.rest[1]}: one argument too many"
-    elif "--apply" in found.switches and not found.rest:
+    elif "--all" in found.switches and "--discard" not in found.switches:
+        wrong = "--all goes with --discard"
+    elif len(buckets) > 1:
+        wrong = f"{buckets[1]}: one argument too many"
+    elif "--apply" in found.switches and not buckets:
         wrong = "--apply needs the bucket"
     elif "-o" in found.values and "--apply" not in found.switches:
         wrong = "-o goes with --apply; --cache DIR names the cache"

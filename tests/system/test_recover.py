@@ -98,6 +98,11 @@ def test_damaged_and_discarded(killed: Place, tmp_path: Path) -> None:
     assert "nothing: nothing of this name is left" in done.stderr
     assert left(killed).keys() == {"d/big", "..odd\nname"}
     assert recover(killed, "--discard").returncode == 2
+    assert recover(killed, "another-bucket", "--discard", "--all").returncode == 0
+    assert left(killed).keys() == {"d/big", "..odd\nname"}
+    done = recover(killed, killed.bucket.name, "--discard", "d/big")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert left(killed).keys() == {"..odd\nname"}
     assert recover(killed, "--discard", "--all").returncode == 0
     assert left(killed) == {}
 
@@ -168,6 +173,9 @@ def test_rescued_files(place: Place, counted: Proxy, tmp_path: Path) -> None:
         ("--apply",),
         ("a", "b"),
         ("--discard", "x", "--all"),
+        ("a", "b", "--discard", "x"),
+        ("a", "--discard"),
+        ("--all",),
         ("--apply", "--discard", "x"),
         ("-o", "url=http://x"),
         ("--nonsense",),
