@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bucketfs import clock
 from bucketfs.cache import budget
-from bucketfs.cache.directory import claim, claim_this
+from bucketfs.cache.directory import INDEX, JOURNAL, UNSAVED, claim, claim_this
 from bucketfs.cache.extents import Extents
 from bucketfs.cache.index import Index, PageRow
 from bucketfs.cache.journal import Journal
@@ -72,8 +72,8 @@ class PageCache:
         #: Bytes over that after all has left that could leave at once: writers should wait.
         self.short = 0
         self._reclaimers: list[Reclaimer] = []
-        self.index = Index(self._directory / "index.sqlite")
-        self.journal = Journal(self._directory / "journal.sqlite")
+        self.index = Index(self._directory / INDEX)
+        self.journal = Journal(self._directory / JOURNAL)
         #: Page files of an earlier mount's pending files, pinned, until they are asked for.
         self._kept: dict[str, PageFile] = {}
         self._load()
@@ -236,7 +236,7 @@ class PageCache:
         return path
 
     def _unsaved(self) -> Path:
-        directory = self._directory / "unsaved"
+        directory = self._directory / UNSAVED
         directory.mkdir(mode=0o700, exist_ok=True)
         return directory
 

@@ -1,4 +1,4 @@
-"""The directory of one cache: whose it is, and who uses it now.
+"""The directory of one cache: where it is, whose, and who uses it now.
 
 Below the root of all caches each bucket at each address has a directory, named by a hash of both;
 further mounts of the same bucket at the same time have numbered ones beside it. The file ``name``
@@ -12,13 +12,37 @@ import fcntl
 import hashlib
 import itertools
 import os
+import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
 from bucketfs.cache.journal import is_waiting
 from bucketfs.errors import FsError
 
+#: What stands in the directory of a cache beside its page files.
+INDEX, JOURNAL, UNSAVED = "index.sqlite", "journal.sqlite", "unsaved"
 _LOCK, _NAME = "lock", "name"
+
+
+def cache_root(use_cache: str | None) -> Path:
+    """Where caches live: as told, else as the XDG base directory specification says.
+
+    /var/cache for root.
+    """
+    if use_cache:
+        return Path(use_cache)
+    if os.getuid() == 0:
+        return Path("/var/cache/bucketfs")
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(base if base.startswith("/") else f"{_home()}/.cache", "bucketfs")
+
+
+def _home() -> str:
+    """Not $HOME at first: mount(8) starts helpers without it."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:  # containers have users without a name
+        return os.environ.get("HOME", "")
 
 
 def name_of(url: str | None, bucket: str) -> str:
@@ -59,7 +83,7 @@ def claim(root: Path, name: str) -> tuple[Path, int]:
 
 def _waiting(root: Path, start: str) -> Iterator[Path]:
     """Caches of the name, numbered ones too, whose journal is not carried out."""
-    for journal in sorted(root.glob(f"{start}*/journal.sqlite")):
+    for journal in sorted(root.glob(f"{start}*/{JOURNAL}")):
         if (fd := lock(journal.parent)) is not None:
             waits = is_waiting(journal)
             os.close(fd)

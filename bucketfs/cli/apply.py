@@ -15,7 +15,6 @@ from bucketfs.cli.left import Kind
 from bucketfs.cli.serve import single
 from bucketfs.errors import FsError, StoreError
 from bucketfs.fuse.offline import carry_out
-from bucketfs.fuse.session import cache_root
 from bucketfs.options import Options
 from bucketfs.store import open_store
 from bucketfs.store.config import StoreConfig
@@ -49,7 +48,7 @@ def apply(options: Options, only: Path | None) -> int:
 def _directories(options: Options) -> list[Path]:
     """The caches of mounts of this bucket at this address."""
     stem = places.stem(places.name_of(options.url, options.bucket))
-    found = list(places.directories(cache_root(options.use_cache)))
+    found = list(places.directories(places.cache_root(options.use_cache)))
     for directory in found:
         url, name = places.whose(directory)
         if name == options.bucket and url != (options.url or ""):

@@ -15,13 +15,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from bucketfs.cache import directory as places
+from bucketfs.cache.directory import JOURNAL, UNSAVED
 from bucketfs.cache.extents import Extents
 from bucketfs.cache.journal import Journal
 from bucketfs.cache.rows import Pending, Removal, Rename, Upload
 from bucketfs.errors import FsError
 from bucketfs.tree.replay import DamagedError, check
 
-JOURNAL, UNSAVED = "journal.sqlite", "unsaved"
 #: Bytes copied at a time.
 _PIECE = 1 << 20
 

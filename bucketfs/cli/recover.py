@@ -21,7 +21,6 @@ from bucketfs.cli import arguments, left, show, words
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.left import Entry, Kind, Left
 from bucketfs.errors import FsError
-from bucketfs.fuse.session import cache_root
 
 USAGE = """usage: bucketfs recover [BUCKET] [--cache DIR] [--json]
        bucketfs recover [BUCKET] [--cache DIR] --save DIR
@@ -110,11 +109,11 @@ def _directories(cache: str | None, bucket: str) -> Iterator[Path]:
     Raises:
         Failure: There is no such directory.
     """
-    root = cache_root(os.path.abspath(os.path.expanduser(cache)) if cache else None)
+    root = places.cache_root(os.path.abspath(os.path.expanduser(cache)) if cache else None)
     if cache and not root.is_dir():
         raise Failure(ExitCode.FAILED, f"{root}: no such directory")
     found = list(places.directories(root))
-    if cache and not found and (root / left.JOURNAL).exists():
+    if cache and not found and (root / places.JOURNAL).exists():
         found = [root]
     for directory in found:
         if not bucket or places.whose(directory)[1] in ("", bucket):
@@ -245,10 +244,10 @@ def _row(entry: Entry, now: float) -> tuple[str, ...]:
 
 def _apply(bucket: str, given: Sequence[str], cache: str | None) -> int:
     """Do what the next mount of a bucket with these options would do. Raises Failure."""
-    # The event loop and the AWS library are for this alone.
+    # Listing needs neither FUSE nor a bucket.
     from bucketfs.cli import apply  # noqa: PLC0415
 
-    only = Path(cache).absolute() if cache and Path(cache, left.JOURNAL).exists() else None
+    only = Path(cache).absolute() if cache and Path(cache, places.JOURNAL).exists() else None
     line = [bucket, "/", "-f"]
     for words_of_one in given:
         line += ["-o", words_of_one]

@@ -7,13 +7,12 @@ import gc
 import logging
 import os
 from pathlib import Path
-from pwd import getpwuid
 
 import pyfuse3
 import trio
 
 from bucketfs.cache.cache import PageCache
-from bucketfs.cache.directory import name_of
+from bucketfs.cache.directory import cache_root, name_of
 from bucketfs.errors import FsError
 from bucketfs.file.context import FileContext
 from bucketfs.fuse.encode import Encoder, View
@@ -187,24 +186,6 @@ def open_cache(options: Options, *, only: Path | None = None) -> PageCache:
         limit=options.cache_size,
         keep_free=keep_free,
         only=only,
-    )
-
-
-def cache_root(use_cache: str | None) -> Path:
-    """Where caches live: as told, else as the XDG base directory specification says.
-
-    /var/cache for root.
-    """
-    if use_cache:
-        return Path(use_cache)
-    if os.getuid() == 0:
-        return Path("/var/cache/bucketfs")
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # mount(8) starts helpers without HOME
-    return (
-        Path(base) / "bucketfs"
-        if base.startswith("/")
-        else Path(getpwuid(os.getuid()).pw_dir) / ".cache/bucketfs"
     )
 
 
