@@ -1,4 +1,5 @@
-# bucketfs: make setup | demo | test | lint | check | nothing-lost | test-large | test-faults | test-ceph | bench | bench-quick | docs | install
+# bucketfs: make setup | demo | test | lint | check | docs | install | bench | bench-quick
+# Long tests: make nothing-lost | test-crash | test-races | test-faults | test-large | test-ceph
 
 PYTHON  ?= $(shell sh .ci/find-python)
 PREFIX  ?= /usr/local

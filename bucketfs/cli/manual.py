@@ -33,6 +33,8 @@ _COMMANDS = (
     ("bucketfs demo [DIR]", "try it out with a server of its own"),
 )
 
+_MORE = "bucketfs COMMAND --help tells more of a command."
+
 _FLAGS = (
     ("-f", "stay in the foreground and log to standard error"),
     ("-d", "log everything"),
@@ -65,7 +67,8 @@ def version() -> str:
 
 def usage() -> str:
     """What ``--help`` prints."""
-    lines = [f"usage: {_SYNOPSIS}", "", *_two_columns(_COMMANDS), "", *_two_columns(_FLAGS)]
+    lines = [f"usage: {_SYNOPSIS}", "", *_two_columns(_COMMANDS), f"  {_MORE}"]
+    lines += ["", *_two_columns(_FLAGS)]
     for group in Group:
         lines += ["", f"{group}:", *_two_columns(_entries(group), width=30)]
     lines += [
@@ -129,6 +132,7 @@ def markdown() -> str:
     lines += [f"| `{name}` | {why} |" for name, why in sorted(compat.IGNORED.items())]
     lines += ["", "## Refused", "", "| option | what to do |", "| --- | --- |"]
     lines += [f"| `{name}` | {what} |" for name, what in sorted(compat.REFUSED.items())]
+    lines += ["", "## Other spellings of s3fs", "", _SPELLINGS]
     lines += ["", "## Words of mount(8)", "", _mount_words()]
     lines += ["", "## Exit codes", "", "| code | meaning |", "| --- | --- |"]
     lines += [f"| {code.value} | {text} |" for code, text in _EXIT_CODES.items()]
@@ -137,6 +141,14 @@ def markdown() -> str:
         "Called by mount(8) the program answers 0, 1 (wrong options) or 32 (not mounted).",
     ]
     return "\n".join(lines) + "\n"
+
+
+_SPELLINGS = textwrap.fill(
+    "`bucket=BUCKET[:/PREFIX]` stands for the first argument, `servicepath=/PATH` is appended to"
+    " `url`, `use_rrs` is `storage_class=REDUCED_REDUNDANCY`. The flag `-s` has no effect.",
+    100,
+    break_on_hyphens=False,
+)
 
 
 def _mount_words() -> str:
@@ -186,8 +198,8 @@ def man_page() -> str:
 _DESCRIPTION = (
     "bucketfs shows the objects of an S3 bucket as files. The command line, the options and the"
     " password file are those of s3fs; an fstab line of s3fs works with fuse.bucketfs as its type."
-    " The program returns when the mount stands, or says in one line why it does not."
-)
+    " The program returns when the mount stands, or says in one line why it does not. "
+) + _MORE
 
 _FILES = (
     "Keys: ACCESS_KEY:SECRET_KEY, or BUCKET:ACCESS_KEY:SECRET_KEY for one bucket; mode 600"

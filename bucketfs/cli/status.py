@@ -19,7 +19,8 @@ is not in the bucket yet and why, and what could not be saved.
 
   --json   one JSON object a mount and line
 
-Exit code 0: all is well; 1: something failed, is being retried, or a mount does not answer."""
+Exit code 0: all is well; 1: something failed, is being retried, or one of the mounts does not
+answer; 3: no bucket is mounted at PATH, or its daemon does not answer."""
 
 #: Files named for people; --json names more.
 _SHOWN = 20
