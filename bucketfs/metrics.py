@@ -1,4 +1,4 @@
-"""Counts of what the mount does, kept in memory for the log and for who asks."""
+"""Counts of what the kernel asks of a mount and what fails, told by ``bucketfs status --json``."""
 
 from __future__ import annotations
 

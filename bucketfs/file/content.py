@@ -50,6 +50,8 @@ class Content:
         touched: Whether a program has written since the file was created or truncated by open.
         handles: Open handles.
         writers: Those of them that may write.
+        readers: The reading positions of the handles.
+        cut: It was made shorter (or emptied) since it was published.
         revision: Counts changes, to see whether one came between two moments.
         conflicts: How often others' version won over what was written here.
         outgoing: What leaves of the file before it is published.

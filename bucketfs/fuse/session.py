@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 #: must be far above the number of processes that may wait for a slow endpoint; each costs a 1 MiB
 #: buffer of virtual memory.
 MAX_TASKS = 256
-#: Read-ahead of the kernel in KiB: requests of 1 MiB instead of 128 KiB, five times as fast at 20
-#: ms.
+#: Read-ahead of the kernel in KiB: requests of 1 MiB instead of 128 KiB, five times as fast over
+#: a network of 20 ms.
 READ_AHEAD_KB = 1024
 #: Background (read-ahead) requests the kernel may have open at once; its default is 12.
 MAX_BACKGROUND = 64

@@ -131,8 +131,8 @@ class Capabilities:
         user_metadata: ``x-amz-meta-*`` is stored.
         markers: Keys that end in ``/`` are stored as they are.
         equal_parts: All parts but the last must have one size (Cloudflare R2).
-        min_part / max_part / max_parts / max_put / max_copy / max_object: Limits in bytes, parts in
-        numbers.
+        min_part / max_part / max_put / max_copy / max_object: Limits in bytes.
+        max_parts: How many parts an upload may have.
     """
 
     copy: bool = True

@@ -41,6 +41,7 @@ class Live:
         attribute_changes: Counts changes of the attributes.
         users: How many hold or wait for `lock`.
         saving_attributes: A background task will save them.
+        retrying: A background task saves what is unsaved, until it has worked.
         since: Unix time at which something of it began to wait for the bucket, 0.0 while nothing
             does.
         tries / error: Attempts to save it that failed since then, and why the last one did.

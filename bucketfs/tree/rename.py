@@ -70,7 +70,9 @@ class Renamer:
 
         Raises:
             FsError: ENOENT, EEXIST (unless `replace`), EISDIR, ENOTDIR, ENOTEMPTY, EINVAL,
-            ENAMETOOLONG. StoreError: It could not be copied; nothing has changed.
+                ENAMETOOLONG; ESTALE when others changed the object meanwhile.
+            StoreError: It could not be copied, and nothing has changed; or the originals of what
+                was copied could not be deleted.
         """
         await self._removals.drained()  # no deletion may hit what is copied to its key
         source = await self._finder.find(old_parent, old_name)

@@ -41,8 +41,7 @@ def cover(prefix: str, objects: Iterable[ObjectInfo], *, complete: bool) -> dict
         prefix: What was listed; not covered itself.
         objects: In the order of their keys, beginning at the boundary of a directory.
         complete: Whether nothing follows them; otherwise the directories on the path of the last
-        key
-            may go on.
+            key may go on.
     """
     direct: dict[str, list[ObjectInfo]] = {}
     below: dict[str, set[str]] = {}
