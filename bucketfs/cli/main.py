@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, rest = os.path.basename(words[0]), words[1:]
     is_helper = name.startswith("mount.")
     try:
-        return _run("bucketfs.cli.helper", rest) if is_helper else _dispatch(rest)
+        code = _run("bucketfs.cli.helper", rest) if is_helper else _dispatch(rest)
+        sys.stdout.flush()
     except Failure as failure:
         print(f"{name if is_helper else 'bucketfs'}: {failure.line}", file=sys.stderr)
         if not is_helper:
@@ -46,6 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("bucketfs: interrupted", file=sys.stderr)
         return ExitCode.FAILED
+    except BrokenPipeError:
+        # who reads (head, a pager) has had enough, and the end of the program must not write more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return ExitCode.FAILED
+    return code
 
 
 def _dispatch(words: Sequence[str]) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,3 +127,12 @@ class TestDispatch:
             assert main.main(["bucketfs", command, "--help"]) == 0
         assert capsys.readouterr().out.count("usage: ") == len(main.COMMANDS)
         assert demo.USAGE
+
+    @pytest.mark.parametrize("words", [["--help"], ["flush", "--help"]])
+    def test_a_reader_that_has_had_enough(self, words: list[str]) -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "bucketfs", *words]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (ExitCode.FAILED, b"")
