@@ -32,6 +32,10 @@ class FsError(Exception):
         return f"{name}: {self.why or os.strerror(self.errno)}"
 
 
+class MountRefused(FsError):
+    """The kernel, or fusermount3, does not mount."""
+
+
 class StoreError(Exception):
     """The object store refused, failed, or did not answer.
 

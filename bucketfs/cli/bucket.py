@@ -12,7 +12,7 @@ import trio
 
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.credentials import Credentials
-from bucketfs.errors import FsError, NoAnswer, NotFound, StoreError, advice
+from bucketfs.errors import FsError, MountRefused, NoAnswer, NotFound, StoreError, advice
 from bucketfs.options import Options
 from bucketfs.store.config import Encryption, StoreConfig
 
@@ -109,14 +109,15 @@ def failure_of(error: BaseException, options: Options) -> Failure:
         case StoreError():
             return _store_failure(error, options)
         case FsError():
-            return Failure(ExitCode.FUSE, error.why or str(error))
+            code = ExitCode.FUSE if isinstance(error, MountRefused) else ExitCode.FAILED
+            return Failure(code, error.why or str(error))
         case trio.TooSlowError():
             return Failure(ExitCode.NETWORK, f"{_endpoint(options)}: no answer in time; check url=")
         case KeyboardInterrupt():
             return Failure(ExitCode.FAILED, "interrupted; nothing is mounted")
         case _:
             return Failure(
-                ExitCode.FUSE, f"cannot mount {options.source}: {type(error).__name__}: {error}"
+                ExitCode.FAILED, f"cannot mount {options.source}: {type(error).__name__}: {error}"
             )
 
 

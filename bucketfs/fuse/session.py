@@ -13,7 +13,7 @@ import trio
 
 from bucketfs.cache.cache import PageCache
 from bucketfs.cache.directory import cache_root, name_of
-from bucketfs.errors import FsError
+from bucketfs.errors import MountRefused
 from bucketfs.file.context import FileContext
 from bucketfs.fuse.encode import Encoder, View
 from bucketfs.fuse.host import Host, Service
@@ -55,7 +55,8 @@ async def serve(store: Store, options: Options, *, host: Host) -> None:
         host: Told how the mount gets on.
 
     Raises:
-        FsError: The cache directory or the mount point cannot be used.
+        FsError: The cache directory cannot be used.
+        MountRefused: The mount point cannot be.
     """
     stop = _Stop()
     cache = open_cache(options)
@@ -204,7 +205,7 @@ def _mount(operations: Operations, options: Options) -> None:
         pyfuse3.init(operations, options.mountpoint, settings)
     except RuntimeError as error:
         # libfuse has printed the reason to standard error
-        raise FsError(errno.EIO, f"cannot mount at {options.mountpoint}: {error}") from error
+        raise MountRefused(errno.EIO, f"cannot mount at {options.mountpoint}: {error}") from error
 
 
 async def _announce(mountpoint: str, host: Host) -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from errno import EIO, ENOSPC
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from bucketfs.cli import bucket, demo, main, mounts, notify
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.credentials import Anonymous
-from bucketfs.errors import NoAnswer, NotFound, StoreError
+from bucketfs.errors import FsError, MountRefused, NoAnswer, NotFound, StoreError
 from bucketfs.options import Encryption, Options
 
 MOUNTINFO = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -99,7 +100,9 @@ class TestFailures:
             (NoAnswer("ConnectFailed", message="refused"), ExitCode.NETWORK, "http://h:1"),
             (NoAnswer("TlsFailed"), ExitCode.NETWORK, "certificate"),
             (StoreError("SlowDown", status=503), ExitCode.BUCKET, "SlowDown (HTTP 503)"),
-            (RuntimeError("odd"), ExitCode.FUSE, "RuntimeError: odd"),
+            (MountRefused(EIO, "fusermount3 says no"), ExitCode.FUSE, "says no"),
+            (FsError(ENOSPC, "the cache's disk is full"), ExitCode.FAILED, "disk is full"),
+            (RuntimeError("odd"), ExitCode.FAILED, "RuntimeError: odd"),
         ],
     )
     def test_one_line(self, error: Exception, code: ExitCode, words: str) -> None:
