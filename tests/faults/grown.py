@@ -7,7 +7,6 @@ import random
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -151,19 +150,18 @@ async def grown(
     *,
     part_size: int,
     renew: Callable[[float], Awaitable[bool]] | None = None,
-    policy: RetryPolicy | None = None,
 ) -> AsyncIterator[Mount]:
     """A mount of the bucket as `open_store` builds its store, with its cache in `directory`."""
     provider = Provider(StoreConfig("bucket", Anonymous(), url="http://memory"))
     provider.capabilities = bucket.capabilities
     dice = random.Random(1)
-    retried = RetryStore(bucket, policy or RetryPolicy(), renew=renew, luck=dice.random)
+    retried = RetryStore(bucket, RetryPolicy(), renew=renew, luck=dice.random)
     store = FallbackStore(retried, provider)
     cache = PageCache(directory, name="bucket", limit=1 << 30, keep_free=lambda disk: 0)
     try:
         async with trio.open_nursery() as nursery:
             files = FileContext(store, cache, Background(nursery), part_size, parallel=8)
-            tree = Tree(files, replace(CONFIG))
+            tree = Tree(files, CONFIG)
             await tree.attributes.ensure(tree.state.root)
             yield Mount(tree, bucket, cache)
             nursery.cancel_scope.cancel()

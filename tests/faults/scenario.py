@@ -151,10 +151,8 @@ def both(old: str, new: str) -> Callable[[World], Iterable[World]]:
     return half
 
 
-def save(path: str, data: bytes, piece: int = 1 << 20, perm: int = 0o644) -> Action:
-    return Action(
-        lambda files: files.save(path, data, piece=piece), put(path, Entry("-", data, perm))
-    )
+def save(path: str, data: bytes, piece: int = 1 << 20) -> Action:
+    return Action(lambda files: files.save(path, data, piece=piece), put(path, Entry("-", data)))
 
 
 def patched(path: str, offset: int, data: bytes) -> Action:
