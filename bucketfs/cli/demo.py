@@ -156,12 +156,12 @@ def _mounted(url: str, directory: Path) -> Iterator[None]:
 
 
 def unmount(directory: Path) -> None:
-    """Unmount, lazily if a program still has files open there."""
+    """Unmount and wait for it, lazily if a program still has files open there."""
     path = umount.absolute(str(directory))
     if mounts.mounted_at(path, mounts.current()) is None:
         return
     try:
-        umount.unmount(path)
+        umount.run([path])  # the cache and the server go next: the mount must be done with them
     except Failure as failure:
         print(f"bucketfs: {failure.line}", file=sys.stderr)
         umount.unmount(path, lazy=True)
