@@ -61,6 +61,8 @@ _TRANSIENT_CODES: Final = frozenset(
 _REFUSED_KEYS: Final = frozenset(
     {"400", "403", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
 )
+#: Requests of `Store.check` at most: somebody waits for the mount, and wants to hear what is wrong.
+_CHECKS: Final = 2
 #: Seconds for finding out what became of a request, once it has been given up.
 _LOOK: Final = 10.0
 
@@ -170,7 +172,9 @@ class RetryStore(StoreWrapper):
             raise exc
         pause = self._policy.pause(failures, self._luck(), exc.retry_after)
         over = clock.monotonic() - began + pause > self._policy.seconds
-        attempts = min(self._policy.attempts, 2 if call.operation == "Check" else 1 << 30)
+        attempts = self._policy.attempts
+        if call.operation == "Check":
+            attempts = min(attempts, _CHECKS)
         if over or failures >= attempts:
             _log.info("giving up after %d attempts: %s; %s", failures, exc, advice(exc))
             raise exc
