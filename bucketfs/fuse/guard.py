@@ -21,6 +21,9 @@ from bucketfs.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
+#: Failures of our own that whoever runs the mount has to hear of, too: lost bytes, a full disk.
+_SERIOUS = frozenset({errno.EIO, errno.EFBIG, errno.ENOSPC})
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -70,7 +73,7 @@ def guarded(*, bounded: bool = True) -> Callable[[Handler[S, P, R]], Handler[S, 
 def _code(name: str, error: Exception, args: tuple[Any, ...]) -> int:
     """The errno for an error, logged if that says less than the error does."""
     if isinstance(error, FsError):
-        log.log(logging.INFO if error.why else logging.DEBUG, "%s%s: %s", name, _shown(args), error)
+        log.log(_level(error), "%s%s: %s", name, _shown(args), error)
         return error.errno
     if isinstance(error, NotFound) and errno_of(error) == errno.ENOENT:
         log.debug("%s: %s", name, error)
@@ -97,6 +100,12 @@ def _code(name: str, error: Exception, args: tuple[Any, ...]) -> int:
         return error.errno
     log.error("%s%s failed unexpectedly; the mount goes on", name, _shown(args), exc_info=error)
     return errno.EIO
+
+
+def _level(error: FsError) -> int:
+    if error.errno in _SERIOUS:
+        return logging.WARNING
+    return logging.INFO if error.why else logging.DEBUG
 
 
 def _shown(args: tuple[Any, ...]) -> tuple[object, ...]:
