@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 #: Seconds between a change of attributes and its CopyObject: chmod, chown and utimens of one
 #: program come within a millisecond or two of each other and become one request.
 ATTRIBUTE_DELAY = 0.05
+#: Seconds for which a file that was promised to be uploaded is left alone: what is written again,
+#: renamed or removed by then has cost nothing, and a program that writes many files has the machine
+#: to itself for a moment.
+UPLOAD_DELAY = 1.0
 #: Pause before an upload that failed is tried again in the background, doubling up to the second.
 RETRY_FIRST, RETRY_MOST = 1.0, 60.0
 #: Failures that trying again cannot mend (refused credentials may be renewed, so not EACCES; a
@@ -79,7 +83,7 @@ class Saver:
         if self._state.config.writeback and await self.pending.promise(
             inode, self._state.enliven(inode)
         ):
-            self.keep_trying(inode)
+            self.keep_trying(inode, after=UPLOAD_DELAY)
         else:
             await self.save(inode)
 
@@ -136,14 +140,19 @@ class Saver:
             live.saving_attributes = True
             self._state.background.start(lambda: self._save_later(inode, live), "save attributes")
 
-    def keep_trying(self, inode: Inode) -> None:
-        """Save what is unsaved after the last close, in the background, until it has worked."""
+    def keep_trying(self, inode: Inode, *, after: float = 0.0) -> None:
+        """Save what is unsaved after the last close, in the background, until it has worked.
+
+        The first try comes `after` so many seconds.
+        """
         live = self._state.enliven(inode)
         self.pending.note(inode)
         _waits(live)
         if not live.retrying:
             live.retrying = True
-            self._state.background.start(lambda: self._retry(inode, live), "save after close")
+            self._state.background.start(
+                lambda: self._retry(inode, live, after), "save after close"
+            )
 
     async def _save_later(self, inode: Inode, live: Live) -> None:
         try:
@@ -152,11 +161,12 @@ class Saver:
             live.saving_attributes = False
         if not live.retrying:
             live.retrying = True
-            await self._retry(inode, live)
+            await self._retry(inode, live, 0.0)
 
-    async def _retry(self, inode: Inode, live: Live) -> None:
+    async def _retry(self, inode: Inode, live: Live, after: float) -> None:
         pause = RETRY_FIRST
         try:
+            await trio.sleep(after)
             while not is_being_written(live):
                 try:
                     return await self._save_in_turn(inode, live)

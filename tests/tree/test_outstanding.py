@@ -205,7 +205,9 @@ async def test_what_is_promised_is_told_and_left_to_the_next_mount(
     async with planted(bucket, tmp_path, writeback=True) as mount:
         hang(bucket, "f")
         await mount.save("f", b"bytes")
-        await trio.sleep(1)
+        (item,) = mount.tree.outstanding.waiting()
+        assert (item.path, item.size, item.state) == ("f", 5, State.WAITING)
+        await trio.sleep(2)
         (item,) = mount.tree.outstanding.waiting()
         assert (item.path, item.size, item.state) == ("f", 5, State.UPLOADING)
         hurry = trio.Event()

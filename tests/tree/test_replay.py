@@ -132,7 +132,7 @@ async def test_an_upload_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_pat
         await mount.save("new", b"bytes")
         await mount.write(handle, 0, b"bytes")
         await mount.close(handle)
-        await trio.sleep(1)
+        await trio.sleep(3)
         assert bucket.peek("old") == b"bytes"
         assert len(mount.cache.journal.pending()) == 2
 
