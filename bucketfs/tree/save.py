@@ -31,10 +31,10 @@ log = logging.getLogger(__name__)
 #: Seconds between a change of attributes and its CopyObject: chmod, chown and utimens of one
 #: program come within a millisecond or two of each other and become one request.
 ATTRIBUTE_DELAY = 0.05
-#: Seconds for which a file that was promised to be uploaded is left alone: what is written again,
-#: renamed or removed by then has cost nothing, and a program that writes many files has the machine
-#: to itself for a moment.
-UPLOAD_DELAY = 1.0
+#: Uploads of promised files begin when no other was closed for so many seconds, or have waited for
+#: the second figure: a program that writes many files has the machine to itself until then, and
+#: what it renames or removes at once has cost nothing.
+LULL, LULL_MOST = 0.05, 1.0
 #: Pause before an upload that failed is tried again in the background, doubling up to the second.
 RETRY_FIRST, RETRY_MOST = 1.0, 60.0
 #: Failures that trying again cannot mend (refused credentials may be renewed, so not EACCES; a
@@ -69,6 +69,9 @@ class Saver:
         self.pending = Pending(state)
         self.publisher = Publisher(state, self.later, self.pending)
         self.uploaded = Uploaded()
+        #: When the last promised file was closed, and what ends when no other was for a while.
+        self._closed = 0.0
+        self._lull: trio.Event | None = None
         self._small = trio.Semaphore(state.files.parallel)
         self._large = trio.Semaphore(_LARGE_AT_ONCE)
         #: What the drain could not save and has left on the local disk.
@@ -83,7 +86,8 @@ class Saver:
         if self._state.config.writeback and await self.pending.promise(
             inode, self._state.enliven(inode)
         ):
-            self.keep_trying(inode, after=UPLOAD_DELAY)
+            self._closed = trio.current_time()
+            self.keep_trying(inode, in_a_lull=True)
         else:
             await self.save(inode)
 
@@ -140,10 +144,10 @@ class Saver:
             live.saving_attributes = True
             self._state.background.start(lambda: self._save_later(inode, live), "save attributes")
 
-    def keep_trying(self, inode: Inode, *, after: float = 0.0) -> None:
+    def keep_trying(self, inode: Inode, *, in_a_lull: bool = False) -> None:
         """Save what is unsaved after the last close, in the background, until it has worked.
 
-        The first try comes `after` so many seconds.
+        With `in_a_lull` the first try waits until programs have stopped closing files.
         """
         live = self._state.enliven(inode)
         self.pending.note(inode)
@@ -151,7 +155,7 @@ class Saver:
         if not live.retrying:
             live.retrying = True
             self._state.background.start(
-                lambda: self._retry(inode, live, after), "save after close"
+                lambda: self._retry(inode, live, in_a_lull), "save after close"
             )
 
     async def _save_later(self, inode: Inode, live: Live) -> None:
@@ -161,12 +165,28 @@ class Saver:
             live.saving_attributes = False
         if not live.retrying:
             live.retrying = True
-            await self._retry(inode, live, 0.0)
+            await self._retry(inode, live, in_a_lull=False)
 
-    async def _retry(self, inode: Inode, live: Live, after: float) -> None:
+    async def _wait_for_lull(self) -> None:
+        """One waits by the clock, the others for that one: there may be thousands of them."""
+        with trio.move_on_after(LULL_MOST):
+            if self._lull is not None:
+                await self._lull.wait()
+                return
+            self._lull = lull = trio.Event()
+            try:
+                # an event would have to be made anew by each close, of which there are thousands
+                while (left := self._closed + LULL - trio.current_time()) > 0:  # noqa: ASYNC110
+                    await trio.sleep(left)
+            finally:
+                self._lull = None
+                lull.set()
+
+    async def _retry(self, inode: Inode, live: Live, in_a_lull: bool) -> None:
         pause = RETRY_FIRST
         try:
-            await trio.sleep(after)
+            if in_a_lull:
+                await self._wait_for_lull()
             while not is_being_written(live):
                 try:
                     return await self._save_in_turn(inode, live)
