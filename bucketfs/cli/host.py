@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import trio
@@ -21,8 +21,7 @@ from bucketfs.fuse.host import Service
 from bucketfs.options import Options
 from bucketfs.store.trace import Tally, TraceStore
 from bucketfs.tasks import Turns
-from bucketfs.tree.outstanding import Remaining
-from bucketfs.tree.state import GivenUp
+from bucketfs.tree.outstanding import Left, Remaining
 
 log = logging.getLogger("bucketfs.serve")
 
@@ -40,7 +39,7 @@ class MountHost:
 
     Attributes:
         ready: Whether the mount stands, or stood.
-        left: What could not be saved when the mount ended.
+        left: What the bucket lacked when the mount ended.
     """
 
     def __init__(self, options: Options, starter: daemon.Report) -> None:
@@ -56,7 +55,7 @@ class MountHost:
         self._logged = 0.0
         self._turns = Turns()
         self.ready = False
-        self.left: Sequence[GivenUp] = ()
+        self.left = Left()
         self.hurry = trio.Event()
         self._server = control.Server(
             {
@@ -105,7 +104,7 @@ class MountHost:
             log.warning("%s; a second signal leaves them on this machine", words)
         self._turns.moved()
 
-    async def drained(self, left: Sequence[GivenUp]) -> None:
+    async def drained(self, left: Left) -> None:
         """Tell those who wait for the end, and wait until they have heard."""
         self.left = left
         self._over = True
@@ -152,7 +151,7 @@ class MountHost:
             await self._tell_remaining(tell)
             with trio.move_on_after(protocol.PACE):
                 await self._turns.next()
-        return {"left": report.given_up(self.left), "files": len(self.left)}
+        return report.left(self.left)
 
     async def _keep_telling(self, tell: control.Tell) -> None:
         while True:

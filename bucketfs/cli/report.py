@@ -9,7 +9,7 @@ from typing import Any
 from bucketfs.cli.protocol import MOST_NAMED
 from bucketfs.fuse.host import Service
 from bucketfs.store.trace import Tally
-from bucketfs.tree.outstanding import Remaining, State
+from bucketfs.tree.outstanding import Left, Remaining, State
 from bucketfs.tree.state import GivenUp
 
 
@@ -40,6 +40,11 @@ def service(parts: Service) -> dict[str, Any]:
 def remaining(sums: Remaining) -> dict[str, int]:
     """How much waits: files, bytes, removals."""
     return {"files": sums.files, "bytes": sums.size, "removals": sums.removals}
+
+
+def left(sums: Left) -> dict[str, Any]:
+    """What the bucket lacks of a mount that has ended."""
+    return {"left": given_up(sums.files), "files": len(sums.files), "removals": sums.removals}
 
 
 def given_up(files: Sequence[GivenUp]) -> list[dict[str, Any]]:

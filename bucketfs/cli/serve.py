@@ -58,11 +58,13 @@ def serve(
     if not host.ready:
         raise Failure(ExitCode.FAILED, "interrupted; nothing is mounted")
     log.info("unmounted %s from %s", options.source, options.mountpoint)
-    if host.left:
+    if host.left.files:
         log.error(
             "%d files are not in the bucket; their bytes are here: bucketfs recover",
-            len(host.left),
+            len(host.left.files),
         )
+    if host.left.removals:
+        log.error("%d removals have not reached the bucket", host.left.removals)
     return ExitCode.FAILED if host.left else ExitCode.OK
 
 

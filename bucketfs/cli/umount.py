@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bucketfs.cli import client, mounts, show, words
@@ -22,7 +22,7 @@ Unmounts and waits until everything written is in the bucket and the daemon has 
   --timeout TIME   wait no longer than this (60, 5m, 1h); the daemon goes on
 
 Exit code 0: unmounted, and nothing is left; 1: not unmounted, not done in time, or something could
-not be saved."""
+not be saved or removed."""
 
 #: umount(8) waits for the kernel, which waits for the last open file to be flushed.
 _PATIENCE = 600.0
@@ -92,13 +92,19 @@ def _wait(path: str, device: str, talk: Conversation, deadline: float | None) ->
     finally:
         progress.end()
     client.await_exit(talk.pid, _LAST_STEPS)
+    if undone := list(_undone(done)):
+        raise Failure(ExitCode.FAILED, f"{path}: unmounted; {'; '.join(undone)}")
+
+
+def _undone(done: Mapping[str, Any]) -> Iterator[str]:
+    """What the farewell of a daemon says that it has not done."""
     if done["files"]:
         names = ", ".join(show.name(one["path"]) for one in done["left"][:3])
-        raise Failure(
-            ExitCode.FAILED,
-            f"{path}: unmounted; {show.count(done['files'], 'file')} could not be saved ({names}"
-            f"{', …' if done['files'] > 3 else ''}) and stay on this machine: bucketfs recover",
-        )
+        more = ", …" if done["files"] > 3 else ""
+        files = f"{show.count(done['files'], 'file')} could not be saved ({names}{more})"
+        yield f"{files} and stay on this machine: bucketfs recover"
+    if removals := done.get("removals", 0):  # a daemon that was started long ago tells none
+        yield f"{show.count(removals, 'removal')} could not be done in the bucket"
 
 
 def absolute(path: str) -> str:

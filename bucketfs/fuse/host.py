@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,8 +9,7 @@ import trio
 
 from bucketfs.cache.cache import PageCache
 from bucketfs.metrics import Metrics
-from bucketfs.tree.outstanding import Remaining
-from bucketfs.tree.state import GivenUp
+from bucketfs.tree.outstanding import Left, Remaining
 from bucketfs.tree.tree import Tree
 
 
@@ -58,6 +56,6 @@ class Host(Protocol):
         """The mount serves no more, and so much is not in the bucket. Called about each second."""
         ...
 
-    async def drained(self, left: Sequence[GivenUp]) -> None:
-        """Nothing waits any more; what could not be saved is on the local disk."""
+    async def drained(self, left: Left) -> None:
+        """Nothing is waited for any more; what is left is on the local disk."""
         ...

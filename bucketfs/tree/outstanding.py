@@ -82,6 +82,22 @@ class Failed:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What the bucket lacks of a mount that has ended.
+
+    Attributes:
+        files: The latest that could not be saved.
+        removals: How many names were removed here and not in the bucket.
+    """
+
+    files: tuple[GivenUp, ...] = ()
+    removals: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.removals)
+
+
 class Outstanding:
     """Looks at what is unsaved."""
 
@@ -142,7 +158,7 @@ class Outstanding:
         except (StoreError, FsError) as error:
             failed.append(Failed(self._state.shown_below(inode), str(error)))
 
-    async def drain(self, hurry: trio.Event, tell: Callable[[Remaining], None]) -> list[GivenUp]:
+    async def drain(self, hurry: trio.Event, tell: Callable[[Remaining], None]) -> Left:
         """Save everything, as `Saver.drain` does; what is left when `hurry` is set stays here.
 
         Args:
@@ -150,9 +166,9 @@ class Outstanding:
             tell: Told how much is left, now and then.
 
         Returns:
-            What was left on the local disk.
+            What could not be done, or was not waited for.
         """
-        before = set(self._state.given_up)
+        before, back = set(self._state.given_up), set(self._removals.failures())
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._look, tell)
@@ -161,7 +177,13 @@ class Outstanding:
                 nursery.cancel_scope.cancel()
         if scope.cancelled_caught:
             self._saver.abandon()
-        return [lost for lost in self._state.given_up if lost not in before]
+        return Left(
+            tuple(lost for lost in self._state.given_up if lost not in before),
+            self.remaining().removals
+            + len(self._state.deferred)
+            + len(self._saver.undeleted)
+            + len(set(self._removals.failures()) - back),
+        )
 
     async def _look(self, tell: Callable[[Remaining], None]) -> None:
         while True:

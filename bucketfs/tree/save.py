@@ -60,6 +60,7 @@ class Saver:
         publisher: Writes the objects.
         pending: What the journal knows of files that are not saved yet.
         uploaded: Counts what has been.
+        undeleted: Keys of removed files that the drain could not delete, or not in time.
     """
 
     def __init__(self, state: TreeState, locks: Locks, removals: Removals) -> None:
@@ -72,6 +73,7 @@ class Saver:
         #: When the last promised file was closed, and what ends when no other was for a while.
         self._closed = 0.0
         self._lull: trio.Event | None = None
+        self.undeleted: set[str] = set()
         self._small = trio.Semaphore(state.files.parallel)
         self._large = trio.Semaphore(_LARGE_AT_ONCE)
         #: What the drain could not save and has left on the local disk.
@@ -241,6 +243,7 @@ class Saver:
         await self._removals.drained()
         for key in list(self._state.deferred):
             if self._state.take_deferred(key) is not None:
+                self.undeleted.add(key)
                 await self._delete(key)
         jobs = [functools.partial(self._save_last, inode) for inode in self._state.live]
         if jobs:
@@ -314,6 +317,7 @@ class Saver:
         except StoreError as error:
             log.error("a removed file stays in the bucket for now: %s", error)
         else:
+            self.undeleted.discard(key)
             self._state.journal.removed([key])
 
 

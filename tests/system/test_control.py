@@ -344,6 +344,25 @@ class TestSignals:
         assert place.bucket.get("f") == b"f"
         assert place.here("umount", str(place.path)).returncode == 0
 
+    def test_removals_that_are_left_count(
+        self,
+        place: Place,
+        counted: Proxy,
+        tmp_path: Path,
+        foreground: tuple[subprocess.Popen[bytes], Callable[[], list[str]]],
+    ) -> None:
+        process, told = foreground
+        for number in range(20):
+            (place.path / f"f{number:02}").write_bytes(b"x")
+        with counted.fault("DeleteObjects", stall=True):
+            for name in sorted(os.listdir(place.path)):
+                (place.path / name).unlink()
+            process.send_signal(signal.SIGTERM)
+            until(lambda: any("removals left" in line for line in told()), "it drains")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 1
+        assert "removals have not reached the bucket" in (tmp_path / "log").read_text()
+
     def test_the_first_waits(
         self,
         place: Place,

@@ -11,7 +11,8 @@ import trio
 from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import BytesBody, Headers
 from bucketfs.store.memory import Fault
-from bucketfs.tree.outstanding import Remaining, State
+from bucketfs.tree import entries
+from bucketfs.tree.outstanding import Left, Remaining, State
 from tests.tree.builder import Bucket, Mount, planted
 
 pytestmark = pytest.mark.mock_clock
@@ -159,7 +160,7 @@ async def test_drain_tells_how_much_is_left(bucket: Bucket, tmp_path: Path) -> N
         bucket.fault = None
         bucket.answer = 3.5
         told: list[Remaining] = []
-        assert await mount.tree.outstanding.drain(trio.Event(), told.append) == []
+        assert await mount.tree.outstanding.drain(trio.Event(), told.append) == Left()
         assert told[0] == Remaining(files=1, size=5, removals=0)
         assert 3 <= len(told) <= 5
         assert bucket.peek("f") == b"bytes"
@@ -185,7 +186,7 @@ async def test_a_drain_that_is_cut_short_leaves_the_rest_to_the_next_mount(
 
             nursery.start_soon(lose_patience)
             left = await mount.tree.outstanding.drain(hurry, lambda _: None)
-        hangs, refused = sorted(left, key=lambda one: one.path)
+        hangs, refused = sorted(left.files, key=lambda one: one.path)
         assert (hangs.path, hangs.where) == ("hangs", "")
         assert "cut short" in hangs.error
         assert "next mount" in hangs.error
@@ -197,6 +198,64 @@ async def test_a_drain_that_is_cut_short_leaves_the_rest_to_the_next_mount(
     async with planted(bucket, tmp_path) as mount:
         assert await mount.tree.outstanding.flush() == []
         assert bucket.peek("hangs") == b"hangs"
+
+
+async def emptied(mount: Mount) -> None:
+    """A directory from which a program removes one file after the other."""
+    for number in range(20):
+        await mount.save(f"f{number:02}", b"x")
+    mount.bucket.answer = 1.0
+    for name in sorted(await mount.names()):
+        await mount.unlink(name)
+
+
+@pytest.mark.parametrize("kept_open", [False, True])
+async def test_removals_that_are_not_waited_for_are_left(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_open: bool
+) -> None:
+    """Removed files that wait for a batch, and one that waits for its last close."""
+    monkeypatch.setattr(entries, "UNLINK_FETCH", 0)
+    async with planted(bucket, tmp_path) as mount:
+        if kept_open:
+            bucket.poke("f", b"x")
+            await mount.open("f")
+            await mount.unlink("f")
+        else:
+            await emptied(mount)
+        bucket.fault = lambda operation, _key, _n: (
+            Fault(hang=True) if operation.startswith("Delete") else None
+        )
+        hurry = trio.Event()
+        async with trio.open_nursery() as nursery:
+
+            async def lose_patience() -> None:
+                await trio.sleep(100)
+                hurry.set()
+
+            nursery.start_soon(lose_patience)
+            left = await mount.tree.outstanding.drain(hurry, lambda _: None)
+        assert left
+        assert left == Left((), 1 if kept_open else len(mount.stored()))
+        bucket.fault = None
+
+
+@pytest.mark.parametrize("kept_open", [False, True])
+async def test_removals_that_are_refused_are_left(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_open: bool
+) -> None:
+    monkeypatch.setattr(entries, "UNLINK_FETCH", 0)
+    async with planted(bucket, tmp_path) as mount:
+        if kept_open:
+            bucket.poke("f", b"x")
+            await mount.open("f")
+            await mount.unlink("f")
+            bucket.refuse("DeleteObject")
+        else:
+            bucket.refuse("DeleteObjects")
+            await emptied(mount)
+        left = await mount.tree.outstanding.drain(trio.Event(), lambda _: None)
+        assert left == Left((), len(mount.stored()))
+        assert left.removals
 
 
 async def test_what_is_promised_is_told_and_left_to_the_next_mount(
@@ -212,7 +271,7 @@ async def test_what_is_promised_is_told_and_left_to_the_next_mount(
         assert (item.path, item.size, item.state) == ("f", 5, State.UPLOADING)
         hurry = trio.Event()
         hurry.set()
-        (lost,) = await mount.tree.outstanding.drain(hurry, lambda _: None)
+        (lost,) = (await mount.tree.outstanding.drain(hurry, lambda _: None)).files
         assert (lost.path, lost.where) == ("f", "")
         bucket.fault = None
     async with planted(bucket, tmp_path) as mount:
