@@ -24,7 +24,8 @@ Unmounts and waits until everything written is in the bucket and the daemon has 
 Exit code 0: unmounted, and nothing is left; 1: not unmounted, not done in time, or something could
 not be saved or removed."""
 
-#: umount(8) waits for the kernel, which waits for the last open file to be flushed.
+#: Seconds for umount(8) or fusermount3, which return at once unless something is stuck: only the
+#: daemon waits for the bucket.
 _PATIENCE = 600.0
 #: Seconds between the farewell of a daemon and its end: it closes the cache.
 _LAST_STEPS = 60.0
@@ -58,11 +59,16 @@ def run(argv: Sequence[str]) -> int:
         unmount(path)
         return ExitCode.OK
     try:
-        with client.ask(daemon, "watch") as talk:
-            unmount(path)
-            _wait(path, mount.device, talk, deadline)
+        talk = client.ask(daemon, "watch")
     except NoDaemon as error:
-        raise Failure(ExitCode.FAILED, f"{path}: unmounted, but {error}; see its log") from None
+        line = f"{path}: not unmounted: {error}; see its log, or run: bucketfs umount -l {path}"
+        raise Failure(ExitCode.FAILED, line) from None
+    with talk:
+        unmount(path)
+        try:
+            _wait(path, mount.device, talk, deadline)
+        except NoDaemon as error:
+            raise Failure(ExitCode.FAILED, f"{path}: unmounted, but {error}; see its log") from None
     return ExitCode.OK
 
 
@@ -91,8 +97,10 @@ def _wait(path: str, device: str, talk: Conversation, deadline: float | None) ->
                 raise Failure(ExitCode.FAILED, line)
     finally:
         progress.end()
-    client.await_exit(talk.pid, _LAST_STEPS)
-    if undone := list(_undone(done)):
+    undone = list(_undone(done))
+    if not client.await_exit(talk.pid, _LAST_STEPS):
+        undone.append(f"process {talk.pid} still runs after {_LAST_STEPS:.0f} s; see its log")
+    if undone:
         raise Failure(ExitCode.FAILED, f"{path}: unmounted; {'; '.join(undone)}")
 
 

@@ -7,8 +7,8 @@ import json
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketfs.cli import client, control, mounts, protocol, runtime, show, status, words
+from bucketfs.cli import client, control, mounts, protocol, runtime, show, status, umount, words
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.protocol import ProtocolError, Request
 from tests.harness.mounts import as_user
@@ -60,6 +60,75 @@ class TestProtocol:
 
     def test_what_is_not_known_is_ignored(self) -> None:
         assert protocol.request_of(b'{"v":1,"do":"status","new":1}') == Request("status")
+
+
+class TestUmount:
+    """``bucketfs umount`` beside a daemon that is none of the best."""
+
+    @pytest.fixture
+    def answers(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
+        """What the daemon will say; nothing is really mounted, and unmounting works."""
+        said: list[dict[str, Any]] = []
+        mount = mounts.Mount("/m", mounts.TYPE, "b", device="0:50")
+        daemon = client.Daemon(tmp_path / "socket", 0, "/m", "b", "0:50", draining=False)
+
+        class Talk(nullcontext[None]):
+            pid = 123
+
+            def answers(self) -> Iterator[dict[str, Any]]:
+                yield from said
+                raise client.NoDaemon("the daemon has ended")
+
+        known = [[mount], []]  # before and after
+        monkeypatch.setattr(mounts, "current", lambda: known.pop(0))
+        monkeypatch.setattr(client, "reachable", lambda _known: [daemon])
+        monkeypatch.setattr(client, "ask", lambda _daemon, _do: Talk())
+        monkeypatch.setattr(client, "await_exit", lambda _pid, _timeout: True)
+        monkeypatch.setattr(umount, "unmount", lambda _path: None)
+        return said
+
+    def line(self) -> str:
+        with pytest.raises(Failure) as caught:
+            umount.run(["/m"])
+        assert caught.value.code == ExitCode.FAILED
+        return caught.value.line
+
+    def test_all_is_well(self, answers: list[dict[str, Any]]) -> None:
+        answers += [{"done": {"left": [], "files": 0, "removals": 0}}]
+        assert umount.run(["/m"]) == ExitCode.OK
+
+    def test_what_is_left(self, answers: list[dict[str, Any]]) -> None:
+        left = [{"path": name} for name in "abcd"]
+        answers += [{"done": {"left": left, "files": 4, "removals": 1}}]
+        assert self.line() == (
+            "/m: unmounted; 4 files could not be saved (a, b, c, …) and stay on this machine:"
+            " bucketfs recover; 1 removal could not be done in the bucket"
+        )
+
+    @pytest.mark.usefixtures("answers")
+    def test_a_daemon_that_dies(self) -> None:
+        assert self.line() == "/m: unmounted, but the daemon has ended; see its log"
+
+    @pytest.mark.usefixtures("answers")
+    def test_nothing_is_unmounted_when_nobody_can_be_asked(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def ask(_daemon: object, _do: str) -> None:
+            raise client.NoDaemon("the daemon does not answer")
+
+        def unmount(_path: str) -> None:
+            pytest.fail("it is unmounted")
+
+        monkeypatch.setattr(client, "ask", ask)
+        monkeypatch.setattr(umount, "unmount", unmount)
+        assert self.line().startswith("/m: not unmounted: the daemon does not answer; ")
+
+    def test_a_daemon_that_does_not_end(
+        self, answers: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answers += [{"done": {"left": [], "files": 0, "removals": 0}}]
+        monkeypatch.setattr(client, "await_exit", lambda _pid, _timeout: False)
+        assert self.line() == "/m: unmounted; process 123 still runs after 60 s; see its log"
 
 
 class TestPlaces:
