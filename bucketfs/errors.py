@@ -219,6 +219,8 @@ _BY_CODE: Mapping[str, _Meaning] = {
     "BadAnswer": _Meaning(_errno.EIO, "the endpoint does not speak S3: check -o url="),
     "BadConfiguration": _Meaning(_errno.EIO, "check the options and the AWS configuration"),
     "BadDigest": _Meaning(_errno.EIO, "bytes changed on their way: check proxies and gateways"),
+    "LocalDiskFull": _Meaning(_errno.ENOSPC, "make room, or name another directory: TMPDIR"),
+    "LocalDiskFailed": _Meaning(_errno.EIO, "name another directory for temporary files: TMPDIR"),
     "BadRequest": _Meaning(_errno.EIO),  # never sent; the message says why
 }
 

@@ -6,10 +6,13 @@ counted for itself. What is missing is known from `Capabilities` or learned from
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import re
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO, Final, TypeVar
 
@@ -33,6 +36,8 @@ _CLEAN_UP: Final = 30.0
 _NOT_UNDERSTOOD: Final = frozenset({"InvalidArgument", "InvalidDigest", "InvalidRequest"})
 #: Section 2.2 of XML 1.0; tabs and line ends, which it has, do not survive all parsers.
 _NOT_XML: Final = re.compile("[\x00-\x1f\ufffe\uffff]")
+#: What the local disk says when it is full, for all or for us.
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +242,13 @@ class FallbackStore(StoreWrapper):
     async def _copy_by_hand(
         self, source: str, target: str, size: int, headers: Headers, etag: str
     ) -> ObjectInfo:
-        """Copy through this machine: download into an unnamed file, upload from it."""
-        with tempfile.TemporaryFile() as file:
+        """Copy through this machine: download into an unnamed file, upload from it.
+
+        Raises:
+            StoreError: As the requests do; or the local disk has no room, which is said at once.
+        """
+        with _spool(size) as file:
             await self.inner.get(source, lambda piece: _write(file, piece), if_match=etag)
-            file.flush()
             whole = FileBody(file.fileno(), 0, size)
             if size <= min(_UPLOAD_PART, self.capabilities.max_put):
                 return await self.inner.put(target, whole, headers)
@@ -285,8 +293,38 @@ class FallbackStore(StoreWrapper):
             _log.warning("an unfinished upload stays in the bucket: %s", exc)
 
 
+@contextmanager
+def _local_disk() -> Iterator[None]:
+    """Have an OSError be none of the connection, for which a download would be tried again.
+
+    Raises:
+        StoreError: In its place.
+    """
+    try:
+        yield
+    except OSError as error:
+        code = "LocalDiskFull" if error.errno in _NO_ROOM else "LocalDiskFailed"
+        where = tempfile.tempdir or "the directory for temporary files"
+        message = f"copying by hand, in {where}: {error.strerror}"
+        raise StoreError(code, operation="CopyObject", message=message) from error
+
+
+def _spool(size: int) -> IO[bytes]:
+    """An unnamed file that has room for so many bytes. Raises StoreError."""
+    with _local_disk(), ExitStack() as undone:
+        file = undone.enter_context(tempfile.TemporaryFile(buffering=0))
+        disk = os.fstatvfs(file.fileno())
+        if disk.f_bavail * disk.f_frsize < size:  # better now than after all that fits
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        undone.pop_all()
+        return file
+
+
 def _write(file: IO[bytes], piece: bytes | memoryview) -> None:
-    file.write(piece)
+    with _local_disk(), memoryview(piece) as left:
+        written = 0
+        while written < len(left):
+            written += file.write(left[written:])
 
 
 def _first_failure(group: BaseExceptionGroup[BaseException]) -> BaseException:

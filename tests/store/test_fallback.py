@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketfs.credentials import Anonymous
-from bucketfs.errors import KeyTaken, NoAnswer, PreconditionFailed, StoreError, Unsupported
+from bucketfs.errors import (
+    KeyTaken,
+    NoAnswer,
+    PreconditionFailed,
+    StoreError,
+    Unsupported,
+    errno_of,
+)
 from bucketfs.store.base import BytesBody, Capabilities, Headers
 from bucketfs.store.capability import AWS, UNKNOWN, Provider, profile_of
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.fallback import FallbackStore, part_plan
 from bucketfs.store.memory import Fault, FaultHook, MemoryStore
+from tests.store.test_transport import BODY, HEAD, talking
 
 PLAIN = Headers()
 
@@ -79,6 +91,36 @@ async def test_without_copy_it_goes_through_this_machine() -> None:
     assert memory.objects["c"].headers.metadata == {"mode": "2"}
     assert memory.requests["CopyObject"] == 1
     assert provider.capabilities.copy is False
+
+
+async def test_a_copy_by_hand_that_has_no_room_is_not_begun(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    real = os.statvfs(tmp_path)
+    full = SimpleNamespace(f_bavail=0, f_frsize=real.f_frsize)
+    monkeypatch.setattr(os, "fstatvfs", lambda _fd: full)
+    store, memory, _ = limited(copy=False)
+    memory.poke("a", b"data")
+    with pytest.raises(StoreError, match=f"in {tmp_path}: No space left") as caught:
+        await store.copy("a", "b", size=4)
+    assert errno_of(caught.value) == errno.ENOSPC
+    assert memory.requests["GetObject"] == 0
+
+
+async def test_a_copy_by_hand_that_fills_the_disk_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp/somewhere")
+    full = Path("/dev/full")
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda buffering=-1: full.open("r+b", buffering))
+    async with talking(HEAD, BODY, BODY, BODY, retries=2) as (inner, script):
+        provider = Provider(StoreConfig(bucket="b", credentials=Anonymous(), url="http://host"))
+        provider.demote(copy=False)
+        with pytest.raises(StoreError, match="in /tmp/somewhere: No space left") as caught:
+            await FallbackStore(inner, provider).copy("a", "b", size=5)
+    assert errno_of(caught.value) == errno.ENOSPC
+    assert len(script.seen) == 2
 
 
 async def test_without_conditions_it_looks_first() -> None:

@@ -46,6 +46,7 @@ from bucketfs.errors import (
         ("507", 507, errno.ENOSPC),
         ("MetadataTooLarge", 400, errno.ENOSPC),
         ("InvalidRange", 416, errno.ESTALE),
+        ("LocalDiskFull", 0, errno.ENOSPC),
         ("SlowDown", 503, errno.EIO),
         ("503", 503, errno.EIO),
         ("429", 429, errno.EIO),
