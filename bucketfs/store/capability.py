@@ -197,7 +197,8 @@ class Provider:
 async def probe(store: Store, provider: Provider, prefix: str) -> None:
     """Find out on a short-lived key whether conditional PUTs work, and how If-Match is spelled.
 
-    Five or six small requests. Says nothing and changes nothing where writing is not allowed.
+    Five or six small requests. Where writing is not allowed, or no more after the first of them,
+    what is not found out stays as it is, and nothing is raised.
     """
     key = f"{prefix}.bucketfs-probe-{secrets.token_hex(8)}"
     try:
@@ -211,16 +212,24 @@ async def probe(store: Store, provider: Provider, prefix: str) -> None:
             _log.debug("conditional writes were not probed: %s", exc)
         return
     try:
-        honoured = await _refuses(store, key, if_none_match=True)
-        provider.demote(put_if_none_match=honoured)
-        honoured = await _refuses(store, key, if_match="0" * 32)
-        provider.demote(put_if_match=honoured)
-        if honoured and await _refuses(store, key, if_match=first.etag):
-            provider.quoted = False
-            provider.demote(put_if_match=not await _refuses(store, key, if_match=first.etag))
+        await _try_out(store, provider, key, first.etag)
+    except StoreError as exc:
+        provider.quoted = True
+        _log.info("conditional writes were not probed to the end: %s", exc)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEAN_UP):
             await _clean_up(store, key)
+
+
+async def _try_out(store: Store, provider: Provider, key: str, etag: str) -> None:
+    """Put the object with this ETag again, under conditions."""
+    honoured = await _refuses(store, key, if_none_match=True)
+    provider.demote(put_if_none_match=honoured)
+    honoured = await _refuses(store, key, if_match="0" * 32)
+    provider.demote(put_if_match=honoured)
+    if honoured and await _refuses(store, key, if_match=etag):
+        provider.quoted = False
+        provider.demote(put_if_match=not await _refuses(store, key, if_match=etag))
 
 
 async def _clean_up(store: Store, key: str) -> None:

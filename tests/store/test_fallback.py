@@ -185,6 +185,31 @@ async def test_the_probe_respects_a_bucket_it_may_not_write() -> None:
     assert provider.capabilities == before
 
 
+@pytest.mark.parametrize("refused", range(2, 6))
+@pytest.mark.parametrize("code", ["AccessDenied", "QuotaExceeded"])
+async def test_the_probe_survives_a_later_refusal(
+    code: str, refused: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor is a half-known spelling of conditions kept; this store takes no ETag for the right."""
+    caplog.set_level("INFO")
+    denied = Fault(StoreError(code, status=403, operation="PutObject"))
+    changed = Fault(PreconditionFailed("PreconditionFailed", status=412))
+
+    def fault(name: str, _key: str, number: int) -> Fault | None:
+        if name != "PutObject" or number < 2:
+            return None
+        return denied if number == refused else changed
+
+    store, memory, provider = limited(fault)
+    before = provider.capabilities
+    await store.check()
+    assert (provider.capabilities, provider.quoted) == (before, True)
+    assert not memory.objects
+    assert memory.requests["PutObject"] == refused
+    assert caplog.text.count(code) == 1
+    assert len(caplog.records) == 1
+
+
 async def test_the_probe_survives_a_bucket_that_keeps_everything(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
