@@ -174,6 +174,10 @@ _BY_CODE: Mapping[str, _Meaning] = {
     "ExpiredToken": _EXPIRED,
     "TokenRefreshRequired": _EXPIRED,
     "NoCredentials": _Meaning(_errno.EACCES, "no credentials were found"),
+    "CredentialsFailed": _Meaning(
+        _errno.EACCES,
+        "renew the credentials, or check what they come from (profile, process, role)",
+    ),
     "RequestTimeTooSkewed": _CLOCK,
     "RequestExpired": _CLOCK,
     "AuthorizationHeaderMalformed": _REGION,

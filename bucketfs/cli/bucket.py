@@ -131,6 +131,8 @@ def _store_failure(error: StoreError, options: Options) -> Failure:
     elif error.code == "NoCredentials":
         code, what = ExitCode.CREDENTIALS, "no credentials were found"
         hint = "write ACCESS_KEY:SECRET_KEY into a file with mode 600, and -o passwd_file=FILE"
+    elif error.code == "CredentialsFailed":
+        code, what = ExitCode.CREDENTIALS, _words(error)
     elif error.status in (401, 403):
         code, what = ExitCode.DENIED, f"bucket {options.bucket}: {_words(error)}"
     else:

@@ -15,12 +15,18 @@ from botocore.exceptions import (
     ClientError,
     ConnectionClosedError,
     ConnectTimeoutError,
+    CredentialRetrievalError,
     EndpointConnectionError,
     HTTPClientError,
+    LoginError,
+    MetadataRetrievalError,
     NoCredentialsError,
+    PartialCredentialsError,
     ProxyConnectionError,
     ReadTimeoutError,
     SSLError,
+    SSOError,
+    TokenRetrievalError,
 )
 from botocore.exceptions import (
     ConnectionError as ConnectionFailure,
@@ -162,6 +168,18 @@ def header_params(headers: Headers) -> dict[str, Any]:
     return params
 
 
+#: What botocore raises when a source of credentials is there and gives none: an SSO session has
+#: expired, a process fails, a metadata service refuses.
+NO_KEYS: Final = (
+    CredentialRetrievalError,
+    LoginError,
+    MetadataRetrievalError,
+    PartialCredentialsError,
+    SSOError,
+    TokenRetrievalError,
+)
+
+
 def translate(
     exc: BotoCoreError | ClientError | ResponseParserError, operation: str, key: str
 ) -> StoreError:
@@ -170,6 +188,8 @@ def translate(
         return _from_answer(exc.response, operation, key)
     if isinstance(exc, NoCredentialsError):
         return StoreError("NoCredentials", operation=operation, key=key)
+    if isinstance(exc, NO_KEYS):
+        return StoreError("CredentialsFailed", operation=operation, key=key, message=str(exc))
     if isinstance(exc, (HTTPClientError, ConnectionFailure)):
         return NoAnswer(_no_answer_code(exc), operation=operation, key=key, message=str(exc))
     if isinstance(exc, ResponseParserError):

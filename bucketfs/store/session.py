@@ -28,7 +28,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from bucketfs import clock
 from bucketfs.credentials import Anonymous, Chain, Credentials, StaticKeys
 from bucketfs.errors import StoreError
-from bucketfs.store.answers import headers_of
+from bucketfs.store.answers import NO_KEYS, headers_of
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.listing import is_listing
 from bucketfs.store.server_time import ServerTime
@@ -191,6 +191,8 @@ async def connect(config: StoreConfig) -> AsyncIterator[Connection]:
             "s3", region_name=_region(config, session), endpoint_url=config.url, **keys
         )
         client = await creator.__aenter__()
+    except NO_KEYS as exc:
+        raise StoreError("CredentialsFailed", message=str(exc)) from exc
     except (BotoCoreError, OSError, ValueError) as exc:
         raise StoreError("BadConfiguration", message=str(exc)) from exc
     try:
@@ -272,6 +274,8 @@ async def _signing_credentials(config: StoreConfig, credentials: Credentials) ->
         return AioCredentials(credentials.access_key, credentials.secret_key, credentials.token)
     try:
         return await _new_session(config, credentials).get_credentials()
+    except NO_KEYS as exc:
+        raise StoreError("CredentialsFailed", message=str(exc)) from exc
     except BotoCoreError as exc:
         raise StoreError("NoCredentials", message=str(exc)) from exc
 

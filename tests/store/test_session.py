@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from bucketfs.credentials import Chain
-from bucketfs.errors import StoreError
+from bucketfs.errors import StoreError, advice, errno_of
 from bucketfs.store import open_store
 from bucketfs.store.answers import unix_time
 from tests.store.test_transport import CONFIG, HEAD, scripted, talking
@@ -83,6 +85,52 @@ async def test_nothing_found() -> None:
         async with open_store(replace(CONFIG, url="http://127.0.0.1:1", credentials=Chain())):
             pass
     assert raised.value.code == "NoCredentials"
+
+
+def process(tmp_path: Path, keys: Path) -> None:
+    """Keys come from a process that prints a file, if it is there."""
+    script = tmp_path / "keys.py"
+    script.write_text(f"import pathlib; print(pathlib.Path({str(keys)!r}).read_text())")
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {script}\n")
+
+
+async def test_a_process_that_fails(tmp_path: Path) -> None:
+    process(tmp_path, tmp_path / "missing")
+    with pytest.raises(StoreError, match="custom-process") as raised:
+        async with open_store(replace(CONFIG, url="http://127.0.0.1:1", credentials=Chain())):
+            pass
+    assert (raised.value.code, errno_of(raised.value)) == ("CredentialsFailed", errno.EACCES)
+
+
+async def test_a_process_that_fails_later(tmp_path: Path) -> None:
+    keys = {"Version": 1, "AccessKeyId": "AK6", "SecretAccessKey": "S", "SessionToken": "T"}
+    soon = datetime.now(UTC) + timedelta(seconds=5)  # botocore renews well before
+    (tmp_path / "keys").write_text(json.dumps({**keys, "Expiration": soon.isoformat()}))
+    process(tmp_path, tmp_path / "keys")
+    async with talking(HEAD, credentials=Chain()) as (store, script):
+        (tmp_path / "keys").unlink()
+        with pytest.raises(StoreError, match="custom-process") as raised:
+            await store.head("k")
+        assert (raised.value.code, errno_of(raised.value)) == ("CredentialsFailed", errno.EACCES)
+        (tmp_path / "keys").write_text(json.dumps({**keys, "Expiration": "2099-01-01T00:00:00Z"}))
+        await store.head("k")
+    assert len(script.seen) == 1
+
+
+async def test_an_sso_session_without_a_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "config").write_text(
+        "[default]\nsso_start_url = https://sso.invalid/start\nsso_region = us-east-1\n"
+        "sso_account_id = 123456789012\nsso_role_name = r\n"
+    )
+    async with talking(HEAD, credentials=Chain()) as (store, script):
+        with pytest.raises(StoreError, match="SSO") as raised:
+            await store.head("k")
+    assert not script.seen
+    assert (raised.value.code, errno_of(raised.value)) == ("CredentialsFailed", errno.EACCES)
+    assert "renew the credentials" in advice(raised.value)
 
 
 async def test_an_unknown_profile() -> None:

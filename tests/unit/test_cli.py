@@ -97,6 +97,11 @@ class TestFailures:
             (StoreError("AccessDenied", status=403), ExitCode.DENIED, "AccessDenied"),
             (StoreError("InvalidAccessKeyId", status=403), ExitCode.DENIED, "access key"),
             (StoreError("NoCredentials"), ExitCode.CREDENTIALS, "passwd_file=FILE"),
+            (
+                StoreError("CredentialsFailed", message="the SSO session has expired"),
+                ExitCode.CREDENTIALS,
+                "has expired; renew the credentials",
+            ),
             (NoAnswer("ConnectFailed", message="refused"), ExitCode.NETWORK, "http://h:1"),
             (NoAnswer("TlsFailed"), ExitCode.NETWORK, "certificate"),
             (StoreError("SlowDown", status=503), ExitCode.BUCKET, "SlowDown (HTTP 503)"),
