@@ -30,6 +30,7 @@ def service(parts: Service) -> dict[str, Any]:
         "waiting": {
             **remaining(outstanding.remaining()),
             "being_written": sum(item.state is State.OPEN for item in waiting),
+            "failing": sum(bool(item.error) for item in waiting),
             "items": [asdict(item) for item in waiting[:MOST_NAMED]],
         },
         "uploaded": asdict(parts.tree.saver.uploaded),

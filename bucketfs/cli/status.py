@@ -72,7 +72,14 @@ def _all() -> tuple[list[Daemon], bool]:
 
 def is_well(status: Mapping[str, Any]) -> bool:
     """Whether nothing failed and nothing that waits has failed before."""
-    return not status["failed"] and not any(item["error"] for item in status["waiting"]["items"])
+    return not status["failed"] and not _failing(status)
+
+
+def _failing(status: Mapping[str, Any]) -> int:
+    """How many that wait have failed before; an older daemon tells only of those it names."""
+    waiting = status["waiting"]
+    failing: int = waiting.get("failing", sum(bool(item["error"]) for item in waiting["items"]))
+    return failing
 
 
 def lines(status: Mapping[str, Any], now: float) -> Iterator[str]:
@@ -114,6 +121,8 @@ def _facts(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "requests", ", ".join(_tally(name, tally) for name, tally in tallies.items()) or "none"
     yield "bytes", f"{show.size(sums['sent'])} sent, {show.size(sums['received'])} received"
     yield "waiting", show.remaining(waiting)
+    if failing := _failing(status):
+        yield "failing", f"{failing} of what waits, tried again and again"
 
 
 def _tally(name: str, tally: Mapping[str, Any]) -> str:

@@ -114,7 +114,8 @@ class TestStatus:
         assert told["endpoint"] == place.bucket.endpoint.url
         assert (told["state"], told["open_files"], told["failed"]) == ("mounted", 1, [])
         assert told["waiting"] == {
-            "files": 0, "bytes": 0, "removals": 0, "being_written": 0, "items": [],
+            "files": 0, "bytes": 0, "removals": 0, "being_written": 0, "failing": 0,
+            "items": [],
         }  # fmt: skip
         assert told["requests"]["PutObject"]["sent"] >= 5
         assert told["cache"]["held"] > 0

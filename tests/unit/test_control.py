@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,9 +18,23 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketfs.cli import client, control, mounts, protocol, runtime, show, status, umount, words
+from bucketfs.cli import (
+    client,
+    control,
+    mounts,
+    protocol,
+    report,
+    runtime,
+    show,
+    status,
+    umount,
+    words,
+)
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.protocol import ProtocolError, Request
+from bucketfs.metrics import Metrics
+from bucketfs.tree.outstanding import Remaining, State, Waiting
+from bucketfs.tree.save import Uploaded
 from tests.harness.mounts import as_user
 
 PATHS = st.binary(max_size=300).map(os.fsdecode)
@@ -511,7 +526,8 @@ def told(*items: dict[str, Any], **other: Any) -> dict[str, Any]:
         "cache": {"directory": "/c", "held": 0, "limit": 1 << 30},
         "requests": {"PutObject": {"requests": 3, "failures": 1, "sent": 9, "received": 0}},
         "waiting": {
-            "files": len(items), "bytes": 5, "removals": 0, "being_written": 0, "items": items,
+            "files": len(items), "bytes": 5, "removals": 0, "being_written": 0,
+            "failing": sum(bool(one["error"]) for one in items), "items": items,
         },
         "failed": [], **other,
     }  # fmt: skip
@@ -533,6 +549,27 @@ class TestStatus:
         lines = list(status.lines(told(*[item()] * 50), 100.0))
         assert sum("d/f" in line for line in lines) == 20
         assert "and 30 more" in lines[-1]
+
+    def test_what_fails_behind_many_that_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(report, "MOST_NAMED", 1)
+        waits = Waiting("a", 1, State.WAITING, since=1.0, tries=0, error="")
+        fails = Waiting("b", 1, State.RETRYING, since=2.0, tries=1, error="AccessDenied")
+        outstanding = SimpleNamespace(
+            waiting=lambda: [waits, fails], remaining=lambda: Remaining(2, 2, 0)
+        )
+        service = SimpleNamespace(
+            tree=SimpleNamespace(
+                outstanding=outstanding,
+                saver=SimpleNamespace(uploaded=Uploaded()),
+                state=SimpleNamespace(given_up=[]),
+            ),
+            cache=SimpleNamespace(directory="/c", held=0, limit=0, capacity=0),
+            operations=SimpleNamespace(metrics=Metrics(), open_files=0),
+        )
+        found = told() | report.service(service)  # type: ignore[arg-type]
+        assert [one["path"] for one in found["waiting"]["items"]] == ["a"]
+        assert not status.is_well(found)
+        assert "1 of what waits" in "\n".join(status.lines(found, 100.0))
 
     def test_well(self) -> None:
         assert status.is_well(told())
