@@ -7,6 +7,7 @@ counted for itself. What is missing is known from `Capabilities` or learned from
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import re
@@ -23,6 +24,7 @@ from bucketfs.store.base import Body, Capabilities, Headers, ObjectInfo, Store
 from bucketfs.store.body import FileBody
 from bucketfs.store.capability import Provider, probe
 from bucketfs.store.wrapper import StoreWrapper
+from bucketfs.tasks import gather
 
 T = TypeVar("T")
 
@@ -269,21 +271,16 @@ class FallbackStore(StoreWrapper):
     ) -> ObjectInfo:
         """Make `target` of parts that `send` brings; nothing is left behind on failure."""
         upload_id = await self.create_upload(target, headers)
-        etags: dict[int, str] = {}
-
-        async def bring(part: _Part) -> None:
-            etags[part.number] = await send(upload_id, part)
-
+        parts = part_plan(size, wish, self.capabilities.max_parts)
         try:
-            async with trio.open_nursery() as nursery:
-                for part in part_plan(size, wish, self.capabilities.max_parts):
-                    nursery.start_soon(bring, part)
-            return await self.inner.complete(target, upload_id, sorted(etags.items()), size=size)
-        except BaseException as exc:
+            etags = await gather(
+                [functools.partial(send, upload_id, part) for part in parts], limit=len(parts)
+            )
+            done = [(part.number, etag) for part, etag in zip(parts, etags, strict=True)]
+            return await self.inner.complete(target, upload_id, done, size=size)
+        except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEAN_UP):
                 await self._abort(target, upload_id)
-            if isinstance(exc, BaseExceptionGroup):
-                raise _first_failure(exc) from exc
             raise
 
     async def _abort(self, key: str, upload_id: str) -> None:
@@ -325,11 +322,3 @@ def _write(file: IO[bytes], piece: bytes | memoryview) -> None:
         written = 0
         while written < len(left):
             written += file.write(left[written:])
-
-
-def _first_failure(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The failure that a nursery wrapped; the others were cancelled because of it."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found

@@ -82,6 +82,17 @@ async def test_a_large_copy_that_fails_leaves_nothing_behind() -> None:
     assert not memory.uploads
 
 
+async def test_of_parts_that_fail_together_one_failure_is_told() -> None:
+    lost = Fault(NoAnswer("ConnectionClosed"))
+    store, memory, _ = limited(
+        lambda name, _key, _n: lost if name == "UploadPartCopy" else None, max_copy=1000
+    )
+    memory.poke("a", bytes(3500))
+    with pytest.raises(NoAnswer):
+        await store.copy("a", "b", size=3500)
+    assert not memory.uploads
+
+
 async def test_without_copy_it_goes_through_this_machine() -> None:
     store, memory, provider = limited(refusing("CopyObject"))
     memory.poke("a", b"data", Headers({"mode": "1"}))
