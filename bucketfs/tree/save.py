@@ -193,7 +193,7 @@ class Saver:
                 try:
                     return await self._save_in_turn(inode, live)
                 except (StoreError, FsError) as error:
-                    if errno_of(error) in _PERMANENT or _is_broken(live):
+                    if _is_permanent(error) or _is_broken(live):
                         return self._give_up(inode, live, error)
                     log.warning(
                         "%s is not saved yet, next try in %.0f s: %s",
@@ -336,6 +336,12 @@ def is_being_written(live: Live) -> bool:
 
 def _waits(live: Live) -> None:
     live.since = live.since or clock.wall_ns() / 1e9
+
+
+def _is_permanent(error: StoreError | FsError) -> bool:
+    """Whether trying again cannot mend a failure."""
+    too_large = isinstance(error, StoreError) and error.code == "MetadataTooLarge"
+    return too_large or errno_of(error) in _PERMANENT
 
 
 def _is_broken(live: Live) -> bool:

@@ -191,9 +191,12 @@ async def test_flush_waits_for_all_of_a_directory(bucket: Bucket, tmp_path: Path
         bucket.fault = None
 
 
-async def test_what_is_given_up_is_kept_and_named(bucket: Bucket, tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", ["EntityTooLarge", "MetadataTooLarge"])
+async def test_what_is_given_up_is_kept_and_named(
+    bucket: Bucket, tmp_path: Path, code: str
+) -> None:
     async with writing(bucket, tmp_path) as mount:
-        bucket.refuse("PutObject", "EntityTooLarge")
+        bucket.refuse("PutObject", code)
         await mount.save("f", b"bytes")
         await trio.sleep(5)
         [failed] = mount.cache.journal.failed()
