@@ -108,6 +108,8 @@ class PageCache:
                 log.error("%s may have bytes that no bucket has: see bucketfs recover", aside)
             else:
                 path.unlink()
+        if self.journal.lost:
+            self.journal.made_good()
         self._evict(0)
 
     @property

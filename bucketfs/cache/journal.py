@@ -50,6 +50,8 @@ CREATE TABLE IF NOT EXISTS renames (
 """
 #: Format of the tables; a journal of another one is set aside, never deleted.
 _VERSION = 2
+#: `PRAGMA application_id` of one in place of a damaged one, until `Journal.made_good`.
+_INSTEAD = 1
 #: Primary result codes (sqlite.org/rescode.html) of a database that may be all right.
 _OF_THE_DISK = {
     sqlite3.SQLITE_BUSY,
@@ -74,7 +76,8 @@ class Journal:
 
     Attributes:
         in_thread: Runs what waits for the disk beside the event loop.
-        lost: An older one was set aside: what it counted on is not known.
+        lost: An older one was set aside, by this process or one before: what it counted on is not
+            known.
 
     Raises:
         FsError: The disk is full or fails, so that what the journal says is not known.
@@ -83,7 +86,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._db, self.lost = _open_or_set_aside(path)
+            self._db = _open_or_set_aside(path)
+            self.lost = self._db.execute("PRAGMA application_id").fetchone()[0] == _INSTEAD
         except sqlite3.Error as error:
             raise FsError(
                 errno.EIO, f"the journal {path} cannot be opened: {error}; is the disk full?"
@@ -95,6 +99,11 @@ class Journal:
         self._syncing = False
         self._turns = Turns()
         self._wal = -1
+
+    def made_good(self) -> None:
+        """What a damaged journal may have counted on has been put where nothing deletes it."""
+        self._do("PRAGMA application_id = 0")
+        self.lost = False
 
     # ---- multipart uploads -----------------------------------------------------------------------
 
@@ -343,16 +352,16 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def _open_or_set_aside(path: Path) -> tuple[sqlite3.Connection, bool]:
-    """The database, and whether it is a new one in place of a damaged one."""
+def _open_or_set_aside(path: Path) -> sqlite3.Connection:
+    """The database, or a new one in place of a damaged one."""
     try:
-        return _open(path), False
+        return _open(path)
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK:
             raise
         log.error("the journal %s is unreadable and set aside: %s", path, error)
     _set_aside(path)
-    return _open(path), True
+    return _open(path)
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -367,6 +376,8 @@ def _open(path: Path) -> sqlite3.Connection:
         db.close()
         raise sqlite3.DatabaseError(f"format {version} is not {_VERSION}")
     if version == 0:  # only then: there may be no room to write anything
+        if any(path.parent.glob(f"{path.name}.damaged*")):
+            db.execute(f"PRAGMA application_id = {_INSTEAD}")
         db.executescript(f"{_SCHEMA}PRAGMA user_version = {_VERSION};")
     (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from bucketfs.cli import left
 from bucketfs.errors import StoreError
 from bucketfs.store.base import Headers
 from bucketfs.store.memory import Fault, FaultHook
@@ -32,10 +33,10 @@ async def after_a_crash(
     """A mount of what is left when the one in which `before` has just ended is killed."""
     async with planted(bucket, directory / "cache", **config) as mount:
         await before(mount)
-        left = killed(bucket, directory / "cache", directory / "left")
+        after = killed(bucket, directory / "cache", directory / "left")
         mount.tree.state.background._nursery.cancel_scope.cancel()
-    left.fault = fault
-    async with planted(left, directory / "left", **config) as mount:
+    after.fault = fault
+    async with planted(after, directory / "left", **config) as mount:
         yield mount
 
 
@@ -46,8 +47,8 @@ async def settled(mount: Mount) -> None:
     assert (journal.pending(), journal.removals(), journal.renames()) == ([], [], [])
     assert journal.uploads() == []
     assert not mount.tree.state.live
-    left = {path.name for path in mount.cache.directory.glob("*.pages")}
-    assert left == {row.file for row in mount.cache.index.pages()}
+    files = {path.name for path in mount.cache.directory.glob("*.pages")}
+    assert files == {row.file for row in mount.cache.index.pages()}
 
 
 @pytest.mark.parametrize("size", [0, 5, 40_000, 17 * MIB, 70 * MIB])
@@ -274,6 +275,24 @@ async def test_page_files_outlive_a_damaged_journal(
     caplog.clear()
     (kept,) = (directory / "unsaved").iterdir()
     assert kept.read_bytes() == noise(100_000)
+
+
+async def test_page_files_outlive_a_look_at_a_damaged_journal(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Listing what is left sets the journal aside; the mount after it must still know of that."""
+    async with planted(bucket, tmp_path, writeback=True) as mount:
+        bucket.refuse("PutObject", "SlowDown")
+        await mount.save("f", noise(100_000))
+        directory = mount.cache.directory
+    (directory / "journal.sqlite").write_bytes(b"no database" * 1000)
+    with left.opened(directory):
+        pass
+    for _ in range(2):
+        async with planted(bucket, tmp_path, writeback=True):
+            (kept,) = (directory / "unsaved").iterdir()
+            assert kept.read_bytes() == noise(100_000)
+    caplog.clear()
 
 
 async def test_multipart_uploads_are_aborted(bucket: Bucket, tmp_path: Path) -> None:

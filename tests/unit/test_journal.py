@@ -223,6 +223,9 @@ def test_a_damaged_page_of_the_database_is_found(path: Path) -> None:
         assert journal.pending() == []
     assert path.with_name(path.name + ".damaged").read_bytes() == content
     with closing(Journal(path)) as journal:
+        assert journal.lost, "until somebody has seen to it"
+        journal.made_good()
+    with closing(Journal(path)) as journal:
         assert not journal.lost
 
 
