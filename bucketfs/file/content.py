@@ -277,6 +277,7 @@ class Content:
         if self.fetcher.pages.unproven is not None:
             # what stays of a changed piece has to be known; a cut touches the byte before it
             await self.fetcher.prove(max(0, start - 1), stop + 1)
+            await self._writable()  # publishing may have begun meanwhile
         while True:
             pages, promise = self.fetcher.pages, self.promise
             if self.outgoing.needs_surfacing(start, stop):

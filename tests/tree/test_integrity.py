@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import trio
 
 from bucketfs.cache.extents import Extents
 from bucketfs.cache.pages import PageFile
@@ -141,6 +142,29 @@ async def test_what_was_written_is_proven_like_what_was_read(
         assert await mount.read("f") == data
         assert bucket.requested().get("GetObject") == 1
     caplog.clear()
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_what_is_written_while_publishing_begins_is_published_too(
+    bucket: Bucket, tmp_path: Path, turns: int
+) -> None:
+    """Proving old pages takes a turn, in which the file may begin to be published without them."""
+    old = noise(40 * MIB)
+    bucket.poke("f", old)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.read("f")
+    async with planted(bucket, tmp_path) as mount:
+        one, other = await mount.open("f", os.O_RDWR), await mount.open("f", os.O_RDWR)
+        await mount.write(one, 40 * MIB, b"appended")
+        bucket.latency = 0.1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.flush, one)
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            await mount.write(other, 20 * MIB, b"patched")
+        await mount.close(other)
+        assert bucket.peek("f")[20 * MIB :][:7] == b"patched"
+        assert bucket.peek("f")[40 * MIB :] == b"appended"
 
 
 async def test_a_removed_file_that_is_open_is_whole(
