@@ -119,28 +119,36 @@ class Replay:
     async def _finish_tree(self, rename: Rename) -> None:
         objects = await self._lister.objects_below(rename.old)
         there = {info.key: info for info in await self._lister.objects_below(rename.new)}
-        await gather(
+        moved = await gather(
             [functools.partial(self._move, rename, info, there) for info in objects],
             limit=self._state.files.parallel,
         )
-        stayed = await self._store.delete_many([info.key for info in objects])
+        keys = [info.key for info, well in zip(objects, moved, strict=True) if well]
+        stayed = await self._store.delete_many(keys)
         for error in stayed.values():
             raise error
-        self.done.renamed += len(objects)
+        self.done.renamed += len(keys)
         with self._journal.batch():
             for row in self._journal.pending():
                 if row.key.startswith(rename.old):
                     self._journal.change(_moved(row, rename.new + row.key[len(rename.old) :], None))
             self._journal.renamed(rename.old)
 
-    async def _move(self, rename: Rename, info: ObjectInfo, there: dict[str, ObjectInfo]) -> None:
+    async def _move(self, rename: Rename, info: ObjectInfo, there: dict[str, ObjectInfo]) -> bool:
+        """Have an object under its new key; False when it has to keep the old one, too."""
         key = rename.new + info.key[len(rename.old) :]
         copy = there.get(key)
-        if copy is None or copy.size != info.size:
+        if copy is None:
             copy = await self._store.copy(info.key, key, size=info.size, source_if_match=info.etag)
+        elif not _may_be_copy(copy, info):
+            log.error(
+                "%r and %r differ since one was renamed to the other: both stay", info.key, key
+            )
+            return False
         for row in self._journal.pending():
             if row.key == info.key:
                 self._journal.change(_moved(row, key, copy, info.etag))
+        return True
 
     async def _finish_file(self, rename: Rename) -> None:
         """The copy was made, or the rename never happened; the original goes only after a copy."""
@@ -322,6 +330,13 @@ def _compare(seals: Seals, read: Callable[[int, int], bytes], where: str) -> Non
         raise DamagedError(
             f"bytes {seal.start}-{seal.stop - 1} {where} are not those that were written"
         )
+
+
+def _may_be_copy(copy: ObjectInfo, info: ObjectInfo) -> bool:
+    """Whether nobody has changed an original or its copy since that was made; times are seconds."""
+    if copy.size != info.size:
+        return False
+    return not info.size or copy.etag == info.etag or copy.last_modified > info.last_modified
 
 
 def _is_whole(row: Row) -> bool:

@@ -395,6 +395,37 @@ async def test_a_directory_has_one_of_its_names(
         assert await mount.names("x") == {"a", "b", "e", "new"}
 
 
+@pytest.mark.parametrize("changed", ["x/a", "d/a"])
+@pytest.mark.parametrize("data", [b"longer than before", b"changed"])
+async def test_what_was_written_since_a_renaming_was_begun_stays(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: str, data: bytes
+) -> None:
+    """The mount after the crash can copy, and not delete; the next one can do both."""
+    bucket.poke("d/a", b"as once")
+
+    async def before(mount: Mount) -> None:
+        bucket.fault = lambda asked, _key, _n: (
+            Fault(hang=True) if asked == "DeleteObjects" else None
+        )
+        mount.tree.state.background.start(lambda: mount.rename("d", "x"), "rename")
+        await trio.sleep(0.5)
+
+    def refuse(operation: str, key: str, _count: int) -> Fault | None:
+        error = StoreError("AccessDenied", status=403, operation=operation, key=key)
+        return Fault(error) if operation == "DeleteObjects" else None
+
+    async with after_a_crash(bucket, tmp_path, before, fault=refuse) as mount:
+        handle = await mount.open(changed, os.O_WRONLY | os.O_TRUNC)
+        await mount.write(handle, 0, data)
+        await mount.close(handle)
+        again = mount.bucket
+        again.fault = None
+    async with planted(again, tmp_path / "left") as mount:
+        assert again.peek(changed) == data
+        await settled(mount)
+    caplog.clear()
+
+
 async def test_a_changed_file_is_renamed(bucket: Bucket, tmp_path: Path) -> None:
     """The crash comes between copy and deletion: what waits goes over the copy."""
     bucket.poke("a", noise(20 * MIB))
