@@ -58,6 +58,7 @@ class Content:
         served: Some program (or the kernel's page cache) has bytes of the base version.
         promise: What the journal says of it, while the bucket lacks something of that.
         attempts: Size and user metadata of uploads that failed, and yet may have arrived.
+        strayed: One of them may stand under the key that the file has now.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Content:
         self._publishing: trio.Event | None = None
         self.promise: Promise | None = None
         self.attempts: list[tuple[int, Mapping[str, str]]] = []
+        self.strayed = False
 
     @classmethod
     def promised(cls, context: FileContext, row: Pending, pages: PageFile) -> Content:
@@ -100,7 +102,8 @@ class Content:
         content.new, content.cut, content.touched = row.new, row.cut, True
         content.fetcher.limit = row.limit
         content.promise = Promise(pages, row, inline=False, revision=0)
-        content.attempts = list(row.attempts)
+        content.attempts = [*row.attempts, (row.size, row.headers.metadata)]
+        content.strayed = True
         return content
 
     @property
@@ -364,6 +367,7 @@ class Content:
         self.fetcher.limit = version.size
         self.dirty.clear()
         self.attempts.clear()
+        self.strayed = False
         self.new = self.cut = self.touched = False
         self._context.cache.label(self.fetcher.pages, version.key, version.etag, version.size)
 

@@ -208,7 +208,11 @@ class Entries:
                 self._state.deferred[key] = inode
                 self._state.journal.remove([Removal(key, inode.etag)])
                 return
-        if in_bucket and not replaced:
+        if replaced:
+            return
+        if content is not None and not in_bucket:
+            await self._publisher.withdraw(self._state.key(inode), content)
+        if in_bucket:
             assert inode.parent is not None
             await self._delete(inode.parent, inode, [self._state.key(inode)])
 

@@ -183,9 +183,32 @@ class Publisher:
             return await self._publish(target, content)
         except (PreconditionFailed, NotFound):
             raise
-        except (StoreError, trio.Cancelled):
+        except (StoreError, trio.Cancelled) as error:
+            refused = isinstance(error, StoreError) and 400 <= error.status < 500
+            content.strayed = content.strayed or not refused
             self.pending.attempted(inode, content, target.headers)
             raise
+
+    async def withdraw(self, key: str, content: Content) -> None:
+        """Delete what an upload of unknown outcome has made of a key that the file is to lose.
+
+        Raises:
+            StoreError: A request failed.
+        """
+        if not content.strayed:
+            return
+        with contextlib.suppress(NotFound):
+            found = await self._state.store.head(key)
+            if self._is_attempt(found, content):
+                await self._state.store.delete(key, if_match=found.etag)
+        content.strayed = False
+
+    def _is_attempt(self, found: ObjectInfo, content: Content) -> bool:
+        """Whether an object is of an upload of ours that is said to have failed."""
+        said = found.size, dict(found.headers.metadata if found.headers is not None else {})
+        # times of a nanosecond are among it
+        named = self._state.store.capabilities.user_metadata
+        return named and said in [(size, dict(sent)) for size, sent in content.attempts]
 
     async def _arrived(self, target: Target, content: Content) -> tuple[ObjectInfo, Target] | None:
         """What our own upload has made of the key, when the object there is of one.
@@ -209,7 +232,7 @@ class Publisher:
             content.published(Version(target.key, found.etag, found.size))
             # other attributes than ours are brought there after it
             return found, target if same else dataclasses.replace(target, changes=-1)
-        if not named or said not in [(size, dict(sent)) for size, sent in content.attempts]:
+        if not self._is_attempt(found, content):
             return None
         log.info("%r had been uploaded before, and is replaced", target.key)
         if content.base is not None:

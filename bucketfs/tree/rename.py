@@ -174,6 +174,8 @@ class Renamer:
             assert source.parent is not None
             await self._entries.keep_directory(source.parent, source)
             await self._state.store.delete(old_key)
+        elif source.content is not None:
+            await self._publisher.withdraw(old_key, source.content)
 
     @contextmanager
     def _learning_of(self, parent: Directory, name: str) -> Iterator[None]:

@@ -229,6 +229,40 @@ async def test_a_lost_answer_is_no_conflict(bucket: Bucket, tmp_path: Path) -> N
         assert mount.stored() == ["f"]
 
 
+@pytest.mark.parametrize("crash", [False, True])
+@pytest.mark.parametrize("theirs", [False, True])
+async def test_what_had_arrived_does_not_keep_the_old_name(
+    bucket: Bucket, tmp_path: Path, crash: bool, theirs: bool
+) -> None:
+    """The answer was lost, and then the file is renamed or removed."""
+    lost = Fault(NoAnswer("ReadTimeout"), after=True)
+    async with writing(bucket, tmp_path) as mount:
+        bucket.fault = lambda asked, _key, _n: lost if asked == "PutObject" else None
+        await mount.save("a", b"a")
+        await mount.save("b", b"b")
+        await trio.sleep(0.5)
+        assert mount.stored() == ["a", "b"]
+        if not crash:
+            await _leave_both_names(mount, theirs=theirs)
+    bucket.refuse("PutObject", "SlowDown")
+    async with planted(bucket, tmp_path, writeback=True) as mount:
+        if crash:
+            await _leave_both_names(mount, theirs=theirs)
+        bucket.fault = None
+        await trio.sleep(100)
+        assert mount.stored() == (["a", "b", "c"] if theirs else ["c"])
+        assert bucket.peek("c") == b"b"
+        check(mount)
+
+
+async def _leave_both_names(mount: Mount, *, theirs: bool) -> None:
+    if theirs:
+        mount.bucket.poke("a", b"theirs")
+        mount.bucket.poke("b", b"theirs")
+    await mount.unlink("a")
+    await mount.rename("b", "c")
+
+
 async def test_back_pressure_by_count(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
