@@ -8,6 +8,7 @@ brings them to the bucket; what unmounting cannot save then waits in the journal
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 import trio
 
 from bucketfs import clock
-from bucketfs.errors import FsError, StoreError, errno_of
+from bucketfs.errors import FsError, NotFound, StoreError, errno_of
 from bucketfs.file.upload import Interrupted
 from bucketfs.tasks import gather
 from bucketfs.tree.inode import NEVER, Directory, Inode, Live
@@ -242,9 +243,9 @@ class Saver:
         """
         await self._removals.drained()
         for key in list(self._state.deferred):
-            if self._state.take_deferred(key) is not None:
+            if (inode := self._state.take_deferred(key)) is not None:
                 self.undeleted.add(key)
-                await self._delete(key)
+                await self._delete(key, inode.etag)
         jobs = [functools.partial(self._save_last, inode) for inode in self._state.live]
         if jobs:
             await gather(jobs, limit=self._state.files.parallel)
@@ -311,9 +312,13 @@ class Saver:
         path = self._state.shown_below(inode)
         self._state.given_up.append(GivenUp(path, error, clock.wall_ns() / 1e9, where))
 
-    async def _delete(self, key: str) -> None:
+    async def _delete(self, key: str, etag: str) -> None:
+        """Delete an object that was removed a while ago, unless others have replaced it since."""
         try:
-            await self._state.store.delete(key)
+            with contextlib.suppress(NotFound):
+                info = await self._state.store.head(key)
+                if info.etag == etag:
+                    await self._state.store.delete(key, if_match=etag)
         except StoreError as error:
             log.error("a removed file stays in the bucket for now: %s", error)
         else:

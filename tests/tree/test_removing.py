@@ -153,6 +153,20 @@ async def test_the_name_of_an_unlinked_open_file_can_be_taken_by_others(
         assert await mount.read("f") == b"theirs"
 
 
+@pytest.mark.parametrize("theirs", [False, True])
+async def test_unmounting_deletes_an_unlinked_open_file_and_no_other(
+    bucket: Bucket, tmp_path: Path, large: bytes, theirs: bool
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        await mount.open("f")
+        await mount.unlink("f")
+        if theirs:
+            bucket.poke("f", b"theirs")
+        await mount.tree.saver.drain()
+        assert mount.stored() == ["f"] * theirs
+        assert mount.cache.journal.removals() == []
+
+
 async def test_a_directory_with_an_unlinked_open_file_can_be_removed(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
