@@ -194,8 +194,9 @@ class Saver:
                 try:
                     return await self._save_in_turn(inode, live)
                 except (StoreError, FsError) as error:
-                    if _is_permanent(error) or _is_broken(live):
-                        return self._give_up(inode, live, error)
+                    hopeless = _is_permanent(error) or _is_broken(live)
+                    if hopeless and self._give_up(inode, live, error):
+                        return None
                     log.warning(
                         "%s is not saved yet, next try in %.0f s: %s",
                         self._state.shown(inode), pause, error,
@@ -213,9 +214,15 @@ class Saver:
         async with lane:
             await self.save(inode)
 
-    def _give_up(self, inode: Inode, live: Live, error: Exception) -> None:
-        """Leave what cannot be saved on the local disk; the bucket's version counts again."""
+    def _give_up(self, inode: Inode, live: Live, error: Exception) -> bool:
+        """Leave what cannot be saved on the local disk; the bucket's version counts again.
+
+        Returns:
+            False when the disk refuses: the file stays as it is then.
+        """
         where = self._leave_on_disk(inode, error)
+        if where is None:
+            return False
         live.attributes_unsaved = False
         inode.checked = NEVER
         inode.opened = ""
@@ -223,11 +230,12 @@ class Saver:
         content = live.content
         if content is not None:
             if content.handles:
-                return
+                return True
             self._state.close_content(inode)
         inode.posix = None
         if not inode.etag:
             self._state.unlink(inode)
+        return True
 
     def _after(self, inode: Inode, live: Live) -> None:
         """The last close may have been while the save was under way: clean up what it left."""
@@ -285,12 +293,19 @@ class Saver:
             if content is not None and promise is not None and promise.revision == content.revision:
                 words = "; the next mount of this bucket here goes on with it"
                 self._note_given_up(inode, f"{error}{words}", "")
-        words = words or self._leave_on_disk(inode, error)
+        if not words:
+            where = self._leave_on_disk(inode, error)
+            words = where or ""
+            if where is None:
+                self._note_given_up(inode, str(error), "")
         self._left.add(inode)
         return words
 
-    def _leave_on_disk(self, inode: Inode, error: Exception) -> str:
-        """Keep unsaved bytes that nobody writes any more in a file; words that say where."""
+    def _leave_on_disk(self, inode: Inode, error: Exception) -> str | None:
+        """Keep unsaved bytes that nobody writes any more in a file; words that say where.
+
+        None where the disk refuses: the journal has them wait for the next mount then.
+        """
         content, live = inode.content, inode.live
         if live is None or live.unlinked or not is_unsaved(live) or inode in self._left:
             return ""
@@ -300,11 +315,12 @@ class Saver:
             try:
                 kept = cache.rescue(content.fetcher.pages, inode.name)
             except OSError as failure:
-                words = f"; its bytes cannot be kept: {failure}"
-            else:
-                path = str(kept)
-                self.pending.fail(inode, str(kept.relative_to(cache.directory)), error)
-                words = f"; its bytes are in {path}{content.outgoing.leave()}"
+                log.error("%s cannot be put under unsaved/: %s", self._state.shown(inode), failure)
+                self.pending.note(inode)
+                return None
+            path = str(kept)
+            self.pending.fail(inode, str(kept.relative_to(cache.directory)), error)
+            words = f"; its bytes are in {path}{content.outgoing.leave()}"
         self._note_given_up(inode, str(error), path)
         return words
 

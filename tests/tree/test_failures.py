@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -87,6 +89,40 @@ async def test_a_permanent_failure_is_given_up(bucket: Bucket, tmp_path: Path) -
         assert await mount.read("g") == b"old"
         assert not mount.tree.state.live
         assert rescued(tmp_path) == [b"bytes"] * 2, "they stay on the local disk"
+
+
+@pytest.mark.parametrize("writeback", [False, True])
+async def test_what_cannot_be_put_aside_is_not_given_up(
+    bucket: Bucket,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    writeback: bool,
+) -> None:
+    """The disk is full, or of a kind that has no links."""
+
+    def refuse(*_paths: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    async with planted(bucket, tmp_path, writeback=writeback) as mount:
+        bucket.refuse("PutObject", "EntityTooLarge")
+        for name in ("at unmount", "before"):
+            handle = await mount.create(name)
+            await mount.write(handle, 0, noise(100_000))
+            if name == "before":
+                with contextlib.nullcontext() if writeback else pytest.raises(StoreError):
+                    await mount.close(handle)
+        await trio.sleep(100)
+        assert await mount.read("before") == noise(100_000)
+        await mount.tree.saver.drain()
+    bucket.fault = None
+    async with planted(bucket, tmp_path, writeback=writeback):
+        await trio.sleep(100)
+        assert {key: bucket.peek(key) for key in bucket.objects} == dict.fromkeys(
+            ["at unmount", "before"], noise(100_000)
+        )
+    caplog.clear()
 
 
 async def test_a_failed_chmod_does_not_spoil_the_open_file(bucket: Bucket, tmp_path: Path) -> None:
