@@ -194,7 +194,7 @@ class Saver:
                 try:
                     return await self._save_in_turn(inode, live)
                 except (StoreError, FsError) as error:
-                    hopeless = _is_permanent(error) or _is_broken(live)
+                    hopeless = self._is_hopeless(inode, live, error)
                     if hopeless and self._give_up(inode, live, error):
                         return None
                     log.warning(
@@ -213,6 +213,18 @@ class Saver:
         lane = self._small if content is None or content.size <= _SMALL else self._large
         async with lane:
             await self.save(inode)
+
+    def _is_hopeless(self, inode: Inode, live: Live, error: StoreError | FsError) -> bool:
+        """Whether trying again cannot help; a full store or disk may get room again."""
+        if errno_of(error) in _PERMANENT or _is_broken(live):
+            return True
+        if isinstance(error, StoreError):
+            return error.code == "MetadataTooLarge"
+        try:
+            self.publisher.headers(inode)
+        except FsError:
+            return True  # too much metadata, which is ENOSPC as well
+        return False
 
     def _give_up(self, inode: Inode, live: Live, error: Exception) -> bool:
         """Leave what cannot be saved on the local disk; the bucket's version counts again.
@@ -357,12 +369,6 @@ def is_being_written(live: Live) -> bool:
 
 def _waits(live: Live) -> None:
     live.since = live.since or clock.wall_ns() / 1e9
-
-
-def _is_permanent(error: StoreError | FsError) -> bool:
-    """Whether trying again cannot mend a failure."""
-    too_large = isinstance(error, StoreError) and error.code == "MetadataTooLarge"
-    return too_large or errno_of(error) in _PERMANENT
 
 
 def _is_broken(live: Live) -> bool:

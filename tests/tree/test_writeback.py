@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -204,6 +205,32 @@ async def test_what_is_given_up_is_kept_and_named(
         assert (mount.cache.directory / failed.path).read_bytes() == b"bytes"
         assert mount.tree.outstanding.waiting() == []
         bucket.fault = None
+
+
+@pytest.mark.parametrize("full", ["store", "disk"])
+async def test_what_is_full_now_is_waited_for(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    """The store's disk, or this one, which has to take the rest of a small file."""
+    bucket.poke("f", noise(MIB))
+
+    def refuse(*_args: object) -> int:
+        raise FsError(errno.ENOSPC, "no space left")
+
+    async with writing(bucket, tmp_path) as mount:
+        handle = await mount.open("f", os.O_WRONLY)
+        await mount.write(handle, MIB, b"more")
+        with monkeypatch.context() as patch:
+            if full == "disk":
+                patch.setattr(mount.cache, "write", refuse)
+            else:
+                bucket.refuse("PutObject", "XMinioStorageFull")
+            await mount.close(handle)
+            await trio.sleep(100)
+        bucket.fault = None
+        await trio.sleep(100)
+        assert bucket.peek("f") == noise(MIB) + b"more"
+        assert mount.cache.journal.failed() == []
 
 
 async def test_a_conflict_is_kept_beside(bucket: Bucket, tmp_path: Path) -> None:
