@@ -141,7 +141,7 @@ class Renamer:
                 journaled = self._journaled(Rename(old_key, new_key, source.etag, in_bucket))
                 with journaled, self._learning_of(new_parent, new_name):
                     await self._move_object(source, old_key, new_key, new_name, claim=claim)
-                    self._relink(source, target, new_parent, new_name)
+                    self._relink(source, target, new_parent, new_name, ends=old_key)
         await self._entries.keep_left(old_parent)
         for inode in inodes:
             self._state.settle(inode)
@@ -254,8 +254,16 @@ class Renamer:
         return encode(posix, new_type)
 
     def _relink(
-        self, source: Inode, target: Inode | None, new_parent: Directory, new_name: str
+        self,
+        source: Inode,
+        target: Inode | None,
+        new_parent: Directory,
+        new_name: str,
+        *,
+        ends: str = "",
     ) -> None:
+        # with `ends`, the journal's rename of that key has ended: what waits under the new one is
+        # not what was replaced any more
         changed = [source] if target is None else [source, target]
         self._state.note_change(*changed)
         if target is not None:
@@ -274,6 +282,8 @@ class Renamer:
             if target is not None:
                 self._publisher.pending.forget(target.content)
             self._publisher.pending.update(source)
+            if ends:
+                self._state.journal.renamed(ends)
 
     async def _rename_directory(
         self,

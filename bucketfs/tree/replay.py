@@ -158,14 +158,21 @@ class Replay:
                 await self._store.delete(rename.old, if_match=old.etag)
             self.done.renamed += 1
             for row in self._journal.pending():
-                if row.key == rename.old:
+                if row.key == rename.new:
+                    self._journal.drop(row.file)  # of the file that was replaced
+                    self._state.files.cache.release(self._state.files.cache.take_kept(row.file))
+                elif row.key == rename.old:
                     self._journal.change(_moved(row, rename.new, new, rename.etag))
         self._journal.renamed(rename.old)
 
     async def _is_copy(self, rename: Rename, old: ObjectInfo | None, new: ObjectInfo) -> bool:
-        if new.etag == rename.etag or old is None:
+        if new.etag == rename.etag:
+            return True
+        if new.etag == rename.replaced:
+            return False
+        if old is None:
             return True  # the original goes last
-        if new.etag == rename.replaced or new.size != old.size:
+        if new.size != old.size:
             return False
         # the ETag of a copy may be another one; its modification time is to the nanosecond
         times = [info.headers.metadata.get("mtime") for info in (old, new) if info.headers]

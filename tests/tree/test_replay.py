@@ -364,6 +364,36 @@ async def test_a_file_has_one_of_its_names(bucket: Bucket, tmp_path: Path, opera
         await settled(mount)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("operation", ["CopyObject", "DeleteObject"])
+async def test_a_file_that_waited_is_replaced(
+    bucket: Bucket, tmp_path: Path, operation: str, overwrite: bool
+) -> None:
+    """What was renamed over it is not replaced by it in turn."""
+
+    async def before(mount: Mount) -> None:
+        await mount.save("new", b"new bytes")
+        await mount.tree.saver.drain()
+        bucket.refuse("PutObject", "SlowDown")
+        await mount.save("f", b"old")
+        await trio.sleep(0.5)
+        bucket.fault = lambda asked, _key, _n: (
+            Fault(hang=True) if asked in (operation, "PutObject") else None
+        )
+        mount.tree.state.background.start(lambda: mount.rename("new", "f"), "rename")
+        await trio.sleep(0.5)
+
+    async with after_a_crash(
+        bucket, tmp_path, before, writeback=True, overwrite=overwrite
+    ) as mount:
+        await settled(mount)
+        found = {key: mount.bucket.peek(key) for key in mount.stored()}
+        if operation == "DeleteObject":
+            assert found == {"f": b"new bytes"}
+        else:
+            assert found == {"f": b"old", "new": b"new bytes"}
+
+
 @pytest.mark.parametrize("operation", ["CopyObject", "DeleteObjects"])
 @pytest.mark.parametrize("done", [0, 1, 3])
 async def test_a_directory_has_one_of_its_names(
