@@ -1,7 +1,8 @@
 """Who may write an inode's object: one at a time, and nobody while its directory is being renamed.
 
-Lock order: no lock is held while waiting for a renaming directory; several inode locks are taken in
-the order of inode numbers. The locks are held across network I/O on purpose: two requests that
+Lock order: no lock is held while waiting for a renaming directory; several inode locks are taken
+from the root downwards, as who renames a directory takes those of all below it after its own, and
+in the order of inode numbers. The locks are held across network I/O on purpose: two requests that
 write one key must not overtake each other.
 """
 
@@ -28,7 +29,7 @@ class Locks:
 
         Yields the first one's state.
         """
-        order = sorted(set(inodes), key=lambda inode: inode.ino)
+        order = sorted(set(inodes), key=lambda inode: (_depth(inode), inode.ino))
         for inode in order:
             self._state.enliven(inode).users += 1
         lives = {inode: self._state.enliven(inode) for inode in order}
@@ -57,6 +58,14 @@ class Locks:
 def is_renaming(inode: Inode) -> bool:
     """Whether a directory above the inode (or itself) is being renamed: its key will change."""
     return _renaming_above(inode) is not None
+
+
+def _depth(inode: Inode) -> int:
+    """How many directories are above the inode."""
+    depth, node = 0, inode.parent
+    while node is not None:
+        depth, node = depth + 1, node.parent
+    return depth
 
 
 def _renaming_above(inode: Inode) -> trio.Event | None:

@@ -141,6 +141,40 @@ async def test_a_failed_copy_changes_nothing(bucket: Bucket, tmp_path: Path, ove
         assert await mount.read("b") == b"a"
 
 
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("uploading", [False, True])
+async def test_a_directory_and_a_file_in_it_at_the_same_time(
+    bucket: Bucket, tmp_path: Path, turns: int, uploading: bool
+) -> None:
+    """A file that is older than its directory."""
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"bytes")
+        await mount.flush(handle)
+        await mount.mkdir("d")
+        await mount.rename("f", "d/f")
+        assert handle.inode.ino < (await mount.find("d")).ino
+        assert (await mount.names(), await mount.names("d")) == ({"d"}, {"f"})
+        bucket.latency = 0.1
+        async with trio.open_nursery() as nursery:
+            if uploading:
+                await mount.write(handle, 5, b" more")
+                nursery.start_soon(mount.flush, handle)
+                await trio.sleep(0.05)
+                nursery.start_soon(mount.rename, "d/f", "d/g")
+                await trio.sleep(0.01)
+            else:
+                nursery.start_soon(mount.rename, "d", "x")
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            with trio.fail_after(100):
+                if uploading:
+                    await mount.rename("d", "x")
+                else:
+                    await mount.rename("d/f", "d/g")
+        assert mount.stored() == ["x/", "x/g"]
+
+
 async def test_refusals(bucket: Bucket, tmp_path: Path) -> None:
     for key in ("f", "g", "d/f", "e/f"):
         bucket.poke(key, b"x")
