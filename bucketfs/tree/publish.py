@@ -148,17 +148,22 @@ class Publisher:
                 return
             info = await self._state.store.put(key, BytesBody(b""), headers)
             inode.markers = (inode.markers or frozenset()) | {"/"}
+            theirs = False
         else:
             info = await self._copy_onto_itself(inode, headers)
+            theirs = inode.checked == NEVER  # it may be of a version that we have not seen
         self._saved(inode, live, info, headers, changes)
+        if theirs:
+            inode.checked, inode.opened = NEVER, ""
 
     async def _copy_onto_itself(self, inode: Inode, headers: Headers) -> ObjectInfo:
         key = self._state.prefix(inode) if isinstance(inode, Directory) else self._state.key(inode)
+        condition = self._state.copy_condition(inode)
         info = await self._state.store.copy(
-            key, key, size=inode.size, headers=headers,
-            source_if_match=self._state.copy_condition(inode),
-        )  # fmt: skip
-        self._state.moved(inode, Version(key, inode.etag, inode.size), info)
+            key, key, size=inode.size, headers=headers, source_if_match=condition
+        )
+        old = Version(key, inode.etag, inode.size)
+        self._state.moved(inode, old, info, sure=bool(condition))
         return info
 
     async def _publish(self, target: Target, content: Content) -> tuple[ObjectInfo, Target]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 
 import trio
@@ -34,6 +34,9 @@ from bucketfs.tree.remove import Removals
 from bucketfs.tree.state import TreeState
 
 log = logging.getLogger(__name__)
+
+#: Answers the ETag that the copy of a listed object is to be conditional on, "" for none.
+Condition = Callable[[ObjectInfo], str]
 
 
 class Renamer:
@@ -196,8 +199,19 @@ class Renamer:
         headers = self._new_headers(source, new_name)
         old = Version(old_key, source.etag, source.size)
         await self._entries.keep_directory(source.parent, source)
+        condition = self._state.copy_condition(source)
+        # what a removed file that is still open leaves there is no file any more
+        claim = claim and new_key not in self._state.deferred
         try:
-            info = await self._copy_object(source, old_key, new_key, headers, claim=claim)
+            if claim:
+                info = await copy_to_free(
+                    self._state.store, old_key, new_key,
+                    size=source.size, etag=source.etag, headers=headers,
+                )  # fmt: skip
+            else:
+                info = await self._state.store.copy(
+                    old_key, new_key, size=source.size, headers=headers, source_if_match=condition
+                )
         except KeyTaken:
             raise
         except (PreconditionFailed, NotFound) as error:
@@ -206,7 +220,7 @@ class Renamer:
             raise FsError(errno.ESTALE, f"{old_key!r} was changed by someone else") from error
         self._state.retain(new_key)
         # readers go on under the new key before the old one is gone
-        self._state.moved(source, old, info)
+        self._state.moved(source, old, info, sure=claim or bool(condition))
         try:
             await self._state.store.delete(old_key)
         except StoreError:
@@ -217,20 +231,6 @@ class Renamer:
             self._state.index.put_headers(new_key, info.etag, info.last_modified, headers)
             if live.attribute_changes == changes and not (live.content and live.content.unsaved):
                 live.attributes_unsaved = False
-
-    async def _copy_object(
-        self, source: Inode, old_key: str, new_key: str, headers: Headers | None, *, claim: bool
-    ) -> ObjectInfo:
-        # what a removed file that is still open leaves there is no file any more
-        if claim and new_key not in self._state.deferred:
-            return await copy_to_free(
-                self._state.store, old_key, new_key,
-                size=source.size, etag=source.etag, headers=headers,
-            )  # fmt: skip
-        return await self._state.store.copy(
-            old_key, new_key, size=source.size, headers=headers,
-            source_if_match=self._state.copy_condition(source),
-        )  # fmt: skip
 
     def _new_headers(self, source: Inode, new_name: str) -> Headers | None:
         """Headers for the copy, None to keep those of the object.
@@ -309,12 +309,13 @@ class Renamer:
                     with self._learning_of(new_parent, new_name):
                         await self._claim(source, new_prefix)
                 with self._journaled(Rename(self._state.prefix(source), new_prefix)):
-                    copies = await self._copy_tree(source, new_prefix, target, claimed=claim)
+                    asked = self._conditions(source)
+                    copies = await self._copy_tree(source, new_prefix, target, asked, claimed=claim)
                     if claim:
                         source.markers = (source.markers or frozenset()) | {"/"}
                     # readers go on under the new keys before the old ones are gone
                     self._relink(source, target, new_parent, new_name)
-                    self._take_over(source, {new.key: (old, new) for old, new in copies})
+                    self._take_over(source, {new.key: (old, new) for old, new in copies}, asked)
                     self._publisher.pending.update_below(source)
                     await self._delete_all([old.key for old, _ in copies])
             finally:
@@ -339,7 +340,13 @@ class Renamer:
         await self._state.store.put(new_prefix, BytesBody(b""), headers, if_none_match=True)
 
     async def _copy_tree(
-        self, source: Directory, new_prefix: str, target: Inode | None, *, claimed: bool
+        self,
+        source: Directory,
+        new_prefix: str,
+        target: Inode | None,
+        asked: Condition,
+        *,
+        claimed: bool,
     ) -> list[tuple[ObjectInfo, ObjectInfo]]:
         """Copy every object of a directory; pairs of original and copy."""
         old_prefix = self._state.prefix(source)
@@ -351,7 +358,13 @@ class Renamer:
         try:
             copies = await gather(
                 [
-                    functools.partial(self._state.store.copy, info.key, key, size=info.size)
+                    functools.partial(
+                        self._state.store.copy,
+                        info.key,
+                        key,
+                        size=info.size,
+                        source_if_match=asked(info),
+                    )
                     for info, key in zip(objects, keys, strict=True)
                 ],
                 limit=self._state.files.parallel,
@@ -363,6 +376,16 @@ class Renamer:
             self._state.journal.renamed(old_prefix)
             raise
         return list(zip(objects, copies, strict=True))
+
+    def _conditions(self, directory: Directory) -> Condition:
+        """As `TreeState.copy_condition`, for all below a directory."""
+        able = self._state.store.capabilities.copy_if_match
+        opened = {
+            self._state.path(inode)
+            for inode in self._state.live
+            if inode.content is not None and _is_below(inode, directory)
+        }
+        return lambda info: info.etag if able or info.key in opened else ""
 
     async def _delete_all(self, keys: list[str]) -> None:
         stayed = await self._state.store.delete_many(keys)
@@ -381,7 +404,10 @@ class Renamer:
                 log.error("copies of a directory that could not be renamed stay behind: %s", error)
 
     def _take_over(
-        self, directory: Directory, copies: Mapping[str, tuple[ObjectInfo, ObjectInfo]]
+        self,
+        directory: Directory,
+        copies: Mapping[str, tuple[ObjectInfo, ObjectInfo]],
+        asked: Condition,
     ) -> None:
         """Note the versions that the copies have, where the original was the version we know."""
         marker = copies.get(self._state.prefix(directory))
@@ -389,12 +415,14 @@ class Renamer:
             directory.etag, directory.modified = marker[1].etag, marker[1].last_modified
         for child in directory.children.values():
             if isinstance(child, Directory):
-                self._take_over(child, copies)
+                self._take_over(child, copies, asked)
                 continue
             old, new = copies.get(self._state.path(child), (None, None))
             if old is None or new is None or old.etag != child.etag:
                 continue
-            self._state.moved(child, Version(old.key, old.etag, old.size), new)
+            sure = bool(asked(old)) or new.etag == old.etag
+            if sure or child.content is None:
+                self._state.moved(child, Version(old.key, old.etag, old.size), new, sure=sure)
 
 
 def _is_below(inode: Inode, directory: Directory) -> bool:

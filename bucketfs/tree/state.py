@@ -346,22 +346,31 @@ class TreeState:
         """ETag that a copy of the inode's object is to be conditional on, "" for none.
 
         A store that does not honour the condition costs an extra HEAD for it, which is worth it
-        only when an open file would otherwise read on in a version it was not opened on.
+        only when an open file would otherwise go on in a version it was not opened on.
+        """
+        opened = inode.content is not None
+        return inode.etag if opened or self.store.capabilities.copy_if_match else ""
+
+    def moved(self, inode: Inode, old: Version, copy: ObjectInfo, *, sure: bool) -> None:
+        """The inode's object was copied by us: its bytes are `copy`'s from now on.
+
+        Args:
+            inode: Which.
+            old: The version we knew.
+            copy: Where it is now.
+            sure: The copy was conditional on that version; always, while the inode has content.
         """
         content = inode.content
-        reading = content is not None and bool(content.fetcher.missing(0, content.size))
-        return inode.etag if reading or self.store.capabilities.copy_if_match else ""
-
-    def moved(self, inode: Inode, old: Version, copy: ObjectInfo) -> None:
-        """The inode's object was copied by us: its bytes are `copy`'s from now on."""
-        self.files.cache.relabel(old.key, old.etag, copy.key, copy.etag)
-        content = inode.content
+        if sure or copy.etag == old.etag:
+            self.files.cache.relabel(old.key, old.etag, copy.key, copy.etag)
+            inode.checked = clock.monotonic()
+        else:
+            inode.checked = NEVER  # others may have replaced it before
         if content is not None and content.base is not None:
             content.rebase(Version(copy.key, copy.etag, old.size))
         if inode.opened == old.etag:
-            inode.opened = copy.etag
+            inode.opened = copy.etag if sure or copy.etag == old.etag else ""
         inode.etag, inode.modified = copy.etag, copy.last_modified
-        inode.checked = clock.monotonic()
 
     def close_content(self, inode: Inode) -> None:
         """Let the inode's bytes go (to the cache)."""

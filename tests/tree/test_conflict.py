@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from bucketfs.errors import FsError, KeyTaken, errno_of
+from bucketfs.errors import FsError, KeyTaken, PreconditionFailed, errno_of
 from bucketfs.store.base import Capabilities
 from bucketfs.tree.claim import CARRIED_MOST
 from bucketfs.tree.posix import decode
@@ -46,6 +47,42 @@ async def test_the_last_writer_wins(
         assert bucket.peek("f") == data + b" mine"
         assert await mount.read("f") == data + b" mine"
         assert not bucket.uploads
+
+
+@pytest.mark.parametrize("what", ["chmod", "rename", "rename its directory"])
+@pytest.mark.parametrize("able", [True, False])
+async def test_a_copy_of_their_version_is_not_taken_for_ours(
+    tmp_path: Path, what: str, able: bool
+) -> None:
+    """The cache has the old bytes, others store new ones, and then the object is copied."""
+    bucket = Bucket(capabilities=Capabilities(copy_if_match=able))
+    bucket.poke("d/f", b"as read here")
+
+    def store_theirs(operation: str, _key: str, _count: int) -> None:
+        if operation == "CopyObject":
+            bucket.poke("d/f", b"by others   ")
+
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.read("d/f") == b"as read here"
+        inode = await mount.find("d/f")
+        bucket.fault = store_theirs
+        with contextlib.suppress(FsError, PreconditionFailed):
+            if what == "chmod":
+                posix = mount.tree.posix(inode)
+                mount.tree.changer.replace(inode, posix.changed(0, mode=0o100600))
+                mount.tree.saver.later(inode)
+                await trio.sleep(1)
+            elif what == "rename":
+                await mount.rename("d/f", "d/g")
+            else:
+                await mount.rename("d", "e")
+        bucket.fault = None
+        await trio.sleep(2)
+        (key,) = (key for key in bucket.objects if not key.endswith("/"))
+        handle = await mount.open(key, os.O_RDWR)
+        assert not handle.keep_cache
+        assert await mount.pread(handle, 0, 100) == bucket.peek(key)
+        await mount.close(handle)
 
 
 async def test_what_is_not_whole_overwrites_nothing(bucket: Bucket, tmp_path: Path) -> None:
