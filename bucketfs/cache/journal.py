@@ -67,6 +67,10 @@ _OF_THE_DISK = {
 _CHECKPOINT_FROM, _CHECKPOINT_PAGES = 8 << 20, 16_384
 
 
+#: An SQL statement and its values.
+_Statement = tuple[str, tuple[Any, ...]]
+
+
 class Journal:
     """The SQLite file of one cache directory; one process has it at a time.
 
@@ -93,8 +97,11 @@ class Journal:
                 errno.EIO, f"the journal {path} cannot be opened: {error}; is the disk full?"
             ) from error
         self.in_thread: Callable[[Callable[[], None]], Any] = trio.to_thread.run_sync
-        #: Statements that could not be carried out yet.
-        self._owed: list[tuple[str, tuple[Any, ...]]] = []
+        #: Statements that could not be carried out yet, and those of a batch that has not ended.
+        self._owed: list[_Statement] = []
+        self._batched: list[_Statement] = []
+        self._promises = False
+        self._number: int = self._read("SELECT coalesce(max(id), 0) FROM uploads")[0][0]
         self._changes = self._safe = 0
         self._syncing = False
         self._turns = Turns()
@@ -112,8 +119,9 @@ class Journal:
 
         Its id is not known before the store has answered: a crash until then leaves a row without.
         """
-        self._do("INSERT INTO uploads (key, upload_id, since) VALUES (?, '', ?)", key, since)
-        return int(self._db.execute("SELECT last_insert_rowid()").fetchone()[0])
+        self._number += 1
+        self._do("INSERT INTO uploads VALUES (?, ?, '', ?)", self._number, key, since)
+        return self._number
 
     def began(self, number: int, upload_id: str) -> None:
         """The store has named the upload."""
@@ -238,25 +246,41 @@ class Journal:
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """What is written in the block is written as a whole or not at all; no await inside."""
+        """What is written in the block is written as a whole or not at all; no await inside.
+
+        Raises:
+            FsError: A promise (`put`) is among it, and cannot be written, or nothing at all can.
+        """
         if self._db.in_transaction:
             yield
             return
-        self._do("BEGIN")
+        try:
+            self._pay()
+        except sqlite3.Error as error:
+            log.error("the journal %s cannot be written: %s", self._path, error)
+        self._batched.clear()
+        self._promises, older = False, len(self._owed)
+        try:
+            self._db.execute("BEGIN")
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
         try:
             yield
-        except BaseException:
-            self._db.rollback()
-            raise
-        self._commit()
-
-    def _commit(self) -> None:
-        try:
-            if self._db.in_transaction:
-                self._db.execute("COMMIT")
+            if not self._db.in_transaction:
+                raise sqlite3.OperationalError("SQLite has undone what was written")
+            self._db.execute("COMMIT")
         except sqlite3.Error as error:
             self._db.rollback()
-            raise self._failure(error) from error
+            self._owed[:0] = self._batched
+            if self._promises:
+                del self._owed[older:]
+                raise self._failure(error) from error
+            log.error("the journal %s cannot be written: %s", self._path, error)
+        except BaseException:
+            self._db.rollback()
+            self._owed[:0] = self._batched
+            del self._owed[older:]
+            raise
 
     async def settled(self) -> None:
         """Wait until all that was written before this call would survive a power cut.
@@ -302,7 +326,9 @@ class Journal:
         self._db.close()
 
     def _promise(self, statement: str, *values: Any) -> None:
+        self._promises = True
         try:
+            self._pay()  # or else it might undo this one later
             self._db.execute(statement, values)
         except sqlite3.Error as error:
             raise self._failure(error) from error
@@ -312,16 +338,20 @@ class Journal:
         return FsError(errno.EIO, f"the journal {self._path} cannot be written: {error}")
 
     def _do(self, statement: str, *values: Any) -> None:
+        self._owed.append((statement, values))
         try:
-            while self._owed:
-                self._db.execute(*self._owed[0])
-                del self._owed[0]
-            self._db.execute(statement, values)
+            self._pay()
         except sqlite3.Error as error:
             log.error("the journal %s cannot be written: %s", self._path, error)
-            if statement != "BEGIN":
-                self._owed.append((statement, values))
         self._changes += 1
+
+    def _pay(self) -> None:
+        """Carry out what is owed, in its order; raises sqlite3.Error."""
+        while self._owed:
+            self._db.execute(*self._owed[0])
+            done = self._owed.pop(0)
+            if self._db.in_transaction:
+                self._batched.append(done)
 
     def _read(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         try:

@@ -252,6 +252,58 @@ def test_a_disk_that_refuses_stops_nobody(path: Path, caplog: pytest.LogCaptureF
     assert [removal.key for removal in journal.removals()] == ["x", "y"], "nothing is forgotten"
 
 
+class Full:
+    """A connection to a database on a disk that has no room at times."""
+
+    def __init__(self, db: sqlite3.Connection, *refused: str) -> None:
+        self.db = db
+        self.refused = refused
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.db, name)
+
+    def execute(self, statement: str, *values: object) -> object:
+        if statement.startswith(self.refused):
+            raise sqlite3.OperationalError("database or disk is full")
+        return self.db.execute(statement, *values)
+
+
+def test_a_batch_that_cannot_be_committed_stops_nobody(path: Path) -> None:
+    with closing(Journal(path)) as journal:
+        full = journal._db = Full(journal._db, "COMMIT")  # type: ignore[assignment]
+        journal.remove([Removal("x", ""), Removal("y", "")])
+        with pytest.raises(FsError, match="cannot be written"):
+            journal.put(ROW)
+        full.refused = ()
+        journal.removed(["y"])
+        assert [removal.key for removal in journal.removals()] == ["x"]
+        assert journal.pending() == []
+
+
+def test_a_promise_is_not_undone_by_what_is_owed_from_before_it(path: Path) -> None:
+    with closing(Journal(path)) as journal:
+        journal.put(ROW)
+        full = journal._db = Full(journal._db, "DELETE FROM pending")  # type: ignore[assignment]
+        journal.drop(ROW.file)
+        with pytest.raises(FsError, match="cannot be written"):
+            journal.put(ROW, b"0123456789")
+        full.refused = ()
+        journal.put(ROW, b"0123456789")
+        journal.removed(["x"])
+        assert journal.pending() == [ROW]
+        assert journal.data(ROW.file) == b"0123456789"
+
+
+def test_an_upload_that_could_not_be_noted_is_not_taken_for_another(path: Path) -> None:
+    with closing(Journal(path)) as journal:
+        journal.began(journal.begin("a", 0), "one")
+        full = journal._db = Full(journal._db, "INSERT INTO uploads")  # type: ignore[assignment]
+        number = journal.begin("b", 0)
+        full.refused = ()
+        journal.began(number, "two")
+        assert keys(journal) == [("a", "one"), ("b", "two")]
+
+
 extents = st.lists(st.tuples(st.integers(0, 9), st.integers(10, 99)), max_size=3).map(tuple)
 texts = st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2)
 
