@@ -58,6 +58,8 @@ class Pending:
         self._journal = state.files.cache.journal
         self.count = self.bytes = 0
         self.target: Callable[[Inode, Live], Target]
+        #: What rows counted on until others took their place, which may not be safe yet.
+        self._outdated: list[PageFile] = []
 
     async def promise(self, inode: Inode, live: Live) -> bool:
         """Have the unsaved bytes of a file on the disk, so that they survive a power cut.
@@ -73,12 +75,21 @@ class Pending:
                 return False
             try:
                 if self._is_current(content) or await self._take_down(inode, live, content):
-                    await self._journal.settled()
+                    await self._settle()
                     return True
             except (FsError, OSError) as error:
                 log.warning("%s does not wait for its upload: %s", self._state.shown(inode), error)
                 return False
         return False
+
+    async def _settle(self) -> None:
+        """Have the rows safe from a power cut, and only then the pages of those before them go."""
+        outdated, self._outdated = self._outdated, []
+        try:
+            await self._journal.settled()
+        finally:
+            for pages in outdated:
+                self._cache.release(pages)
 
     def note(self, inode: Inode) -> None:
         """Have the journal know the unsaved bytes of a file, so that they survive kill -9.
@@ -95,6 +106,8 @@ class Pending:
             self._put(inode, live, content, self._seals(content))
         except (FsError, OSError) as error:
             log.warning("a crash would lose %s: %s", self._state.shown(inode), error)
+        while self._outdated:
+            self._cache.release(self._outdated.pop())
 
     def update(self, inode: Inode) -> None:
         """The inode has another key, other attributes, or replaces another version now."""
@@ -146,7 +159,8 @@ class Pending:
         self.count -= 1
         self.bytes -= promise.row.size
         self._journal.drop(promise.row.file)
-        self._let_go(promise, content.fetcher.pages)
+        if promise.pages is not content.fetcher.pages:
+            self._cache.release(promise.pages)
 
     def fail(self, inode: Inode, path: str, error: Exception) -> None:
         """The file was given up; its bytes are in `path`, below the cache's directory."""
@@ -228,8 +242,8 @@ class Pending:
         content.promise = Promise(pages, row, inline=inline, revision=content.revision)
         self.count += old is None
         self.bytes += row.size - (old.row.size if old is not None else 0)
-        if old is not None:
-            self._let_go(old, pages)
+        if old is not None and old.pages is not pages:
+            self._outdated.append(old.pages)
 
     def _row(self, inode: Inode, live: Live, content: Content, seals: Seals) -> Row:
         target, base, pages = self.target(inode, live), content.base, content.fetcher.pages
@@ -250,10 +264,6 @@ class Pending:
             attempts=tuple(content.attempts),
             seals=seals.dump(),
         )
-
-    def _let_go(self, promise: Promise, pages: PageFile) -> None:
-        if promise.pages is not pages:
-            self._cache.release(promise.pages)
 
 
 def _counted(content: Content) -> tuple[Extent, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import trio
 from bucketfs.errors import FsError, NoAnswer, StoreError
 from bucketfs.store.memory import Fault
 from bucketfs.tree import pending as pending_module
-from tests.tree.builder import MIB, Bucket, Mount, noise, planted
+from tests.tree.builder import MIB, Bucket, Mount, in_place, noise, planted
 
 pytestmark = pytest.mark.mock_clock
 
@@ -288,6 +288,30 @@ async def _leave_both_names(mount: Mount, *, theirs: bool) -> None:
         mount.bucket.poke("b", b"theirs")
     await mount.unlink("a")
     await mount.rename("b", "c")
+
+
+async def test_old_bytes_stay_until_the_new_ones_are_safe(bucket: Bucket, tmp_path: Path) -> None:
+    """A power cut while the journal is taken to the disk finds the row of either, and its bytes."""
+    there: list[bool] = []
+    async with writing(bucket, tmp_path) as mount:
+        bucket.refuse("PutObject", "SlowDown")
+        journal = mount.cache.journal
+        await mount.save("f", noise(100_000))
+        await trio.sleep(0.5)
+        old = mount.cache.directory / journal.pending()[0].file
+
+        async def watch(job: Callable[[], None]) -> None:
+            if job == journal._sync:
+                there.append(old.exists())
+            await in_place(job)
+
+        journal.in_thread = watch
+        handle = await mount.open("f", os.O_WRONLY | os.O_TRUNC)
+        await mount.write(handle, 0, noise(100_000, 2))
+        await mount.close(handle)
+        assert there == [True]
+        assert not old.exists()
+        bucket.fault = None
 
 
 async def test_back_pressure_by_count(
