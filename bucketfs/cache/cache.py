@@ -80,11 +80,14 @@ class PageCache:
 
     def _load(self) -> None:
         now = clock.monotonic()
-        known = set()
+        known, lost = set(), self.journal.lost
         for pending in self.journal.pending():
             known.add(pending.file)
             self.index.drop_pages(pending.file)
             path = self._directory / pending.file
+            if not pending.error and not path.exists():
+                # no checksum tells whether this is the name that was written
+                lost = lost or self.journal.data(pending.file) is None
             kept = PageFile(path, size=pending.size, identity=None)
             kept.valid = Extents(pending.valid)
             kept.pins = 1
@@ -103,7 +106,7 @@ class PageCache:
         for path in self._directory.glob("*.pages"):
             if path.name in known:
                 continue
-            if self.journal.lost:
+            if lost:
                 aside = path.replace(self._unsaved() / path.name)
                 log.error("%s may have bytes that no bucket has: see bucketfs recover", aside)
             else:

@@ -246,6 +246,24 @@ async def test_a_flipped_bit_is_reported_and_never_uploaded(
     assert files["row"].read_bytes() == noise(sizes["row"])
 
 
+async def test_bytes_outlive_a_flipped_bit_in_the_name_of_their_file(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with planted(bucket, tmp_path, writeback=True) as mount:
+        bucket.fault = _uploads_fail
+        await mount.save("f", noise(100_000))
+        directory = mount.cache.directory
+    with closing(sqlite3.connect(directory / "journal.sqlite")) as db:
+        db.execute("UPDATE pending SET file = 'X' || substr(file, 2)")
+        db.commit()
+    for _ in range(2):
+        async with planted(bucket, tmp_path, writeback=True) as mount:
+            (kept,) = (directory / "unsaved").iterdir()
+            assert kept.read_bytes() == noise(100_000)
+            assert mount.cache.journal.pending()[0].error
+    caplog.clear()
+
+
 async def test_a_large_file_may_change_after_its_promise(bucket: Bucket, tmp_path: Path) -> None:
     wanted = bytearray(noise(17 * MIB))
 
