@@ -47,6 +47,7 @@ class PageCache:
         limit: Bytes to hold at most; dirty data that waits for its upload may exceed it.
         keep_free: Given the size of the disk in bytes, how many of them must stay free.
         only: The very directory to use, instead of a free one of this name.
+        prefix: Of the keys that are mounted: the directory is not one in which others wait.
 
     Raises:
         FsError: The directory cannot be used.
@@ -60,10 +61,11 @@ class PageCache:
         limit: int,
         keep_free: Callable[[int], int],
         only: Path | None = None,
+        prefix: str = "",
     ) -> None:
         self._limit = limit
         self._keep_free = keep_free
-        self._directory, self._lock_fd = claim_this(only) if only else claim(root, name)
+        self._directory, self._lock_fd = claim_this(only) if only else claim(root, name, prefix)
         self._files: dict[tuple[str, str], PageFile] = {}
         self._anonymous: set[PageFile] = set()
         self._since_check = 0

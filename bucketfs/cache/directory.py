@@ -16,7 +16,7 @@ import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
-from bucketfs.cache.journal import is_waiting
+from bucketfs.cache.journal import waiting
 from bucketfs.errors import FsError
 
 #: What stands in the directory of a cache beside its page files.
@@ -55,12 +55,13 @@ def stem(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
-def claim(root: Path, name: str) -> tuple[Path, int]:
+def claim(root: Path, name: str, prefix: str = "") -> tuple[Path, int]:
     """A directory of this name locked for this process: the plain one, or the first numbered one.
 
     Two mounts of one bucket each get a cache of their own; nothing is shared that a second writer
     could change underneath. One in which a killed mount has left something goes before the others,
-    so that no journal waits for as many mounts as there once were.
+    so that no journal waits for as many mounts as there once were; one in which only mounts of
+    other prefixes have is left to them.
 
     Returns:
         The directory, and the descriptor that holds the lock until it is closed.
@@ -68,27 +69,21 @@ def claim(root: Path, name: str) -> tuple[Path, int]:
     Raises:
         FsError: The directory cannot be used.
     """
-    for directory in _waiting(root, stem(name)):
-        if (fd := lock(directory)) is not None:
-            _say(directory, name)
-            return directory, fd
+    for journal in sorted(root.glob(f"{stem(name)}*/{JOURNAL}")):
+        if (fd := lock(journal.parent)) is not None:
+            if any(key.startswith(prefix) for key in waiting(journal)):
+                _say(journal.parent, name)
+                return journal.parent, fd
+            os.close(fd)
     for number in itertools.count():
         directory = root / (stem(name) if number == 0 else f"{stem(name)}.{number}")
         fd = lock(directory, make=True)
         if fd is not None:
-            _say(directory, name)
-            return directory, fd
-    raise AssertionError("unreachable")
-
-
-def _waiting(root: Path, start: str) -> Iterator[Path]:
-    """Caches of the name, numbered ones too, whose journal is not carried out."""
-    for journal in sorted(root.glob(f"{start}*/{JOURNAL}")):
-        if (fd := lock(journal.parent)) is not None:
-            waits = is_waiting(journal)
+            if not waiting(directory / JOURNAL):
+                _say(directory, name)
+                return directory, fd
             os.close(fd)
-            if waits:
-                yield journal.parent
+    raise AssertionError("unreachable")
 
 
 def claim_this(directory: Path) -> tuple[Path, int]:

@@ -360,17 +360,17 @@ class Journal:
             raise FsError(errno.EIO, f"the journal {self._path} cannot be read: {error}") from error
 
 
-def is_waiting(path: Path) -> bool:
-    """Whether a journal that nobody has open at the moment has something to carry out."""
+def waiting(path: Path) -> list[str]:
+    """The keys of what a journal that nobody has open at the moment has to carry out."""
     query = (
-        "SELECT 1 FROM pending WHERE error = '' UNION ALL SELECT 1 FROM removals"
-        " UNION ALL SELECT 1 FROM renames"
+        "SELECT key FROM pending WHERE error = '' UNION ALL SELECT key FROM removals"
+        " UNION ALL SELECT old FROM renames"
     )
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as db:
-            return db.execute(query).fetchone() is not None
+            return [str(key) for (key,) in db.execute(query)]
     except sqlite3.Error:
-        return False  # whoever opens it says what is wrong with it
+        return []  # whoever opens it says what is wrong with it
 
 
 def sync_directory(path: Path) -> None:

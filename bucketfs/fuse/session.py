@@ -187,6 +187,7 @@ def open_cache(options: Options, *, only: Path | None = None) -> PageCache:
         limit=options.cache_size,
         keep_free=keep_free,
         only=only,
+        prefix=options.prefix,
     )
 
 

@@ -228,7 +228,10 @@ async def planted(
     **config: object,
 ) -> AsyncIterator[Mount]:
     """A mount of the bucket with its cache in `directory`; nothing is drained at the end."""
-    cache = PageCache(directory, name="bucket", limit=cache_size, keep_free=lambda disk: 0)
+    prefix = str(config.get("prefix", ""))
+    cache = PageCache(
+        directory, name="bucket", limit=cache_size, keep_free=lambda disk: 0, prefix=prefix
+    )
     cache.journal.in_thread = in_place
     failure: BaseException | None = None
     try:

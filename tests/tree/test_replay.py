@@ -500,17 +500,39 @@ async def test_a_changed_file_is_renamed(bucket: Bucket, tmp_path: Path) -> None
 async def test_rows_of_another_prefix_are_left(
     bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    bucket.poke("p/", b"")
     async with planted(bucket, tmp_path, writeback=True) as mount:
         bucket.refuse("PutObject", "SlowDown")
         await mount.save("f", noise(100_000))
+        await mount.save("p/g", b"g")
     bucket.fault = None
     async with planted(bucket, tmp_path, writeback=True, prefix="p/") as mount:
         await trio.sleep(10)
-        assert mount.stored() == []
+        assert mount.stored() == ["p/", "p/g"]
     assert "1 entries of the journal are of other prefixes" in caplog.text
     async with planted(bucket, tmp_path) as mount:
         await settled(mount)
         assert bucket.peek("f") == noise(100_000)
+
+
+async def test_each_prefix_gets_the_cache_in_which_it_waits(bucket: Bucket, tmp_path: Path) -> None:
+    """Two mounts that are mounted again in the other order, and stay."""
+    async with (
+        planted(bucket, tmp_path, writeback=True, prefix="p/") as first,
+        planted(bucket, tmp_path, writeback=True, prefix="q/") as second,
+    ):
+        bucket.refuse("PutObject", "SlowDown")
+        await first.save("f", b"first")
+        await second.save("f", b"second")
+    bucket.fault = None
+    async with (
+        planted(bucket, tmp_path, prefix="r/"),
+        planted(bucket, tmp_path, prefix="q/") as second,
+        planted(bucket, tmp_path, prefix="p/") as first,
+    ):
+        await settled(first)
+        await settled(second)
+        assert (bucket.peek("p/f"), bucket.peek("q/f")) == (b"first", b"second")
 
 
 async def test_a_mount_that_may_not_write_leaves_everything(
