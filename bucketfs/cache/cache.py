@@ -22,7 +22,7 @@ from bucketfs.cache import budget
 from bucketfs.cache.directory import INDEX, JOURNAL, UNSAVED, claim, claim_this
 from bucketfs.cache.extents import Extents
 from bucketfs.cache.index import Index, PageRow
-from bucketfs.cache.journal import Journal
+from bucketfs.cache.journal import Journal, sync_directory
 from bucketfs.cache.pages import CHUNK, PageFile
 from bucketfs.cache.seals import Seals
 from bucketfs.errors import FsError
@@ -236,10 +236,20 @@ class PageCache:
             if not file.pins:
                 self._save(file)
 
-    def rescue(self, file: PageFile, name: str) -> Path:
-        """Keep the bytes of an unsaved file outside the cache, where nothing deletes them."""
+    def rescue(self, file: PageFile, name: str, size: int) -> Path:
+        """Keep the bytes of an unsaved file outside the cache, where nothing deletes them.
+
+        They are on the disk, and the file is `size` bytes long, when this returns.
+
+        Raises:
+            OSError: The disk refuses.
+        """
         path = self._unsaved() / f"{secrets.token_hex(4)}-{name.replace('/', '_')[:100]}"
+        if file.stored < size:
+            os.ftruncate(file.fd, size)  # zeros at the end take no room
+        os.fsync(file.fd)
         os.link(file.path, path)
+        sync_directory(path.parent)
         return path
 
     def _unsaved(self) -> Path:

@@ -325,7 +325,7 @@ class Saver:
         if content is not None and content.unsaved:
             cache = self._state.files.cache
             try:
-                kept = cache.rescue(content.fetcher.pages, inode.name)
+                kept = cache.rescue(content.fetcher.pages, inode.name, content.size)
             except OSError as failure:
                 log.error("%s cannot be put under unsaved/: %s", self._state.shown(inode), failure)
                 self.pending.note(inode)

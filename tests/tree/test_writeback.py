@@ -207,6 +207,32 @@ async def test_what_is_given_up_is_kept_and_named(
         bucket.fault = None
 
 
+async def test_what_is_given_up_is_whole_and_on_the_disk(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the journal forgets it."""
+    async with writing(bucket, tmp_path) as mount:
+        journal, synced = mount.cache.journal, []
+        fsync = os.fsync
+
+        def watch(fd: int) -> None:
+            synced.append((os.fstat(fd).st_size, len(journal.pending())))
+            fsync(fd)
+
+        monkeypatch.setattr(os, "fsync", watch)
+        bucket.refuse("PutObject", "EntityTooLarge")
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"bytes")
+        await mount.tree.opener.truncate(handle.inode, 20_000, publish=False)
+        await mount.close(handle)
+        await trio.sleep(5)
+        [failed] = journal.failed()
+        path = mount.cache.directory / failed.path
+        assert path.read_bytes() == b"bytes" + bytes(19_995)
+        assert (20_000, 1) in synced
+        bucket.fault = None
+
+
 @pytest.mark.parametrize("full", ["store", "disk"])
 async def test_what_is_full_now_is_waited_for(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
