@@ -211,8 +211,16 @@ class Saver:
         """Save, when it is this one's turn: first come, first served."""
         content = live.content
         lane = self._small if content is None or content.size <= _SMALL else self._large
+        promised = content is not None and content.promise is not None
         async with lane:
             await self.save(inode)
+        if promised:
+            self._state.background.start(self._settle, "take the journal to the disk")
+
+    async def _settle(self) -> None:
+        """A power cut soon after must not have what has arrived be uploaded once more."""
+        with contextlib.suppress(FsError):
+            await self._state.journal.settled()
 
     def _is_hopeless(self, inode: Inode, live: Live, error: StoreError | FsError) -> bool:
         """Whether trying again cannot help; a full store or disk may get room again."""

@@ -408,6 +408,29 @@ async def test_a_removal_does_not_wait(bucket: Bucket, tmp_path: Path) -> None:
         assert mount.cache.journal.removals() == []
 
 
+async def test_what_is_done_is_soon_known_to_be_after_a_power_cut(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Nothing is uploaded or removed again that others, or programs here, have changed since."""
+    async with writing(bucket, tmp_path) as mount:
+        journal = mount.cache.journal
+        on_disk: list[int] = []
+
+        async def watch(job: Callable[[], None]) -> None:
+            await in_place(job)
+            if job == journal._sync:
+                on_disk.append(len(journal.pending()) + len(journal.removals()))
+
+        journal.in_thread = watch
+        await mount.save("f", b"bytes")
+        assert on_disk == [1]
+        await trio.sleep(1)
+        assert on_disk == [1, 0]
+        await mount.unlink("f")
+        await mount.save("f", b"bytes")
+        assert on_disk == [1, 0, 0, 1], "the removal is forgotten before the name is free"
+
+
 async def test_a_removal_that_fails_is_undone(bucket: Bucket, tmp_path: Path) -> None:
     async with writing(bucket, tmp_path) as mount:
         await mount.save("f", b"bytes")
