@@ -225,12 +225,26 @@ class Renamer:
             await self._state.store.delete(old_key)
         except StoreError:
             source.checked = source.parent.listed = NEVER
-            raise
+            if await self._is_still(source, old, info):
+                raise
         self._state.index.drop_headers(old_key)
         if headers is not None:
             self._state.index.put_headers(new_key, info.etag, info.last_modified, headers)
             if live.attribute_changes == changes and not (live.content and live.content.unsaved):
                 live.attributes_unsaved = False
+
+    async def _is_still(self, source: Inode, old: Version, copy: ObjectInfo) -> bool:
+        """Whether a failed deletion has left the original, which the file stands for then."""
+        try:
+            found = await self._state.store.head(old.key)
+        except NotFound:
+            return False
+        except StoreError:
+            return True
+        if found.etag == old.etag:
+            self._state.moved(source, Version(copy.key, copy.etag, old.size), found, sure=True)
+            source.checked = NEVER
+        return True
 
     def _new_headers(self, source: Inode, new_name: str) -> Headers | None:
         """Headers for the copy, None to keep those of the object.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -9,11 +10,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from bucketfs.errors import FsError, StoreError
+from bucketfs.errors import FsError, NoAnswer, StoreError
 from bucketfs.store.memory import Fault
 from bucketfs.tree.change import Change
 from bucketfs.tree.inode import Directory
-from tests.tree.builder import MIB, TTL, Bucket, planted, said
+from tests.tree.builder import MIB, TTL, Bucket, noise, planted, said
 
 pytestmark = pytest.mark.mock_clock
 
@@ -329,6 +330,35 @@ class TestDirectories:
             await mount.rename("p/d", "d")
             assert mount.stored() == ["d/f", "p/"]
             assert await mount.names() == {"d", "p"}
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_what_waits_is_whole_after_a_deletion_that_failed(
+    bucket: Bucket, tmp_path: Path, lost: bool
+) -> None:
+    """Its old bytes are in the original, or in the copy if only the answer was lost."""
+    old = noise(20 * MIB)
+    bucket.poke("f", old)
+
+    def refuse(operation: str, key: str, _count: int) -> Fault | None:
+        error = StoreError("AccessDenied", status=403, operation=operation, key=key)
+        if operation == "DeleteObject" and lost:
+            return Fault(NoAnswer("ReadTimeout"), after=True)
+        return Fault(error) if operation in ("DeleteObject", "CreateMultipartUpload") else None
+
+    async with planted(bucket, tmp_path, writeback=True) as mount:
+        handle = await mount.open("f", os.O_WRONLY)
+        await mount.write(handle, 20 * MIB, b"more")
+        bucket.fault = refuse
+        await mount.close(handle)
+        await trio.sleep(0.1)
+        with contextlib.nullcontext() if lost else pytest.raises(StoreError):
+            await mount.rename("f", "g")
+        bucket.objects.pop("f" if lost else "g", None)
+        bucket.fault = None
+        await trio.sleep(100)
+        assert mount.stored() == ["g" if lost else "f"]
+        assert bucket.peek("g" if lost else "f") == old + b"more"
 
 
 async def test_a_lost_answer_to_delete_is_reported(bucket: Bucket, tmp_path: Path) -> None:
