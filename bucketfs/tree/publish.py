@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 #: S3's limit for user metadata of one object.
 METADATA_MAX = 2048
+#: What is not found when it is not the object.
+_NOT_THE_OBJECT = frozenset({"NoSuchBucket", "NoSuchUpload"})
 #: How often others may replace an object while ours is to take its place.
 CONFLICT_TRIES = 5
 
@@ -170,6 +172,8 @@ class Publisher:
         try:
             return await upload.publish(self._state.files, content, target)
         except NotFound as error:
+            if error.code in _NOT_THE_OBJECT:
+                raise
             if content.outgoing.afloat:
                 raise PreconditionFailed(error.code, status=error.status, key=error.key) from error
             await content.prove()
@@ -186,7 +190,7 @@ class Publisher:
         """Publish, and remember an upload whose outcome is not known."""
         try:
             return await self._publish(target, content)
-        except (PreconditionFailed, NotFound):
+        except PreconditionFailed:
             raise
         except (StoreError, trio.Cancelled) as error:
             refused = isinstance(error, StoreError) and 400 <= error.status < 500
@@ -327,7 +331,11 @@ class Publisher:
         assert parent is not None
         code = errno.EEXIST if live.exclusive else errno.ESTALE
         new_name = _conflict_name(name, clock.wall_ns())
-        await content.prove()
+        try:
+            await content.load(0, content.size)  # the version may be there after all
+        except FsError as error:
+            if error.errno != errno.ESTALE:
+                raise
         gaps = content.fetcher.missing(0, content.size)
         if gaps:
             log.error("of the version of %r that was changed here, %s are lost", name, gaps)

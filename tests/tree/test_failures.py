@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from bucketfs.errors import NoAnswer, StoreError
+from bucketfs.errors import NoAnswer, NotFound, StoreError
 from bucketfs.store.memory import Fault
 from tests.tree.builder import MIB, Bucket, noise, planted
 
@@ -123,6 +123,31 @@ async def test_what_cannot_be_put_aside_is_not_given_up(
             ["at unmount", "before"], noise(100_000)
         )
     caplog.clear()
+
+
+@pytest.mark.parametrize("code", ["NoSuchUpload", "NoSuchBucket"])
+@pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPartCopy", "UploadPart"])
+async def test_what_is_not_found_is_not_always_the_object(
+    bucket: Bucket, tmp_path: Path, code: str, operation: str
+) -> None:
+    """The bucket for a moment, or an upload that others threw away: nobody has removed the file."""
+    bucket.poke("f", noise(20 * MIB))
+
+    def refuse(asked: str, key: str, count: int) -> Fault | None:
+        if asked == operation and count == 1:
+            return Fault(NotFound(code, status=404, operation=asked, key=key))
+        return Fault(NoAnswer("ReadTimeout")) if asked == "PutObject" else None
+
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.open("f", os.O_WRONLY)
+        await mount.write(handle, 20 * MIB, b"more")
+        bucket.requested()
+        bucket.fault = refuse
+        with pytest.raises(StoreError):
+            await mount.close(handle)
+        await trio.sleep(100)
+        assert mount.stored() == ["f"]
+        assert bucket.peek("f") == noise(20 * MIB) + b"more"
 
 
 async def test_a_failed_chmod_does_not_spoil_the_open_file(bucket: Bucket, tmp_path: Path) -> None:
