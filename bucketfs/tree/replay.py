@@ -5,7 +5,8 @@ Each step may be interrupted by another crash and is done again by the next moun
 1. half-done renames: the copies that are missing are made, then the originals go;
 2. removals that had been answered: the objects go, unless others have replaced them since;
 3. pending files: they are in the tree again, and wait for their upload as they did;
-4. multipart uploads that nobody will complete are aborted, beside the serving.
+4. multipart uploads that nobody will complete are aborted, beside the serving; those whose id is
+   not known, first of all.
 
 What cannot be done now stays in the journal. Rows of other prefixes of the bucket are left for a
 mount that shows these.
@@ -77,6 +78,9 @@ class Replay:
     async def run(self) -> Replayed:
         """Carry everything out; what the bucket refuses stays for the next mount, and is logged."""
         left = self._journal.uploads()
+        # those without an id are looked for by their key: before there are new ones of it
+        await multipart.clear(self._store, self._journal, [u for u in left if not u.upload_id])
+        left = [upload for upload in left if upload.upload_id]
         for rename in self._journal.renames():
             if self._is_here(rename.old) and self._is_here(rename.new):
                 await self._finish(rename)

@@ -333,6 +333,26 @@ async def test_multipart_uploads_are_aborted(bucket: Bucket, tmp_path: Path) -> 
         assert [upload.key for upload in mount.bucket.uploads.values()] == ["gg"]
 
 
+async def test_the_upload_of_this_mount_is_not_taken_for_one_that_was_left(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    async def before(mount: Mount) -> None:
+        bucket.fault = lambda operation, _key, _n: (
+            Fault(hang=True) if operation == "CreateMultipartUpload" else None
+        )
+        bucket.latency = 0.1  # of the next mount, too
+        await mount.save("f", noise(70 * MIB))
+        await trio.sleep(1)
+        assert {upload.upload_id for upload in mount.cache.journal.uploads()} == {""}
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await settled(mount)
+        requested = mount.bucket.requested()
+        assert requested["CreateMultipartUpload"] == requested["CompleteMultipartUpload"] == 1
+        assert "AbortMultipartUpload" not in requested
+        assert mount.bucket.peek("f") == noise(70 * MIB)
+
+
 async def test_removals_are_carried_out(bucket: Bucket, tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         bucket.poke(name, name.encode())
