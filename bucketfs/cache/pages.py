@@ -28,6 +28,7 @@ from crc32c import crc32c
 from bucketfs.cache.descriptors import Descriptors, share
 from bucketfs.cache.extents import Extent, Extents
 from bucketfs.cache.seals import SPAN, Seals, spans
+from bucketfs.errors import FsError
 
 log = logging.getLogger(__name__)
 
@@ -310,13 +311,21 @@ class PageBody:
         return self.stop - self.start
 
     def chunks(self) -> Iterator[bytes | memoryview]:
-        """The bytes in pieces of at most `CHUNK`; a piece is valid until the next is asked for."""
+        """The bytes in pieces of at most `CHUNK`; a piece is valid until the next is asked for.
+
+        Raises:
+            FsError: The disk cannot be read.
+        """
         # another thread may compute a signature, but must not touch the file's seals
         seals = self.pages.seals if threading.get_ident() == self._thread else None
         with _buffer() as view:
             for start in range(self.start, self.stop, CHUNK):
                 piece = view[: min(CHUNK, self.stop - start)]
-                self.pages.read_into(piece, start)
+                try:
+                    self.pages.read_into(piece, start)
+                except OSError as error:
+                    why = f"the cache cannot be read: {error}"
+                    raise FsError(error.errno or errno.EIO, why) from error
                 if seals is not None:
                     for a, b in seals.missing(start, start + len(piece)):
                         self.pages.seal(a, piece[a - start : b - start])

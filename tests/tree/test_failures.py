@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from bucketfs.errors import NoAnswer, NotFound, StoreError
+from bucketfs.cache.pages import PageFile
+from bucketfs.errors import FsError, NoAnswer, NotFound, StoreError
 from bucketfs.store.memory import Fault
 from tests.tree.builder import MIB, Bucket, noise, planted
 
@@ -148,6 +149,33 @@ async def test_what_is_not_found_is_not_always_the_object(
         await trio.sleep(100)
         assert mount.stored() == ["f"]
         assert bucket.peek("f") == noise(20 * MIB) + b"more"
+
+
+@pytest.mark.parametrize("size", [4 * MIB, 100 * MIB])
+async def test_a_disk_that_cannot_be_read_for_once(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Whoever sends the bytes, beside the writer or after the close, tries it again."""
+    read, failed = PageFile.read_into, []
+
+    def fail_once(pages: PageFile, view: memoryview, start: int) -> None:
+        if not failed and start >= size // 2:
+            failed.append(start)
+            raise OSError(errno.EIO, "Input/output error")
+        read(pages, view, start)
+
+    monkeypatch.setattr(PageFile, "read_into", fail_once)
+    data = noise(MIB) * (size // MIB)
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("f")
+        for at in range(0, size, MIB // 2):
+            await mount.write(handle, at, data[at : at + MIB // 2])
+            await trio.sleep(0.1)
+        with trio.fail_after(1000), contextlib.suppress(FsError):
+            await mount.close(handle)
+        await trio.sleep(100)
+        assert failed
+        assert bucket.peek("f") == data
 
 
 async def test_a_failed_chmod_does_not_spoil_the_open_file(bucket: Bucket, tmp_path: Path) -> None:
