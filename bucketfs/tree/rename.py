@@ -138,6 +138,10 @@ class Renamer:
             in_bucket = target.etag if target is not None else ""
             if live.content is not None and live.content.new:
                 await self._forget_old(source, old_key)
+                if target is not None and target.content is not None:
+                    # what an upload of the target may have made of the key is replaced as well
+                    live.content.attempts += target.content.attempts
+                    live.content.strayed |= target.content.strayed
                 source.etag = in_bucket  # the object that the upload is going to replace
                 self._relink(source, target, new_parent, new_name)
             else:

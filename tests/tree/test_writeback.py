@@ -308,6 +308,36 @@ async def test_what_had_arrived_does_not_keep_the_old_name(
         check(mount)
 
 
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("crash", [False, True])
+async def test_what_had_arrived_is_replaced_by_what_is_renamed_over_it(
+    bucket: Bucket, tmp_path: Path, existing: bool, crash: bool
+) -> None:
+    lost = Fault(NoAnswer("ReadTimeout"), after=True)
+    if existing:
+        bucket.poke("f", b"as once")
+    async with writing(bucket, tmp_path) as mount:
+        bucket.fault = lambda asked, _key, _n: lost if asked == "PutObject" else None
+        if existing:
+            handle = await mount.open("f", os.O_WRONLY | os.O_TRUNC)
+            await mount.write(handle, 0, b"old")
+            await mount.close(handle)
+        else:
+            await mount.save("f", b"old")
+        await trio.sleep(0.5)
+        assert bucket.peek("f") == b"old"
+        bucket.refuse("PutObject", "SlowDown")
+        await mount.save("new", b"new")
+        await mount.rename("new", "f")
+        if not crash:
+            bucket.fault = None
+            await trio.sleep(100)
+    bucket.fault = None
+    async with planted(bucket, tmp_path, writeback=True) as mount:
+        await trio.sleep(100)
+        assert {key: bucket.peek(key) for key in mount.stored()} == {"f": b"new"}
+
+
 async def _leave_both_names(mount: Mount, *, theirs: bool) -> None:
     if theirs:
         mount.bucket.poke("a", b"theirs")
