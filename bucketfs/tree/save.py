@@ -36,6 +36,8 @@ ATTRIBUTE_DELAY = 0.05
 #: the second figure: a program that writes many files has the machine to itself until then, and
 #: what it renames or removes at once has cost nothing.
 LULL, LULL_MOST = 0.05, 1.0
+#: Seconds after an upload until the journal's knowledge of it is on the disk, with that of others.
+SETTLE_AFTER = 1.0
 #: Pause before an upload that failed is tried again in the background, doubling up to the second.
 RETRY_FIRST, RETRY_MOST = 1.0, 60.0
 #: Failures that trying again cannot mend (refused credentials may be renewed, so not EACCES; a
@@ -74,6 +76,7 @@ class Saver:
         #: When the last promised file was closed, and what ends when no other was for a while.
         self._closed = 0.0
         self._lull: trio.Event | None = None
+        self._settling = False
         self.undeleted: set[str] = set()
         self._small = trio.Semaphore(state.files.parallel)
         self._large = trio.Semaphore(_LARGE_AT_ONCE)
@@ -214,11 +217,16 @@ class Saver:
         promised = content is not None and content.promise is not None
         async with lane:
             await self.save(inode)
-        if promised:
+        if promised and not self._settling:
+            self._settling = True
             self._state.background.start(self._settle, "take the journal to the disk")
 
     async def _settle(self) -> None:
-        """A power cut soon after must not have what has arrived be uploaded once more."""
+        """A power cut must not have what has arrived long ago be uploaded once more."""
+        try:
+            await trio.sleep(SETTLE_AFTER)
+        finally:
+            self._settling = False
         with contextlib.suppress(FsError):
             await self._state.journal.settled()
 

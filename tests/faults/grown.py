@@ -24,7 +24,7 @@ from bucketfs.tree.change import Change
 from bucketfs.tree.inode import Directory
 from bucketfs.tree.tree import Tree
 from tests.faults.scenario import Entry, World, of_objects
-from tests.tree.builder import CONFIG, Bucket, Mount
+from tests.tree.builder import CONFIG, Bucket, Mount, in_place
 
 KINDS = {stat.S_IFDIR: "d", stat.S_IFLNK: "l"}
 
@@ -158,6 +158,7 @@ async def grown(
     retried = RetryStore(bucket, RetryPolicy(), renew=renew, luck=dice.random)
     store = FallbackStore(retried, provider)
     cache = PageCache(directory, name="bucket", limit=1 << 30, keep_free=lambda disk: 0)
+    cache.journal.in_thread = in_place
     try:
         async with trio.open_nursery() as nursery:
             files = FileContext(store, cache, Background(nursery), part_size, parallel=8)
