@@ -35,8 +35,6 @@ RTT, RATE = 20.0, 80.0
 #: Samples that took longer (s) say enough.
 LONG = 15.0
 
-_TOUCHED = 1 << 30
-
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -88,10 +86,10 @@ def _machine(versions: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _touch_memory() -> None:
+def _touch_memory(size: int) -> None:
     """Make a virtual machine hand out its memory before a sample needs it."""
-    with mmap.mmap(-1, _TOUCHED) as area:
-        for at in range(0, _TOUCHED, mmap.PAGESIZE):
+    with mmap.mmap(-1, size) as area:
+        for at in range(0, size, mmap.PAGESIZE):
             area[at] = 1
 
 
@@ -115,7 +113,7 @@ def _measure(
             for name in names[first:] + names[:first]:
                 if (name, through) in slow:
                     continue
-                _touch_memory()
+                _touch_memory(laboratory.scale.touched)
                 sample = laboratory.sample(workload, SYSTEMS[name], through)
                 results.add(workload.name, name, sample)
                 _tell(results.setting, workload.name, name, sample)

@@ -20,7 +20,7 @@ SMALL = 4096
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much of everything."""
+    """How much of everything; `touched` is memory that the machine is made to have at hand."""
 
     big: int = 256 * MIB
     streams: int = 8
@@ -32,6 +32,7 @@ class Scale:
     directories: int = 100
     files: int = 30
     appended: int = 64 * MIB
+    touched: int = 1024 * MIB
 
 
 FULL = Scale()
@@ -46,6 +47,7 @@ QUICK = Scale(
     entries=1000,
     directories=20,
     appended=16 * MIB,
+    touched=256 * MIB,
 )
 
 

@@ -62,7 +62,7 @@ class Laboratory:
 
     def __init__(self, endpoint: Endpoint, servers: list[int], scale: Scale, scratch: Path) -> None:
         self._endpoint, self._servers = endpoint, servers
-        self._scale, self._scratch = scale, scratch
+        self.scale, self._scratch = scale, scratch
         self._shared: dict[str, Witness] = {}
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ class Laboratory:
         with ExitStack() as stack:
             bucket = stack.enter_context(self._bucket(workload))
             place = self._place(bucket, network)
-            job = Job(place.mountpoint, self._scale, bucket, self._scratch / "archive.tar")
+            job = Job(place.mountpoint, self.scale, bucket, self._scratch / "archive.tar")
             try:
                 if workload.again:
                     with Mounted(system, place, self._scratch / "log") as mounted:
@@ -96,14 +96,14 @@ class Laboratory:
         if workload.changes:
             bucket = Witness.create(self._endpoint)
             try:
-                fill(bucket, self._scale)
+                fill(bucket, self.scale)
                 yield bucket
             finally:
                 bucket.destroy()
             return
         if workload.data not in self._shared:
             self._shared[workload.data] = Witness.create(self._endpoint)
-            fill(self._shared[workload.data], self._scale)
+            fill(self._shared[workload.data], self.scale)
         yield self._shared[workload.data]
 
     def _place(self, bucket: Witness, network: Network | None) -> Place:
