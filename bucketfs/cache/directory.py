@@ -16,7 +16,7 @@ import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
-from bucketfs.cache.journal import waiting
+from bucketfs.cache.journal_file import waiting
 from bucketfs.errors import FsError
 
 #: What stands in the directory of a cache beside its page files.
@@ -149,3 +149,12 @@ def _say(directory: Path, name: str) -> None:
             path.write_text(name + "\n", encoding="utf-8", errors="surrogateescape")
     except OSError:
         return  # a full disk; nothing but the words of a listing depend on it
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names in a directory survive a power cut; raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

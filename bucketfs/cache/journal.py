@@ -16,56 +16,26 @@ the same time share.
 from __future__ import annotations
 
 import errno
-import functools
 import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from bucketfs.cache.directory import sync_directory
+from bucketfs.cache.journal_file import beside, is_instead, open_or_set_aside
 from bucketfs.cache.rows import Failed, Pending, Removal, Rename, Upload, decode, encode
 from bucketfs.errors import FsError
 from bucketfs.tasks import Turns
 
 log = logging.getLogger(__name__)
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS uploads (
-    id INTEGER PRIMARY KEY, key TEXT NOT NULL, upload_id TEXT NOT NULL, since REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS pending (
-    file TEXT PRIMARY KEY, key TEXT NOT NULL, error TEXT NOT NULL, state TEXT NOT NULL,
-    seals BLOB NOT NULL, sum INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS saved (file TEXT PRIMARY KEY, data BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS failed (
-    path TEXT PRIMARY KEY, key TEXT NOT NULL, error TEXT NOT NULL, since REAL NOT NULL)
-    WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS removals (key TEXT PRIMARY KEY, etag TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS renames (
-    old TEXT PRIMARY KEY, new TEXT NOT NULL, etag TEXT NOT NULL, replaced TEXT NOT NULL)
-    WITHOUT ROWID;
-"""
-#: Format of the tables; a journal of another one is set aside, never deleted.
-_VERSION = 2
-#: `PRAGMA application_id` of one in place of a damaged one, until `Journal.made_good`.
-_INSTEAD = 1
-#: Primary result codes (sqlite.org/rescode.html) of a database that may be all right.
-_OF_THE_DISK = {
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_NOMEM,
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_READONLY,
-}
-#: The write-ahead log is copied into the database from this many bytes on, beside the loop; at
-#: the second figure (in pages) SQLite does it itself, on the loop.
-_CHECKPOINT_FROM, _CHECKPOINT_PAGES = 8 << 20, 16_384
-
+#: The write-ahead log is copied into the database from this many bytes on, beside the loop.
+_CHECKPOINT_FROM = 8 << 20
 
 #: An SQL statement and its values.
 _Statement = tuple[str, tuple[Any, ...]]
@@ -90,8 +60,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._db = _open_or_set_aside(path)
-            self.lost = self._db.execute("PRAGMA application_id").fetchone()[0] == _INSTEAD
+            self._db = open_or_set_aside(path)
+            self.lost = is_instead(self._db)
         except sqlite3.Error as error:
             raise FsError(
                 errno.EIO, f"the journal {path} cannot be opened: {error}; is the disk full?"
@@ -306,7 +276,7 @@ class Journal:
     def _sync(self) -> None:
         """In a thread. The database itself is SQLite's to open: closing it here ends its locks."""
         if self._wal < 0:
-            self._wal = os.open(_beside(self._path, "-wal"), os.O_RDWR | os.O_CLOEXEC)
+            self._wal = os.open(beside(self._path, "-wal"), os.O_RDWR | os.O_CLOEXEC)
             sync_directory(self._path.parent)
         os.fdatasync(self._wal)
         if os.fstat(self._wal).st_size > _CHECKPOINT_FROM:
@@ -358,74 +328,3 @@ class Journal:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise FsError(errno.EIO, f"the journal {self._path} cannot be read: {error}") from error
-
-
-def waiting(path: Path) -> list[str]:
-    """The keys of what a journal that nobody has open at the moment has to carry out."""
-    query = (
-        "SELECT key FROM pending WHERE error = '' UNION ALL SELECT key FROM removals"
-        " UNION ALL SELECT old FROM renames"
-    )
-    try:
-        with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as db:
-            return [str(key) for (key,) in db.execute(query)]
-    except sqlite3.Error:
-        return []  # whoever opens it says what is wrong with it
-
-
-def sync_directory(path: Path) -> None:
-    """Have the names in a directory survive a power cut; raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _open_or_set_aside(path: Path) -> sqlite3.Connection:
-    """The database, or a new one in place of a damaged one."""
-    try:
-        return _open(path)
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK:
-            raise
-        log.error("the journal %s is unreadable and set aside: %s", path, error)
-    _set_aside(path)
-    return _open(path)
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None)
-    db.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
-    db.execute("PRAGMA journal_mode=WAL")
-    # each commit reaches the kernel; `Journal.settled` takes it to the disk
-    db.execute("PRAGMA synchronous=NORMAL")
-    db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version not in (0, _VERSION):
-        db.close()
-        raise sqlite3.DatabaseError(f"format {version} is not {_VERSION}")
-    if version == 0:  # only then: there may be no room to write anything
-        if any(path.parent.glob(f"{path.name}.damaged*")):
-            db.execute(f"PRAGMA application_id = {_INSTEAD}")
-        db.executescript(f"{_SCHEMA}PRAGMA user_version = {_VERSION};")
-    (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
-        db.close()
-        raise sqlite3.DatabaseError(found)
-    return db
-
-
-def _set_aside(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        part = _beside(path, suffix)
-        if part.exists():
-            aside, number = _beside(part, ".damaged"), 0
-            while aside.exists():
-                number += 1
-                aside = _beside(part, f".damaged.{number}")
-            part.replace(aside)
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)

@@ -218,3 +218,13 @@ class InodeTable:
         if inode.lookups <= 0 and ino != ROOT_INO:
             inode.lookups = 0
             del self._known[ino]
+
+
+def is_below(inode: Inode, directory: Directory) -> bool:
+    """Whether an inode is a directory itself, or in it, or anywhere further down."""
+    node: Inode | None = inode
+    while node is not None:
+        if node is directory:
+            return True
+        node = node.parent
+    return False

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from bucketfs.cache.directory import sync_directory
 from bucketfs.cache.extents import Extent
-from bucketfs.cache.journal import sync_directory
 from bucketfs.cache.pages import PageFile, read_exactly
 from bucketfs.cache.rows import Failed
 from bucketfs.cache.rows import Pending as Row
@@ -28,7 +28,7 @@ from bucketfs.file.content import Content
 from bucketfs.file.promise import COPIED, Promise
 from bucketfs.file.target import Target
 from bucketfs.store.base import Headers
-from bucketfs.tree.inode import Directory, Inode, Live
+from bucketfs.tree.inode import Directory, Inode, Live, is_below
 from bucketfs.tree.state import TreeState
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ class Pending:
         """The directory has another name."""
         with self._journal.batch():
             for inode in self._state.live:
-                if _is_below(inode, directory):
+                if is_below(inode, directory):
                     self.update(inode)
 
     def forget(self, content: Content | None) -> None:
@@ -282,12 +282,3 @@ def _counted(content: Content) -> tuple[Extent, ...]:
 def _is_inline(content: Content) -> bool:
     size = content.size
     return size <= INLINE and content.fetcher.pages.valid.covers(0, size)
-
-
-def _is_below(inode: Inode, directory: Directory) -> bool:
-    node: Inode | None = inode
-    while node is not None:
-        if node is directory:
-            return True
-        node = node.parent
-    return False

@@ -8,9 +8,8 @@ back. Handles, unsaved bytes and attributes hang on inodes and come along by the
 from __future__ import annotations
 
 import errno
-import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 
 import trio
@@ -20,23 +19,19 @@ from bucketfs.cache.rows import Rename
 from bucketfs.errors import FsError, KeyTaken, NotFound, PreconditionFailed, StoreError
 from bucketfs.file.context import Version
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo
-from bucketfs.tasks import gather
 from bucketfs.tree.claim import copy_to_free
+from bucketfs.tree.copies import TreeCopies
 from bucketfs.tree.entries import Entries
 from bucketfs.tree.find import Finder
-from bucketfs.tree.inode import NEVER, Directory, Inode, Live
+from bucketfs.tree.inode import NEVER, Directory, Inode, Live, is_below
 from bucketfs.tree.listing import Lister
 from bucketfs.tree.locks import Locks
-from bucketfs.tree.names import check_key
 from bucketfs.tree.posix import encode
 from bucketfs.tree.publish import Publisher, content_type
 from bucketfs.tree.remove import Removals
 from bucketfs.tree.state import TreeState
 
 log = logging.getLogger(__name__)
-
-#: Answers the ETag that the copy of a listed object is to be conditional on, "" for none.
-Condition = Callable[[ObjectInfo], str]
 
 
 class Renamer:
@@ -59,6 +54,7 @@ class Renamer:
         self._locks = locks
         self._removals = removals
         self._publisher = publisher
+        self._tree = TreeCopies(state, lister)
 
     async def rename(
         self,
@@ -327,15 +323,15 @@ class Renamer:
                     with self._learning_of(new_parent, new_name):
                         await self._claim(source, new_prefix)
                 with self._journaled(Rename(self._state.prefix(source), new_prefix)):
-                    asked = self._conditions(source)
-                    copies = await self._copy_tree(source, new_prefix, target, asked, claimed=claim)
+                    asked = self._tree.conditions(source)
+                    copies = await self._tree.copy(source, new_prefix, target, asked, claimed=claim)
                     if claim:
                         source.markers = (source.markers or frozenset()) | {"/"}
                     # readers go on under the new keys before the old ones are gone
                     self._relink(source, target, new_parent, new_name)
-                    self._take_over(source, {new.key: (old, new) for old, new in copies}, asked)
+                    self._tree.take_over(source, copies, asked)
                     self._publisher.pending.update_below(source)
-                    await self._delete_all([old.key for old, _ in copies])
+                    await self._tree.delete_originals([old.key for old, _ in copies])
             finally:
                 source.renaming.set()
                 source.renaming = None
@@ -345,7 +341,7 @@ class Renamer:
     async def _quiet_below(self, source: Directory, moorings: AsyncExitStack) -> None:
         """Uploads below that are under way end; later ones wait for `renaming`."""
         for inode in list(self._state.live):
-            if inode is not source and inode.live is not None and _is_below(inode, source):
+            if inode is not source and inode.live is not None and is_below(inode, source):
                 live = inode.live
                 if live.content is not None:
                     live.content.interrupt()
@@ -356,97 +352,3 @@ class Renamer:
         """Make the marker of the new name, as only one client can."""
         headers = self._publisher.headers(source)
         await self._state.store.put(new_prefix, BytesBody(b""), headers, if_none_match=True)
-
-    async def _copy_tree(
-        self,
-        source: Directory,
-        new_prefix: str,
-        target: Inode | None,
-        asked: Condition,
-        *,
-        claimed: bool,
-    ) -> list[tuple[ObjectInfo, ObjectInfo]]:
-        """Copy every object of a directory; pairs of original and copy."""
-        old_prefix = self._state.prefix(source)
-        path, new_path = old_prefix[:-1], new_prefix[:-1]
-        objects = await self._lister.objects_below(old_prefix)
-        for marker in (source.markers or frozenset()) - {"/"}:
-            objects.append(ObjectInfo(path + marker, 0, "", 0))
-        keys = [check_key(new_path + info.key[len(path) :]) for info in objects]
-        try:
-            copies = await gather(
-                [
-                    functools.partial(
-                        self._state.store.copy,
-                        info.key,
-                        key,
-                        size=info.size,
-                        source_if_match=asked(info),
-                    )
-                    for info, key in zip(objects, keys, strict=True)
-                ],
-                limit=self._state.files.parallel,
-            )
-        except BaseException:
-            had_marker = isinstance(target, Directory) and target.markers
-            made = {*keys, new_prefix} if claimed else set(keys)
-            await self._take_back(sorted(made - {new_prefix} if had_marker else made))
-            self._state.journal.renamed(old_prefix)
-            raise
-        return list(zip(objects, copies, strict=True))
-
-    def _conditions(self, directory: Directory) -> Condition:
-        """As `TreeState.copy_condition`, for all below a directory."""
-        able = self._state.store.capabilities.copy_if_match
-        opened = {
-            self._state.path(inode)
-            for inode in self._state.live
-            if inode.content is not None and _is_below(inode, directory)
-        }
-        return lambda info: info.etag if able or info.key in opened else ""
-
-    async def _delete_all(self, keys: list[str]) -> None:
-        stayed = await self._state.store.delete_many(keys)
-        for error in stayed.values():
-            log.error(
-                "%d of %d originals of a renamed directory stay behind", len(stayed), len(keys)
-            )
-            raise error
-
-    async def _take_back(self, keys: list[str]) -> None:
-        # shielded: also when the caller gave up, a half-made copy must not stay
-        with trio.CancelScope(shield=True), trio.move_on_after(60):
-            try:
-                await self._state.store.delete_many(keys)
-            except StoreError as error:
-                log.error("copies of a directory that could not be renamed stay behind: %s", error)
-
-    def _take_over(
-        self,
-        directory: Directory,
-        copies: Mapping[str, tuple[ObjectInfo, ObjectInfo]],
-        asked: Condition,
-    ) -> None:
-        """Note the versions that the copies have, where the original was the version we know."""
-        marker = copies.get(self._state.prefix(directory))
-        if marker is not None:
-            directory.etag, directory.modified = marker[1].etag, marker[1].last_modified
-        for child in directory.children.values():
-            if isinstance(child, Directory):
-                self._take_over(child, copies, asked)
-                continue
-            old, new = copies.get(self._state.path(child), (None, None))
-            if old is None or new is None or old.etag != child.etag:
-                continue
-            sure = bool(asked(old)) or new.etag == old.etag
-            if sure or child.content is None:
-                self._state.moved(child, Version(old.key, old.etag, old.size), new, sure=sure)
-
-
-def _is_below(inode: Inode, directory: Directory) -> bool:
-    node: Inode | None = inode
-    while node is not None:
-        if node is directory:
-            return True
-        node = node.parent
-    return False
