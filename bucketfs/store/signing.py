@@ -98,7 +98,9 @@ def sign(
     names = sorted(signed)
     listed = ";".join(names)
     lines = "".join([f"{name}:{signed[name]}\n" for name in names])
-    pairs = "&".join(sorted(query.split("&"))) if "&" in query else query
+    pairs = query
+    if "&" in query:  # by names, of which one may begin with another
+        pairs = "&".join(sorted(query.split("&"), key=lambda pair: pair.split("=", 1)))
     canonical = f"{method}\n{path}\n{pairs}\n{lines}\n{listed}\n{payload}"
     where = f"{moment[:8]}/{scope.region}/{scope.service}/aws4_request"
     digest = hashlib.sha256(canonical.encode()).hexdigest()

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from botocore.auth import AUTH_TYPE_MAPS
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import bucketfs.store.session  # noqa: F401 - registers the signer of the long way
@@ -27,6 +27,7 @@ NAMES = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=10)
     token=st.sampled_from([None, "TOKEN"]),
     body=st.binary(max_size=10),
 )
+@example(method="GET", key="0", query={"a": "0", "a-": "0"}, metadata={}, token=None, body=b"")
 def test_beside_botocore(
     method: str,
     key: str,
