@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS renames (
     WITHOUT ROWID;
 """
 #: Format of the tables; a journal of another one is set aside, never deleted.
-_VERSION = 2
+_VERSION = 3
 #: `PRAGMA application_id` of one in place of a damaged one, until `Journal.made_good`.
 _INSTEAD = 1
 #: Primary result codes (sqlite.org/rescode.html) of a database that may be all right.

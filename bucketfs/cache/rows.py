@@ -12,6 +12,9 @@ from crc32c import crc32c
 from bucketfs.cache.extents import Extent
 from bucketfs.store.base import Headers
 
+#: An upload by what its object is known by: size and user metadata.
+Attempt = tuple[int, Mapping[str, str]]
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:
@@ -86,6 +89,7 @@ class Pending:
         if_match: ETag the key must have when it is published, "" when it must be free.
         headers: To be stored with it.
         attempts: Size and user metadata of uploads that may have replaced that version already.
+        ahead: The same of uploads of later states of the file, begun after its promise.
         seals: Of what is valid, for `bucketfs.cache.seals.Seals.load`; b"" when the bytes may
             change without another row.
         error: Why it cannot be uploaded at all; "" when it can.
@@ -104,7 +108,8 @@ class Pending:
     base: tuple[str, str, int] | None
     if_match: str
     headers: Headers
-    attempts: tuple[tuple[int, Mapping[str, str]], ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    ahead: tuple[Attempt, ...] = ()
     seals: bytes = b""
     error: str = ""
     #: Fields that a later version may have written; kept as they are.
@@ -112,7 +117,7 @@ class Pending:
 
 
 _PLAIN = ("since", "size", "stored", "limit", "new", "cut", "if_match")
-_OTHERS = ("valid", "dirty", "base", "headers", "attempts")
+_OTHERS = ("valid", "dirty", "base", "headers", "attempts", "ahead")
 
 
 def encode(row: Pending) -> tuple[str, bytes, int]:
@@ -121,7 +126,8 @@ def encode(row: Pending) -> tuple[str, bytes, int]:
     state |= {"valid": row.valid, "dirty": row.dirty, "base": row.base}
     headers = row.headers
     state["headers"] = [dict(headers.metadata), headers.content_type, dict(headers.other)]
-    state["attempts"] = [(size, dict(metadata)) for size, metadata in row.attempts]
+    for name in ("attempts", "ahead"):
+        state[name] = [(size, dict(metadata)) for size, metadata in getattr(row, name)]
     text = json.dumps(state)
     return text, row.seals, _sum(row.key, text, row.seals)
 
@@ -144,6 +150,7 @@ def decode(file: str, key: str, error: str, text: str, seals: bytes, total: int)
         dirty=tuple((a, b) for a, b in state["dirty"]),
         base=None if base is None else (base[0], base[1], base[2]),
         attempts=tuple((size, said) for size, said in state["attempts"]),
+        ahead=tuple((size, said) for size, said in state["ahead"]),
         headers=Headers(metadata=metadata, content_type=content_type, other=other),
         seals=seals,
         more={name: value for name, value in state.items() if name not in (*_PLAIN, *_OTHERS)},

@@ -102,7 +102,7 @@ class Content:
         content.new, content.cut, content.touched = row.new, row.cut, True
         content.fetcher.limit = row.limit
         content.promise = Promise(pages, row, inline=False, revision=0)
-        content.attempts = [*row.attempts, (row.size, row.headers.metadata)]
+        content.attempts = [*row.attempts, *row.ahead, (row.size, row.headers.metadata)]
         content.strayed = True
         return content
 

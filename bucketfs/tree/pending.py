@@ -20,7 +20,7 @@ from dataclasses import replace
 from bucketfs.cache.directory import sync_directory
 from bucketfs.cache.extents import Extent
 from bucketfs.cache.pages import PageFile, read_exactly
-from bucketfs.cache.rows import Failed
+from bucketfs.cache.rows import Attempt, Failed
 from bucketfs.cache.rows import Pending as Row
 from bucketfs.cache.seals import Seals
 from bucketfs.errors import FsError
@@ -132,16 +132,25 @@ class Pending:
         )
         self._journal.change(promise.row)
 
+    def attempting(self, content: Content, headers: Headers) -> None:
+        """An upload with these headers begins.
+
+        When the file has changed since its promise, a crash leaves the row and, maybe, the object
+        of a later state: the row has to know it.
+        """
+        promise = content.promise
+        if promise is not None and not self._is_current(content):
+            ahead = (*promise.row.ahead, *_known_by(content, headers))
+            promise.row = replace(promise.row, ahead=ahead[-_ATTEMPTS:])
+            self._journal.change(promise.row)
+
     def attempted(self, inode: Inode, content: Content, headers: Headers) -> None:
         """An upload with these headers has failed, and yet the bucket may have it."""
         self._attempt(content, headers)
         self.update(inode)
 
     def _attempt(self, content: Content, headers: Headers) -> None:
-        content.attempts.append((content.size, headers.metadata))
-        streamed = content.outgoing.stream
-        if streamed is not None:
-            content.attempts.append((content.size, streamed.target.headers.metadata))
+        content.attempts += _known_by(content, headers)
         del content.attempts[:-_ATTEMPTS]
 
     def update_below(self, directory: Directory) -> None:
@@ -264,6 +273,14 @@ class Pending:
             attempts=tuple(content.attempts),
             seals=seals.dump(),
         )
+
+
+def _known_by(content: Content, headers: Headers) -> list[Attempt]:
+    """What an object of the content's upload under way can be known by."""
+    known: list[Attempt] = [(content.size, headers.metadata)]
+    if content.outgoing.stream is not None:
+        known.append((content.size, content.outgoing.stream.target.headers.metadata))
+    return known
 
 
 def _counted(content: Content) -> tuple[Extent, ...]:

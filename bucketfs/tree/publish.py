@@ -188,6 +188,7 @@ class Publisher:
         self, inode: Inode, target: Target, content: Content
     ) -> tuple[ObjectInfo, Target]:
         """Publish, and remember an upload whose outcome is not known."""
+        self.pending.attempting(content, target.headers)
         try:
             return await self._publish(target, content)
         except PreconditionFailed:

@@ -18,14 +18,14 @@ import errno
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bucketfs.cache.extents import Extents
 from bucketfs.cache.pages import PageFile, read_exactly
+from bucketfs.cache.rows import Attempt, Removal, Rename
 from bucketfs.cache.rows import Pending as Row
-from bucketfs.cache.rows import Removal, Rename
 from bucketfs.cache.seals import Seals
 from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
 from bucketfs.file import multipart
@@ -213,6 +213,11 @@ class Replay:
 
     async def _plant(self, row: Row) -> None:
         """Have a pending file in the tree as it was when it was promised."""
+        if await self._is_overtaken(row):
+            self._journal.drop(row.file)
+            cache = self._state.files.cache
+            cache.release(cache.take_kept(row.file))
+            return
         try:
             directory, data = self._state.files.cache.directory, self._journal.data(row.file)
             await self._journal.in_thread(functools.partial(check, row, data, directory))
@@ -272,16 +277,27 @@ class Replay:
 
     async def _has_arrived(self, row: Row) -> bool:
         """Whether the bucket has the object although the row is still there."""
+        ours = [(row.size, row.headers.metadata), *row.attempts]
+        return await self._is_there(row.key, [sent for sent in ours if sent[0] == row.size])
+
+    async def _is_overtaken(self, row: Row) -> bool:
+        """Whether a later state of the file has arrived, which is what counts then."""
+        if not row.ahead or not await self._is_there(row.key, row.ahead):
+            return False
+        log.info("%r had been uploaded already, with what was written after its promise", row.key)
+        return True
+
+    async def _is_there(self, key: str, uploads: Sequence[Attempt]) -> bool:
+        """Whether the object of a key is of one of these uploads, as far as can be known."""
         try:
-            found = await self._head(row.key)
+            found = await self._head(key)
         except StoreError as error:
-            log.warning("whether %r has been uploaded is not known: %s", row.key, error)
+            log.warning("whether %r has been uploaded is not known: %s", key, error)
             return False
-        if found is None or found.headers is None:
+        if found is None or found.headers is None or not self._store.capabilities.user_metadata:
             return False
-        ours = ((row.size, row.headers.metadata), *row.attempts)
-        is_ours = (found.size, dict(found.headers.metadata)) in [(n, dict(m)) for n, m in ours]
-        return is_ours and found.size == row.size
+        said = found.size, dict(found.headers.metadata)
+        return said in [(size, dict(sent)) for size, sent in uploads]
 
     def _parent(self, key: str) -> tuple[Directory, str]:
         """The directory of a key, made if missing, and the name in it."""

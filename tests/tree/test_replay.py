@@ -144,6 +144,26 @@ async def test_an_upload_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_pat
         assert await mount.read("old") == b"bytes"
 
 
+async def test_an_fsync_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_path: Path) -> None:
+    """The file has changed since its promise, and the crash comes before the store's answer."""
+
+    async def before(mount: Mount) -> None:
+        await mount.root_listed()
+        await mount.save("f", b"bytes")
+        handle = await mount.open("f", os.O_WRONLY)
+        await mount.write(handle, 5, b" and more")
+        bucket.answer = 50.0
+        mount.tree.state.background.start(lambda: mount.tree.opener.sync(handle), "fsync")
+        await trio.sleep(1)
+        assert bucket.peek("f") == b"bytes and more"
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        assert await mount.read("f") == b"bytes and more"
+        await settled(mount)
+        assert mount.stored() == ["f"]
+        assert await mount.read("f") == b"bytes and more"
+
+
 async def test_a_conflict_met_by_a_replay(bucket: Bucket, tmp_path: Path) -> None:
     async def before(mount: Mount) -> None:
         await mount.root_listed()
