@@ -52,7 +52,7 @@ class Server:
             stream = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
             task_status.started()
             await trio.serve_listeners(self._talk, [stream])
-        except Exception:
+        except Exception:  # whatever it is, files matter more than being asked about them
             log.exception("the control socket has failed; the mount goes on")
         finally:
             path.unlink(missing_ok=True)

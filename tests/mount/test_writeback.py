@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 from tests.harness.mounts import Mount, Mounts, wait_for_key
 from tests.harness.proxy import Proxy
+from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
 MIB = 1 << 20
@@ -22,14 +22,6 @@ def writeback(mount: Mounts, bucket: Witness, counted: Proxy, *options: str) -> 
     os.listdir(mounted.path)
     counted.clear()
     return mounted
-
-
-def until(condition: object, seconds: float = 60) -> None:
-    """Wait for something that takes as long as the machine needs."""
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.05)
 
 
 def test_closed_files_are_uploaded_later(mount: Mounts, bucket: Witness, counted: Proxy) -> None:
@@ -56,7 +48,7 @@ def test_what_waits_is_renamed_and_removed_without_a_request(
     path = writeback(mount, bucket, counted, "max_thread_count=1").path
     with counted.fault("PutObject", stall=True, key="first"):
         (path / "first").write_bytes(b"bytes")
-        until(lambda: counted.count("PutObject") == 1)
+        until(lambda: counted.count("PutObject") == 1, "the upload is tried")
         counted.clear()
         (path / "a").write_bytes(b"bytes")
         os.rename(path / "a", path / "b")
