@@ -21,8 +21,8 @@ Unmounts and waits until everything written is in the bucket and the daemon has 
   -l, -z, --lazy   take the mount out of the tree at once, even if it is in use or dead; do not wait
   --timeout TIME   wait no longer than this (60, 5m, 1h); the daemon goes on
 
-Exit code 0: unmounted, and nothing is left; 1: not unmounted, not done in time, or something could
-not be saved or removed."""
+Exit code 0: unmounted, and nothing of this mount is left here; 1: not unmounted, not done in time,
+or something could not be saved or removed. What an earlier mount left: bucketfs recover."""
 
 #: Seconds for umount(8) or fusermount3, which return at once unless something is stuck: only the
 #: daemon waits for the bucket.
