@@ -1,8 +1,9 @@
 """moto's S3 server as a process of its own: ``python -m tests.harness.moto_server PORT_FILE``.
 
 Differs from ``moto_server`` in what makes it twice as fast: only S3 is served (no search for the
-service that is meant), connections are kept alive, and requests are not logged. Writes the port
-it got to PORT_FILE once it listens; ends with its parent.
+service that is meant), connections are kept alive, and requests are not logged. It also says when
+a multipart upload was begun, where moto 5 answers the same day of 2010 for each. Writes the port it
+got to PORT_FILE once it listens; ends with its parent.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+from flask import Flask, Response, request
 from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
@@ -31,12 +35,31 @@ class Handler(MotoRequestHandler):
         pass
 
 
+def say_when_uploads_began(app: Flask) -> None:
+    """Have the answers about unfinished uploads give the time each was first heard of."""
+    began: dict[bytes, bytes] = {}
+
+    @app.after_request
+    def date(response: Response) -> Response:
+        if "uploads" in request.args:
+            now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()).encode()
+            for upload_id in re.findall(rb"<UploadId>(.+?)</UploadId>", response.data):
+                began.setdefault(upload_id, now)
+            response.data = re.sub(rb"<Upload>.*?</Upload>", dated, response.data, flags=re.DOTALL)
+        return response
+
+    def dated(upload: re.Match[bytes]) -> bytes:
+        (upload_id,) = re.findall(rb"<UploadId>(.+?)</UploadId>", upload[0])
+        initiated = b"<Initiated>%b</Initiated>" % began[upload_id]
+        return re.sub(rb"<Initiated>.*?</Initiated>", initiated, upload[0])
+
+
 def main(port_file: str) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = make_server(
-        "127.0.0.1", 0, create_backend_app("s3"), threaded=True, request_handler=Handler
-    )
+    app = create_backend_app("s3")
+    say_when_uploads_began(app)
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Handler)
     fresh = Path(port_file + ".new")
     fresh.write_text(str(server.server_address[1]))
     os.replace(fresh, port_file)

@@ -14,6 +14,7 @@ import pytest
 from tests.harness.mounts import Mount, Mounts
 from tests.harness.posix import refused
 from tests.harness.proxy import Proxy
+from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
 MIB = 1 << 20
@@ -164,6 +165,23 @@ def test_a_killed_daemon_loses_nothing_that_was_closed(mount: Mounts, bucket: Wi
     mounted.start()
     assert (mounted.path / "closed").read_bytes() == b"closed"
     assert (mounted.path / "synced").read_bytes() == b"synced"
+
+
+def test_an_upload_whose_id_nobody_heard_of_is_aborted_after_a_kill(
+    mount: Mounts, bucket: Witness, counted: Proxy
+) -> None:
+    mounted = mount(bucket, url=counted.url)
+    mounted.expected.append("was not unmounted")
+    fd = os.open(mounted.path / "f", os.O_CREAT | os.O_WRONLY, 0o644)
+    with counted.fault("CreateMultipartUpload", acts=True, stall=True):
+        for _ in range(80):
+            os.write(fd, bytes(MIB))
+        until(bucket.uploads, "the bucket has begun the upload")
+        mounted.kill9()
+    with refused(errno.ENOTCONN, errno.ECONNABORTED, errno.EIO):
+        os.close(fd)
+    mounted.start()
+    assert bucket.uploads() == []
 
 
 def test_unmounting_is_refused_while_a_file_is_open(mount: Mounts, bucket: Witness) -> None:
