@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 
 #: Processes looked at: the opener, its children and theirs.
 _MOST_PROCESSES = 64
+#: Descriptors looked at of each, the lowest: with thousands of files open, every close would pay.
+_MOST_DESCRIPTORS = 256
 
 
 def still_held(pid: int, ino: int, name: str) -> bool:
     """Whether process `pid` or a descendant has a file of this inode number and name open.
 
-    False when /proc cannot tell (another user's process without the right to look): then the file
-    counts as closed, at worst an empty object is stored before the full one.
+    False when /proc cannot tell (another user's process without the right to look, or one with very
+    many files open): then the file counts as closed, at worst an empty object is stored before the
+    full one.
     """
     return any(_holds(each, ino, name) for each in _family(pid))
 
@@ -40,11 +44,7 @@ def _family(pid: int) -> Iterator[int]:
 
 
 def _holds(pid: int, ino: int, name: str) -> bool:
-    try:
-        descriptors = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return False
-    for descriptor in descriptors:
+    for descriptor in _descriptors(pid):
         try:
             # the text of the link costs no lookup in the file system it names: it may be this one
             path = os.readlink(f"/proc/{pid}/fd/{descriptor}")
@@ -56,3 +56,11 @@ def _holds(pid: int, ino: int, name: str) -> bool:
         except OSError:
             continue
     return False
+
+
+def _descriptors(pid: int) -> list[str]:
+    try:
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            return [entry.name for entry in islice(entries, _MOST_DESCRIPTORS)]
+    except OSError:
+        return []

@@ -314,6 +314,7 @@ class Operations(pyfuse3.Operations):
         last = (
             content.touched
             or not content.unsaved
+            or handle.inode.unlinked
             or not still_held(handle.pid, handle.inode.ino, handle.inode.name)
         )
         async with again.if_moved(handle.inode):

@@ -2,14 +2,17 @@
 
 Two habits are told apart. Who only looks (`ls -l`, `find`) gets the attributes of further entries
 by HEADs side by side. Who opens one file after another in the order of the listing (`grep -r`, `cp
--r`, `tar`, a dataset's loader) gets the next small files whole, before they are asked for. Both end
-at the first sign of disorder. The decisions are pure (`Walk`); `Ahead` carries them out.
+-r`, `tar`, a dataset's loader) gets the next small files whole, before they are asked for. Who
+reads symbolic links in that order gets the targets of the next ones. All end at the first sign of
+disorder. The decisions are pure (`Walk`); `Ahead` carries them out.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
+import stat
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
@@ -20,7 +23,7 @@ from cachetools import LRUCache
 from bucketfs import clock
 from bucketfs.errors import FsError, StoreError
 from bucketfs.tasks import gather
-from bucketfs.tree.attributes import WHOLE_FILE, Attributes
+from bucketfs.tree.attributes import LINK_MAX, WHOLE_FILE, Attributes
 from bucketfs.tree.inode import NEVER, Directory, Inode
 from bucketfs.tree.state import TreeState
 
@@ -60,6 +63,8 @@ class Walk:
         began: Monotonic time at which the first of them was.
         fetched: Everything before it was fetched ahead or passed.
         looked: Everything before it was looked at ahead.
+        link: Position of the symbolic link read last.
+        followed: Links before it were fetched ahead or passed.
         directories: How many directories among its entries were looked at.
     """
 
@@ -68,6 +73,8 @@ class Walk:
     began: float = 0.0
     fetched: int = 0
     looked: int = 0
+    link: int = -1
+    followed: int = 0
     directories: int = 0
 
     def opened(self, position: int, now: float, trusted: float) -> range:
@@ -109,6 +116,15 @@ class Walk:
             return range(0)
         self.looked = begin + LOOKS
         return range(begin, self.looked)
+
+    def link_read(self, position: int) -> range:
+        """A symbolic link was read; among which entries to fetch the links now."""
+        follows = 0 <= self.link < position
+        self.link = position
+        begin = max(self.followed, position + 1) if follows else position + 1
+        if not follows or begin - position > LOOKS // 2:
+            return range(0)
+        return range(begin, begin + LOOKS)
 
 
 @dataclass(slots=True)
@@ -191,6 +207,16 @@ class Ahead:
             room -= len(behind.names)
             if room <= 0:
                 return
+
+    def link_read(self, inode: Inode) -> None:
+        """A program reads a symbolic link."""
+        order, position = self._place(inode)
+        if order is not None and (positions := order.walk.link_read(position)):
+            entries = self._entries(order, positions)
+            known = list(itertools.takewhile(self._attributes.kind_known, entries))
+            order.walk.followed = positions.start + len(known)
+            links = [child for child in known if child.posix and stat.S_ISLNK(child.posix.mode)]
+            self._ask(self._files(inode, links), whole=LINK_MAX, name="links ahead")
 
     def asked_by(self, thread: int) -> None:
         """What the running task does from now on, it does for this thread of a program."""

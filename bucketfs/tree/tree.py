@@ -65,6 +65,8 @@ class Tree:
 
     async def read_link(self, inode: Inode) -> bytes:
         """Target of a symbolic link: the object's body."""
+        self.ahead.link_read(inode)
+        await self.attributes.settled(inode)  # which may have brought it along
         content = self.state.content(inode)
         content.handles += 1
         try:

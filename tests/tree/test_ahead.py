@@ -84,6 +84,43 @@ async def test_files_of_one_directory_after_the_other_are_fetched_ahead(
 
 
 @mock_clock
+async def test_links_read_in_order_are_fetched_ahead(bucket: Bucket, tmp_path: Path) -> None:
+    """As `ls -l` does: attributes and target of one after the other, with files in between."""
+    for number in range(FILES):
+        if number % 3:
+            bucket.poke(f"{number:04}", noise(5000), said(0o100644))
+        else:
+            bucket.poke(f"{number:04}", b"to/%d" % number, said(0o120777))
+    links = len(range(0, FILES, 3))
+    async with planted(bucket, tmp_path) as mount:
+        names = sorted(await mount.names())
+        bucket.requested()
+        began = trio.current_time()
+        for number, name in enumerate(names):
+            inode = await mount.find(name)
+            if number % 3 == 0:
+                assert await mount.tree.read_link(inode) == b"to/%d" % number
+        assert (trio.current_time() - began) / bucket.latency <= (FILES + links) / 8 + 8
+        requested = bucket.requested()
+        assert requested.pop("GetObject") <= links + 2, "each once; two of the first might be read"
+        assert requested.pop("HeadObject") <= FILES
+        assert not requested
+
+
+@mock_clock
+async def test_a_link_read_alone_fetches_no_others(bucket: Bucket, tmp_path: Path) -> None:
+    for number in range(20):
+        bucket.poke(f"{number:02}", b"to", said(0o120777))
+    async with planted(bucket, tmp_path) as mount:
+        inodes = [await mount.find(name) for name in sorted(await mount.names())]
+        await trio.sleep(1)
+        bucket.requested()
+        for inode in reversed(inodes[10:12]):
+            assert await mount.tree.read_link(inode) == b"to"
+        assert bucket.requested() == {"GetObject": 2}
+
+
+@mock_clock
 async def test_who_only_looks_goes_on_so_in_other_directories(
     bucket: Bucket, tmp_path: Path
 ) -> None:

@@ -1,0 +1,49 @@
+"""Whether a process still holds a descriptor of a file, as far as /proc is looked at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from bucketfs.fuse import holders
+from bucketfs.fuse.holders import still_held
+
+
+def test_a_descriptor_of_this_process_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    with path.open("wb") as file:
+        ino = os.fstat(file.fileno()).st_ino
+        assert still_held(os.getpid(), ino, "f")
+        assert not still_held(os.getpid(), ino, "g")
+        path.unlink()
+        assert still_held(os.getpid(), ino, "f")
+    assert not still_held(os.getpid(), ino, "f")
+
+
+def test_a_descriptor_of_a_child_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    with path.open("wb") as file:
+        ino = os.fstat(file.fileno()).st_ino
+        program = "import sys; print('ready', flush=True); sys.stdin.read()"
+        child = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[file.fileno()],
+        )  # fmt: skip
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        assert still_held(os.getpid(), ino, "f")
+        child.communicate()
+    assert not still_held(os.getpid(), ino, "f")
+
+
+def test_of_very_many_descriptors_only_the_lowest_are_looked_at(tmp_path: Path) -> None:
+    """Each close of an empty file costs this look: it must not grow with the files open."""
+    with ExitStack() as stack:
+        for number in range(holders._MOST_DESCRIPTORS):
+            stack.enter_context((tmp_path / str(number)).open("wb"))
+        file = stack.enter_context((tmp_path / "f").open("wb"))
+        assert not still_held(os.getpid(), os.fstat(file.fileno()).st_ino, "f")
