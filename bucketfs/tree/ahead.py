@@ -2,9 +2,10 @@
 
 Two habits are told apart. Who only looks (`ls -l`, `find`) gets the attributes of further entries
 by HEADs side by side. Who opens one file after another in the order of the listing (`grep -r`, `cp
--r`, `tar`, a dataset's loader) gets the next small files whole, before they are asked for. Who
-reads symbolic links in that order gets the targets of the next ones. All end at the first sign of
-disorder. The decisions are pure (`Walk`); `Ahead` carries them out.
+-r`, `tar`, a dataset's loader) gets the next small files whole, before they are asked for, and the
+versions of those that are in the cache. Who reads symbolic links in that order gets the targets of
+the next ones. All end at the first sign of disorder. The decisions are pure (`Walk`); `Ahead`
+carries them out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import itertools
 import logging
 import stat
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from bucketfs.errors import FsError, StoreError
 from bucketfs.tasks import gather
 from bucketfs.tree.attributes import LINK_MAX, WHOLE_FILE, Attributes
 from bucketfs.tree.inode import NEVER, Directory, Inode
+from bucketfs.tree.listing import FULL_PAGE, LOOKUP_PAGES, Lister
 from bucketfs.tree.state import TreeState
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,9 @@ PART_TRUSTED = 0.7
 #: Largest file that is fetched ahead, and bytes of one batch.
 FILE_MAX = 1 << 20
 BATCH_MAX = 32 << 20
+#: Versions to be asked for in one directory from which on it is listed for them: as in
+#: `listing.MANY_MISSES`.
+WORTH_LISTING = 12
 
 
 @dataclass(slots=True)
@@ -60,7 +65,7 @@ class Walk:
     Attributes:
         last: Position of the file opened last.
         streak: How many files in a row were opened in order.
-        began: Monotonic time at which the first of them was.
+        began / latest: Monotonic times at which the first and the last of them were.
         fetched: Everything before it was fetched ahead or passed.
         looked: Everything before it was looked at ahead.
         link: Position of the symbolic link read last.
@@ -71,6 +76,7 @@ class Walk:
     last: int = -NEAR - 1
     streak: int = 0
     began: float = 0.0
+    latest: float = NEVER
     fetched: int = 0
     looked: int = 0
     link: int = -1
@@ -88,7 +94,7 @@ class Walk:
         """
         follows = 0 < position - self.last <= NEAR
         self.streak = self.streak + 1 if follows else 0
-        self.last = position
+        self.last, self.latest = position, now
         if not self.streak:
             self.began = now
             self.fetched = position + 1
@@ -102,8 +108,14 @@ class Walk:
         self.fetched = max(begin, position + 1 + depth)
         return range(begin, self.fetched)
 
-    def goes_on(self, before: Walk) -> None:
-        """Who has just finished another directory in order begins with this one."""
+    def until(self, position: int, now: float) -> float:
+        """Seconds until the file of a later position is opened, at the pace so far."""
+        return (position - self.last) * (now - self.began) / max(self.streak, 1)
+
+    def goes_on(self, before: Walk, now: float) -> None:
+        """Who has finished another directory in order, if just now, begins with this one."""
+        if now - before.latest > HABIT:
+            return
         if self.last >= 0:
             self.fetched = 0  # that was in an earlier round
         self.last = -1
@@ -170,9 +182,10 @@ class _Order:
 class Ahead:
     """Fetches ahead in directories that are listed."""
 
-    def __init__(self, state: TreeState, attributes: Attributes) -> None:
+    def __init__(self, state: TreeState, attributes: Attributes, lister: Lister) -> None:
         self._state = state
         self._attributes = attributes
+        self._lister = lister
         self._habits: LRUCache[int, Habit] = LRUCache(256)
         self._latest = Habit()
         #: Where a file was opened last.
@@ -187,19 +200,57 @@ class Ahead:
         if order is None:
             return
         before, self._reading = self._reading, order
-        walk = order.walk
+        walk, now = order.walk, clock.monotonic()
         if before is not None and before.directory is not order.directory and before.is_done():
-            walk.goes_on(before.walk)
-        positions = walk.opened(position, clock.monotonic(), self._state.config.open_ttl)
+            walk.goes_on(before.walk, now)
+        positions = walk.opened(position, now, self._state.config.open_ttl)
         if positions:
-            wanted = self._files(inode, self._from_here_on(order, positions))
-            self._ask(wanted, whole=FILE_MAX, name="files ahead")
+            entries = list(self._from_here_on(order, positions))
+            self._fetch(self._files(inode, entries), FILE_MAX, "files ahead")
+            self._renew(order, entries, walk.until(positions.stop, now))
+
+    def _fetch(self, inodes: list[Inode], whole: int, name: str) -> None:
+        self._ask(inodes, self._attributes.is_here, whole=whole, name=name)
+
+    def _renew(self, order: _Order, entries: Iterable[Inode], wait: float) -> None:
+        """Have the versions known of files that are here, where an open would ask for them.
+
+        Args:
+            order: Where a program opens files.
+            entries: The next ones.
+            wait: Seconds until the last of them is opened.
+        """
+
+        def is_known(child: Inode) -> bool:
+            return self._state.age(child) + wait <= self._state.config.open_ttl
+
+        stale = [
+            child
+            for child in entries
+            if not isinstance(child, Directory)
+            and not (child.live or is_known(child))
+            and self._attributes.is_here(child)
+        ]
+        inside = sum(child.parent is order.directory for child in stale)
+        if inside >= WORTH_LISTING and len(order.names) <= LOOKUP_PAGES * FULL_PAGE:
+            stale = [child for child in stale if child.parent is not order.directory]
+            self._state.background.start(lambda: self._list(order.directory), "versions ahead")
+        self._ask(stale, is_known, whole=0, name="versions ahead")
+
+    async def _list(self, directory: Directory) -> None:
+        try:
+            await self._lister.ensure(directory, pages=LOOKUP_PAGES, anew=True)
+        except (StoreError, FsError) as error:
+            # who opens the files asks for each
+            log.debug("listed ahead: %s", error)
 
     def _from_here_on(self, order: _Order, positions: range) -> Iterator[Inode]:
         """Entries of a directory and, where it ends before `positions` do, of those behind it."""
         yield from self._entries(order, positions)
         room = positions.stop - max(positions.start, len(order.names))
         for behind in self._behind(order.directory):
+            if behind.is_done() and behind.walk.began < order.walk.began:
+                behind.walk = Walk()  # that was in an earlier round
             begin, end = behind.walk.fetched, min(room, len(behind.names))
             if begin < end and behind.walk.last < 0:
                 behind.walk.fetched = end
@@ -216,7 +267,7 @@ class Ahead:
             known = list(itertools.takewhile(self._attributes.kind_known, entries))
             order.walk.followed = positions.start + len(known)
             links = [child for child in known if child.posix and stat.S_ISLNK(child.posix.mode)]
-            self._ask(self._files(inode, links), whole=LINK_MAX, name="links ahead")
+            self._fetch(self._files(inode, links), LINK_MAX, "links ahead")
 
     def asked_by(self, thread: int) -> None:
         """What the running task does from now on, it does for this thread of a program."""
@@ -250,7 +301,7 @@ class Ahead:
         wanted = self._unknown(order, positions)
         if beyond and positions.stop >= len(order.names):
             wanted += self._unknown_behind(order.directory)
-        self._ask([i for i in wanted if i is not inode], whole=0, name="attributes ahead")
+        self._look([i for i in wanted if i is not inode], "attributes ahead")
 
     def _habit(self) -> Habit:
         """That of the thread which is being answered."""
@@ -259,7 +310,7 @@ class Ahead:
     def entered(self, directory: Directory) -> None:
         """A program reads a directory; if it only looks, it looks into the next ones too."""
         if self._latest.only_looks(clock.monotonic()):
-            self._ask(self._unknown_behind(directory), whole=0, name="attributes behind")
+            self._look(self._unknown_behind(directory), "attributes behind")
 
     def _unknown_behind(self, directory: Directory) -> list[Inode]:
         """Entries of unknown attributes in the directories that follow one.
@@ -330,17 +381,24 @@ class Ahead:
         glances = self._attributes.glances(entries)
         return [child for child, posix in zip(entries, glances, strict=True) if posix is None]
 
-    def _ask(self, inodes: list[Inode], *, whole: int, name: str) -> None:
+    def _look(self, inodes: list[Inode], name: str) -> None:
+        self._ask(inodes, lambda inode: inode.posix is not None, whole=0, name=name)
+
+    def _ask(
+        self, inodes: list[Inode], is_known: Callable[[Inode], bool], *, whole: int, name: str
+    ) -> None:
         if not inodes:
             return
-        jobs = [functools.partial(self._ask_quietly, inode, whole) for inode in inodes]
+        jobs = [functools.partial(self._ask_quietly, inode, is_known, whole) for inode in inodes]
         limit = self._state.files.parallel
         self._state.background.start(lambda: gather(jobs, limit=limit), name)
 
-    async def _ask_quietly(self, inode: Inode, whole: int) -> None:
+    async def _ask_quietly(
+        self, inode: Inode, is_known: Callable[[Inode], bool], whole: int
+    ) -> None:
         if inode.parent is None or inode.live or self._attributes.is_asking(inode):
             return  # it was removed, or somebody is at it already
-        if self._attributes.is_here(inode) if whole else inode.posix is not None:
+        if is_known(inode):
             return
         try:
             await self._attributes.revalidate(inode, whole=whole)

@@ -30,12 +30,15 @@ class Lister:
         self._state = state
         self._pruner = Pruner(state)
 
-    async def ensure(self, directory: Directory, *, pages: int | None = None) -> bool:
+    async def ensure(
+        self, directory: Directory, *, pages: int | None = None, anew: bool = False
+    ) -> bool:
         """Have the directory's entries fresh; one LIST for all who ask at once.
 
         Args:
             directory: Which.
             pages: Give up after so many pages.
+            anew: List it also when that is not due yet.
 
         Returns:
             Whether it is listed now (always, without `pages`).
@@ -45,7 +48,7 @@ class Lister:
         """
         asked = clock.monotonic()
         # a listing that began after the question answers it, however short the TTL
-        while not (self._state.is_listed(directory) or directory.listed >= asked):
+        while directory.listed < asked and (anew or not self._state.is_listed(directory)):
             if directory.loading is not None:
                 await directory.loading.wait()
                 continue

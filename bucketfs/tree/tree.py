@@ -44,7 +44,7 @@ class Tree:
         self.lister = Lister(self.state)
         self.attributes = Attributes(self.state)
         self.subtree = Subtree(self.state, self.lister, self.attributes)
-        self.ahead = Ahead(self.state, self.attributes)
+        self.ahead = Ahead(self.state, self.attributes, self.lister)
         self.locks = Locks(self.state)
         self.removals = Removals(self.state)
         self.saver = Saver(self.state, self.locks, self.removals)

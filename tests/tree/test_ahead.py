@@ -84,6 +84,60 @@ async def test_files_of_one_directory_after_the_other_are_fetched_ahead(
 
 
 @mock_clock
+@pytest.mark.parametrize("latency", [0.005, 0.02])
+async def test_cached_files_read_in_order_are_validated_ahead(
+    bucket: Bucket, tmp_path: Path, latency: float
+) -> None:
+    """The second reading of a directory, when what is known of its files is too old to trust."""
+    names = fill(bucket, count=600)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        await read_all(mount, names)
+        await trio.sleep(5)
+        bucket.latency = latency
+        bucket.requested()
+        assert await read_all(mount, names) <= 8
+        requested = bucket.requested()
+        assert requested.pop("ListObjectsV2") == 1
+        assert requested.pop("HeadObject") <= 24, "before it was clear that there will be many"
+        assert not requested
+
+
+@mock_clock
+async def test_cached_files_of_many_directories_are_validated_ahead(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    paths = [f"d/{n:02}/{name:02}" for n in range(50) for name in range(10)]
+    for path in paths:
+        bucket.poke(path, noise(5000) + path.encode())
+    async with planted(bucket, tmp_path) as mount:
+        await mount.tree.subtree.ensure(await mount.directory("d"))
+        for number in range(50):
+            await mount.tree.subtree.ensure(await mount.directory(f"d/{number:02}"))
+        await read_all(mount, paths)
+        await trio.sleep(5)
+        bucket.requested()
+        assert await read_all(mount, paths) <= 500 / 8 + 10
+        assert bucket.requested() == {"HeadObject": 500}, "each once, side by side"
+
+
+@mock_clock
+async def test_what_was_replaced_shows_although_versions_came_ahead(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    names = fill(bucket)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        await read_all(mount, names)
+        await trio.sleep(5)
+        for name in names[100:]:
+            bucket.poke(name, b"new " + name.encode())
+        for name in names:
+            old = await mount.read(name)
+            assert old.startswith(b"new ") == (name >= "0100")
+
+
+@mock_clock
 async def test_links_read_in_order_are_fetched_ahead(bucket: Bucket, tmp_path: Path) -> None:
     """As `ls -l` does: attributes and target of one after the other, with files in between."""
     for number in range(FILES):
