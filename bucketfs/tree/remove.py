@@ -2,7 +2,8 @@
 
 A lone unlink waits for its DELETE, so that its error comes back from that very call. When one
 follows the other through a directory (`Streak`, pure), the names go at once and their keys wait
-here: whatever has gathered while the last DeleteObjects was under way leaves with the next one.
+here: whatever has gathered while the last DeleteObjects was under way, and until somebody waits for
+it or a moment later, leaves with the next one.
 
 Invariants:
 - a name in `TreeState.leaving` is in no answer to anyone, and nothing new takes its key before the
@@ -21,6 +22,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import trio
 from cachetools import LRUCache
 
 from bucketfs import clock
@@ -37,6 +39,9 @@ PATIENCE = 8
 #: Seconds between the end of a removal and the next one that make it another row. `rm -r` looks
 #: at a directory's entries in between: some round trips.
 PAUSE = 0.5
+#: Seconds in which names gather that nobody waits for, about a round trip: the marker of an emptied
+#: directory leaves with what is in the next one.
+GATHER = 0.025
 #: DeleteObjects takes a thousand keys; so many such requests are under way at once.
 _BATCH, _SIDE_BY_SIDE = 1000, 4
 
@@ -100,6 +105,7 @@ class Removals:
         self._added = self._done = 0
         self._working = False
         self._turns = Turns()
+        self._wanted = trio.Event()
         self._streaks: LRUCache[Directory, Streak] = LRUCache(256)
         #: Why names are back, until that is told or they are gone after all; "" for the directory.
         self._failures: LRUCache[Directory, dict[str, StoreError | FsError]] = LRUCache(256)
@@ -139,7 +145,7 @@ class Removals:
     async def freed(self, directory: Directory, name: str) -> None:
         """Wait until nothing that is leaving has this name any more."""
         while name in self._state.leaving.get(directory, ()):
-            await self._turns.next()
+            await self._next()
 
     async def settled(self, directory: Directory) -> None:
         """Wait until all removed names of a directory are gone from the bucket.
@@ -149,7 +155,7 @@ class Removals:
                 or the directory could not be kept when it was empty.
         """
         while directory in self._state.leaving:
-            await self._turns.next()
+            await self._next()
         for failure in self._failures.pop(directory, {}).values():
             raise failure
 
@@ -163,7 +169,12 @@ class Removals:
         """Wait until whatever is leaving now has left."""
         wanted = self._added
         while self._done < wanted:
-            await self._turns.next()
+            await self._next()
+
+    async def _next(self) -> None:
+        """Wait until the next batch has left; it is not to gather any longer."""
+        self._wanted.set()
+        await self._turns.next()
 
     @contextmanager
     def going(self, directory: Directory) -> Iterator[None]:
@@ -192,7 +203,9 @@ class Removals:
     async def _work(self) -> None:
         try:
             while self._queue:
-                batch, self._queue = self._queue, []
+                with trio.move_on_after(GATHER):
+                    await self._wanted.wait()
+                batch, self._queue, self._wanted = self._queue, [], trio.Event()
                 try:
                     await self._delete(batch)
                 finally:
