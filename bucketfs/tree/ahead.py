@@ -4,8 +4,8 @@ Two habits are told apart. Who only looks (`ls -l`, `find`) gets the attributes 
 by HEADs side by side. Who opens one file after another in the order of the listing (`grep -r`, `cp
 -r`, `tar`, a dataset's loader) gets the next small files whole, before they are asked for, and the
 versions of those that are in the cache. Who reads symbolic links in that order gets the targets of
-the next ones. All end at the first sign of disorder. The decisions are pure (`Walk`); `Ahead`
-carries them out.
+the next ones. All end at the first sign of disorder. The decisions are `walk`'s; `Ahead` carries
+them out.
 """
 
 from __future__ import annotations
@@ -25,144 +25,23 @@ from bucketfs import clock
 from bucketfs.errors import FsError, StoreError
 from bucketfs.tasks import gather
 from bucketfs.tree.attributes import LINK_MAX, WHOLE_FILE, Attributes
-from bucketfs.tree.inode import NEVER, Directory, Inode
+from bucketfs.tree.inode import Directory, Inode
 from bucketfs.tree.listing import FULL_PAGE, LOOKUP_PAGES, Lister
+from bucketfs.tree.posix import Posix
 from bucketfs.tree.state import TreeState
+from bucketfs.tree.walk import LOOKS, NEAR, ONLY_LOOKING, Habit, Walk
 
 log = logging.getLogger(__name__)
 
 #: The thread of a program whose request the running task answers (0: not known).
 _asker: ContextVar[int] = ContextVar("asker", default=0)
 
-#: Entries whose attributes are asked for together: enough to keep all connections busy for a few
-#: round trips, few enough to be wasted on someone who stops.
-LOOKS = 256
-#: Looks of a thread without an opening in between that make it one that looks at all there is,
-#: and one that will open nothing of it.
-ONLY_LOOKING, STILL_LOOKING = 2, 4
-#: Seconds after which a look says nothing of the next one any more.
-HABIT = 1.0
-#: A file opened this many entries after the last one still follows it (others may be filtered out).
-NEAR = 4
-#: Files fetched ahead after the first that followed, doubling with each further one up to the
-#: second.
-FIRST_DEPTH, MOST_DEPTH = 4, 64
-#: How much of the time in which fetched files are trusted they may wait to be opened, should the
-#: program go on as fast as so far.
-PART_TRUSTED = 0.7
 #: Largest file that is fetched ahead, and bytes of one batch.
 FILE_MAX = 1 << 20
 BATCH_MAX = 32 << 20
 #: Versions to be asked for in one directory from which on it is listed for them: as in
 #: `listing.MANY_MISSES`.
 WORTH_LISTING = 12
-
-
-@dataclass(slots=True)
-class Walk:
-    """How far somebody has gone through a directory; positions are those of the listing.
-
-    Attributes:
-        last: Position of the file opened last.
-        streak: How many files in a row were opened in order.
-        began / latest: Monotonic times at which the first and the last of them were.
-        fetched: Everything before it was fetched ahead or passed.
-        looked: Everything before it was looked at ahead.
-        link: Position of the symbolic link read last.
-        followed: Links before it were fetched ahead or passed.
-        directories: How many directories among its entries were looked at.
-    """
-
-    last: int = -NEAR - 1
-    streak: int = 0
-    began: float = 0.0
-    latest: float = NEVER
-    fetched: int = 0
-    looked: int = 0
-    link: int = -1
-    followed: int = 0
-    directories: int = 0
-
-    def opened(self, position: int, now: float, trusted: float) -> range:
-        """A file was opened; which ones to fetch now.
-
-        Args:
-            position: Of the file.
-            now: Monotonic time.
-            trusted: Seconds within which a fetched file has to be opened, so that it need not be
-                asked for again.
-        """
-        follows = 0 < position - self.last <= NEAR
-        self.streak = self.streak + 1 if follows else 0
-        self.last, self.latest = position, now
-        if not self.streak:
-            self.began = now
-            self.fetched = position + 1
-            return range(0)
-        depth = min(FIRST_DEPTH << min(self.streak, 16), MOST_DEPTH)
-        if now > self.began:
-            depth = min(depth, int(trusted * PART_TRUSTED * self.streak / (now - self.began)))
-        if self.fetched - position > depth // 2:
-            return range(0)  # half of the last batch is still ahead
-        begin = max(self.fetched, position + 1)
-        self.fetched = max(begin, position + 1 + depth)
-        return range(begin, self.fetched)
-
-    def until(self, position: int, now: float) -> float:
-        """Seconds until the file of a later position is opened, at the pace so far."""
-        return (position - self.last) * (now - self.began) / max(self.streak, 1)
-
-    def goes_on(self, before: Walk, now: float) -> None:
-        """Who has finished another directory in order, if just now, begins with this one."""
-        if now - before.latest > HABIT:
-            return
-        if self.last >= 0:
-            self.fetched = 0  # that was in an earlier round
-        self.last = -1
-        self.streak, self.began = before.streak, before.began
-
-    def looked_at(self, position: int) -> range:
-        """Someone who only looks needs attributes; whose to ask for along with them."""
-        begin = max(self.looked, position + 1)
-        if begin - position > LOOKS // 2:
-            return range(0)
-        self.looked = begin + LOOKS
-        return range(begin, self.looked)
-
-    def link_read(self, position: int) -> range:
-        """A symbolic link was read; among which entries to fetch the links now."""
-        follows = 0 <= self.link < position
-        self.link = position
-        begin = max(self.followed, position + 1) if follows else position + 1
-        if not follows or begin - position > LOOKS // 2:
-            return range(0)
-        return range(begin, begin + LOOKS)
-
-
-@dataclass(slots=True)
-class Habit:
-    """What one thread of a program does at the moment; times are monotonic seconds.
-
-    Attributes:
-        looks: Looks without an opening in between.
-        last: Time of the last one.
-    """
-
-    looks: int = 0
-    last: float = NEVER
-
-    def looked(self, now: float) -> None:
-        """Attributes were asked for."""
-        self.looks = self.looks + 1 if now - self.last <= HABIT else 1
-        self.last = now
-
-    def opened(self) -> None:
-        """A file was opened."""
-        self.looks = 0
-
-    def only_looks(self, now: float) -> bool:
-        """Whether the next file looked at is hardly going to be opened."""
-        return self.looks >= STILL_LOOKING and now - self.last <= HABIT
 
 
 @dataclass(slots=True)
@@ -231,10 +110,12 @@ class Ahead:
             and not (child.live or is_known(child))
             and self._attributes.is_here(child)
         ]
-        inside = sum(child.parent is order.directory for child in stale)
+        here = order.directory
+        inside = sum(child.parent is here for child in stale)
         if inside >= WORTH_LISTING and len(order.names) <= LOOKUP_PAGES * FULL_PAGE:
-            stale = [child for child in stale if child.parent is not order.directory]
-            self._state.background.start(lambda: self._list(order.directory), "versions ahead")
+            stale = [child for child in stale if child.parent is not here]
+            if here.loading is None:
+                self._state.background.start(lambda: self._list(here), "versions ahead")
         self._ask(stale, is_known, whole=0, name="versions ahead")
 
     async def _list(self, directory: Directory) -> None:
@@ -264,10 +145,15 @@ class Ahead:
         order, position = self._place(inode)
         if order is not None and (positions := order.walk.link_read(position)):
             entries = self._entries(order, positions)
-            known = list(itertools.takewhile(self._attributes.kind_known, entries))
+            glanced = zip(entries, self._attributes.glances(entries), strict=True)
+            known = list(itertools.takewhile(self._is_kind_known, glanced))
             order.walk.followed = positions.start + len(known)
-            links = [child for child in known if child.posix and stat.S_ISLNK(child.posix.mode)]
+            links = [child for child, posix in known if posix and stat.S_ISLNK(posix.mode)]
             self._fetch(self._files(inode, links), LINK_MAX, "links ahead")
+
+    def _is_kind_known(self, glanced: tuple[Inode, Posix | None]) -> bool:
+        child, posix = glanced
+        return posix is not None or self._attributes.kind_known(child)
 
     def asked_by(self, thread: int) -> None:
         """What the running task does from now on, it does for this thread of a program."""

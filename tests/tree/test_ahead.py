@@ -9,11 +9,10 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketfs.tree import ahead
-from bucketfs.tree.ahead import MOST_DEPTH, Walk
 from bucketfs.tree.attributes import WHOLE_FILE
 from bucketfs.tree.change import Change
 from bucketfs.tree.save import ATTRIBUTE_DELAY
+from bucketfs.tree.walk import LOOKS, MOST_DEPTH, Walk
 from tests.tree.builder import MIB, Bucket, Mount, noise, planted, said
 
 mock_clock = pytest.mark.mock_clock
@@ -162,6 +161,24 @@ async def test_links_read_in_order_are_fetched_ahead(bucket: Bucket, tmp_path: P
 
 
 @mock_clock
+async def test_links_known_from_an_earlier_mount_are_fetched_ahead(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Their attributes come from the index: the kernel gets them without a question."""
+    for number in range(60):
+        bucket.poke(f"{number:02}", b"to", said(0o120777))
+    async with planted(bucket, tmp_path) as mount:
+        for name in sorted(await mount.names()):
+            await mount.find(name)
+    async with planted(bucket, tmp_path) as mount:
+        names = sorted(await mount.names())
+        began = trio.current_time()
+        for name in names:
+            assert await mount.tree.read_link(mount.root.children[name]) == b"to"
+        assert (trio.current_time() - began) / bucket.latency <= 60 / 8 + 4
+
+
+@mock_clock
 async def test_a_link_read_alone_fetches_no_others(bucket: Bucket, tmp_path: Path) -> None:
     for number in range(20):
         bucket.poke(f"{number:02}", b"to", said(0o120777))
@@ -270,7 +287,7 @@ def test_looking_is_bounded_and_never_backwards(positions: list[int]) -> None:
     walk = Walk()
     for position in positions:
         wanted = walk.looked_at(position)
-        assert len(wanted) <= ahead.LOOKS
+        assert len(wanted) <= LOOKS
         assert not wanted or position < wanted.start
 
 
