@@ -110,13 +110,27 @@ class Ahead:
             and not (child.live or is_known(child))
             and self._attributes.is_here(child)
         ]
-        here = order.directory
-        inside = sum(child.parent is here for child in stale)
-        if inside >= WORTH_LISTING and len(order.names) <= LOOKUP_PAGES * FULL_PAGE:
-            stale = [child for child in stale if child.parent is not here]
-            if here.loading is None:
-                self._state.background.start(lambda: self._list(here), "versions ahead")
+        inside = sum(child.parent is order.directory for child in stale)
+        if inside >= WORTH_LISTING and self._list_anew(order):
+            stale = [child for child in stale if child.parent is not order.directory]
         self._ask(stale, is_known, whole=0, name="versions ahead")
+
+    def outdated(self, inode: Inode) -> None:
+        """A program opens a file, in whatever order, whose version has to be asked for."""
+        order, _ = self._place(inode)
+        if order is None or not self._attributes.is_here(inode):
+            return
+        if order.walk.outdated(clock.monotonic(), self._state.config.open_ttl):
+            self._list_anew(order)
+
+    def _list_anew(self, order: _Order) -> bool:
+        """Have a directory listed, if that is a matter of few pages; whether it will be."""
+        directory = order.directory
+        if len(order.names) > LOOKUP_PAGES * FULL_PAGE:
+            return False
+        if directory.loading is None:
+            self._state.background.start(lambda: self._list(directory), "versions ahead")
+        return True
 
     async def _list(self, directory: Directory) -> None:
         try:

@@ -277,6 +277,7 @@ class Opener:
             return
         if self._state.age(inode) <= self._state.config.open_ttl:
             return
+        self._ahead.outdated(inode)
         whole = FILE_MAX if reads and content is None else 0
         now = await self._attributes.revalidate(inode, whole=whole)
         if now is not inode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bucketfs.tree.inode import NEVER
+from bucketfs.tree.listing import MANY_MISSES
 
 #: Entries whose attributes are asked for together: enough to keep all connections busy for a few
 #: round trips, few enough to be wasted on someone who stops.
@@ -36,6 +37,8 @@ class Walk:
         looked: Everything before it was looked at ahead.
         link: Position of the symbolic link read last.
         followed: Links before it were fetched ahead or passed.
+        asked: How many cached files in a row were opened whose versions had to be asked for.
+        asked_at: Monotonic time at which the last of them was.
         directories: How many directories among its entries were looked at.
     """
 
@@ -47,6 +50,8 @@ class Walk:
     looked: int = 0
     link: int = -1
     followed: int = 0
+    asked: int = 0
+    asked_at: float = NEVER
     directories: int = 0
 
     def opened(self, position: int, now: float, trusted: float) -> range:
@@ -77,6 +82,16 @@ class Walk:
     def until(self, position: int, now: float) -> float:
         """Seconds until the file of a later position is opened, at the pace so far."""
         return (position - self.last) * (now - self.began) / max(self.streak, 1)
+
+    def outdated(self, now: float, trusted: float) -> bool:
+        """A cached file was opened whose version has to be asked for; are there many of the kind?
+
+        One file alone never counts as many: its version is trusted for a while then.
+        """
+        goes_on = now - self.asked_at <= min(HABIT, trusted)
+        self.asked = self.asked + 1 if goes_on else 1
+        self.asked_at = now
+        return self.asked > MANY_MISSES
 
     def goes_on(self, before: Walk, now: float) -> None:
         """Who has finished another directory in order, if just now, begins with this one."""

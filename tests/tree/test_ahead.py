@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,38 @@ async def test_cached_files_of_many_directories_are_validated_ahead(
         bucket.requested()
         assert await read_all(mount, paths) <= 500 / 8 + 10
         assert bucket.requested() == {"HeadObject": 500}, "each once, side by side"
+
+
+@mock_clock
+async def test_cached_files_read_in_disorder_are_validated_by_a_listing(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """As a program's imports are, or shuffled data."""
+    names = fill(bucket)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        await read_all(mount, names)
+        await trio.sleep(5)
+        bucket.requested()
+        random.Random(1).shuffle(names)
+        assert await read_all(mount, names) <= 8
+        requested = bucket.requested()
+        assert requested.pop("ListObjectsV2") == 1
+        assert requested.pop("HeadObject") <= 6
+        assert not requested
+
+
+@mock_clock
+async def test_a_few_files_read_again_and_again_are_not_listed(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    names = fill(bucket)[:3]
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        for _ in range(20):
+            await read_all(mount, names)
+            await trio.sleep(0.6)
+        assert bucket.requested().get("ListObjectsV2") == 1
 
 
 @mock_clock
