@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,6 +103,8 @@ class Removals:
     def __init__(self, state: TreeState) -> None:
         self._state = state
         self._queue: list[_Leaving] = []
+        #: How many items of a directory have not left yet; "" may be among them several times.
+        self._items: Counter[Directory] = Counter()
         self._added = self._done = 0
         self._working = False
         self._turns = Turns()
@@ -136,6 +139,7 @@ class Removals:
             leaving[directory] = {}
             self._state.enliven(directory).users += 1
         leaving[directory][name] = keys
+        self._items[directory] += 1
         self._queue.append(_Leaving(directory, name, keys))
         self._added += 1
         if not self._working:
@@ -256,6 +260,7 @@ class Removals:
     ) -> dict[Directory, None]:
         """The deletions have ended: the names are free, or there again. Whose names they were."""
         for item in batch:
+            self._items[item.directory] -= 1
             self._state.leaving[item.directory].pop(item.name, None)
             failure = next((stayed[key] for key in item.keys if key in stayed), None)
             if failure is None:
@@ -283,7 +288,7 @@ class Removals:
             self._failures.setdefault(directory, {})[""] = error
 
     def _let_go(self, directory: Directory) -> None:
-        if not self._state.leaving[directory]:
-            del self._state.leaving[directory]
+        if not self._items[directory]:
+            del self._items[directory], self._state.leaving[directory]
             self._state.enliven(directory).users -= 1
             self._state.settle(directory)

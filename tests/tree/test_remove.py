@@ -229,6 +229,27 @@ async def test_names_that_could_not_be_deleted_are_back(
 
 
 @mock_clock
+async def test_rmdirs_refused_while_names_are_leaving(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After each the directory is looked after, which an earlier batch may have done by then."""
+    names = fill(bucket)
+    async with planted(bucket, tmp_path, listed_attributes=True) as mount:
+        await mount.names("d")
+        for name in names[:-1]:
+            await mount.unlink(f"d/{name}")
+            for _ in range(5):
+                with pytest.raises(FsError) as caught:
+                    await mount.rmdir("d")
+                assert caught.value.errno == errno.ENOTEMPTY
+                await trio.sleep(bucket.latency / 3)
+        await mount.tree.removals.drained()
+        assert not mount.tree.state.leaving
+        assert mount.stored() == [f"d/{names[-1]}"]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@mock_clock
 async def test_fsync_of_a_directory_waits_and_tells(bucket: Bucket, tmp_path: Path) -> None:
     names = fill(bucket)
     async with planted(bucket, tmp_path, listed_attributes=True) as mount:
