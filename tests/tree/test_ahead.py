@@ -36,6 +36,14 @@ async def read_all(mount: Mount, names: list[str]) -> float:
     return (trio.current_time() - began) / mount.bucket.latency
 
 
+async def read_long_ago(mount: Mount, names: list[str]) -> None:
+    """All is in the cache, and what is known of it is too old to trust."""
+    await mount.names()
+    await read_all(mount, names)
+    await trio.sleep(5)
+    mount.bucket.requested()
+
+
 @mock_clock
 async def test_files_read_in_order_are_fetched_ahead(bucket: Bucket, tmp_path: Path) -> None:
     names = fill(bucket)
@@ -91,11 +99,8 @@ async def test_cached_files_read_in_order_are_validated_ahead(
     """The second reading of a directory, when what is known of its files is too old to trust."""
     names = fill(bucket, count=600)
     async with planted(bucket, tmp_path) as mount:
-        await mount.names()
-        await read_all(mount, names)
-        await trio.sleep(5)
+        await read_long_ago(mount, names)
         bucket.latency = latency
-        bucket.requested()
         assert await read_all(mount, names) <= 8
         requested = bucket.requested()
         assert requested.pop("ListObjectsV2") == 1
@@ -114,9 +119,7 @@ async def test_cached_files_of_many_directories_are_validated_ahead(
         await mount.tree.subtree.ensure(await mount.directory("d"))
         for number in range(50):
             await mount.tree.subtree.ensure(await mount.directory(f"d/{number:02}"))
-        await read_all(mount, paths)
-        await trio.sleep(5)
-        bucket.requested()
+        await read_long_ago(mount, paths)
         assert await read_all(mount, paths) <= 500 / 8 + 10
         assert bucket.requested() == {"HeadObject": 500}, "each once, side by side"
 
@@ -128,10 +131,7 @@ async def test_cached_files_read_in_disorder_are_validated_by_a_listing(
     """As a program's imports are, or shuffled data."""
     names = fill(bucket)
     async with planted(bucket, tmp_path) as mount:
-        await mount.names()
-        await read_all(mount, names)
-        await trio.sleep(5)
-        bucket.requested()
+        await read_long_ago(mount, names)
         random.Random(1).shuffle(names)
         assert await read_all(mount, names) <= 8
         requested = bucket.requested()
@@ -159,9 +159,7 @@ async def test_what_was_replaced_shows_although_versions_came_ahead(
 ) -> None:
     names = fill(bucket)
     async with planted(bucket, tmp_path) as mount:
-        await mount.names()
-        await read_all(mount, names)
-        await trio.sleep(5)
+        await read_long_ago(mount, names)
         for name in names[100:]:
             bucket.poke(name, b"new " + name.encode())
         for name in names:
