@@ -4,20 +4,19 @@ Two habits are told apart. Who only looks (`ls -l`, `find`) gets the attributes 
 by HEADs side by side. Who opens one file after another in the order of the listing (`grep -r`, `cp
 -r`, `tar`, a dataset's loader) gets the next small files whole, before they are asked for, and the
 versions of those that are in the cache. Who reads symbolic links in that order gets the targets of
-the next ones. All end at the first sign of disorder. The decisions are `walk`'s; `Ahead` carries
-them out.
+the next ones. All end at the first sign of disorder. Who opens many cached files of a directory in
+no order gets their versions by one listing. The decisions are `walk`'s; `Ahead` carries them out.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
 import stat
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from cachetools import LRUCache
 
@@ -27,7 +26,6 @@ from bucketfs.tasks import gather
 from bucketfs.tree.attributes import LINK_MAX, WHOLE_FILE, Attributes
 from bucketfs.tree.inode import Directory, Inode
 from bucketfs.tree.listing import FULL_PAGE, LOOKUP_PAGES, Lister
-from bucketfs.tree.posix import Posix
 from bucketfs.tree.state import TreeState
 from bucketfs.tree.walk import LOOKS, NEAR, ONLY_LOOKING, Habit, Walk
 
@@ -46,12 +44,20 @@ WORTH_LISTING = 12
 
 @dataclass(slots=True)
 class _Order:
-    """A directory's names as its listing of time `listed` has them, and a walk along them."""
+    """A directory's names as its listing of time `listed` has them, and walks along them.
+
+    Attributes:
+        walk: Along all.
+        links: Along the symbolic links alone, in numbers of its own.
+        link: Position of the link read last, -1 for none.
+    """
 
     directory: Directory
     listed: float
     names: Sequence[str]
-    walk: Walk
+    walk: Walk = field(default_factory=Walk)
+    links: Walk = field(default_factory=Walk)
+    link: int = -1
 
     def is_done(self) -> bool:
         """Whether its files were opened in order, up to the last ones."""
@@ -89,7 +95,13 @@ class Ahead:
             self._renew(order, entries, walk.until(positions.stop, now))
 
     def _fetch(self, inodes: list[Inode], whole: int, name: str) -> None:
-        self._ask(inodes, self._attributes.is_here, whole=whole, name=name)
+        self._ask(inodes, self._is_fetched, whole=whole, name=name)
+
+    def _is_fetched(self, child: Inode) -> bool:
+        """Whether reading a file takes nothing more; of an empty one only the attributes count."""
+        if not child.size:
+            return self._attributes.glance(child) is not None
+        return self._attributes.is_here(child)
 
     def _renew(self, order: _Order, entries: Iterable[Inode], wait: float) -> None:
         """Have the versions known of files that are here, where an open would ask for them.
@@ -157,17 +169,34 @@ class Ahead:
     def link_read(self, inode: Inode) -> None:
         """A program reads a symbolic link."""
         order, position = self._place(inode)
-        if order is not None and (positions := order.walk.link_read(position)):
-            entries = self._entries(order, positions)
-            glanced = zip(entries, self._attributes.glances(entries), strict=True)
-            known = list(itertools.takewhile(self._is_kind_known, glanced))
-            order.walk.followed = positions.start + len(known)
-            links = [child for child, posix in known if posix and stat.S_ISLNK(posix.mode)]
-            self._fetch(self._files(inode, links), LINK_MAX, "links ahead")
+        if order is None:
+            return
+        links, number = order.links, order.links.last + 1 + self._links_passed(order, position)
+        order.link = position
+        wanted = links.opened(number, clock.monotonic(), self._state.config.open_ttl)
+        if wanted:
+            behind = self._links(order, range(position + 1, position + 1 + LOOKS))
+            links.fetched = min(links.fetched, number + 1 + len(behind))
+            next_ones = behind[wanted.start - number - 1 : wanted.stop - number - 1]
+            self._fetch(self._files(inode, next_ones), LINK_MAX, "links ahead")
 
-    def _is_kind_known(self, glanced: tuple[Inode, Posix | None]) -> bool:
-        child, posix = glanced
-        return posix is not None or self._attributes.kind_known(child)
+    def _links_passed(self, order: _Order, position: int) -> int:
+        """How many links lie between the one read last and a position; `NEAR` if too many."""
+        between = range(order.link + 1, position)
+        if order.link < 0 or position <= order.link or len(between) > LOOKS:
+            return NEAR
+        return len(self._links(order, between))
+
+    def _links(self, order: _Order, positions: range) -> list[Inode]:
+        """The links among entries, up to the first one that nobody has looked at."""
+        entries = self._entries(order, positions)
+        links = []
+        for child, posix in zip(entries, self._attributes.glances(entries), strict=True):
+            if posix is None and not self._attributes.kind_known(child):
+                break
+            if posix is not None and stat.S_ISLNK(posix.mode):
+                links.append(child)
+        return links
 
     def asked_by(self, thread: int) -> None:
         """What the running task does from now on, it does for this thread of a program."""
@@ -251,8 +280,11 @@ class Ahead:
             return None
         order = self._orders.get(directory)
         if order is None or order.listed != directory.listed:
-            walk = Walk() if order is None else order.walk
-            order = _Order(directory, directory.listed, sorted(directory.children), walk)
+            names = sorted(directory.children)
+            if order is None:
+                order = _Order(directory, directory.listed, names)
+            else:
+                order = replace(order, listed=directory.listed, names=names)
             self._orders[directory] = order
         return order
 
@@ -266,9 +298,9 @@ class Ahead:
         budget = BATCH_MAX
         wanted = []
         for child in entries:
-            if isinstance(child, Directory) or child.live or not 0 < child.size <= FILE_MAX:
+            if isinstance(child, Directory) or child.live or child.size > FILE_MAX:
                 continue
-            if child is inode or self._attributes.is_here(child):
+            if child is inode or self._is_fetched(child):
                 continue
             budget -= child.size
             if budget < 0:

@@ -140,7 +140,8 @@ class Attributes:
 
     def is_here(self, inode: Inode) -> bool:
         """Whether all bytes of the file's version are in the cache."""
-        return self._state.files.cache.holds(self._state.path(inode), inode.etag, inode.size)
+        cache = self._state.files.cache
+        return not inode.size or cache.holds(self._state.path(inode), inode.etag, inode.size)
 
     def accept(self, inode: Inode, info: ObjectInfo) -> Inode:
         """A HEAD or GET answered for the inode's name: take over version and attributes."""

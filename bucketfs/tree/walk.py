@@ -35,8 +35,6 @@ class Walk:
         began / latest: Monotonic times at which the first and the last of them were.
         fetched: Everything before it was fetched ahead or passed.
         looked: Everything before it was looked at ahead.
-        link: Position of the symbolic link read last.
-        followed: Links before it were fetched ahead or passed.
         asked: How many cached files in a row were opened whose versions had to be asked for.
         asked_at: Monotonic time at which the last of them was.
         directories: How many directories among its entries were looked at.
@@ -48,8 +46,6 @@ class Walk:
     latest: float = NEVER
     fetched: int = 0
     looked: int = 0
-    link: int = -1
-    followed: int = 0
     asked: int = 0
     asked_at: float = NEVER
     directories: int = 0
@@ -109,15 +105,6 @@ class Walk:
             return range(0)
         self.looked = begin + LOOKS
         return range(begin, self.looked)
-
-    def link_read(self, position: int) -> range:
-        """A symbolic link was read; among which entries to fetch the links now."""
-        follows = 0 <= self.link < position
-        self.link = position
-        begin = max(self.followed, position + 1) if follows else position + 1
-        if not follows or begin - position > LOOKS // 2:
-            return range(0)
-        return range(begin, begin + LOOKS)
 
 
 @dataclass(slots=True)

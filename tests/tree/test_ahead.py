@@ -28,12 +28,21 @@ def fill(bucket: Bucket, count: int = FILES, size: int = 10_000) -> list[str]:
     return names
 
 
-async def read_all(mount: Mount, names: list[str]) -> float:
+async def read_all(mount: Mount, names: list[str], body: bytes | None = None) -> float:
     """Read files whole, one after another; how long it took in units of one request's latency."""
     began = trio.current_time()
     for name in names:
-        assert (await mount.read(name)).endswith(name.encode())
+        read = await mount.read(name)
+        assert read.endswith(name.encode()) if body is None else read == body
     return (trio.current_time() - began) / mount.bucket.latency
+
+
+def fill_tree(bucket: Bucket, directories: int) -> list[str]:
+    """Ten files in each directory below ``d/``."""
+    paths = [f"d/{n:02}/{name:02}" for n in range(directories) for name in range(10)]
+    for path in paths:
+        bucket.poke(path, noise(5000) + path.encode())
+    return paths
 
 
 async def read_long_ago(mount: Mount, names: list[str]) -> None:
@@ -74,9 +83,7 @@ async def test_slow_readers_do_not_get_files_before_they_can_be_trusted(
 async def test_files_of_one_directory_after_the_other_are_fetched_ahead(
     bucket: Bucket, tmp_path: Path
 ) -> None:
-    paths = [f"d/{n:02}/{name:02}" for n in range(20) for name in range(10)]
-    for path in paths:
-        bucket.poke(path, noise(5000) + path.encode())
+    paths = fill_tree(bucket, 20)
     async with planted(bucket, tmp_path) as mount:
         await mount.tree.subtree.ensure(await mount.directory("d"))
         bucket.requested()
@@ -112,9 +119,7 @@ async def test_cached_files_read_in_order_are_validated_ahead(
 async def test_cached_files_of_many_directories_are_validated_ahead(
     bucket: Bucket, tmp_path: Path
 ) -> None:
-    paths = [f"d/{n:02}/{name:02}" for n in range(50) for name in range(10)]
-    for path in paths:
-        bucket.poke(path, noise(5000) + path.encode())
+    paths = fill_tree(bucket, 50)
     async with planted(bucket, tmp_path) as mount:
         await mount.tree.subtree.ensure(await mount.directory("d"))
         for number in range(50):
@@ -138,6 +143,22 @@ async def test_cached_files_read_in_disorder_are_validated_by_a_listing(
         assert requested.pop("ListObjectsV2") == 1
         assert requested.pop("HeadObject") <= 6
         assert not requested
+
+
+@mock_clock
+async def test_empty_files_are_no_exception(bucket: Bucket, tmp_path: Path) -> None:
+    """The `__init__.py` of packages: there is nothing to fetch but attributes."""
+    names = [f"{number:04}" for number in range(FILES)]
+    for name in names:
+        bucket.poke(name, b"", said(0o100600))
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        bucket.requested()
+        assert await read_all(mount, names, b"") <= FILES / 8 + 10
+        assert bucket.requested() == {"HeadObject": FILES}, "each once, side by side"
+        await trio.sleep(5)
+        assert await read_all(mount, names, b"") <= 8
+        assert sum(bucket.requested().values()) <= 30
 
 
 @mock_clock
@@ -207,6 +228,21 @@ async def test_links_known_from_an_earlier_mount_are_fetched_ahead(
         for name in names:
             assert await mount.tree.read_link(mount.root.children[name]) == b"to"
         assert (trio.current_time() - began) / bucket.latency <= 60 / 8 + 4
+
+
+@mock_clock
+async def test_links_read_here_and_there_fetch_no_others(bucket: Bucket, tmp_path: Path) -> None:
+    for number in range(500):
+        bucket.poke(f"{number:03}", b"to", said(0o120777))
+    async with planted(bucket, tmp_path) as mount:
+        names = sorted(await mount.names())
+        for name in names:
+            await mount.find(name)
+        await trio.sleep(1)
+        bucket.requested()
+        for name in names[10::20]:
+            assert await mount.tree.read_link(await mount.find(name)) == b"to"
+        assert bucket.requested() == {"GetObject": len(names[10::20])}
 
 
 @mock_clock
