@@ -12,23 +12,31 @@ RUN   := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SUDO  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test lint check nothing-lost test-crash test-races test-faults test-large test-ceph bench bench-quick docs install uninstall clean
+.PHONY: setup packages demo test lint check nothing-lost test-crash test-races test-faults test-large test-ceph bench bench-quick docs install uninstall clean
 
-setup: $(READY)
+setup: packages $(READY)
+
+# Looked at each time, which is quick: a package that was removed since is installed again.
+packages:
+	@sh .ci/system-packages fuse
 
 # Once per change of the requirements: the stamp lies inside the environment.
-$(READY): pyproject.toml .ci/system-packages
-	sh .ci/system-packages fuse
-	@echo "== Python environment in $(VENV)"
+$(READY): pyproject.toml .ci/system-packages | packages
+	@echo "== Python environment in $(VENV); compiling pyfuse3 takes about a minute"
 	[ -x $(RUN) ] || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet --editable '.[demo,test]'
 	@touch $@
 
-demo: setup
+# Whether anything can be mounted is said before minutes are spent on the environment.
+demo:
+	@sh .ci/check-fuse
+	@$(MAKE) --no-print-directory setup
 	$(RUN) -m bucketfs demo $(DIR)
 
-test: setup
+test:
+	@sh .ci/check-fuse || echo "== Without that, the tests that mount are skipped."
+	@$(MAKE) --no-print-directory setup
 	$(RUN) -m pytest $(ARGS)
 
 lint: setup

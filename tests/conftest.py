@@ -25,7 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.harness import mounts as mounts_module
 from tests.harness.endpoint import Endpoint, configured, embedded
-from tests.harness.mounts import Mount, Mounts
+from tests.harness.mounts import SHARED, Mount, Mounts
 from tests.harness.proxy import Proxy, proxy
 from tests.harness.watchdog import Watchdog, scratch_base
 from tests.harness.witness import Witness
@@ -37,6 +37,7 @@ MARKERS = (
     "mock_clock: run the coroutine test under trio's MockClock, which skips over idle time",
     "time_limit(seconds): how long this test may take",
     "real_endpoint: moto cannot show this; needs BUCKETFS_TEST_URL",
+    "needs_root(why): for root only, because of what the test does",
 )
 
 
@@ -105,12 +106,13 @@ def _overdue(number: int, frame: FrameType | None) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get("BUCKETFS_TEST_URL"):
-        return
-    skip = pytest.mark.skip(reason="needs a real endpoint (BUCKETFS_TEST_URL)")
+    has_endpoint = bool(os.environ.get("BUCKETFS_TEST_URL"))
     for item in items:
-        if item.get_closest_marker("real_endpoint"):
-            item.add_marker(skip)
+        if item.get_closest_marker("real_endpoint") and not has_endpoint:
+            item.add_marker(pytest.mark.skip(reason="needs a real endpoint (BUCKETFS_TEST_URL)"))
+        for_root = item.get_closest_marker("needs_root")
+        if for_root and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason=f"needs root: {for_root.args[0]}"))
 
 
 @pytest.fixture(scope="session")
@@ -200,7 +202,7 @@ def _mounts() -> Iterator[Mounts]:
 @pytest.fixture(scope="module")
 def shared(module_mounts: Mounts, module_bucket: Witness) -> Mount:
     """One mount, with other users let in, for the tests of a module."""
-    return module_mounts(module_bucket, "allow_other", "use_xattr")
+    return module_mounts(module_bucket, *SHARED, "use_xattr")
 
 
 @pytest.fixture
@@ -268,9 +270,7 @@ def here(mounted: Mount) -> Folder:
 @pytest.fixture(scope="module")
 def attentive(module_mounts: Mounts, module_bucket: Witness) -> Mount:
     """A mount of the module's bucket that trusts nothing it knows: others' changes show at once."""
-    return module_mounts(
-        module_bucket, "allow_other", "stat_cache_expire=0", "open_ttl=0", "compat_dir"
-    )
+    return module_mounts(module_bucket, *SHARED, "stat_cache_expire=0", "open_ttl=0", "compat_dir")
 
 
 @pytest.fixture

@@ -41,6 +41,9 @@ _PIXEL = bytes.fromhex(
     "0000000a49444154789c6360000000020001e221bc330000000049454e44ae426082"
 )
 
+#: Seconds.
+_DAY = 86400
+
 _FILES = {
     "README.txt": b"Every file here is an object in the bucket 'demo'.\n",
     "data/2025/measurements.csv": b"day,value\n1,3.4\n2,3.9\n",
@@ -70,7 +73,7 @@ def run(argv: Sequence[str]) -> int:
         _fill(client)
         with _mounted(url, directory):
             if sys.stdin.isatty() and sys.stdout.isatty():
-                return _wait(url, directory)
+                return _wait(client, directory)
             # Only here: the tour needs boto3, which comes with the extra.
             from bucketfs.cli import demo_tour  # noqa: PLC0415
 
@@ -167,7 +170,10 @@ def unmount(directory: Path) -> None:
         umount.unmount(path, lazy=True)
 
 
-def _wait(url: str, directory: Path) -> int:
+def _wait(client: Any, directory: Path) -> int:
+    hello = client.generate_presigned_url(
+        "get_object", Params={"Bucket": BUCKET, "Key": "hello.txt"}, ExpiresIn=_DAY
+    )
     print(
         f"""
 The bucket '{BUCKET}' of an S3 server on this machine is mounted at
@@ -181,7 +187,10 @@ Try, in another terminal:
     echo hello > hello.txt          # an object 'hello.txt' appears in the bucket
     mv data archive                 # a rename of a directory
     ln -s README.txt link           # symlinks work
-    curl {url}/{BUCKET}/hello.txt   # the same file, over S3
+
+The same file over S3, through a URL that is signed for a day:
+
+    curl '{hello}'
 
 Ctrl-C here unmounts it.""",
         flush=True,

@@ -239,6 +239,7 @@ def test_renaming_and_deleting_a_tree(
     assert counted.count("DeleteObject", "HeadObject", "PutObject") <= 3, counted.story()
 
 
+@pytest.mark.needs_root("changes the owner")
 def test_metadata_changes_are_merged(
     mounted: Callable[..., Mount], counted: Proxy, bucket: Witness
 ) -> None:
@@ -258,6 +259,7 @@ def test_metadata_changes_are_merged(
     assert (written["mode"], written["uid"], float(written["mtime"])) == (str(0o100600), "5", 2)
 
 
+@pytest.mark.needs_root("changes the owner")
 def test_metadata_set_before_close_costs_nothing(
     mounted: Callable[..., Mount], counted: Proxy, bucket: Witness
 ) -> None:

@@ -16,12 +16,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from tests.harness.endpoint import REPOSITORY
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
 #: Seconds a daemon may take until it serves, and until it has ended after an unmount.
 START, STOP = 30.0, 60.0
+
+#: Lets other users into a mount. Only root can become one, and may do so without asking: for others
+#: an administrator must have allowed it (user_allow_other in /etc/fuse.conf).
+SHARED = ("allow_other",) if os.geteuid() == 0 else ()
 
 #: Log lines no test expects unless it says so.
 ALARMING = re.compile(r"Traceback|\bERROR\b|\bCRITICAL\b|Exception(Group)?:|never awaited")
@@ -246,8 +252,11 @@ def _close(mount: Mount) -> list[str]:
 def as_user(action: Callable[[], object], *, uid: int = 1000, gid: int = 1000) -> object:
     """Run `action` in a forked process of another user; its str/int/None result or its OSError.
 
-    The action must do nothing but system calls and building a short result.
+    The action must do nothing but system calls and building a short result. Skips the test where
+    this process is not root's.
     """
+    if os.geteuid() != 0:
+        pytest.skip("needs root: acts as another user")
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:

@@ -73,7 +73,7 @@ class Knobs:
 @dataclass
 class Node:
     mode: int
-    uid: int = 0
+    uid: int = field(default_factory=os.getuid)
     gid: int = 0
     data: bytearray = field(default_factory=bytearray)
     times: list[int] = field(default_factory=lambda: [time.time_ns()] * 3)

@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from tests.harness.mounts import as_user
+from tests.harness.mounts import SHARED, as_user
 from tests.harness.posix import refused
 from tests.harness.tinyfs import Tiny, tiny
 from tests.harness.waiting import until
 
 pytestmark = pytest.mark.usefixtures("need_fuse")
 
-OTHERS = {"options": ("default_permissions", "allow_other")}
+OTHERS = {"options": ("default_permissions", *SHARED)}
 
 
 def named(tiny_fs: Tiny, *ops: str) -> list[str]:
@@ -187,6 +187,7 @@ def test_default_permissions_are_checked_by_the_kernel() -> None:
         assert not fs.ops("setattr")
 
 
+@pytest.mark.needs_root("changes the group")
 def test_fields_of_setattr() -> None:
     with tiny(files=("a",)) as fs:
         path = fs.mountpoint / "a"

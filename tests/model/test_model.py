@@ -320,6 +320,7 @@ def machine(mount: Mounts, bucket: Witness) -> Iterator[type[Machine]]:
     shutil.rmtree(base)
 
 
+@pytest.mark.needs_root("compares what root may do, whatever the modes are")
 @pytest.mark.time_limit(1800)
 def test_the_mount_behaves_like_a_local_directory(machine: type[Machine]) -> None:
     old = os.umask(0o022)

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.harness.mounts import Mount, Mounts
+from tests.harness.mounts import SHARED, Mount, Mounts
 from tests.harness.posix import refused
 from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
@@ -20,7 +20,7 @@ from tests.harness.witness import Witness
 MIB = 1 << 20
 
 #: Retries short enough for tests.
-QUICK = ("retries=1", "allow_other")
+QUICK = ("retries=1", *SHARED)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_later_fsync_may_succeed(faulty: Mount, counted: Proxy, bucket: Witnes
 
 
 def test_one_failure_is_retried(faulty: Mount, counted: Proxy, bucket: Witness) -> None:
-    faulty.options = ("retries=4", "allow_other")
+    faulty.options = ("retries=4", *SHARED)
     faulty.remount()
     for fault in (
         {"status": 500, "code": "InternalError"},
@@ -257,7 +257,7 @@ def test_errors_of_directory_operations(
 
 
 def test_a_body_cut_short_is_fetched_on(faulty: Mount, counted: Proxy, bucket: Witness) -> None:
-    faulty.options = ("retries=4", "allow_other")
+    faulty.options = ("retries=4", *SHARED)
     faulty.remount()
     body = os.urandom(300_000)
     bucket.put("f", body)

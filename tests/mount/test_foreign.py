@@ -74,6 +74,7 @@ FORMS = {
 }
 
 
+@pytest.mark.needs_root("reads files of other owners")
 @pytest.mark.parametrize("form", FORMS)
 def test_metadata_of_other_tools(foreign: Folder, module_bucket: Witness, form: str) -> None:
     metadata, (mode, uid, gid, mtime) = FORMS[form]
@@ -102,6 +103,7 @@ def test_symlinks_are_seen_after_a_plain_listing(foreign: Folder, module_bucket:
     assert found == "./l\n"
 
 
+@pytest.mark.needs_root("enters directories of other owners")
 @pytest.mark.parametrize(
     ("options", "file", "directory", "owner"),
     [

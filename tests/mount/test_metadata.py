@@ -23,7 +23,13 @@ def mode(folder: Folder, name: str) -> int:
     return stat.S_IMODE(os.lstat(folder / name).st_mode)
 
 
-@pytest.mark.parametrize("bits", [0o000, 0o400, 0o644, 0o755, 0o777, 0o4755, 0o2755, 0o1777])
+@pytest.mark.parametrize(
+    "bits",
+    [
+        pytest.param(0o000, marks=pytest.mark.needs_root("opens what nobody may read")),
+        *(0o400, 0o644, 0o755, 0o777, 0o4755, 0o2755, 0o1777),
+    ],
+)
 def test_chmod(folder: Folder, module_bucket: Witness, bits: int) -> None:
     (folder / "f").write_text("x")
     (folder / "d").mkdir()
@@ -52,6 +58,7 @@ def test_the_mode_asked_for_at_creation(folder: Folder, module_bucket: Witness) 
         assert module_bucket.metadata(folder.prefix + "f")["mode"] == str(0o100640)
 
 
+@pytest.mark.needs_root("changes the owner")
 def test_chown(folder: Folder, module_bucket: Witness) -> None:
     (folder / "f").write_text("x")
     (folder / "d").mkdir()
@@ -143,6 +150,7 @@ def test_reading_changes_nothing_in_the_bucket(here: Folder, module_bucket: Witn
     assert (before["Metadata"], before["ETag"]) == (after["Metadata"], after["ETag"])
 
 
+@pytest.mark.needs_root("changes the owner")
 def test_changes_move_ctime_only(folder: Folder) -> None:
     (folder / "f").write_text("x")
     os.utime(folder / "f", ns=(ATIME, MTIME))
@@ -156,6 +164,7 @@ def test_changes_move_ctime_only(folder: Folder) -> None:
     assert (folder / "f").stat().st_ctime_ns >= info.st_ctime_ns
 
 
+@pytest.mark.needs_root("changes the owner")
 def test_set_on_an_open_descriptor(folder: Folder, module_bucket: Witness) -> None:
     """Mode, owner and times set before close are those of the uploaded object."""
     with open(folder / "f", "wb", 0) as file:
@@ -173,6 +182,7 @@ def test_set_on_an_open_descriptor(folder: Folder, module_bucket: Witness) -> No
         assert written["mtime"] == "1600000000.123456789"
 
 
+@pytest.mark.needs_root("changes the owner")
 def test_copying_with_attributes(folder: Folder) -> None:
     (folder / "a").write_bytes(b"content")
     os.chmod(folder / "a", 0o751)
@@ -184,6 +194,7 @@ def test_copying_with_attributes(folder: Folder) -> None:
     assert info.st_mtime_ns == MTIME
 
 
+@pytest.mark.needs_root("changes the owner")
 def test_all_of_it_survives_a_remount(mount: Mounts, bucket: Witness) -> None:
     mounted = mount(bucket)
     file, directory = mounted.path / "f", mounted.path / "d"
@@ -233,6 +244,7 @@ def test_content_type_by_extension(here: Folder, module_bucket: Witness) -> None
         assert head["ContentType"] == wanted
 
 
+@pytest.mark.needs_root("changes the owner")
 def test_only_the_owner_may_change(folder: Folder) -> None:
     (folder / "f").write_text("x")
     os.chown(folder / "f", 1000, 1000)
@@ -299,6 +311,7 @@ def test_writing_by_another_user_clears_set_ids(folder: Folder) -> None:
         assert mode(folder, "f") == 0o777
 
 
+@pytest.mark.needs_root("changes the owner")
 def test_chown_clears_set_ids(folder: Folder) -> None:
     (folder / "f").write_text("x")
     os.chmod(folder / "f", 0o6755)
@@ -306,6 +319,7 @@ def test_chown_clears_set_ids(folder: Folder) -> None:
     assert mode(folder, "f") == 0o755
 
 
+@pytest.mark.needs_root("changes the owner")
 def test_set_group_id_directories_hand_on_their_group(folder: Folder) -> None:
     (folder / "d").mkdir()
     os.chown(folder / "d", 0, 4321)
@@ -316,6 +330,7 @@ def test_set_group_id_directories_hand_on_their_group(folder: Folder) -> None:
     assert mode(folder, "d/sub") & stat.S_ISGID
 
 
+@pytest.mark.needs_root("changes the owner")
 def test_chmod_by_a_stranger_to_the_group_drops_set_group_id(folder: Folder) -> None:
     (folder / "f").write_text("x")
     os.chown(folder / "f", 1000, 4321)

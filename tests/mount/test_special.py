@@ -69,6 +69,7 @@ def test_a_symlink_over_and_under_a_rename(folder: Folder) -> None:
     assert not (folder / "current").is_symlink()
 
 
+@pytest.mark.needs_root("changes the owner")
 def test_owner_and_times_of_the_link_itself(folder: Folder) -> None:
     (folder / "l").symlink_to("target")
     os.lchown(folder / "l", 41, 42)
@@ -78,6 +79,7 @@ def test_owner_and_times_of_the_link_itself(folder: Folder) -> None:
     assert os.readlink(folder / "l") == "target"
 
 
+@pytest.mark.needs_root("makes devices")
 def test_a_link_of_a_remount(mount: Mounts, bucket: Witness) -> None:
     mounted = mount(bucket)
     (mounted.path / "l").symlink_to("some/target")

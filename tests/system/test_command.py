@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -215,7 +216,7 @@ class TestDemo:
         assert "All steps did what they say." in done.stdout
         assert not place.path.is_mount()
 
-    def test_ctrl_c_unmounts(self, place: Place) -> None:
+    def test_on_a_terminal(self, place: Place) -> None:
         terminal, other = os.openpty()
         process = subprocess.Popen(
             [sys.executable, "-m", "bucketfs", "demo", str(place.path)],
@@ -230,6 +231,10 @@ class TestDemo:
         while b"Ctrl-C" not in said:
             said += os.read(terminal, 4096)
         assert (place.path / "README.txt").is_file()
+        (place.path / "hello.txt").write_bytes(b"hello\n")
+        (url,) = re.findall(rb"curl '(.+)'", said)
+        with urllib.request.urlopen(url.decode(), timeout=30) as answer:
+            assert answer.read() == b"hello\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         os.close(terminal)

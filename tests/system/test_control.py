@@ -186,7 +186,7 @@ class TestStatus:
         assert place.here("flush", str(place.path / "f")).returncode == 0
         assert place.here("umount", str(place.path)).returncode == 0
 
-    @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+    @pytest.mark.needs_root("acts as another user")
     def test_other_users_cannot_ask(self, place: Place) -> None:
         assert place.mount("allow_other").returncode == 0
 
@@ -227,6 +227,7 @@ class TestFlush:
         assert slow.here("flush", str(slow.path / "d" / "f")).returncode == 0
         assert slow.bucket.get("d/f") == b"d/f"
 
+    @pytest.mark.needs_root("binds a mount")
     def test_through_a_symlink_and_a_bind_mount(
         self, slow: Place, counted: Proxy, tmp_path: Path
     ) -> None:

@@ -146,6 +146,41 @@ class TestUmount:
         assert self.line() == "/m: unmounted; process 123 still runs after 60 s; see its log"
 
 
+class TestUnmounting:
+    @pytest.fixture
+    def tools(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """The only directory in which programs are found, for an ordinary user."""
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+        return tmp_path
+
+    def program(self, path: Path, does: str) -> None:
+        path.write_text(f"#!/bin/sh\n{does}\n")
+        path.chmod(0o755)
+
+    def test_without_mtab(self, tools: Path) -> None:
+        """fusermount3 ends so where there is no /etc/mtab, as in a bare container."""
+        self.program(tools / "fusermount3", "echo failed to open /etc/mtab >&2; exit 1")
+        self.program(tools / "umount", f'[ "$*" = "-l /m" ] && : > {tools}/unmounted')
+        umount.unmount("/m", lazy=True)
+        assert (tools / "unmounted").exists()
+
+    @pytest.mark.parametrize(
+        ("said", "line"),
+        [
+            ("device busy", "/m: in use; "),
+            ("no such mount", "/m: no such mount"),
+            ("", "/m: cannot"),
+        ],
+    )
+    def test_refused(self, tools: Path, said: str, line: str) -> None:
+        self.program(tools / "fusermount3", f"echo {said} >&2; exit 1")
+        self.program(tools / "umount", "echo must be superuser >&2; exit 32")
+        with pytest.raises(Failure) as caught:
+            umount.unmount("/m")
+        assert caught.value.line.startswith(line)
+
+
 class TestPlaces:
     def test_of_root(self) -> None:
         assert runtime.directories(0) == [Path("/run/bucketfs"), Path("/tmp/bucketfs-0")]
@@ -223,7 +258,7 @@ class TestSockets:
         with pytest.raises(OSError, match=r"private|exists|directory"):
             runtime.listen()
 
-    @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+    @pytest.mark.needs_root("acts as another user")
     def test_one_of_another_user_is_not_believed(self, places: list[Path]) -> None:
         listener, path = runtime.listen()
         with listener:
@@ -366,7 +401,7 @@ class TestServer:
             assert len(await talk(path, protocol.encode({"do": "echo"}))) == 2
         assert "the mount goes on" in caplog.text
 
-    @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+    @pytest.mark.needs_root("acts as another user")
     async def test_other_users_get_nothing(
         self, places: list[Path], caplog: pytest.LogCaptureFixture, tmp_path: Path
     ) -> None:
