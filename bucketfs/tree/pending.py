@@ -172,11 +172,15 @@ class Pending:
             self._cache.release(promise.pages)
 
     def fail(self, inode: Inode, path: str, error: Exception) -> None:
-        """The file was given up; its bytes are in `path`, below the cache's directory."""
+        """The file was given up; its bytes are in `path`, below the cache's directory.
+
+        A promise of an earlier state of it stands.
+        """
         row = Failed(path, self._state.shown(inode), str(error), time.time())
         with self._journal.batch():
             self._journal.fail(row)
-            self.forget(inode.content)
+            if inode.content is not None and self._is_current(inode.content):
+                self.forget(inode.content)
 
     def adopted(self, content: Content) -> None:
         """A promise of an earlier mount is this one's now."""

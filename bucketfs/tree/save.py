@@ -250,6 +250,7 @@ class Saver:
         """
         where = self._leave_on_disk(inode, error)
         if where is None:
+            self.pending.note(inode)
             return False
         live.attributes_unsaved = False
         inode.checked = NEVER
@@ -275,16 +276,37 @@ class Saver:
     async def drain(self) -> None:
         """Save everything that is unsaved, once; what cannot be is left on the local disk.
 
-        Removals come first: they have been promised longer.
+        So is what no close and no fsync has finished: it may be half of a file. Removals come
+        first: they have been promised longer.
         """
+        self._leave_unfinished()
         await self._removals.drained()
         for key in list(self._state.deferred):
             if (inode := self._state.take_deferred(key)) is not None:
                 self.undeleted.add(key)
                 await self._delete(key, inode.etag)
-        jobs = [functools.partial(self._save_last, inode) for inode in self._state.live]
+        unsaved = self._state.live - self._left
+        jobs = [functools.partial(self._save_last, inode) for inode in unsaved]
         if jobs:
             await gather(jobs, limit=self._state.files.parallel)
+
+    def _leave_unfinished(self) -> None:
+        """Keep what programs are still writing out of the bucket, and in files of its own."""
+        error = FsError(errno.EINTR, "no close and no fsync had finished it when the mount ended")
+        for inode in list(self._state.live):
+            live = inode.live
+            if live is None or live.unlinked or not is_being_written(live):
+                continue
+            content = live.content
+            words = "; there is nothing in it"
+            if content is not None and content.size:
+                words = self._leave_on_disk(inode, error) or "; its bytes are lost"
+            if content is not None and not content.outgoing.afloat:
+                content.outgoing.drop()
+            if content is not None and content.promise is not None:
+                words += "; the next mount of this bucket here goes on with what was closed before"
+            log.error("%s is not saved: %s%s", self._state.shown(inode), error.why, words)
+            self._left.add(inode)
 
     async def _save_last(self, inode: Inode) -> None:
         try:
@@ -325,6 +347,7 @@ class Saver:
             where = self._leave_on_disk(inode, error)
             words = where or ""
             if where is None:
+                self.pending.note(inode)
                 self._note_given_up(inode, str(error), "")
         self._left.add(inode)
         return words
@@ -332,7 +355,7 @@ class Saver:
     def _leave_on_disk(self, inode: Inode, error: Exception) -> str | None:
         """Keep unsaved bytes that nobody writes any more in a file; words that say where.
 
-        None where the disk refuses: the journal has them wait for the next mount then.
+        None where the disk refuses.
         """
         content, live = inode.content, inode.live
         if live is None or live.unlinked or not is_unsaved(live) or inode in self._left:
@@ -344,11 +367,10 @@ class Saver:
                 kept = cache.rescue(content.fetcher.pages, inode.name, content.size)
             except OSError as failure:
                 log.error("%s cannot be put under unsaved/: %s", self._state.shown(inode), failure)
-                self.pending.note(inode)
                 return None
             path = str(kept)
             self.pending.fail(inode, str(kept.relative_to(cache.directory)), error)
-            words = f"; its bytes are in {path}{content.outgoing.leave()}"
+            words = f"; its bytes are in {path}{_gaps(content)}{content.outgoing.leave()}"
         self._note_given_up(inode, str(error), path)
         return words
 
@@ -381,6 +403,14 @@ def is_being_written(live: Live) -> bool:
     if content is None or not content.unsaved or not content.writers:
         return False
     return content.promise is None or content.promise.revision != content.revision
+
+
+def _gaps(content: Content) -> str:
+    """Words for what a rescued file lacks because only the version in the bucket has it."""
+    gaps = ", ".join(
+        f"{start}-{stop - 1}" for start, stop in content.fetcher.missing(0, content.size)
+    )
+    return f", without bytes {gaps}, which are those of the version in the bucket" if gaps else ""
 
 
 def _waits(live: Live) -> None:

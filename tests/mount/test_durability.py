@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -203,6 +204,38 @@ def test_sigterm_drains_and_unmounts(mount: Mounts, bucket: Witness) -> None:
     assert mounted._process.wait(20) == 0
     assert not mounted.path.is_mount()
     assert bucket.get("f") == b"x"
+
+
+@pytest.mark.parametrize("options", [(), ("writeback",)], ids=["default", "writeback"])
+def test_sigterm_publishes_nothing_that_is_not_closed(
+    mount: Mounts, bucket: Witness, options: tuple[str, ...]
+) -> None:
+    bucket.put("emptied", b"good")
+    bucket.put("half", b"good")
+    mounted = mount(bucket, *options)
+    mounted.expected += ["is not saved: ", "are not in the bucket"]
+    descriptors = [
+        os.open(mounted.path / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        for name in ("emptied", "half", "new", "synced")
+    ]
+    for fd in descriptors[1:]:
+        os.write(fd, b"begun")
+    os.fsync(descriptors[3])
+    os.write(descriptors[3], b" and not finished")
+    mounted.signal(signal.SIGTERM)
+    assert mounted.wait() == 1
+    for fd in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    for number in range(2):
+        assert {key: bucket.get(key) for key in bucket.keys()} == {
+            "emptied": b"good", "half": b"good", "synced": b"begun",
+        }, number  # fmt: skip
+        if not number:
+            mounted.start()
+            mounted.stop()
+    left = {path.read_bytes() for path in mounted.scratch.rglob("unsaved/*")}
+    assert left == {b"begun", b"begun and not finished"}
 
 
 READS: list[tuple[int, str, set[int]]] = [

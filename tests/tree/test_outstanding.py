@@ -305,3 +305,78 @@ async def test_what_is_given_up_is_remembered(bucket: Bucket, tmp_path: Path) ->
         assert lost.path == "f"
         assert content(lost.where) == b"bytes"
         assert mount.tree.outstanding.waiting() == []
+
+
+def files_left(directory: Path) -> list[bytes]:
+    return [path.read_bytes() for path in directory.rglob("unsaved/*")]
+
+
+@pytest.mark.parametrize("cut_short", [False, True])
+@pytest.mark.parametrize("writeback", [False, True])
+async def test_what_nobody_has_closed_stays_out_of_the_bucket(
+    bucket: Bucket, tmp_path: Path, writeback: bool, cut_short: bool
+) -> None:
+    """Half a file neither replaces an object nor becomes one; what was synced is there."""
+    bucket.poke("emptied", b"good")
+    bucket.poke("half", b"good")
+    bucket.poke("patched", b"good")
+    async with planted(bucket, tmp_path, writeback=writeback) as mount:
+        await mount.open("emptied", os.O_WRONLY | os.O_TRUNC)
+        await mount.write(await mount.open("half", os.O_WRONLY | os.O_TRUNC), 0, b"ha")
+        await mount.write(await mount.open("patched", os.O_RDWR), 1, b"00")
+        await mount.create("untouched")
+        await mount.write(await mount.create("new"), 0, b"begun")
+        synced = await mount.create("synced")
+        await mount.write(synced, 0, b"synced")
+        await mount.tree.opener.sync(synced)
+        await mount.write(synced, 0, b"S")
+        hurry = trio.Event()
+        if cut_short:
+            hurry.set()
+        left = await mount.tree.outstanding.drain(hurry, lambda _: None)
+        assert sorted(one.path for one in left.files) == ["half", "new", "patched", "synced"]
+        by_path = {one.path: content(one.where) for one in left.files}
+        assert by_path["half"] == b"ha"
+        assert by_path["new"] == b"begun"
+        assert by_path["synced"] == b"Synced"
+        assert by_path["patched"][1:3] == b"00"
+        journal = mount.tree.state.journal
+        assert {row.key for row in journal.failed()} == {"half", "new", "patched", "synced"}
+    for _ in range(2):
+        assert {key: bucket.peek(key) for key in bucket.objects} == {
+            "emptied": b"good", "half": b"good", "patched": b"good", "synced": b"synced",
+        }  # fmt: skip
+        async with planted(bucket, tmp_path) as mount:
+            assert await mount.tree.outstanding.flush() == []
+
+
+async def test_what_was_closed_before_is_left_to_the_next_mount(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """In write-back mode a file waits as it was closed, and is being written again."""
+    async with planted(bucket, tmp_path, writeback=True) as mount:
+        hang(bucket, "f")
+        await mount.save("f", b"closed")
+        await mount.write(await mount.open("f", os.O_RDWR), 0, b"C")
+        (one,) = (await mount.tree.outstanding.drain(trio.Event(), lambda _: None)).files
+        assert content(one.where) == b"Closed"
+        bucket.fault = None
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.tree.outstanding.flush() == []
+        assert bucket.peek("f") == b"closed"
+
+
+async def test_a_large_file_that_is_not_closed_leaves_no_upload(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("large")
+        for offset in range(0, 80 << 20, 8 << 20):
+            await mount.write(handle, offset, bytes(8 << 20))
+        await trio.sleep(10)
+        assert bucket.uploads
+        await mount.tree.outstanding.drain(trio.Event(), lambda _: None)
+        await trio.sleep(10)
+        assert not bucket.uploads
+        assert not bucket.objects
+        assert rescued(tmp_path) == 1
