@@ -19,7 +19,7 @@ from bucketfs.fuse import again
 from bucketfs.fuse.directory import OpenDirectory
 from bucketfs.fuse.encode import BLOCK_SIZE, Encoder
 from bucketfs.fuse.guard import guarded
-from bucketfs.fuse.holders import still_held
+from bucketfs.fuse.holders import process_of, still_held, writable_descriptors
 from bucketfs.metrics import Metrics
 from bucketfs.tree.change import Change
 from bucketfs.tree.inode import Inode
@@ -34,6 +34,11 @@ _NO_XATTR = b"security.selinux"
 #: What df shows when no bucket_size is given: a bucket has no size, and 1 PiB is plainly not one.
 _ASSUMED_SIZE = 1 << 50
 _ASSUMED_FILES = 1 << 30
+
+
+def _is_held(handle: Handle) -> bool:
+    """Whether its opener, or a process that this has begun, has a file open."""
+    return still_held(handle.pid, handle.inode.ino, handle.inode.name)
 
 
 class Operations(pyfuse3.Operations):
@@ -267,7 +272,8 @@ class Operations(pyfuse3.Operations):
         """Open an existing file; O_TRUNC comes here, O_CREAT and O_EXCL do not."""
         self._tree.ahead.asked_by(ctx.pid)
         node = await self._known(inode)
-        handle = await self._tree.opener.open(node, flags, uid=ctx.uid, pid=ctx.pid)
+        pid = ctx.pid if flags & os.O_ACCMODE == os.O_RDONLY else process_of(ctx.pid)
+        handle = await self._tree.opener.open(node, flags, uid=ctx.uid, pid=pid)
         return self._opened(handle)
 
     @guarded()
@@ -277,16 +283,17 @@ class Operations(pyfuse3.Operations):
         """Make and open a file; one made by others meanwhile is opened unless O_EXCL is set."""
         parent = self._table.directory(parent_inode)
         text = decode_name(name)
+        pid = process_of(ctx.pid)
         try:
             inode = await self._tree.entries.create(
                 parent, text, mode, ctx.uid, ctx.gid, exclusive=bool(flags & os.O_EXCL)
             )
-            handle = self._tree.opener.open_new(inode, pid=ctx.pid)
+            handle = self._tree.opener.open_new(inode, pid=pid)
         except FsError as error:
             if error.errno != errno.EEXIST or flags & os.O_EXCL:
                 raise
             inode = await self._tree.finder.find(parent, text)
-            handle = await self._tree.opener.open(inode, flags, uid=ctx.uid, pid=ctx.pid)
+            handle = await self._tree.opener.open(inode, flags, uid=ctx.uid, pid=pid)
         return self._opened(handle), self._counted(inode)
 
     @guarded()
@@ -310,15 +317,28 @@ class Operations(pyfuse3.Operations):
         handle = self._file(fh)
         if not handle.writable:
             return  # a reader's close says nothing of what others are still writing
-        content = handle.content
-        last = (
-            content.touched
-            or not content.unsaved
-            or handle.inode.unlinked
-            or not still_held(handle.pid, handle.inode.ino, handle.inode.name)
-        )
-        async with again.if_moved(handle.inode):
-            await self._tree.opener.flush(handle, last=last)
+        content, inode = handle.content, handle.inode
+        if content.unsaved and not inode.unlinked:
+            goes_on = self._opener_goes_on(handle) if content.touched else _is_held(handle)
+            if goes_on:
+                return
+        async with again.if_moved(inode):
+            await self._tree.opener.flush(handle)
+
+    def _opener_goes_on(self, handle: Handle) -> bool:
+        """Whether who opened a file has it open for writing still: not its last one was closed."""
+        inode = handle.inode
+        found = writable_descriptors(handle.pid, inode.ino, inode.name)
+        if not found:
+            return False
+        # the same process may have opened the file several times
+        others = [
+            other
+            for other in self._handles.values()
+            if isinstance(other, Handle) and other is not handle
+            if other.inode is inode and other.writable and other.pid == handle.pid
+        ]
+        return found > len(others)
 
     @guarded(bounded=False)
     async def fsync(self, fh: int, datasync: bool) -> None:

@@ -33,7 +33,7 @@ class Handle:
 
     Attributes:
         keep_cache: The kernel may keep the pages it has: they are of this version.
-        pid: Process that opened it.
+        pid: Process that opened it; of one that was opened only for reading, perhaps a thread.
         conflicts: Conflicts of the content that this handle's user has been told of.
     """
 
@@ -159,16 +159,9 @@ class Opener:
         finally:
             await self._drop(inode, content)
 
-    async def flush(self, handle: Handle, *, last: bool) -> None:
-        """A descriptor was closed: have everything in the bucket, or raise why it is not.
-
-        Args:
-            handle: The open file.
-            last: False when a program still holds another descriptor of a file that nobody has
-                written yet (a shell opens, duplicates and closes before it runs the command): an
-                empty object would be published for nothing.
-        """
-        if handle.writable and (last or handle.content.touched):
+    async def flush(self, handle: Handle) -> None:
+        """Its last descriptor was closed: have everything in the bucket, or raise why it is not."""
+        if handle.writable:
             await self._sync(handle, self._saver.close)
 
     async def sync(self, handle: Handle) -> None:

@@ -18,6 +18,7 @@ import trio
 
 from bucketfs import clock
 from bucketfs.errors import FsError, NotFound, StoreError, errno_of
+from bucketfs.file.content import Content
 from bucketfs.file.upload import Interrupted
 from bucketfs.tasks import gather
 from bucketfs.tree.inode import NEVER, Directory, Inode, Live

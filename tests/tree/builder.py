@@ -141,7 +141,7 @@ class Mount:
 
     async def flush(self, handle: Handle) -> None:
         """What close(2) waits for."""
-        await self.tree.opener.flush(handle, last=True)
+        await self.tree.opener.flush(handle)
 
     async def close(self, handle: Handle) -> None:
         """Flush and let go, as the kernel does at the last close; raises what flush did."""
