@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bucketfs import clock
-from bucketfs.cache import budget
+from bucketfs.cache import budget, orphans
 from bucketfs.cache.directory import INDEX, JOURNAL, UNSAVED, claim, claim_this, sync_directory
 from bucketfs.cache.extents import Extents
 from bucketfs.cache.index import Index, PageRow
@@ -83,6 +83,13 @@ class PageCache:
     def _load(self) -> None:
         now = clock.monotonic()
         known, lost = set(), self.journal.lost
+        try:
+            orphans.keep(self._directory, self.journal)
+        except OSError as error:
+            raise FsError(
+                error.errno or errno.EIO,
+                f"files of {self._directory} that wait cannot be put under {UNSAVED}/: {error}",
+            ) from error
         for pending in self.journal.pending():
             known.add(pending.file)
             self.index.drop_pages(pending.file)
@@ -109,7 +116,7 @@ class PageCache:
             if path.name in known:
                 continue
             if lost:
-                aside = path.replace(self._unsaved() / path.name)
+                aside = path.replace(orphans.unsaved(self._directory) / path.name)
                 log.error("%s may have bytes that no bucket has: see bucketfs recover", aside)
             else:
                 path.unlink()
@@ -244,18 +251,13 @@ class PageCache:
         Raises:
             OSError: The disk refuses.
         """
-        path = self._unsaved() / f"{secrets.token_hex(4)}-{name.replace('/', '_')[:100]}"
+        path = orphans.unsaved(self._directory) / orphans.name_for(name)
         if file.stored < size:
             os.ftruncate(file.fd, size)  # zeros at the end take no room
         os.fsync(file.fd)
         os.link(file.path, path)
         sync_directory(path.parent)
         return path
-
-    def _unsaved(self) -> Path:
-        directory = self._directory / UNSAVED
-        directory.mkdir(mode=0o700, exist_ok=True)
-        return directory
 
     def shrink(self, file: PageFile, start: int, stop: int) -> None:
         """Give up pages of a file that stays open; the index never tells of more than there is."""

@@ -19,16 +19,21 @@ import errno
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from bucketfs.cache import tags
 from bucketfs.cache.directory import sync_directory
+from bucketfs.cache.extents import Extents
 from bucketfs.cache.journal_file import beside, is_instead, open_or_set_aside
 from bucketfs.cache.rows import Failed, Pending, Removal, Rename, Upload, decode, encode
+from bucketfs.cache.tags import Tag
 from bucketfs.errors import FsError
 from bucketfs.tasks import Turns
 
@@ -70,6 +75,9 @@ class Journal:
         #: Statements that could not be carried out yet, and those of a batch that has not ended.
         self._owed: list[_Statement] = []
         self._batched: list[_Statement] = []
+        #: Rows of such a batch whose page files are still to be tagged.
+        self._untagged: list[Pending] = []
+        self._written = 0
         self._promises = False
         self._number: int = self._read("SELECT coalesce(max(id), 0) FROM uploads")[0][0]
         self._changes = self._safe = 0
@@ -122,6 +130,7 @@ class Journal:
         Raises:
             FsError: It could not be written.
         """
+        row = self._stamped(row)
         with self.batch():
             self._promise(
                 "INSERT OR REPLACE INTO pending VALUES (?, ?, '', ?, ?, ?)",
@@ -131,16 +140,21 @@ class Journal:
                 self._promise("INSERT OR REPLACE INTO saved VALUES (?, ?)", row.file, data)
             else:
                 self._promise("DELETE FROM saved WHERE file = ?", row.file)
+            self._untagged.append(row)
 
     def change(self, row: Pending) -> None:
         """The file has another key or other headers; its bytes are as they were, or unsealed."""
-        self._do(
-            "UPDATE pending SET key = ?, state = ?, seals = ?, sum = ? WHERE file = ?",
-            row.key, *encode(row), row.file,
-        )  # fmt: skip
+        row = self._stamped(row)
+        with self.batch():
+            self._do(
+                "UPDATE pending SET key = ?, state = ?, seals = ?, sum = ? WHERE file = ?",
+                row.key, *encode(row), row.file,
+            )  # fmt: skip
+            self._untagged.append(row)
 
     def drop(self, file: str) -> None:
         """The bucket has the file, or nobody wants it any more."""
+        tags.drop(self._path.with_name(file))  # first: a tag without a row says that one is lost
         self._do("DELETE FROM pending WHERE file = ?", file)
         self._do("DELETE FROM saved WHERE file = ?", file)
 
@@ -229,6 +243,7 @@ class Journal:
         except sqlite3.Error as error:
             log.error("the journal %s cannot be written: %s", self._path, error)
         self._batched.clear()
+        self._untagged.clear()
         self._promises, older = False, len(self._owed)
         try:
             self._db.execute("BEGIN")
@@ -239,6 +254,7 @@ class Journal:
             if not self._db.in_transaction:
                 raise sqlite3.OperationalError("SQLite has undone what was written")
             self._db.execute("COMMIT")
+            self._tag()
         except sqlite3.Error as error:
             self._db.rollback()
             self._owed[:0] = self._batched
@@ -251,6 +267,21 @@ class Journal:
             self._owed[:0] = self._batched
             del self._owed[older:]
             raise
+
+    def _stamped(self, row: Pending) -> Pending:
+        """The row with the time of its writing, which no other has."""
+        self._written = max(self._written + 1, time.time_ns())
+        return replace(row, written=self._written)
+
+    def _tag(self) -> None:
+        """Have the page files of rows that were just written say so themselves."""
+        for row in self._untagged:
+            whole = Extents(row.valid).covers(0, row.size)
+            tag = Tag(row.key, row.size, whole=whole, written=row.written)
+            try:
+                tags.put(self._path.with_name(row.file), tag)
+            except OSError as error:
+                log.info("the page file of %r is not tagged: %s", row.key, error)
 
     async def settled(self) -> None:
         """Wait until all that was written before this call would survive a power cut.

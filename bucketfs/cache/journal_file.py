@@ -43,6 +43,10 @@ _OF_THE_DISK = {
 _CHECKPOINT_PAGES = 16_384
 
 
+#: Text that is damaged is no error: the checksum of its row says so.
+_text = functools.partial(str, encoding="utf-8", errors="replace")
+
+
 def open_or_set_aside(path: Path) -> sqlite3.Connection:
     """The database, or a new one in place of a damaged one (`is_instead`).
 
@@ -72,6 +76,7 @@ def waiting(path: Path) -> list[str]:
     )
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as db:
+            db.text_factory = _text
             return [str(key) for (key,) in db.execute(query)]
     except sqlite3.Error:
         return []  # whoever opens it says what is wrong with it
@@ -79,7 +84,7 @@ def waiting(path: Path) -> list[str]:
 
 def _open(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None)
-    db.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
+    db.text_factory = _text
     db.execute("PRAGMA journal_mode=WAL")
     # each commit reaches the kernel; `Journal.settled` takes it to the disk
     db.execute("PRAGMA synchronous=NORMAL")

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from crc32c import crc32c
 
+from bucketfs.cache import tags
 from bucketfs.cache.descriptors import Descriptors, share
 from bucketfs.cache.extents import Extent, Extents
 from bucketfs.cache.seals import SPAN, Seals, spans
@@ -251,6 +252,7 @@ class PageFile:
         """Remove the file from the disk."""
         self.close()
         self.path.unlink(missing_ok=True)
+        tags.beside(self.path).unlink(missing_ok=True)
 
 
 def read_exactly(fd: int, start: int, stop: int) -> bytes:

@@ -93,6 +93,8 @@ class Pending:
         seals: Of what is valid, for `bucketfs.cache.seals.Seals.load`; b"" when the bytes may
             change without another row.
         error: Why it cannot be uploaded at all; "" when it can.
+        written: When the row was written, in nanoseconds of the Unix clock; 0 before version 0.1.
+        unreadable: The row is not what was written: nothing but `file` says anything.
     """
 
     file: str
@@ -112,18 +114,20 @@ class Pending:
     ahead: tuple[Attempt, ...] = ()
     seals: bytes = b""
     error: str = ""
+    written: int = 0
+    unreadable: bool = False
     #: Fields that a later version may have written; kept as they are.
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
 _PLAIN = ("since", "size", "stored", "limit", "new", "cut", "if_match")
-_OTHERS = ("valid", "dirty", "base", "headers", "attempts", "ahead")
+_OTHERS = ("valid", "dirty", "base", "headers", "attempts", "ahead", "written")
 
 
 def encode(row: Pending) -> tuple[str, bytes, int]:
     """The columns ``state``, ``seals`` and ``sum`` of a row."""
     state: dict[str, Any] = {**row.more, **{name: getattr(row, name) for name in _PLAIN}}
-    state |= {"valid": row.valid, "dirty": row.dirty, "base": row.base}
+    state |= {"valid": row.valid, "dirty": row.dirty, "base": row.base, "written": row.written}
     headers = row.headers
     state["headers"] = [dict(headers.metadata), headers.content_type, dict(headers.other)]
     for name in ("attempts", "ahead"):
@@ -153,6 +157,7 @@ def decode(file: str, key: str, error: str, text: str, seals: bytes, total: int)
         ahead=tuple((size, said) for size, said in state["ahead"]),
         headers=Headers(metadata=metadata, content_type=content_type, other=other),
         seals=seals,
+        written=state.get("written", 0),
         more={name: value for name, value in state.items() if name not in (*_PLAIN, *_OTHERS)},
         **{name: state[name] for name in _PLAIN},
     )
@@ -167,5 +172,5 @@ def _damaged(file: str, key: object) -> Pending:
     return Pending(
         file=file, key=str(key), since=0.0, size=0, valid=(), stored=0, dirty=(), limit=0, new=True,
         cut=False, base=None, if_match="", headers=Headers(),
-        error="the journal's row of it was damaged on the disk",
+        error="the journal's row of it was damaged on the disk", unreadable=True,
     )  # fmt: skip

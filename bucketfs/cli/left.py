@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from bucketfs.cache import directory as places
+from bucketfs.cache import orphans
 from bucketfs.cache.directory import JOURNAL, UNSAVED
 from bucketfs.cache.extents import Extents
 from bucketfs.cache.journal import Journal
@@ -93,6 +94,7 @@ def opened(directory: Path) -> Iterator[tuple[Left, Journal | None]]:
     try:
         if (directory / JOURNAL).exists():
             journal = Journal(directory / JOURNAL)
+            orphans.keep(directory, journal)
             left.entries += _journaled(journal, directory)
         left.entries += _rescued(journal, directory)
         yield left, journal
@@ -152,7 +154,7 @@ def save(entry: Entry, left: Left, journal: Journal | None, target: Path) -> Pat
     path = _free(target, entry.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     row = entry.row
-    data = journal.data(row.file) if journal is not None and isinstance(row, Pending) else None
+    data = _good_data(row, left.directory, journal) if isinstance(row, Pending) else None
     with path.open("xb") as out:
         if data is not None:
             out.write(data)
@@ -169,6 +171,15 @@ def save(entry: Entry, left: Left, journal: Journal | None, target: Path) -> Pat
             with (left.directory / name).open("rb") as source:
                 shutil.copyfileobj(source, out, _PIECE)
     return path
+
+
+def _good_data(row: Pending, directory: Path, journal: Journal | None) -> bytes | None:
+    """All bytes of a file, where the journal has them; None where the page file is better."""
+    data = journal.data(row.file) if journal is not None else None
+    try:
+        return check(row, data, directory)
+    except DamagedError:
+        return data  # better than nothing
 
 
 def _free(target: Path, name: str) -> Path:

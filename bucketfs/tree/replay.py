@@ -220,9 +220,9 @@ class Replay:
             return
         try:
             directory, data = self._state.files.cache.directory, self._journal.data(row.file)
-            await self._journal.in_thread(functools.partial(check, row, data, directory))
+            data = await self._journal.in_thread(functools.partial(check, row, data, directory))
             parent, name = self._parent(row.key)
-            pages = self._pages(row)
+            pages = self._pages(row, data)
         except DamagedError as error:
             await self._leave_damaged(row, error)
             return
@@ -249,9 +249,9 @@ class Replay:
             defaults=self._state.config.defaults,
         )
 
-    def _pages(self, row: Row) -> PageFile:
+    def _pages(self, row: Row, data: bytes | None) -> PageFile:
         """The page file with the bytes that were promised; raises FsError ENOSPC."""
-        cache, data = self._state.files.cache, self._journal.data(row.file)
+        cache = self._state.files.cache
         pages = cache.take_kept(row.file)
         try:
             if data is not None:
@@ -317,13 +317,16 @@ class Replay:
         return directory, name
 
 
-def check(row: Row, data: bytes | None, directory: Path) -> None:
+def check(row: Row, data: bytes | None, directory: Path) -> bytes | None:
     """Whether all that a pending file's row counts on is there, and is what it was.
 
     Args:
         row: What the journal says.
         data: All bytes of the file, if the journal has them.
-        directory: Of the cache, with the page file otherwise.
+        directory: Of the cache, with the page file.
+
+    Returns:
+        `data` when it is right; None when the page file is to be used.
 
     Raises:
         DamagedError: It is not.
@@ -337,11 +340,26 @@ def check(row: Row, data: bytes | None, directory: Path) -> None:
     if not _is_whole(row):
         raise DamagedError("the journal contradicts itself")
     if data is not None:
-        if len(data) != row.size:
-            raise DamagedError("its bytes in the journal are not all")
-        _compare(seals, lambda start, stop: data[start:stop], "in the journal")
-        return
-    path = directory / row.file
+        try:
+            _check_data(row, seals, data)
+        except DamagedError as error:
+            try:
+                _check_pages(row, seals, directory / row.file)
+            except DamagedError:
+                raise error from None
+            return None  # mostly it has the same bytes
+        return data
+    _check_pages(row, seals, directory / row.file)
+    return None
+
+
+def _check_data(row: Row, seals: Seals, data: bytes) -> None:
+    if len(data) != row.size:
+        raise DamagedError("its bytes in the journal are not all")
+    _compare(seals, lambda start, stop: data[start:stop], "in the journal")
+
+
+def _check_pages(row: Row, seals: Seals, path: Path) -> None:
     try:
         with path.open("rb") as file:
             stored = os.fstat(file.fileno()).st_size

@@ -198,11 +198,12 @@ class Mount:
         return list(self.bucket.objects)
 
 
-async def in_place(job: Callable[[], None]) -> None:
+async def in_place(job: Callable[[], object]) -> object:
     """Instead of a thread, for which the virtual clock would not wait."""
     await trio.lowlevel.checkpoint()
-    job()
+    result = job()
     await trio.lowlevel.checkpoint()
+    return result
 
 
 def killed(bucket: Bucket, directory: Path, copy: Path) -> Bucket:

@@ -1,0 +1,79 @@
+"""Page files that waited for their upload, and whose rows the journal has lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bucketfs.cache import tags
+from bucketfs.cache.directory import UNSAVED, sync_directory
+from bucketfs.cache.journal import Journal
+from bucketfs.cache.rows import Failed, Pending
+from bucketfs.cache.tags import Tag
+
+log = logging.getLogger(__name__)
+
+
+def unsaved(directory: Path) -> Path:
+    """Where files are kept that nothing deletes, in a cache's directory; made if missing."""
+    path = directory / UNSAVED
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
+def name_for(key: str) -> str:
+    """A name for a file under `unsaved`: no other has it, and it reminds of the key's last part."""
+    return f"{secrets.token_hex(4)}-{key.rpartition('/')[2][:100]}"
+
+
+def keep(directory: Path, journal: Journal) -> list[Path]:
+    """Put what the journal should name and does not under ``unsaved/``; the log says so.
+
+    Args:
+        directory: Of a cache that no mount uses.
+        journal: The journal in it.
+
+    Raises:
+        OSError: The disk refuses.
+        FsError: The journal cannot be read.
+    """
+    rows = {row.file: row for row in journal.pending()}
+    kept = []
+    for path, tag in _tagged(directory):
+        row = rows.get(path.name)
+        if row is None or _is_older(row, tag):
+            kept.append(_keep(directory, journal, path, tag))
+    return kept
+
+
+def _tagged(directory: Path) -> Iterator[tuple[Path, Tag]]:
+    for path in sorted(directory.glob("*.pages")):
+        tag = tags.read(path)
+        if tag is not None:
+            yield path, tag
+
+
+def _is_older(row: Pending, tag: Tag) -> bool:
+    """Whether a row cannot be read, or is not the last that was written of its file."""
+    return row.unreadable or row.written < tag.written
+
+
+def _keep(directory: Path, journal: Journal, path: Path, tag: Tag) -> Path:
+    if path.stat().st_size < tag.size:
+        os.truncate(path, tag.size)  # zeros at the end take no room
+    aside = unsaved(directory) / name_for(tag.key or path.name)
+    path.replace(aside)
+    sync_directory(aside.parent)
+    key = tag.key or "a file of unknown name"
+    rest = "" if tag.whole else "; where it is zero, the version in the bucket may have bytes"
+    error = f"the journal, which is damaged, does not know any more that it waits{rest}"
+    with journal.batch():
+        journal.drop(path.name)
+        journal.fail(Failed(str(aside.relative_to(directory)), key, error, time.time()))
+    tags.beside(path).unlink(missing_ok=True)
+    log.error("%r is not in the bucket yet: %s; its bytes are in %s", key, error, aside)
+    return aside
