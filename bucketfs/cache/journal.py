@@ -71,7 +71,7 @@ class Journal:
             raise FsError(
                 errno.EIO, f"the journal {path} cannot be opened: {error}; is the disk full?"
             ) from error
-        self.in_thread: Callable[[Callable[[], None]], Any] = trio.to_thread.run_sync
+        self.in_thread: Callable[[Callable[[], Any]], Any] = trio.to_thread.run_sync
         #: Statements that could not be carried out yet, and those of a batch that has not ended.
         self._owed: list[_Statement] = []
         self._batched: list[_Statement] = []
