@@ -7,11 +7,14 @@ unmount.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import trio
+
+from bucketfs.errors import FsError
 
 log = logging.getLogger(__name__)
 
@@ -52,18 +55,42 @@ class Background:
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
 
-    def start(self, job: Callable[[], Awaitable[object]], name: str) -> None:
+    def start(
+        self,
+        job: Callable[[], Awaitable[object]],
+        name: str,
+        *,
+        failed: Callable[[FsError], None] | None = None,
+    ) -> None:
         """Run `job` until it ends or the mount does; what it raises is a bug and is logged as one.
 
         Jobs deal with the failures they expect (of the store, of the disk) themselves.
-        """
-        self._nursery.start_soon(self._guard, job, name, name=name)
 
-    async def _guard(self, job: Callable[[], Awaitable[object]], name: str) -> None:
+        Args:
+            job: What is to be done.
+            name: For the log.
+            failed: Told of a bug that ended the job, in the same step of the event loop. Whoever
+                waits for what the job was to bring must hear of it, or would wait for ever.
+        """
+        self._nursery.start_soon(self._guard, job, name, failed, name=name)
+
+    async def _guard(
+        self,
+        job: Callable[[], Awaitable[object]],
+        name: str,
+        failed: Callable[[FsError], None] | None,
+    ) -> None:
         try:
             await job()
-        except Exception:
+        except Exception as error:
             log.exception("background task %s failed; the mount goes on", name)
+            if failed is not None:
+                failed(internal(name, error))
+
+
+def internal(name: str, error: Exception) -> FsError:
+    """What programs get of a bug: EIO."""
+    return FsError(errno.EIO, f"internal error in {name}: {error!r}")
 
 
 class Turns:

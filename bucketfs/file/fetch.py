@@ -8,6 +8,7 @@ come from the version that was the file's base when they were asked for (``If-Ma
 from __future__ import annotations
 
 import errno
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -30,6 +31,10 @@ class _Flight:
     position: int
     error: Exception | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    def fail(self, error: Exception) -> None:
+        """The rest of its bytes will not come."""
+        self.error = error
 
 
 class Fetcher:
@@ -139,7 +144,9 @@ class Fetcher:
                 for at in range(a, b, FETCH):
                     flight = _Flight(at, min(at + FETCH, b), at)
                     self._flights.append(flight)
-                    self._context.background.start(lambda f=flight: self._fly(f), "fetch")  # type: ignore[misc]
+                    self._context.background.start(
+                        functools.partial(self._fly, flight), "fetch", failed=flight.fail
+                    )
 
     def _not_under_way(self, start: int, stop: int) -> list[Extent]:
         gaps = [(start, stop)]
@@ -157,7 +164,7 @@ class Fetcher:
             with flight.scope:
                 await self._get(flight)
         except (StoreError, FsError) as error:
-            flight.error = error
+            flight.fail(error)
         finally:
             self._flights.remove(flight)
             self._turns.moved()

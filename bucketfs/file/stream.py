@@ -113,14 +113,18 @@ class Stream:
                 return
             if not self.upload_id:
                 if not self._running:
-                    self._run("begin a streamed upload", self._begin)
+                    self._run("begin a streamed upload", self._begin, self._fail)
                 return
             part = self._leaving()
             if part is None:
                 return
             part.changed = False
             self._busy.add(part.number)
-            self._run("stream a part", functools.partial(self._send, part))
+            self._run(
+                "stream a part",
+                functools.partial(self._send, part),
+                functools.partial(self._not_sent, part),
+            )
 
     def _leaving(self) -> SentPart | None:
         """The next part to be sent."""
@@ -319,9 +323,11 @@ class Stream:
         self.close()
         self._context.background.start(self._abort, "abort a streamed upload")
 
-    def _run(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
+    def _run(
+        self, name: str, job: Callable[[], Awaitable[None]], failed: Callable[[FsError], None]
+    ) -> None:
         self._running += 1
-        self._context.background.start(lambda: self._guard(job), name)
+        self._context.background.start(lambda: self._guard(job), name, failed=failed)
 
     async def _guard(self, job: Callable[[], Awaitable[None]]) -> None:
         scope = trio.CancelScope()
@@ -348,15 +354,18 @@ class Stream:
         try:
             etag = await self._send_part(self.upload_id, part.number, part.start, part.stop)
         except (StoreError, FsError) as error:
-            if self._is_current(part) and not part.changed:
-                self._failed.add(part)
-            self._fail(error)
+            self._not_sent(part, error)
         else:
             if self._is_current(part) and not part.changed:
                 part.etag = etag
                 self._landed[part.number] = part
         finally:
             self._busy.discard(part.number)
+
+    def _not_sent(self, part: SentPart, error: StoreError | FsError) -> None:
+        if self._is_current(part) and not part.changed:
+            self._failed.add(part)
+        self._fail(error)
 
     def _is_current(self, part: SentPart) -> bool:
         return part.number <= len(self._parts) and self._parts[part.number - 1] is part

@@ -49,7 +49,7 @@ class Fault:
         hang: The request never returns; only cancellation ends it.
     """
 
-    error: StoreError | None = None
+    error: Exception | None = None
     after: bool = False
     at_byte: int | None = None
     hang: bool = False

@@ -257,6 +257,10 @@ class Entries:
         except StoreError as error:
             log.warning("whether %r is empty now is asked again: %s", parent.name, error)
             self._removals.add(parent, "", ())
+        except Exception:
+            # a bug: the name is gone all the same, and its directory must not go with it
+            log.exception("whether %r is empty now is asked again", parent.name)
+            self._removals.add(parent, "", ())
 
     async def _keep_if_empty(self, parent: Directory) -> None:
         """As `keep_directory`, after the fact, when no fresh listing could tell beforehand."""

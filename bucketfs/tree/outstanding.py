@@ -15,7 +15,7 @@ from enum import StrEnum
 import trio
 
 from bucketfs.errors import FsError, StoreError
-from bucketfs.tasks import gather
+from bucketfs.tasks import gather, internal
 from bucketfs.tree.inode import Inode, Live
 from bucketfs.tree.remove import Removals
 from bucketfs.tree.save import Saver, is_being_written, is_unsaved
@@ -157,6 +157,9 @@ class Outstanding:
             await self._saver.save(inode)
         except (StoreError, FsError) as error:
             failed.append(Failed(self._state.shown_below(inode), str(error)))
+        except Exception as error:
+            log.exception("%s is not saved", self._state.shown(inode))
+            failed.append(Failed(self._state.shown_below(inode), str(internal("flush", error))))
 
     async def drain(self, hurry: trio.Event, tell: Callable[[Remaining], None]) -> Left:
         """Save everything, as `Saver.drain` does; what is left when `hurry` is set stays here.

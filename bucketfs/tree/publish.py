@@ -193,7 +193,7 @@ class Publisher:
             return await self._publish(target, content)
         except PreconditionFailed:
             raise
-        except (StoreError, trio.Cancelled) as error:
+        except (Exception, trio.Cancelled) as error:
             refused = isinstance(error, StoreError) and 400 <= error.status < 500
             content.strayed = content.strayed or not refused
             self.pending.attempted(inode, content, target.headers)

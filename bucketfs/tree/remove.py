@@ -19,7 +19,7 @@ import contextlib
 import functools
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ from cachetools import LRUCache
 
 from bucketfs import clock
 from bucketfs.errors import FsError, StoreError
-from bucketfs.tasks import Turns, gather
+from bucketfs.tasks import Turns, gather, internal
 from bucketfs.tree.inode import NEVER, Directory, Inode
 from bucketfs.tree.state import TreeState
 
@@ -212,6 +212,9 @@ class Removals:
                 batch, self._queue, self._wanted = self._queue, [], trio.Event()
                 try:
                     await self._delete(batch)
+                except Exception:
+                    # a bug: the names that come next must not wait for ever
+                    log.exception("removing %d names failed", len(batch))
                 finally:
                     self._done += len(batch)
                     self._turns.moved()
@@ -220,7 +223,7 @@ class Removals:
 
     async def _delete(self, batch: Sequence[_Leaving]) -> None:
         keys = [key for item in batch for key in item.keys]
-        stayed: dict[str, StoreError] = {}
+        stayed: dict[str, StoreError | FsError] = {}
         try:
             await gather(
                 [
@@ -240,11 +243,17 @@ class Removals:
             for directory in directories:
                 self._let_go(directory)
 
-    async def _delete_keys(self, keys: Sequence[str], stayed: dict[str, StoreError]) -> None:
+    async def _delete_keys(
+        self, keys: Sequence[str], stayed: dict[str, StoreError | FsError]
+    ) -> None:
+        failed: Mapping[str, StoreError | FsError]
         try:
             failed = await self._state.store.delete_many(keys)
         except StoreError as error:
             failed = dict.fromkeys(keys, error)
+        except Exception as error:
+            log.exception("deleting %d objects failed", len(keys))
+            failed = dict.fromkeys(keys, internal("delete", error))
         stayed.update(failed)
         self._state.journal.removed(keys)
         # before the names are free: the next mount after a power cut deletes what it finds there
@@ -256,7 +265,7 @@ class Removals:
                 self._state.index.drop_headers(key)
 
     def _forget(
-        self, batch: Sequence[_Leaving], stayed: dict[str, StoreError]
+        self, batch: Sequence[_Leaving], stayed: dict[str, StoreError | FsError]
     ) -> dict[Directory, None]:
         """The deletions have ended: the names are free, or there again. Whose names they were."""
         for item in batch:

@@ -113,7 +113,7 @@ class Saver:
                 break
             except Interrupted:
                 continue  # it was renamed or removed meanwhile; that had the lock first
-            except (StoreError, FsError) as error:
+            except Exception as error:
                 inode.live.tries += 1
                 inode.live.error = str(error)
                 raise
@@ -205,6 +205,9 @@ class Saver:
                         "%s is not saved yet, next try in %.0f s: %s",
                         self._state.shown(inode), pause, error,
                     )  # fmt: skip
+                except Exception:
+                    # a bug: what is unsaved must not be left alone for it
+                    log.exception("%s is not saved yet", self._state.shown(inode))
                 await trio.sleep(pause)
                 pause = min(pause * 2, RETRY_MOST)
         finally:

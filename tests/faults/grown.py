@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import stat
@@ -36,6 +37,8 @@ def errnos() -> Iterator[None]:
         yield
     except (FsError, StoreError) as failure:
         raise OSError(errno_of(failure), str(failure)) from failure
+    except Exception as failure:  # noqa: BLE001 - a bug, alone or in a group
+        raise OSError(errno.EIO, str(failure)) from failure
 
 
 class TreeFiles:

@@ -359,3 +359,21 @@ async def test_a_full_disk_is_read_past(
         with pytest.raises(FsError) as caught:
             await mount.pread(handle, MIB + 5, 10)
         assert caught.value.errno == errno.ESTALE
+
+
+async def test_a_bug_in_a_fetch_ends_the_read(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bucket.poke("f", noise(100_000))
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.open("f")
+        bucket.requested()
+        bucket.fault = lambda operation, *_: (
+            Fault(RuntimeError("made up")) if operation == "GetObject" else None
+        )
+        with trio.fail_after(60), pytest.raises(RuntimeError, match="made up"):
+            await mount.pread(handle, 0, 100_000)
+        assert bucket.requested() == {"GetObject": 2}  # the second one past the cache
+        bucket.fault = None
+        assert await mount.pread(handle, 0, 100_000) == noise(100_000)
+    caplog.clear()

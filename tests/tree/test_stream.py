@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from bucketfs.errors import StoreError
+from bucketfs.errors import FsError, StoreError
 from bucketfs.file import outgoing as outgoing_module
 from bucketfs.file.plan import FIRST_PART
 from bucketfs.store.memory import Fault
@@ -149,3 +149,24 @@ async def test_times_shown_are_the_times_stored(bucket: Bucket, tmp_path: Path) 
         bucket.requested()
     async with planted(bucket, tmp_path / "fresh") as mount:
         assert mount.tree.posix(await mount.find("f")).mtime_ns == shown
+
+
+async def test_a_bug_in_a_streamed_part_ends_the_close(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error that nobody expected must reach who waits: close(2) has no other bound."""
+    for operation in ("CreateMultipartUpload", "UploadPart"):
+        async with planted(bucket, tmp_path / operation) as mount:
+            bucket.fault = lambda asked, *_, op=operation: (
+                Fault(RuntimeError("made up")) if asked == op else None
+            )
+            handle = await mount.create(operation)
+            for offset in range(0, 80 << 20, 8 << 20):
+                await mount.write(handle, offset, bytes(8 << 20))
+            with trio.fail_after(60), pytest.raises((FsError, RuntimeError), match="made up"):
+                await mount.flush(handle)
+            bucket.fault = None
+            await mount.close(handle)
+            assert bucket.peek(operation) == bytes(80 << 20)
+    assert "made up" in caplog.text
+    caplog.clear()
