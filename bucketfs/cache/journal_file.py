@@ -47,6 +47,10 @@ _CHECKPOINT_PAGES = 16_384
 _text = functools.partial(str, encoding="utf-8", errors="replace")
 
 
+#: How sqlite3 says that something is wrong; a message may quote text that is damaged itself.
+_DAMAGE = (sqlite3.Error, UnicodeDecodeError)
+
+
 def open_or_set_aside(path: Path) -> sqlite3.Connection:
     """The database, or a new one in place of a damaged one (`is_instead`).
 
@@ -55,7 +59,7 @@ def open_or_set_aside(path: Path) -> sqlite3.Connection:
     """
     try:
         return _open(path)
-    except sqlite3.Error as error:
+    except _DAMAGE as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK:
             raise
         log.error("the journal %s is unreadable and set aside: %s", path, error)
@@ -78,7 +82,7 @@ def waiting(path: Path) -> list[str]:
         with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as db:
             db.text_factory = _text
             return [str(key) for (key,) in db.execute(query)]
-    except sqlite3.Error:
+    except _DAMAGE:
         return []  # whoever opens it says what is wrong with it
 
 

@@ -37,7 +37,7 @@ def errnos() -> Iterator[None]:
         yield
     except (FsError, StoreError) as failure:
         raise OSError(errno_of(failure), str(failure)) from failure
-    except Exception as failure:  # noqa: BLE001 - a bug, alone or in a group
+    except Exception as failure:
         raise OSError(errno.EIO, str(failure)) from failure
 
 

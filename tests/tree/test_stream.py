@@ -163,6 +163,7 @@ async def test_a_bug_in_a_streamed_part_ends_the_close(
             handle = await mount.create(operation)
             for offset in range(0, 80 << 20, 8 << 20):
                 await mount.write(handle, offset, bytes(8 << 20))
+                await trio.sleep(0.1)
             with trio.fail_after(60), pytest.raises((FsError, RuntimeError), match="made up"):
                 await mount.flush(handle)
             bucket.fault = None
