@@ -102,10 +102,24 @@ def _open(path: Path) -> sqlite3.Connection:
             db.execute(f"PRAGMA application_id = {_INSTEAD}")
         db.executescript(f"{_SCHEMA}PRAGMA user_version = {_VERSION};")
     (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if found == "ok" and _tables(db) != _expected_tables():
+        found = "its tables are not those of a journal"
     if found != "ok":
         db.close()
         raise sqlite3.DatabaseError(found)
     return db
+
+
+def _tables(db: sqlite3.Connection) -> set[str]:
+    """How each table was made: a bit that flips there renames a column."""
+    return {str(sql) for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE type = 'table'")}
+
+
+@functools.cache
+def _expected_tables() -> set[str]:
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(_SCHEMA)
+        return _tables(db)
 
 
 def _set_aside(path: Path) -> None:
