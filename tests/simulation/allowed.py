@@ -1,0 +1,58 @@
+"""What the oracle lets pass, and why: the list to read beside docs/semantics.md.
+
+`KNOWN` are faults that are known and not mended yet; take an entry away when its issue is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.simulation.oracle import Call, Fact
+
+#: Faults of which an issue is open: what the oracle does not look at as long as they stand here.
+KNOWN = {
+    "drain": "issue 9, item 1: an orderly stop publishes files that no close has acknowledged",
+    "rename": "issue 9, item 12: renaming copies over and deletes without a condition",
+}
+
+#: Virtual seconds after which an open must show what another mount has stored: `open_ttl` is 1, a
+#: request under way takes its time, too.
+READ_AGE = 3.0
+#: Names that `rm -r` removes leave the bucket within a round trip or two; what another client stores
+#: under them by then goes, too ("Directories and rename").
+DELETED_LATER = 2.0
+
+
+def lost_by_power_cut(fact: Fact, journal_synced: float) -> bool:
+    """Names that were removed or renamed just before may be back, as on any disk without fsync.
+
+    "A power cut brings back at most the names removed during the last two round trips" ("Directories
+    and rename").
+    """
+    return fact.by.startswith(("unlink", "rename", "rmdir")) and fact.since >= journal_synced
+
+
+def leaves_uploads(happened: Iterable[str]) -> bool:
+    """Whether unfinished uploads may stay behind.
+
+    The row of an upload that was begun is written, not synced, before its request is sent: a power
+    cut within the next moments takes it away. No data is lost; `bucketfs gc` finds the upload.
+    """
+    return "power cut" in happened
+
+
+def renaming_replaces(calls: Sequence[Call], stored: float) -> bool:
+    """Whether a copy may replace what another mount has stored under the new name."""
+    renames = [call for call in calls if call.what.startswith("rename")]
+    if "rename" in KNOWN:
+        return bool(renames)
+    return any(call.began >= stored for call in renames)
+
+
+def removing_replaced(calls: Sequence[Call], stored: float) -> bool:
+    """Whether a deletion may hit what another mount has stored: a removal takes what is there."""
+    if "rename" in KNOWN:
+        return True
+    return any(call.began >= stored or not call.what.startswith("rename") for call in calls)
