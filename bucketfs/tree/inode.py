@@ -69,6 +69,8 @@ class Live:
             self.content is not None
             or self.attributes_unsaved
             or bool(self.deferred_delete)
+            or self.saving_attributes
+            or self.retrying  # that task would not see what is opened and written meanwhile
             or self.users > 0
         )
 

@@ -174,13 +174,14 @@ class Opener:
         await self._sync(handle, self._saver.save)
 
     async def _sync(self, handle: Handle, save: Callable[[Inode], Awaitable[None]]) -> None:
-        known, handle.conflicts = handle.conflicts, handle.content.conflicts
-        if known != handle.content.conflicts:
-            raise FsError(errno.ESTALE, "what was written is under the name of a conflict copy")
+        """Save; a conflict that another save has met, before or meanwhile, is told of as well."""
+        known = handle.conflicts
         try:
             await save(handle.inode)
         finally:
             handle.conflicts = handle.content.conflicts
+        if known != handle.conflicts:
+            raise FsError(errno.ESTALE, "what was written is under the name of a conflict copy")
 
     async def sync_directory(self, directory: Directory) -> None:
         """Have a directory's attributes in the bucket, and removed names gone from it."""

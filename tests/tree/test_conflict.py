@@ -247,3 +247,24 @@ async def test_a_directory_renamed_to_a_name_that_others_took(
         assert sorted(mount.stored()) == ["e/", "e/f", "g/", "g/f"]
         await mount.unlink("g/f")
         assert await mount.names() == {"e", "g"}
+
+
+async def test_what_is_written_after_a_conflict_is_stored_when_close_tells_of_it(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Two have a file open; the conflict is the first one's error, the second one writes on."""
+    bucket.poke("f", b"old")
+    async with planted(bucket, tmp_path) as mount:
+        first, second = [await mount.open("f", os.O_RDWR) for _ in range(2)]
+        await mount.write(first, 0, b"first")
+        bucket.poke("f", b"theirs")
+        with pytest.raises(FsError):
+            await mount.flush(first)
+        await mount.write(second, 5, b" second")
+        with pytest.raises(FsError) as caught:
+            await mount.flush(second)
+        assert caught.value.errno == errno.ESTALE
+        (copy,) = (key for key in mount.stored() if key.startswith("f.conflict-"))
+        assert bucket.peek(copy) == b"first second"
+        await mount.close(first)
+        await mount.close(second)

@@ -488,3 +488,38 @@ async def test_draining_waits(bucket: Bucket, tmp_path: Path) -> None:
             await mount.save(f"{number}", b"bytes")
         await mount.tree.saver.drain()
         assert len(bucket.objects) == 20
+
+
+async def test_a_try_that_is_late_does_not_publish_what_is_being_written(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """A close with nothing to save, then another open within the lull."""
+    bucket.poke("f", b"whole")
+    async with writing(bucket, tmp_path) as mount:
+        await mount.close(await mount.open("f", os.O_WRONLY))
+        handle = await mount.open("f", os.O_WRONLY | os.O_TRUNC)
+        await mount.write(handle, 0, b"half")
+        await trio.sleep(5)
+        assert bucket.peek("f") == b"whole"
+        await mount.write(handle, 4, b" and half")
+        await mount.close(handle)
+        await trio.sleep(5)
+        assert bucket.peek("f") == b"half and half"
+        assert not mount.tree.state.live
+
+
+async def test_fsync_tells_of_a_conflict_that_another_upload_meets(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """It waits for an upload in the background, which finds others' version."""
+    bucket.latency = 0.1
+    async with writing(bucket, tmp_path) as mount:
+        await mount.save("f", b"mine")
+        handle = await mount.open("f", os.O_WRONLY)
+        bucket.poke("f", b"theirs")
+        await trio.sleep(0.1)  # the upload is on its way
+        with pytest.raises(FsError) as caught:
+            await mount.tree.opener.sync(handle)
+        assert caught.value.errno == errno.ESTALE
+        await mount.tree.opener.sync(handle)
+        await mount.close(handle)
