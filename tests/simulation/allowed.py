@@ -43,6 +43,29 @@ def leaves_uploads(happened: Iterable[str]) -> bool:
     return "power cut" in happened
 
 
+def stale_copy(power_cut: float | None) -> bool:
+    """Whether a mount may make a conflict copy where only it itself has stored anything.
+
+    The row of a file that has arrived is dropped, and the drop synced within some seconds. After a
+    power cut before that the file is uploaded once more. If a newer state of it has arrived as well,
+    the older one, which no attribute tells from others', ends up beside it.
+    """
+    return power_cut is not None
+
+
+def has_gaps(content: bytes, known: Iterable[bytes]) -> bool:
+    """Whether a conflict copy is a content that was closed, with zeros where bytes are gone.
+
+    "Where the version that was changed here had not been read completely, the rest of it is gone
+    with it, and the file is kept beside theirs, with zeros for what is missing".
+    """
+    return any(
+        len(each) == len(content) and all(a in {0, b} for a, b in zip(content, each, strict=True))
+        for each in known
+        if content not in known
+    )
+
+
 def renaming_replaces(calls: Sequence[Call], stored: float) -> bool:
     """Whether a copy may replace what another mount has stored under the new name."""
     renames = [call for call in calls if call.what.startswith("rename")]

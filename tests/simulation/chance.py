@@ -16,13 +16,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import pyfuse3
 import trio
 from trio._core import _run
 
 from bucketfs.cache.pages import PageFile
 from bucketfs.file.readers import Reader
-from bucketfs.fuse import operations
 from bucketfs.tree.inode import Inode
 
 #: Unix time at which each run begins.
@@ -82,12 +80,6 @@ def install() -> None:
     _hash_by(Inode, lambda inode: inode.ino)
     _hash_by(PageFile, lambda file: file.path.name)
     _hash_by(Reader, lambda reader: 0)
-    # what tells the kernel is answered by `kernel`, which looks a name up again each time
-    pyfuse3.invalidate_inode = lambda *_args, **_options: None
-    pyfuse3.invalidate_entry = lambda *_args, **_options: None
-    pyfuse3.invalidate_entry_async = lambda *_args, **_options: None
-    pyfuse3.readdir_reply = lambda token, name, entry, position: token(name, entry)
-    operations.still_held = lambda *_args: False
     shrink()
 
 

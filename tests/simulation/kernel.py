@@ -23,11 +23,17 @@ import pyfuse3
 import trio
 
 from bucketfs.file.content import Content
+from bucketfs.fuse import operations
 from bucketfs.fuse.operations import Operations
 from bucketfs.tree.inode import ROOT_INO, Inode
 from bucketfs.tree.open import Handle
+from tests.simulation import chance
 
 T = TypeVar("T")
+
+
+#: The kernel's side of each mount, by name.
+kernels: dict[str, Kernel] = {}
 
 
 class Killed(Exception):
@@ -50,10 +56,10 @@ class Kernel:
     """
 
     def __init__(
-        self, operations: Operations, nursery: trio.Nursery, dice: random.Random
+        self, handlers: Operations, nursery: trio.Nursery, dice: random.Random
     ) -> None:
         self.dead = False
-        self._operations = operations
+        self._operations = handlers
         self._nursery = nursery
         self._dice = dice
         self._locks: dict[int, trio.Lock] = defaultdict(trio.Lock)
@@ -62,6 +68,11 @@ class Kernel:
         self._lookups: Counter[int] = Counter()
         self._used: Counter[int] = Counter()
         self._rename = trio.Lock()
+        kernels[chance.mount_name.get()] = self
+
+    def forget(self, parent: int, name: str) -> None:
+        """Look a name up again (FUSE_NOTIFY_INVAL_ENTRY)."""
+        self._names.pop((parent, name), None)
 
     # ---- files -----------------------------------------------------------------------------------
 
@@ -390,6 +401,19 @@ class Kernel:
             return
         self._names = {key: known for key, known in self._names.items() if known[0] != ino}
         self._operations._table.forget(ino, self._lookups.pop(ino, 0))
+
+
+def install() -> None:
+    """Take the place of the kernel for all mounts of this process."""
+    pyfuse3.invalidate_inode = lambda *_args, **_options: None  # no page is remembered here
+    pyfuse3.invalidate_entry = pyfuse3.invalidate_entry_async = _invalidate_entry
+    pyfuse3.readdir_reply = lambda token, name, entry, _position: token(name, entry)
+    operations.still_held = lambda *_args: False
+
+
+def _invalidate_entry(parent: int, name: bytes, **_options: object) -> None:
+    """The calling mount's kernel is to forget a name."""
+    kernels[chance.mount_name.get()].forget(parent, name.decode())
 
 
 def _context(pid: int) -> SimpleNamespace:

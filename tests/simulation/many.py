@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.simulation import chance, disk
+from tests.simulation import chance, disk, kernel
 from tests.simulation.run import Outcome, run
 
 _process_time = time.process_time
@@ -24,6 +24,7 @@ def prepare() -> None:
     """Make this process one for simulations."""
     chance.install()
     disk.install()
+    kernel.install()
     logger = logging.getLogger("bucketfs")
     logger.setLevel(logging.WARNING)
     logger.propagate = False
@@ -44,7 +45,7 @@ def replay(seed: int) -> int:
     """Run one seed and print its trace."""
     prepare()
     with scratch() as base:
-        outcome = run(seed, base)
+        outcome = run(seed, base, verbose=True)
     print("\n".join(outcome.trace))
     print(f"seed {seed}: {'; '.join(outcome.violations) or 'ok'}, trace {_sum(outcome)}")
     return bool(outcome.violations)

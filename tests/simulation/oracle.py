@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import stat
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -102,6 +103,7 @@ class Oracle:
     def __init__(self, note: Callable[[str], None], stop: Callable[[], None]) -> None:
         self.note = note
         self.violations: list[str] = []
+        self.verbose = False
         self._stop = stop
         self._calls: list[Call] = []
         self._active: list[Call] = []
@@ -115,12 +117,15 @@ class Oracle:
         self._history: dict[str, list[_Object]] = defaultdict(list)
         self._cuts: list[tuple[str, int]] = []
         self._directories: set[str] = set()
-        #: Calls that every mount's replay may still have to carry out.
-        self._crashed: dict[str, float] = {}
+        #: Mounts that were killed, and when one lost its power last.
+        self._crashed: set[str] = set()
+        self._power_cut: dict[str, float] = {}
 
     def complain(self, what: str) -> None:
         """Something is not as it was promised: the run ends."""
         self.note(f"VIOLATION: {what}")
+        if self.verbose:
+            self.note("".join(traceback.format_stack()))
         self.violations.append(what)
         self._stop()
 
@@ -170,7 +175,9 @@ class Oracle:
     def gone(self, call: Call, path: str) -> None:
         """A call succeeded that took a path away."""
         self._end(call, "ok")
-        if call.disturbed or any(
+        states = self._history[path]
+        is_others = states and states[-1].content is not None and states[-1].mount != call.mount
+        if is_others or call.disturbed or any(
             p.mount != call.mount and not self._is_published(p) and path in self.names(p.path)
             for p in self.promises
         ):
@@ -304,8 +311,10 @@ class Oracle:
         """A mount was killed; with a power cut its journal had been synced at a time."""
         for call in [call for call in self._active if call.mount == mount]:
             self.fail(call, "killed")
+        self._crashed.add(mount)
         if journal_synced is None:
             return
+        self._power_cut[mount] = trio.current_time()
         for path, fact in list(self.facts.items()):
             if fact.mount == mount and allowed.lost_by_power_cut(fact, journal_synced):
                 self._drop(path)
@@ -357,8 +366,8 @@ class Oracle:
         self.complain(f"{mount} deleted {key}, which {before.mount} stored after the removal")
 
     def _check_marker(self, mount: str, key: str) -> None:
-        names = self.names(key.rstrip("/"))
-        if not names & self._directories:
+        path = key.rstrip("/")
+        if not any(path in self.names(directory) for directory in self._directories):
             self.complain(f"{mount} made the directory {key}, which nobody asked for")
 
     def _check_content(self, mount: str, key: str, content: bytes) -> None:
@@ -366,8 +375,13 @@ class Oracle:
         if is_copy:
             self._drop(path)
             states = self._history[path]
-            if not states or states[-1].mount == mount:
+            is_own = not states or states[-1].mount == mount
+            if is_own and not allowed.stale_copy(self._power_cut.get(mount)):
                 self.complain(f"{mount} made {key} without a conflict")
+        if is_copy and allowed.has_gaps(content, self._legal):
+            for promise in self.promises:
+                promise.released |= allowed.has_gaps(content, [promise.content])
+            return
         if not self._may_be(content, path, self._legal):
             given = sorted(self._legal.get(content, ()))
             self.complain(f"{mount} stored {brief(content)} as {key}, closed as {given}")

@@ -141,7 +141,7 @@ class Steps:
                     await self._close(call, path, file, self._kernel.fsync)
                 await trio.sleep(pause)
                 content = await self._close(call, path, file, self._kernel.flush)
-            answer.facts = {path: content}
+            answer.facts = {path: content} if size or how in {"new", "excl"} else {}
 
     @asynccontextmanager
     async def _closed(self, path: str, file: File) -> AsyncIterator[None]:
@@ -167,6 +167,7 @@ class Steps:
 
     async def _open(self, path: str, flags: int) -> File:
         def opened(file: File) -> None:
+            self._oracle.visible(path, b"")
             if flags & os.O_TRUNC:
                 self._changed(path, file, b"")
 
@@ -256,7 +257,7 @@ class Steps:
                 if more:
                     await self._write(path, file, size, self._dice.randbytes(100))
                 content = await self._close(call, path, file, self._kernel.flush)
-            answer.facts = {path: content}
+            answer.facts = {path: content} if more else {}
 
     async def chmod(self, path: str, mode: int) -> None:
         await self._try(self._kernel.chmod(path, mode))

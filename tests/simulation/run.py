@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import gc
 import logging
-import os
 import random
 import shutil
-import tempfile
-import time as _time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+import signal
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import trio
 import trio.testing
@@ -41,6 +39,8 @@ STEP_BOUND, RUN_BOUND = 2_000.0, 100_000.0
 #: Seconds after which everything that waits has had its try, and nothing known is fresh.
 CALM = 300.0
 OP_TIMEOUT = 60.0
+#: Seconds of CPU that a run may take; most take a thirtieth of one.
+CPU_BOUND = 10.0
 
 
 @dataclass
@@ -276,7 +276,7 @@ class Life:
         """End in order."""
         self._end_calls()
         while self._calls:
-            await trio.sleep(0)
+            await trio.sleep(0.001)
         self._wanted.set()
         await self._over.wait()
 
@@ -336,6 +336,7 @@ async def _check_end(world: World, mounts: Sequence[Mount], nursery: trio.Nurser
             await mount.stop()
             if again:
                 await mount.begin(nursery)
+        await trio.sleep(CALM)
     objects = {key: world.bucket.peek(key) for key in world.bucket.objects}
     world.oracle.check_end(objects, _unsaved(mounts))
     if world.bucket.uploads and not allowed.leaves_uploads(what for _, what in world.happened):
@@ -401,24 +402,34 @@ class _Log(logging.Handler):
             self._world.oracle.complain(f"traceback in the log: {text}: {record.exc_info[1]!r}")
 
 
-def run(seed: int, base: Path) -> Outcome:
+class Spins(BaseException):
+    """A run takes far more time than any should: something goes round without waiting."""
+
+
+def _spins(_number: int, frame: FrameType | None) -> NoReturn:
+    raise Spins("".join(traceback.format_stack(frame, limit=12)))
+
+
+def run(seed: int, base: Path, *, verbose: bool = False) -> Outcome:
     """Run a seed in a directory of its own below `base`."""
     chance.seed(seed)
     disk.forget()
     directory = base / str(seed)
     directory.mkdir()
     world = World(seed, planned(seed), directory)
+    world.oracle.verbose = verbose
     log, handler = logging.getLogger("bucketfs"), _Log(world)
     log.addHandler(handler)
     clock = trio.testing.MockClock(autojump_threshold=0)
+    signal.signal(signal.SIGVTALRM, _spins)
+    signal.setitimer(signal.ITIMER_VIRTUAL, CPU_BOUND)
     try:
         trio.run(_bounded, world, clock=clock)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
-        import traceback
-
+    except (Exception, Spins) as error:
         world.note("".join(traceback.format_exception(error)))
         world.oracle.violations.append(f"the run ended with {error!r}")
     finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         log.removeHandler(handler)
         shutil.rmtree(directory)
     return Outcome(world.oracle.violations, world.trace)

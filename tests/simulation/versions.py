@@ -33,9 +33,14 @@ class Versions:
         """What an open file contained before a change; None for the version that it stands for."""
         if content.unsaved and content in self._changed:
             return self._changed[content][1]
-        if content.unsaved and (content.new or not content.size):
-            return b""
-        return None
+        return self._left(content) if content.unsaved else None
+
+    def _left(self, content: Content) -> bytes:
+        """What an earlier mount has left to this one."""
+        data = bytearray(self.base(content)[: content.size].ljust(content.size, b"\0"))
+        for start, stop in content.dirty:
+            data[start:stop] = content.fetcher.pages.read(start, stop)
+        return bytes(data)
 
     def base(self, content: Content) -> bytes:
         """The version in the bucket that an open file stands for."""
