@@ -68,6 +68,8 @@ class Kernel:
         self._lookups: Counter[int] = Counter()
         self._used: Counter[int] = Counter()
         self._rename = trio.Lock()
+        #: Calls under way that have found inodes by their paths.
+        self._walks = 0
         kernels[chance.mount_name.get()] = self
 
     def forget(self, parent: int, name: str) -> None:
@@ -354,6 +356,7 @@ class Kernel:
         *above, name = path.removeprefix("/").split("/")
         used = [ROOT_INO]
         self._used[ROOT_INO] += 1
+        self._walks += 1
         try:
             for each in above:
                 ino = await self._find(used[-1], each)
@@ -361,6 +364,7 @@ class Kernel:
                 self._used[ino] += 1
             yield used[-1], name
         finally:
+            self._walks -= 1
             for ino in used:
                 self._leave(ino)
 
@@ -395,7 +399,7 @@ class Kernel:
     def _leave(self, ino: int) -> None:
         """A use of an inode has ended; the kernel may forget it."""
         self._used[ino] -= 1
-        if self._used[ino] or ino == ROOT_INO or self.dead or self._dice.random() < 0.7:
+        if self._walks or self._used[ino] or ino == ROOT_INO or self.dead or self._dice.random() < 0.7:
             return
         if any(parent == ino for (parent, _), _ in self._names.items()):
             return

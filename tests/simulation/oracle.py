@@ -221,6 +221,12 @@ class Oracle:
             self._check_promise(promise, set())
         self.promises.append(promise)
 
+    def closed_unheard(self, call: Call, path: str, content: bytes) -> None:
+        """A file was closed with this content, and nobody is there to hear how that went."""
+        self.promises.append(
+            Promise(call.mount, path, content, call, False, len(self.promises), released=True)
+        )
+
     def publishable(self, path: str, content: bytes) -> None:
         """From now on this content of a file may be in the bucket."""
         self._legal[content].add(path)
@@ -333,7 +339,7 @@ class Oracle:
         if key.endswith("/"):
             self._check_marker(mount, key)
             return
-        self._check_content(mount, key, new)
+        self._check_content(mount, key, old, new)
         if old is None or old == new or before is None:
             return
         if terms in {"put", "complete"} and before.mount != mount:
@@ -370,13 +376,13 @@ class Oracle:
         if not any(path in self.names(directory) for directory in self._directories):
             self.complain(f"{mount} made the directory {key}, which nobody asked for")
 
-    def _check_content(self, mount: str, key: str, content: bytes) -> None:
+    def _check_content(self, mount: str, key: str, old: bytes | None, content: bytes) -> None:
         path, is_copy, _ = key.partition(".conflict-")
         if is_copy:
             self._drop(path)
             states = self._history[path]
             is_own = not states or states[-1].mount == mount
-            if is_own and not allowed.stale_copy(self._power_cut.get(mount)):
+            if is_own and old is None and not allowed.stale_copy(self._power_cut.get(mount)):
                 self.complain(f"{mount} made {key} without a conflict")
         if is_copy and allowed.has_gaps(content, self._legal):
             for promise in self.promises:

@@ -127,7 +127,7 @@ class Steps:
                 if error.errno == errno.EEXIST:
                     self._oracle.check_taken(self._mount, path, before)
                 raise
-            async with self._closed(path, file):
+            async with self._closed(call, path, file):
                 at = 0 if how in {"new", "excl"} else len(self._versions.of(file.content))
                 if how == "patch":
                     at //= 3
@@ -144,12 +144,14 @@ class Steps:
             answer.facts = {path: content} if size or how in {"new", "excl"} else {}
 
     @asynccontextmanager
-    async def _closed(self, path: str, file: File) -> AsyncIterator[None]:
+    async def _closed(self, call: Call, path: str, file: File) -> AsyncIterator[None]:
         """The kernel closes what a program has open when it is killed."""
         try:
             yield
         except trio.Cancelled:
-            self._oracle.publishable(path, self._versions.of(file.content))
+            content = self._versions.of(file.content)
+            self._oracle.publishable(path, content)
+            self._oracle.closed_unheard(call, path, content)
             self._versions.begin_closing(file.content)
 
             async def flush() -> None:
@@ -247,7 +249,9 @@ class Steps:
         call = self._begin(f"cut_open {path} {size}", path)
         with self._answer(call) as answer:
             file = await self._open(path, os.O_RDWR)
-            async with self._closed(path, file):
+            async with self._closed(call, path, file):
+                first = self._versions.of(file.content)
+
                 def begin() -> Callable[[], None]:
                     old = self._versions.of(file.content)
                     content = old[:size].ljust(size, b"\0")
@@ -257,7 +261,7 @@ class Steps:
                 if more:
                     await self._write(path, file, size, self._dice.randbytes(100))
                 content = await self._close(call, path, file, self._kernel.flush)
-            answer.facts = {path: content} if more else {}
+            answer.facts = {path: content} if content != first else {}
 
     async def chmod(self, path: str, mode: int) -> None:
         await self._try(self._kernel.chmod(path, mode))
