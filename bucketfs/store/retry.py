@@ -344,35 +344,40 @@ class RetryStore(StoreWrapper):
         is_ours: Callable[[ObjectInfo], bool],
     ) -> ObjectInfo:
         """Make a call that must not be reported as refused when its first try went through."""
-        unknown = False
+        unknown: StoreError | None = None
 
         async def attempt() -> ObjectInfo:
             nonlocal unknown
             try:
                 return await send()
             except (NotFound, PreconditionFailed):
-                if unknown and (found := await self._find(call.key)) and is_ours(found):
+                if unknown is None:
+                    raise
+                if (found := await self._find(call.key, unknown)) and is_ours(found):
                     return found
                 raise
             except StoreError as exc:
-                unknown = unknown or is_open(exc)
+                unknown = unknown or (exc if is_open(exc) else None)
                 raise
 
         try:
             return await self.around(call, attempt)
         except StoreError as exc:
             # Ceph answers 500 for ever to the repetition of a Complete that went through.
-            if is_transient(exc) and (found := await self._find(call.key)) and is_ours(found):
+            if is_transient(exc) and (found := await self._find(call.key, exc)) and is_ours(found):
                 return found
             raise
 
-    async def _find(self, key: str) -> ObjectInfo | None:
+    async def _find(self, key: str, failure: StoreError) -> ObjectInfo | None:
+        """What a request that met `failure` has left; raises that when nobody can tell."""
         with trio.move_on_after(_LOOK):
             try:
                 return await self.head(key)
-            except StoreError:
+            except NotFound:
                 return None
-        return None
+            except StoreError as exc:
+                raise failure from exc
+        raise failure
 
 
 def _same_metadata(found: ObjectInfo, headers: Headers) -> bool:

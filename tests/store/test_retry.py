@@ -157,6 +157,22 @@ async def test_a_lost_answer_hides_no_conflict() -> None:
 
 
 @pytest.mark.mock_clock
+@pytest.mark.parametrize("look", [Fault(hang=True), Fault(StoreError("AccessDenied", status=403))])
+async def test_what_nobody_can_tell_is_no_conflict(look: Fault) -> None:
+    """The answer was lost, the repetition is refused, and what stands there cannot be seen."""
+
+    def fault(operation: str, _key: str, number: int) -> Fault | None:
+        if operation == "HeadObject":
+            return look
+        return Fault(LOST, after=True) if (operation, number) == ("PutObject", 1) else None
+
+    store, memory = retrying(fault)
+    with pytest.raises(NoAnswer):
+        await store.put("k", BytesBody(b"mine"), Headers({"m": "1"}), if_none_match=True)
+    assert memory.peek("k") == b"mine"
+
+
+@pytest.mark.mock_clock
 async def test_a_lost_answer_makes_nobody_elses_lock_ours() -> None:
     """Two lock files have the same bytes, none at all; who made this one stands beside them."""
 
