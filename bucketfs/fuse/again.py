@@ -60,6 +60,11 @@ def replaced(inode: Inode) -> None:
         pyfuse3.invalidate_inode(inode.ino, attr_only=True)
 
 
+def moved(parent: Directory, name: str) -> None:
+    """A name stands for others' file now: who opens it is not to go on in a conflict copy."""
+    pyfuse3.invalidate_entry_async(parent.ino, name.encode(), ignore_enoent=True)
+
+
 def _forget(parent: int, name: str) -> None:
     # the kernel may not know the name
     with contextlib.suppress(OSError):

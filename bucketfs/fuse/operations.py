@@ -70,6 +70,7 @@ class Operations(pyfuse3.Operations):
         self._handles: dict[int, Handle | OpenDirectory] = {}
         self._last_handle = 0
         tree.state.on_replaced = again.replaced
+        tree.state.on_moved = again.moved
 
     # ---- names -----------------------------------------------------------------------------------
 

@@ -152,11 +152,25 @@ class Publisher:
             inode.markers = (inode.markers or frozenset()) | {"/"}
             theirs = False
         else:
-            info = await self._copy_onto_itself(inode, headers)
+            try:
+                info = await self._copy_onto_itself(inode, headers)
+            except NotFound as error:
+                if error.code in _NOT_THE_OBJECT:
+                    raise
+                self._forget_removed(inode, live)
+                return
             theirs = inode.checked == NEVER  # it may be of a version that we have not seen
         self._saved(inode, live, info, headers, changes)
         if theirs:
             inode.checked, inode.opened = NEVER, ""
+
+    def _forget_removed(self, inode: Inode, live: Live) -> None:
+        """Others have removed the object whose attributes were changed here: they went with it."""
+        log.warning("%s was removed by someone else, with its new attributes", inode.name)
+        live.attributes_unsaved = False
+        inode.checked = NEVER
+        if inode.parent is not None:
+            inode.parent.listed = NEVER
 
     async def _copy_onto_itself(self, inode: Inode, headers: Headers) -> ObjectInfo:
         key = self._state.prefix(inode) if isinstance(inode, Directory) else self._state.key(inode)
@@ -352,6 +366,7 @@ class Publisher:
         parent.listed = NEVER
         self._state.unlink(inode)
         self._state.link(parent, new_name, inode)
+        self._state.on_moved(parent, name)
         self._saved(inode, live, info, target.headers, target.changes)
         content.conflicts += 1
         raise FsError(code, f"{name!r} was changed by someone else") from cause

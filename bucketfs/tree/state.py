@@ -94,6 +94,8 @@ class TreeState:
         self.leaving: dict[Directory, dict[str, Sequence[str]]] = {}
         #: Told of each inode that the kernel knows and that others gave another version.
         self.on_replaced: Callable[[Inode], None] = lambda _inode: None
+        #: Told of each name that is others' from now on, as what stood for it has got another.
+        self.on_moved: Callable[[Directory, str], None] = lambda _parent, _name: None
         #: What could not be saved and is not tried any more, the latest of it.
         self.given_up: deque[GivenUp] = deque(maxlen=_GIVEN_UP_KEPT)
 

@@ -201,3 +201,18 @@ async def test_directory_times_and_links_move_with_entries(bucket: Bucket, tmp_p
         await mount.mkdir("d/sub")
         assert mount.tree.posix(directory).mtime_ns > 5 * 10**9
         assert mount.tree.nlink(directory) == 3
+
+
+async def test_attributes_of_what_others_removed_are_not_tried_for_ever(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bucket.poke("f", b"bytes", said(0o100644))
+    async with planted(bucket, tmp_path) as mount:
+        inode = await mount.find("f")
+        change(mount, inode, mode=0o600)
+        del bucket.objects["f"]
+        await trio.sleep(5)
+        assert "f was removed by someone else, with its new attributes" in caplog.text
+        assert bucket.requested()["CopyObject"] == 1
+        assert mount.tree.outstanding.waiting() == []
+        assert await mount.names() == set()

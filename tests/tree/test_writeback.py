@@ -271,6 +271,19 @@ async def test_a_conflict_is_kept_beside(bucket: Bucket, tmp_path: Path) -> None
         assert mount.cache.journal.pending() == []
 
 
+async def test_the_kernel_hears_of_a_conflict_in_the_background(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Or else the next open of the name would go on in the conflict copy."""
+    told: list[str] = []
+    async with writing(bucket, tmp_path) as mount:
+        mount.tree.state.on_moved = lambda _parent, name: told.append(name)
+        await mount.save("f", b"ours")
+        bucket.poke("f", b"theirs")
+        await trio.sleep(5)
+        assert told == ["f"]
+
+
 async def test_a_lost_answer_is_no_conflict(bucket: Bucket, tmp_path: Path) -> None:
     async with writing(bucket, tmp_path) as mount:
         lost = Fault(NoAnswer("ReadTimeout"), after=True)
