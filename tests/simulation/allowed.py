@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 #: Faults of which an issue is open: what the oracle does not look at as long as they stand here.
 KNOWN = {
-    "drain": "issue 9, item 1: an orderly stop publishes files that no close has acknowledged",
     "rename": "issue 9, item 12: renaming copies over and deletes without a condition",
+    "half a copy": "a conflict that an upload in the background meets while a program has begun to"
+    " write on is kept beside as it is then, until that program's close stores the rest",
 }
 
 #: Virtual seconds after which an open must show what another mount has stored: `open_ttl` is 1, a
@@ -64,6 +65,11 @@ def has_gaps(content: bytes, known: Iterable[bytes]) -> bool:
         for each in known
         if content not in known
     )
+
+
+def half_a_copy(is_copy: bool) -> bool:
+    """Whether a conflict copy may have what no close has finished."""
+    return is_copy and "half a copy" in KNOWN
 
 
 def renaming_replaces(calls: Sequence[Call], stored: float) -> bool:

@@ -29,6 +29,11 @@ EPOCH = 1_800_000_000
 #: The mount on whose behalf a task runs; its tasks inherit it.
 mount_name: contextvars.ContextVar[str] = contextvars.ContextVar("mount_name", default="nobody")
 
+#: Whether the mount has been killed on whose behalf a task runs.
+is_dead: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar(
+    "is_dead", default=lambda: False
+)
+
 
 class _Clock:
     """Wall time that follows trio's, and is another one at each look, as nanoseconds are."""

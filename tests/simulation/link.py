@@ -66,7 +66,7 @@ class Link(StoreWrapper):
         self._sent += 1
         number, dice, weather = self._sent, self._dice, self._weather
         before, after = dice.random() * weather.pace, dice.random() * weather.pace
-        kind = "" if self.calm or dice.random() >= weather.faults else self._kind()
+        kind = "" if self.calm or dice.random() >= weather.faults else self._kind(call)
         said = f"{number} {call.operation} {call.key!r}"
         self._flying[number] = lambda: self._carry_out(send)
         try:
@@ -131,12 +131,14 @@ class Link(StoreWrapper):
         finally:
             writer.reset(token)
 
-    def _kind(self) -> str:
+    def _kind(self, call: Call) -> str:
         if self._dice.random() < self._weather.denied:
             return "denied"
-        return self._dice.choice(
-            ["error", "reset", "lost", "lost", "done, 500", "done, 503", "stall", "late stall"]
-        )
+        kinds = ["error", "reset", "lost", "lost", "done, 500", "done, 503", "stall", "late stall"]
+        kind = self._dice.choice(kinds)
+        # an upload that was begun under a 500 is nobody's: see `allowed.leaves_uploads`
+        is_begin = call.operation == "CreateMultipartUpload"
+        return "lost" if is_begin and kind.startswith("done") else kind
 
     def _error(self, kind: str, call: Call) -> StoreError:
         if kind in {"reset", "lost"}:

@@ -178,7 +178,7 @@ class Oracle:
         states = self._history[path]
         is_others = states and states[-1].content is not None and states[-1].mount != call.mount
         if is_others or call.disturbed or any(
-            p.mount != call.mount and not self._is_published(p) and path in self.names(p.path)
+            p.mount != call.mount and not self._is_published(p) and any(_is_at(name, path) for name in self.names(p.path))
             for p in self.promises
         ):
             self._forget(call)
@@ -245,7 +245,7 @@ class Oracle:
     def check_read(self, mount: str, path: str, content: bytes, before: Fact | None) -> None:
         """A program has read a whole file, from its open on; `before` is the fact at that time."""
         if not self._may_be(content, path, self._seen):
-            self.complain(f"{mount} read of {path}: no content that was ever written there")
+            self.complain(f"{mount} read of {path}: {brief(content)} was never there")
         fact = self.fact(path)
         if before is None or fact is not before or not fact.is_there:
             return
@@ -310,6 +310,15 @@ class Oracle:
         if not states or states[-1].content != fact.content:
             return False  # it waits for its upload
         return trio.current_time() - max(fact.since, states[-1].since) > allowed.READ_AGE
+
+    def names_back(self, mount: str) -> None:
+        """The log says that names which were removed are back: they could not be deleted.
+
+        "If a deletion fails, the name is back, the log says why" ("Directories and rename").
+        """
+        for path, fact in list(self.facts.items()):
+            if fact.mount == mount and not fact.is_there:
+                self._drop(path)
 
     # ---- crashes ---------------------------------------------------------------------------------
 
@@ -382,13 +391,16 @@ class Oracle:
             self._drop(path)
             states = self._history[path]
             is_own = not states or states[-1].mount == mount
-            if is_own and old is None and not allowed.stale_copy(self._power_cut.get(mount)):
+            is_left = any(c.what.startswith("rename") and c.maybe for c in self._near(mount, path))
+            stale = allowed.stale_copy(self._power_cut.get(mount)) or is_left
+            if is_own and old is None and not stale:
                 self.complain(f"{mount} made {key} without a conflict")
         if is_copy and allowed.has_gaps(content, self._legal):
             for promise in self.promises:
                 promise.released |= allowed.has_gaps(content, [promise.content])
             return
-        if not self._may_be(content, path, self._legal):
+        known = self._seen if allowed.half_a_copy(bool(is_copy)) else self._legal
+        if not self._may_be(content, path, known):
             given = sorted(self._legal.get(content, ()))
             self.complain(f"{mount} stored {brief(content)} as {key}, closed as {given}")
 

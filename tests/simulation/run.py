@@ -102,8 +102,6 @@ class World:
         )
         self.longest = 0.0
         self.happened: list[tuple[str, str]] = []
-        #: Mounts that are being killed at the moment.
-        self.dead: set[str] = set()
 
     def note(self, line: str) -> None:
         """A line of the trace, which ends with the first violation."""
@@ -164,9 +162,7 @@ class Mount:
             disk.killed(self._root, left)
         synced = disk.journal_synced(life.cache.directory) if power else None
         self._world.oracle.crashed(self.name, journal_synced=synced)
-        self._world.dead.add(self.name)
         await life.kill()
-        self._world.dead.discard(self.name)
         self._root = left
 
     async def stop(self) -> None:
@@ -211,6 +207,7 @@ class Life:
     async def live(self, task_status: trio.TaskStatus[None]) -> None:
         """From mounting to the end."""
         chance.mount_name.set(self._mount.name)
+        chance.is_dead.set(self.is_dead)
         policy = RetryPolicy(
             attempts=self._options.retries + 1,
             seconds=OP_TIMEOUT - SILENCE,
@@ -234,7 +231,6 @@ class Life:
                     )  # fmt: skip
                     task_status.started()
                     await self._wanted.wait()
-                    self._left_by_drain()
                     left = await tree.outstanding.drain(trio.Event(), lambda _remaining: None)
                     for lost in left.files:
                         self._world.note(f"{self._mount.name} left {lost.path}: {lost.error}")
@@ -245,12 +241,17 @@ class Life:
             self.cache.close()
             self._over.set()
 
+    def is_dead(self) -> bool:
+        """Whether it was killed."""
+        return self._link.dead
+
     def calm(self) -> None:
         """Nothing goes wrong any more."""
         self._link.calm = True
 
     async def run_in(self, steps: Steps, step: Step) -> None:
         """A step that ends when the mount does."""
+        chance.is_dead.set(self.is_dead)
         with trio.CancelScope() as scope:
             self._calls[scope] = None
             try:
@@ -279,11 +280,6 @@ class Life:
             await trio.sleep(0.001)
         self._wanted.set()
         await self._over.wait()
-
-    def _left_by_drain(self) -> None:
-        if "drain" in allowed.KNOWN:
-            for path, content in self._versions.unsaved():
-                self._world.oracle.publishable(path, content)
 
 
 async def _main(world: World) -> None:
@@ -396,7 +392,9 @@ class _Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         self._world.note(f"  log {record.levelname}: {chance.mount_name.get()}: {text}")
-        if record.exc_info and chance.mount_name.get() not in self._world.dead:
+        if "their names are back" in text:
+            self._world.oracle.names_back(chance.mount_name.get())
+        if record.exc_info and not chance.is_dead.get()():
             formatter = logging.Formatter()
             self._world.note(formatter.formatException(record.exc_info))
             self._world.oracle.complain(f"traceback in the log: {text}: {record.exc_info[1]!r}")
