@@ -1,5 +1,5 @@
 # bucketfs: make setup | demo | test | lint | check | docs | install | bench | bench-quick
-# Long tests: make nothing-lost | test-crash | test-races | test-faults | test-large | test-ceph
+# Long tests: make nothing-lost | test-crash | test-races | test-faults | test-simulation | test-large | test-ceph
 
 PYTHON  ?= $(shell sh .ci/find-python)
 PREFIX  ?= /usr/local
@@ -12,7 +12,7 @@ RUN   := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SUDO  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup packages demo test lint check nothing-lost test-crash test-races test-faults test-large test-ceph bench bench-quick docs install uninstall clean
+.PHONY: setup packages demo test lint check nothing-lost test-crash test-races test-faults test-simulation test-large test-ceph bench bench-quick docs install uninstall clean
 
 setup: packages $(READY)
 
@@ -65,6 +65,12 @@ test-races: setup
 # 1,000 open files and 64 writers of 64 MiB: an hour.
 test-faults: setup
 	BUCKETFS_TEST_FAULTS=1 $(RUN) -m pytest tests/faults -s $(ARGS)
+
+# Random programs on two mounts of a bucket in memory, with faults, kills and power cuts, in virtual
+# time: some minutes. SEED=1234 replays one run and prints what happened; SEEDS and FIRST choose others.
+test-simulation: setup
+	$(RUN) -m tests.simulation $(if $(SEED),--seed $(SEED),--first $(or $(FIRST),0) \
+	    --seeds $(or $(SEEDS),10000) --jobs $$(nproc)) $(ARGS)
 
 # The promise, shown: everything that should lose data and does not, and at the end the counts.
 nothing-lost: setup

@@ -21,16 +21,16 @@ KNOWN = {
 #: Virtual seconds after which an open must show what another mount has stored: `open_ttl` is 1, a
 #: request under way takes its time, too.
 READ_AGE = 3.0
-#: Names that `rm -r` removes leave the bucket within a round trip or two; what another client stores
-#: under them by then goes, too ("Directories and rename").
+#: Names that `rm -r` removes leave the bucket within a round trip or two; what another client
+#: stores under them by then goes, too ("Directories and rename").
 DELETED_LATER = 2.0
 
 
 def lost_by_power_cut(fact: Fact, journal_synced: float) -> bool:
     """Names that were removed or renamed just before may be back, as on any disk without fsync.
 
-    "A power cut brings back at most the names removed during the last two round trips" ("Directories
-    and rename").
+    "A power cut brings back at most the names removed during the last two round trips"
+    ("Directories and rename").
     """
     return fact.by.startswith(("unlink", "rename", "rmdir")) and fact.since >= journal_synced
 
@@ -48,8 +48,8 @@ def stale_copy(power_cut: float | None) -> bool:
     """Whether a mount may make a conflict copy where only it itself has stored anything.
 
     The row of a file that has arrived is dropped, and the drop synced within some seconds. After a
-    power cut before that the file is uploaded once more. If a newer state of it has arrived as well,
-    the older one, which no attribute tells from others', ends up beside it.
+    power cut before that the file is uploaded once more. If a newer state of it has arrived as
+    well, the older one, which no attribute tells from others', ends up beside it.
     """
     return power_cut is not None
 

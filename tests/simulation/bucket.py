@@ -35,9 +35,7 @@ class SharedBucket(MemoryStore):
         self._witness = witness
         #: The bytes of each version there ever was, by ETag.
         self.versions: dict[str, bytes] = {}
-        self.objects = _Watched(
-            lambda key, old: witness.deleted(writer.get(), key, old.data)
-        )
+        self.objects = _Watched(lambda key, old: witness.deleted(writer.get(), key, old.data))
 
     def etag(self, key: str) -> str:
         """ETag of an object, "" for none; not counted as a request."""

@@ -1,8 +1,8 @@
 """What is left of a cache directory after kill -9, and after a power cut.
 
-A killed process leaves all it has written. A machine that loses its power leaves, of each file, what
-was synced, and of each later write perhaps something; a name that was made or removed without a
-sync of its directory is there or not.
+A killed process leaves all it has written. A machine that loses its power leaves, of each file,
+what was synced, and of each later write perhaps something; a name that was made or removed without
+a sync of its directory is there or not.
 """
 
 from __future__ import annotations

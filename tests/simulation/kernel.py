@@ -55,9 +55,7 @@ class Kernel:
     Each method raises OSError with what the handlers answer, and `Killed`.
     """
 
-    def __init__(
-        self, handlers: Operations, nursery: trio.Nursery, dice: random.Random
-    ) -> None:
+    def __init__(self, handlers: Operations, nursery: trio.Nursery, dice: random.Random) -> None:
         self.dead = False
         self._operations = handlers
         self._nursery = nursery
@@ -79,7 +77,7 @@ class Kernel:
     # ---- files -----------------------------------------------------------------------------------
 
     async def open(self, path: str, flags: int, pid: int, then: Callable[[File], None]) -> File:
-        """open(2); O_CREAT, O_EXCL and O_TRUNC count.
+        """The system call open; O_CREAT, O_EXCL and O_TRUNC count.
 
         `then` is told at the moment when it has been done.
         """
@@ -150,7 +148,7 @@ class Kernel:
         await self._ask(self._operations.flush(file.fh))
 
     async def fsync(self, file: File) -> None:
-        """fsync(2)."""
+        """The system call fsync."""
         async with self._locks[file.ino]:
             await self._ask(self._operations.fsync(file.fh, datasync=False))
 
@@ -170,15 +168,15 @@ class Kernel:
     # ---- names -----------------------------------------------------------------------------------
 
     async def unlink(self, path: str) -> None:
-        """unlink(2)."""
+        """The system call unlink."""
         await self._remove(path, self._operations.unlink)
 
     async def rmdir(self, path: str) -> None:
-        """rmdir(2)."""
+        """The system call rmdir."""
         await self._remove(path, self._operations.rmdir)
 
     async def mkdir(self, path: str) -> None:
-        """mkdir(2)."""
+        """The system call mkdir."""
         await self._make(
             path,
             lambda parent, name: self._operations.mkdir(
@@ -187,7 +185,7 @@ class Kernel:
         )
 
     async def symlink(self, path: str, target: bytes) -> None:
-        """symlink(2)."""
+        """The system call symlink."""
         await self._make(
             path,
             lambda parent, name: self._operations.symlink(parent, name, target, _context(0)),
@@ -215,13 +213,13 @@ class Kernel:
         return await self._again(lambda: self._look(path))
 
     async def readlink(self, path: str) -> bytes:
-        """readlink(2)."""
+        """The system call readlink."""
         async with self._parent(path) as (parent, name):
             ino = await self._find(parent, name)
             return await self._ask(self._operations.readlink(ino, _context(0)))
 
     async def chmod(self, path: str, mode: int) -> None:
-        """chmod(2)."""
+        """The system call chmod."""
         async with self._parent(path) as (parent, name):
             ino = await self._find(parent, name)
             async with self._locks[ino]:
@@ -381,9 +379,7 @@ class Kernel:
         if trio.current_time() < until:
             return ino
         try:
-            entry = await self._ask(
-                self._operations.lookup(parent, name.encode(), _context(0))
-            )
+            entry = await self._ask(self._operations.lookup(parent, name.encode(), _context(0)))
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise
@@ -399,7 +395,13 @@ class Kernel:
     def _leave(self, ino: int) -> None:
         """A use of an inode has ended; the kernel may forget it."""
         self._used[ino] -= 1
-        if self._walks or self._used[ino] or ino == ROOT_INO or self.dead or self._dice.random() < 0.7:
+        if (
+            self._walks
+            or self._used[ino]
+            or ino == ROOT_INO
+            or self.dead
+            or self._dice.random() < 0.7
+        ):
             return
         if any(parent == ino for (parent, _), _ in self._names.items()):
             return

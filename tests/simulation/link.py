@@ -147,4 +147,3 @@ class Link(StoreWrapper):
             return StoreError("AccessDenied", status=403, operation=call.operation, key=call.key)
         code, status = ("SlowDown", 503) if kind == "done, 503" else ("InternalError", 500)
         return StoreError(code, status=status, operation=call.operation, key=call.key)
-

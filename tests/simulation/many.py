@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import gc
 import hashlib
 import logging
@@ -54,7 +53,7 @@ def replay(seed: int) -> int:
 def run_many(arguments: argparse.Namespace) -> int:
     """Run seeds, print those that fail."""
     seeds = range(arguments.first, arguments.first + arguments.seeds)
-    began, failed = time.perf_counter(), 0
+    _began, failed = time.perf_counter(), 0
     if arguments.jobs > 1:
         with multiprocessing.get_context("spawn").Pool(arguments.jobs, prepare) as pool:
             failed, spent = _tell(pool.imap(_one, seeds, chunksize=20), arguments)

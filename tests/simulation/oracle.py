@@ -2,10 +2,10 @@
 
 The contract is docs/semantics.md. Where that allows more than one would think, `allowed` says so.
 
-- `Oracle.stored` and `deleted` look at each change of the bucket as it happens: whole contents only,
-  under names that they were given, and nothing goes that nobody removed or replaced.
-- A promise is the content of a close or fsync: until the end it must have been in the bucket, as the
-  file or as a conflict copy, or be under unsaved/, unless its file was written or removed later.
+- `Oracle.stored` and `deleted` look at each change of the bucket as it happens: whole contents
+  only, under names that they were given, and nothing goes that nobody removed or replaced.
+- A promise is the content of a close or fsync: until the end it must have been in the bucket, as
+  the file or a conflict copy, or be under unsaved/, unless its file was changed or removed later.
 - A fact is what the last call that nobody interfered with said of a path. It holds until another
   call comes near that path, and at the end.
 """
@@ -13,11 +13,10 @@ The contract is docs/semantics.md. Where that allows more than one would think, 
 from __future__ import annotations
 
 import errno
-import stat
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import trio
 
@@ -25,10 +24,6 @@ from tests.simulation import allowed
 
 #: What stands for a directory where a file has its bytes.
 DIRECTORY = None
-
-
-class Violation(Exception):
-    """Something is not as it was promised; the message says what."""
 
 
 @dataclass(eq=False)
@@ -55,12 +50,14 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Fact:
-    """What a path is: bytes, `DIRECTORY`, or `None` with `is_there` False.
+    """What a path is.
 
     Attributes:
+        is_there: Whether it is anything.
+        content: Its bytes, or `DIRECTORY`.
         mount: Whose call said so.
-        since: When it was answered.
-        known: When every mount could know: from when on it is in the bucket; infinite before.
+        since: When that was answered.
+        by: What the call was.
     """
 
     is_there: bool
@@ -72,7 +69,14 @@ class Fact:
 
 @dataclass(eq=False)
 class Promise:
-    """A content that must not be lost."""
+    """A content that must not be lost.
+
+    Attributes:
+        mount, path, call: Who closed or synced which file, and in which of its lives.
+        acknowledged: It succeeded.
+        number: Position among all promises.
+        released: It may be lost, for a reason in `allowed`.
+    """
 
     mount: str
     path: str
@@ -98,6 +102,9 @@ class Oracle:
     Attributes:
         note: Takes a line into the trace.
         violations: What was not as promised.
+        verbose: Say where a violation was noticed.
+        facts: By path.
+        promises: In their order.
     """
 
     def __init__(self, note: Callable[[str], None], stop: Callable[[], None]) -> None:
@@ -177,9 +184,15 @@ class Oracle:
         self._end(call, "ok")
         states = self._history[path]
         is_others = states and states[-1].content is not None and states[-1].mount != call.mount
-        if is_others or call.disturbed or any(
-            p.mount != call.mount and not self._is_published(p) and any(_is_at(name, path) for name in self.names(p.path))
-            for p in self.promises
+        if (
+            is_others
+            or call.disturbed
+            or any(
+                p.mount != call.mount
+                and not self._is_published(p)
+                and any(_is_at(name, path) for name in self.names(p.path))
+                for p in self.promises
+            )
         ):
             self._forget(call)
         else:
@@ -271,9 +284,10 @@ class Oracle:
 
     def check_taken(self, mount: str, path: str, before: Fact | None) -> None:
         """A program was told that there is something at a path."""
-        if before is not None and not before.is_there and before.mount == mount:
-            if self.facts.get(path) is before:
-                self.complain(f"{mount} still has {path} after {before.by}")
+        if before is None or before.is_there or before.mount != mount:
+            return
+        if self.facts.get(path) is before:
+            self.complain(f"{mount} still has {path} after {before.by}")
 
     def check_names(
         self, mount: str, path: str, found: set[str], before: Mapping[str, Fact]
@@ -353,9 +367,9 @@ class Oracle:
             return
         if terms in {"put", "complete"} and before.mount != mount:
             self.complain(f"{mount} replaced {key} of {before.mount} without a condition")
-        if terms.startswith("copy") and before.mount != mount:
-            if not allowed.renaming_replaces(self._near(mount, key), before.since):
-                self.complain(f"{mount} replaced {key} of {before.mount} by a copy")
+        is_copy = terms.startswith("copy") and before.mount != mount
+        if is_copy and not allowed.renaming_replaces(self._near(mount, key), before.since):
+            self.complain(f"{mount} replaced {key} of {before.mount} by a copy")
 
     def deleted(self, mount: str, key: str, old: bytes) -> None:
         """An object was deleted."""
@@ -373,9 +387,10 @@ class Oracle:
             self.complain(f"{mount} deleted {key}, which nobody there removed")
         if key.endswith("/"):
             return
-        if any(call.ended + allowed.DELETED_LATER >= before.since for call in calls):
-            if before.mount == mount or allowed.removing_replaced(calls, before.since):
-                return
+        in_time = any(call.ended + allowed.DELETED_LATER >= before.since for call in calls)
+        is_own = before.mount == mount
+        if in_time and (is_own or allowed.removing_replaced(calls, before.since)):
+            return
         if any(call.maybe for call in calls) and mount in self._crashed:
             return
         self.complain(f"{mount} deleted {key}, which {before.mount} stored after the removal")

@@ -12,7 +12,7 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import trio
 
@@ -65,7 +65,17 @@ _size, _yes = _of(SIZES), _of([False, True])
 _pause = _of([0.0, 0.0, 0.0, 0.02, 0.3, 1.5])
 
 _CHOICES: list[tuple[int, str, tuple[Any, ...]]] = [
-    (8, "write", (_file, _of(["new", "new", "patch", "append", "excl"]), _size, _pause, _of([0, 0, 0, 1, 2]))),
+    (
+        8,
+        "write",
+        (
+            _file,
+            _of(["new", "new", "patch", "append", "excl"]),
+            _size,
+            _pause,
+            _of([0, 0, 0, 1, 2]),
+        ),
+    ),
     (5, "read", (_file, _pause)),
     (1, "cut", (_file, _size)),
     (1, "cut_open", (_file, _size, _yes)),
@@ -288,7 +298,7 @@ class Steps:
             answer.gone = path
 
     async def empty(self, path: str) -> None:
-        """rm of what is in a directory, in the order of its listing."""
+        """Rm of what is in a directory, in the order of its listing."""
         try:
             names = sorted(await self._kernel.names(path))
         except OSError:
@@ -390,10 +400,10 @@ class _Answer:
         self.gone = ""
         self.renamed: tuple[str, str] | None = None
 
-    def __enter__(self) -> _Answer:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: Any, error: BaseException | None, _trace: object) -> bool:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
         oracle, call = self._oracle, self._call
         if call.ended != float("inf"):
             return isinstance(error, OSError)  # killed: it has been told so

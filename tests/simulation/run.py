@@ -97,9 +97,7 @@ class World:
         self.trace: list[str] = []
         self.scope = trio.CancelScope()
         self.oracle = Oracle(self.note, self.scope.cancel)
-        self.bucket = SharedBucket(
-            self.oracle, Capabilities(min_part=4_000, max_object=1 << 30)
-        )
+        self.bucket = SharedBucket(self.oracle, Capabilities(min_part=4_000, max_object=1 << 30))
         self.longest = 0.0
         self.happened: list[tuple[str, str]] = []
 
@@ -200,6 +198,7 @@ class Life:
         self._calls: dict[trio.CancelScope, None] = {}
         self._wanted = trio.Event()
         self._over = trio.Event()
+        self._idle = trio.Event()
         self.cache: PageCache
         self.steps: Steps
         self.kernel: Kernel
@@ -260,6 +259,8 @@ class Life:
                 pass
             finally:
                 del self._calls[scope]
+                if not self._calls and self.kernel.dead:
+                    self._idle.set()
 
     def _end_calls(self) -> None:
         self.kernel.dead = True
@@ -276,8 +277,8 @@ class Life:
     async def stop(self) -> None:
         """End in order."""
         self._end_calls()
-        while self._calls:
-            await trio.sleep(0.001)
+        if self._calls:
+            await self._idle.wait()
         self._wanted.set()
         await self._over.wait()
 
@@ -349,22 +350,17 @@ async def _check_view(world: World, mount: Mount) -> None:
     wanted = {
         key: world.bucket.peek(key)
         for key in world.bucket.objects
-        if not key.endswith("/") and not any(
-            other.startswith(key + "/") for other in world.bucket.objects
-        )
+        if not key.endswith("/")
+        and not any(other.startswith(key + "/") for other in world.bucket.objects)
     }
     if found != wanted:
-        wrong = sorted(
-            key for key in {*found, *wanted} if found.get(key) != wanted.get(key)
-        )
+        wrong = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
         world.oracle.complain(f"{mount.name} shows others than the bucket has: {wrong}")
 
 
 def _unsaved(mounts: Sequence[Mount]) -> list[bytes]:
     return [
-        path.read_bytes()
-        for mount in mounts
-        for path in sorted(mount.root.glob("*/unsaved/*"))
+        path.read_bytes() for mount in mounts for path in sorted(mount.root.glob("*/unsaved/*"))
     ]
 
 
@@ -423,7 +419,7 @@ def run(seed: int, base: Path, *, verbose: bool = False) -> Outcome:
     signal.setitimer(signal.ITIMER_VIRTUAL, CPU_BOUND)
     try:
         trio.run(_bounded, world, clock=clock)
-    except (Exception, Spins) as error:
+    except (Exception, Spins) as error:  # noqa: BLE001 - whatever it is, it is a finding
         world.note("".join(traceback.format_exception(error)))
         world.oracle.violations.append(f"the run ended with {error!r}")
     finally:
