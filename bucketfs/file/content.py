@@ -89,6 +89,7 @@ class Content:
         #: Cancelled when someone needs the file more urgently than its upload goes on.
         self.upload: trio.CancelScope | None = None
         self._publishing: trio.Event | None = None
+        self._holds = 0
         self.promise: Promise | None = None
         self.attempts: list[tuple[int, Mapping[str, str]]] = []
         self.strayed = False
@@ -342,9 +343,10 @@ class Content:
         return self._publishing is not None
 
     def hold(self) -> None:
-        """Keep writers away from now on, until `published` or `unhold`."""
-        assert self._publishing is None, "one upload of a file at a time"
-        self._publishing = trio.Event()
+        """Keep writers away from now on, until the last `unhold`."""
+        self._holds += 1
+        if self._publishing is None:
+            self._publishing = trio.Event()
 
     def interrupt(self) -> None:
         """Stop an upload under way, if it can be stopped without leaving its outcome open."""
@@ -354,8 +356,9 @@ class Content:
             self.outgoing.drop()
 
     def unhold(self) -> None:
-        """Let writers go on."""
-        if self._publishing is not None:
+        """Let writers go on, if nobody else holds them."""
+        self._holds -= 1
+        if not self._holds and self._publishing is not None:
             self._publishing.set()
             self._publishing = None
 

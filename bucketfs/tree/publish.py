@@ -91,6 +91,13 @@ class Publisher:
         """
         content = live.content
         assert content is not None
+        content.hold()  # what a refusal leads to is done with the same bytes
+        try:
+            await self._store(inode, live, content)
+        finally:
+            content.unhold()
+
+    async def _store(self, inode: Inode, live: Live, content: Content) -> None:
         if live.lost is not None and not self._take_name_back(inode, live.lost):
             await self._keep_beside(inode, live, content, None)
         target = self.target(inode, live)

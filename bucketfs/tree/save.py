@@ -98,8 +98,13 @@ class Saver:
         else:
             await self.save(inode)
 
-    async def save(self, inode: Inode) -> None:
+    async def save(self, inode: Inode, *, late: bool = False) -> None:
         """Have the bucket hold everything of this inode: bytes, length, attributes.
+
+        Args:
+            inode: Which.
+            late: It was to be saved a while ago: what a program has begun to write since is left to
+                that one's close.
 
         Raises:
             FsError: EFBIG, ENOSPC, ENAMETOOLONG; ESTALE when someone else changed the object.
@@ -109,7 +114,8 @@ class Saver:
             _waits(inode.live)
             try:
                 async with self._locks.exclusive(inode) as live:
-                    await self._save(inode, live)
+                    if not (late and is_being_written(live)):
+                        await self._save(inode, live)
                 break
             except Interrupted:
                 continue  # it was renamed or removed meanwhile; that had the lock first
@@ -124,7 +130,12 @@ class Saver:
         if live.unlinked:
             return
         if live.content is not None and live.content.unsaved:
-            await self.publisher.content(inode, live)
+            promised = live.content.promise is not None
+            try:
+                await self.publisher.content(inode, live)
+            finally:
+                if promised and (live.content is None or live.content.promise is None):
+                    self._settle_soon()
             self.uploaded.files += 1
             self.uploaded.bytes += inode.size
         elif live.lost is not None:
@@ -218,15 +229,16 @@ class Saver:
         """Save, when it is this one's turn: first come, first served."""
         content = live.content
         lane = self._small if content is None or content.size <= _SMALL else self._large
-        promised = content is not None and content.promise is not None
         async with lane:
-            await self.save(inode)
-        if promised and not self._settling:
+            await self.save(inode, late=True)
+
+    def _settle_soon(self) -> None:
+        """A power cut must not have what has arrived long ago be uploaded once more."""
+        if not self._settling:
             self._settling = True
             self._state.background.start(self._settle, "take the journal to the disk")
 
     async def _settle(self) -> None:
-        """A power cut must not have what has arrived long ago be uploaded once more."""
         try:
             await trio.sleep(SETTLE_AFTER)
         finally:

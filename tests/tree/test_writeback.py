@@ -536,3 +536,59 @@ async def test_fsync_tells_of_a_conflict_that_another_upload_meets(
         assert caught.value.errno == errno.ESTALE
         await mount.tree.opener.sync(handle)
         await mount.close(handle)
+
+
+async def test_what_was_synced_is_soon_known_to_be_after_a_power_cut(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    async with writing(bucket, tmp_path) as mount:
+        journal = mount.cache.journal
+        on_disk: list[int] = []
+
+        async def watch(job: Callable[[], None]) -> None:
+            await in_place(job)
+            on_disk.append(len(journal.pending()))
+
+        journal.in_thread = watch
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"bytes")
+        await mount.flush(handle)
+        await mount.tree.opener.sync(handle)
+        await trio.sleep(3)
+        assert on_disk == [1, 0]
+        await mount.close(handle)
+
+
+async def test_a_conflict_is_kept_as_it_was_closed(bucket: Bucket, tmp_path: Path) -> None:
+    """Who writes on while it is being stored waits: there is no half of it anywhere."""
+    bucket.latency = 0.1
+    async with writing(bucket, tmp_path) as mount:
+        await mount.save("f", b"ours")
+        inode = await mount.find("f")
+        bucket.poke("f", b"theirs")
+        await trio.sleep(0.2)  # it has been refused, others' version is being looked at
+        handle = await mount.tree.opener.open(inode, os.O_WRONLY, uid=0, pid=0)
+        await mount.write(handle, 4, b" and half")
+        (copy,) = (key for key in mount.stored() if key.startswith("f.conflict-"))
+        assert bucket.peek(copy) == b"ours"
+        with pytest.raises(FsError):
+            await mount.close(handle)
+        await trio.sleep(5)
+        assert bucket.peek(copy) == b"ours and half"
+
+
+async def test_a_try_that_waited_for_a_lock_leaves_alone_what_is_being_written(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    async with writing(bucket, tmp_path) as mount:
+        await mount.save("f", b"whole")
+        inode = await mount.find("f")
+        async with mount.tree.locks.exclusive(inode):
+            await trio.sleep(1)  # the try begins, and waits
+            handle = await mount.open("f", os.O_WRONLY)
+            await mount.write(handle, 0, b"half ")
+        await trio.sleep(5)
+        assert "f" not in bucket.objects
+        await mount.close(handle)
+        await trio.sleep(5)
+        assert bucket.peek("f") == b"half "
