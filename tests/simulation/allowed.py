@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 #: Faults of which an issue is open: what the oracle does not look at as long as they stand here.
 KNOWN = {
     "rename": "issue 9, item 12: renaming copies over and deletes without a condition",
-    "half a copy": "a conflict that an upload in the background meets while a program has begun to"
-    " write on is kept beside as it is then, until that program's close stores the rest",
+    "late delete": "a DeleteObjects that is repeated for long has no condition: it hits what"
+    " another client has stored under the name since unlink was answered",
 }
 
 #: Virtual seconds after which an open must show what another mount has stored: `open_ttl` is 1, a
@@ -23,7 +23,7 @@ KNOWN = {
 READ_AGE = 3.0
 #: Names that `rm -r` removes leave the bucket within a round trip or two; what another client
 #: stores under them by then goes, too ("Directories and rename").
-DELETED_LATER = 2.0
+DELETED_LATER = 600.0 if "late delete" in KNOWN else 2.0
 
 
 def lost_by_power_cut(fact: Fact, journal_synced: float) -> bool:
@@ -39,9 +39,11 @@ def leaves_uploads(happened: Iterable[str]) -> bool:
     """Whether unfinished uploads may stay behind.
 
     The row of an upload that was begun is written, not synced, before its request is sent: a power
-    cut within the next moments takes it away. No data is lost; `bucketfs gc` finds the upload.
+    cut within the next moments takes it away. So does a beginning that was carried out, answered
+    with a 5xx and not repeated (`Link` does not do that). The log tells when what an unanswered
+    beginning may have made could not be aborted. No data is lost; `bucketfs gc` finds the upload.
     """
-    return "power cut" in happened
+    return bool({"power cut", "an abort failed"} & set(happened))
 
 
 def stale_copy(power_cut: float | None) -> bool:
@@ -65,11 +67,6 @@ def has_gaps(content: bytes, known: Iterable[bytes]) -> bool:
         for each in known
         if content not in known
     )
-
-
-def half_a_copy(is_copy: bool) -> bool:
-    """Whether a conflict copy may have what no close has finished."""
-    return is_copy and "half a copy" in KNOWN
 
 
 def renaming_replaces(calls: Sequence[Call], stored: float) -> bool:

@@ -57,6 +57,16 @@ def _note(fd: int) -> None:
 def killed(directory: Path, copy: Path) -> None:
     """What kill -9 leaves."""
     shutil.copytree(directory, copy, ignore=shutil.ignore_patterns("*-shm"))
+    for path in [copy, *sorted(copy.rglob("*"))]:
+        there = directory / path.relative_to(copy)
+        if path.is_dir():
+            known = _names.get(str(there), {})
+            _names[str(path)] = {
+                name: (path / name).stat().st_ino for name in known if (path / name).exists()
+            }
+            _journal_synced[str(path)] = _journal_synced.get(str(there), 0.0)
+        elif (synced := _synced.get(there.stat().st_ino)) is not None:
+            _synced[path.stat().st_ino] = synced
 
 
 def cut_off(directory: Path, copy: Path, dice: random.Random) -> None:
@@ -72,6 +82,19 @@ def cut_off(directory: Path, copy: Path, dice: random.Random) -> None:
             _cut_log(path, there, dice)
         elif path.suffix == ".pages" or "unsaved" in path.parent.name:
             _cut_pages(path, there, dice)
+    _have_synced(copy)
+
+
+def _have_synced(directory: Path) -> None:
+    """What is left after a power cut is on the disk."""
+    for path in [directory, *sorted(directory.rglob("*"))]:
+        if path.is_dir():
+            _names[str(path)] = {entry.name: entry.inode() for entry in os.scandir(path)}
+            _journal_synced[str(path)] = trio.current_time()
+        elif path.name.endswith("-wal"):
+            _synced[path.stat().st_ino] = path.stat().st_size
+        else:
+            _synced[path.stat().st_ino] = path.read_bytes()
 
 
 def _cut_log(path: Path, there: Path, dice: random.Random) -> None:

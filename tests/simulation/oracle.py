@@ -122,6 +122,7 @@ class Oracle:
         #: The same for contents that programs of one mount may see.
         self._seen: dict[bytes, set[str]] = defaultdict(set)
         self._history: dict[str, list[_Object]] = defaultdict(list)
+        self._with_gaps: list[bytes] = []
         self._cuts: list[tuple[str, int]] = []
         self._directories: set[str] = set()
         #: Mounts that were killed, and when one lost its power last.
@@ -188,10 +189,8 @@ class Oracle:
             is_others
             or call.disturbed
             or any(
-                p.mount != call.mount
-                and not self._is_published(p)
-                and any(_is_at(name, path) for name in self.names(p.path))
-                for p in self.promises
+                p.mount != call.mount and any(_is_at(name, path) for name in self.names(p.path))
+                for p in self._waiting()
             )
         ):
             self._forget(call)
@@ -269,6 +268,8 @@ class Oracle:
 
     def check_same(self, mount: str, path: str, first: bytes, second: bytes) -> None:
         """A program has read an open file twice, and nobody here has written any file between."""
+        if any(call.mount == mount and _touch((path,), call.paths) for call in self._active):
+            return
         if first != second:
             self.complain(f"{mount} read {brief(first)} of {path}, then {brief(second)}")
 
@@ -320,6 +321,8 @@ class Oracle:
         """Whether close-to-open gives a mount this content of a file."""
         if mount == fact.mount:
             return True
+        if any(p.mount == mount and path in self.names(p.path) for p in self._waiting()):
+            return False  # it has a version of its own
         states = self._history.get(path)
         if not states or states[-1].content != fact.content:
             return False  # it waits for its upload
@@ -362,7 +365,7 @@ class Oracle:
         if key.endswith("/"):
             self._check_marker(mount, key)
             return
-        self._check_content(mount, key, old, new)
+        self._check_content(mount, key, old, new, terms)
         if old is None or old == new or before is None:
             return
         if terms in {"put", "complete"} and before.mount != mount:
@@ -400,22 +403,24 @@ class Oracle:
         if not any(path in self.names(directory) for directory in self._directories):
             self.complain(f"{mount} made the directory {key}, which nobody asked for")
 
-    def _check_content(self, mount: str, key: str, old: bytes | None, content: bytes) -> None:
+    def _check_content(
+        self, mount: str, key: str, old: bytes | None, content: bytes, terms: str
+    ) -> None:
         path, is_copy, _ = key.partition(".conflict-")
         if is_copy:
             self._drop(path)
             states = self._history[path]
             is_own = not states or states[-1].mount == mount
-            is_left = any(c.what.startswith("rename") and c.maybe for c in self._near(mount, path))
+            is_left = terms.startswith("copy") or any(
+                call.what.startswith("rename") and call.maybe for call in self._near(mount, path)
+            )
             stale = allowed.stale_copy(self._power_cut.get(mount)) or is_left
             if is_own and old is None and not stale:
                 self.complain(f"{mount} made {key} without a conflict")
         if is_copy and allowed.has_gaps(content, self._legal):
-            for promise in self.promises:
-                promise.released |= allowed.has_gaps(content, [promise.content])
+            self._with_gaps.append(content)
             return
-        known = self._seen if allowed.half_a_copy(bool(is_copy)) else self._legal
-        if not self._may_be(content, path, known):
+        if not self._may_be(content, path, self._legal):
             given = sorted(self._legal.get(content, ()))
             self.complain(f"{mount} stored {brief(content)} as {key}, closed as {given}")
 
@@ -431,6 +436,8 @@ class Oracle:
 
     def _check_promise(self, promise: Promise, left: set[bytes]) -> None:
         if promise.released or promise.content in left or self._is_published(promise):
+            return
+        if any(allowed.has_gaps(copy, [promise.content]) for copy in self._with_gaps):
             return
         names = self.names(promise.path)
         if any(other.call is promise.call for other in self.promises[promise.number + 1 :]):
@@ -449,6 +456,10 @@ class Oracle:
                 f"{promise.path}: {brief(promise.content)} of {promise.call.what} by"
                 f" {promise.mount} ({how}) is lost"
             )
+
+    def _waiting(self) -> Iterator[Promise]:
+        """Promises that may not be in the bucket yet; of empty files one looks like the other."""
+        return (p for p in self.promises if not p.content or not self._is_published(p))
 
     def _is_published(self, promise: Promise) -> bool:
         """Whether the bucket has had it, under the file's names or as a conflict copy."""

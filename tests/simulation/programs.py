@@ -138,6 +138,7 @@ class Steps:
                     self._oracle.check_taken(self._mount, path, before)
                 raise
             async with self._closed(call, path, file):
+                is_new = file.content.new
                 at = 0 if how in {"new", "excl"} else len(self._versions.of(file.content))
                 if how == "patch":
                     at //= 3
@@ -151,14 +152,17 @@ class Steps:
                     await self._close(call, path, file, self._kernel.fsync)
                 await trio.sleep(pause)
                 content = await self._close(call, path, file, self._kernel.flush)
-            answer.facts = {path: content} if size or how in {"new", "excl"} else {}
+            answer.facts = {path: content} if size or how in {"new", "excl"} or is_new else {}
 
     @asynccontextmanager
     async def _closed(self, call: Call, path: str, file: File) -> AsyncIterator[None]:
         """The kernel closes what a program has open when it is killed."""
         try:
             yield
-        except trio.Cancelled:
+        except (OSError, Killed):
+            self._kernel.release(file)
+            raise
+        except BaseException:  # a cancellation, alone or in a group
             content = self._versions.of(file.content)
             self._oracle.publishable(path, content)
             self._oracle.closed_unheard(call, path, content)
@@ -171,9 +175,6 @@ class Steps:
                     self._versions.end_closing(file.content)
 
             self._kernel.release(file, flush)
-            raise
-        except BaseException:
-            self._kernel.release(file)
             raise
         self._kernel.release(file)
 
@@ -251,6 +252,7 @@ class Steps:
                     return
                 old = self._versions.of(content)
                 answer.facts = {path: old[:size].ljust(size, b"\0")}
+                self._oracle.visible(path, old[:size].ljust(size, b"\0"))
                 if content.unsaved:
                     self._versions.set(content, path, old[:size].ljust(size, b"\0"))
 

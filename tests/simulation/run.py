@@ -390,6 +390,8 @@ class _Log(logging.Handler):
         self._world.note(f"  log {record.levelname}: {chance.mount_name.get()}: {text}")
         if "their names are back" in text:
             self._world.oracle.names_back(chance.mount_name.get())
+        if "may stay behind" in text:
+            self._world.happened.append((chance.mount_name.get(), "an abort failed"))
         if record.exc_info and not chance.is_dead.get()():
             formatter = logging.Formatter()
             self._world.note(formatter.formatException(record.exc_info))
