@@ -48,7 +48,7 @@ from httpcore2._async.http11 import AsyncHTTP11Connection
 from bucketfs.credentials import StaticKeys
 from bucketfs.store import StoreConfig, open_store
 from bucketfs.store.base import Body, BytesBody, Headers, Store
-from bucketfs.store.session import trim
+from bucketfs.store.session import set_handlers, trim
 from bucketfs.store.transport import TrioSession
 
 SMALL = 4096
@@ -289,6 +289,7 @@ async def open_client(way: str, args: argparse.Namespace) -> Any:
         aws_secret_access_key=os.environ.get("AWS_SECRET_ACCESS_KEY", "secret"),
     ).__aenter__()
     if not args.untrimmed:
+        set_handlers(client)
         trim(client)
     client.meta.events.register("before-send.s3", _no_compression)
     return client

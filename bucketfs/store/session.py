@@ -3,13 +3,15 @@
 aiobotocore spends 0.52 ms of CPU on a HEAD before any byte is sent, most of it on features a mount
 never uses; cut down as here it is 0.20 ms. What is cut, by public hooks where there is one: the
 user agent is made once, the endpoint is resolved once an operation, dates stay strings, the event
-handlers named in `_UNUSED` are gone. The requests that files are made of take `ShortWay`. Retries
-are ours (`bucketfs.store.retry`), so botocore makes one attempt.
+handlers named in `_UNUSED` and `_UNREACHED` are gone. The requests that files are made of take
+`ShortWay`. Both lean on names that are private (`internals`); without these a connection works, and
+takes more CPU. Retries are ours (`bucketfs.store.retry`), so botocore makes one attempt.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import ssl
 from collections.abc import AsyncIterator
@@ -17,17 +19,21 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final
 
+import aiobotocore
 import botocore
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioCredentials
 from aiobotocore.parsers import AioResponseParserFactory, AioRestXMLParser
 from aiobotocore.session import AioSession
+from botocore import xform_name
 from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.handlers import BUILTIN_HANDLERS
 
 from bucketfs import clock
 from bucketfs.credentials import Anonymous, Chain, Credentials, StaticKeys
 from bucketfs.errors import StoreError
+from bucketfs.store import internals
 from bucketfs.store.answers import NO_KEYS, headers_of
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.listing import is_listing
@@ -36,6 +42,8 @@ from bucketfs.store.short import OPERATIONS, ShortWay
 from bucketfs.store.signing import EMPTY_SHA256, canonical_value, timestamp
 from bucketfs.store.transport import TrioSession
 from bucketfs.store.wrapper import SLOW
+
+log = logging.getLogger(__name__)
 
 #: Handlers by qualified name that cost time on every request and do nothing for ours.
 _UNUSED: Final = frozenset(
@@ -48,11 +56,16 @@ _UNUSED: Final = frozenset(
         "handle_expires_header",
         "validate_ascii_metadata",  # UTF-8 metadata of other tools must survive a chmod
         "validate_bucket_name",
+        "_handle_request_validation_mode_member",
+        "_set_auth_scheme_preference_signer",
+    }
+)
+#: The same, where a client makes the handler itself, so that it cannot be unregistered.
+_UNREACHED: Final = frozenset(
+    {
         "ClientCreator._default_s3_presign_to_sigv2",
         "ClientCreator._inject_s3_input_parameters",
         "UserAgentString.rebuild_and_replace_user_agent_handler",
-        "_handle_request_validation_mode_member",
-        "_set_auth_scheme_preference_signer",
         "AioRetryHandler",
     }
 )
@@ -62,6 +75,12 @@ _UNUSED: Final = frozenset(
 _LONGER: Final = 5
 #: Seconds between two looks at a credential chain that did not change.
 _RENEWAL: Final = 60.0
+#: Said once a connection, with versions and names.
+_LONG_WAY: Final = (
+    "aiobotocore %s with botocore %s lacks names that bucketfs uses (%s): requests take more CPU, "
+    "and a wrong clock or replaced keys may need a remount; install the versions that the bucketfs "
+    "package asks for"
+)
 _SIGNER: Final = "bucketfs-s3v4"
 #: Where a request's context has the clock to sign it with.
 _NOW: Final = "bucketfs-now"
@@ -80,7 +99,7 @@ class _Signer(S3SigV4Auth):
         super()._modify_request_before_signing(request)  # type: ignore[misc]
 
     def payload(self, request: Any) -> str:
-        if not request.data and super()._should_sha256_sign_payload(request):  # type: ignore[misc]
+        if not request.data and not hasattr(request.data, "sha256"):
             return EMPTY_SHA256
         digest: str | None = getattr(request.data, "sha256", None)
         return digest or str(super().payload(request))
@@ -97,12 +116,14 @@ class _Parser(AioRestXMLParser):  # type: ignore[misc]
 
 
 class _Parsers(AioResponseParserFactory):  # type: ignore[misc]
-    """Makes the response parser once."""
+    """Makes the response parser of S3 once; sources of credentials speak other protocols."""
 
     def __init__(self) -> None:
         super().__init__()
-        parser = _Parser()
-        self.create_parser = lambda _protocol: parser
+        self._s3 = _Parser()
+
+    def create_parser(self, protocol_name: str) -> Any:
+        return self._s3 if protocol_name == "rest-xml" else super().create_parser(protocol_name)
 
 
 class Connection:
@@ -111,7 +132,14 @@ class Connection:
     def __init__(self, config: StoreConfig, client: Any, credentials: Credentials) -> None:
         self.client = client
         self._time = ServerTime()
-        self._short = ShortWay(client, trim(client), self._time.now)
+        set_handlers(client)
+        missing = internals.missing(client)
+        if missing:
+            log.warning(
+                _LONG_WAY, aiobotocore.__version__, botocore.__version__, ", ".join(missing)
+            )
+        self._renewable = internals.CREDENTIALS not in missing
+        self._short = None if missing else ShortWay(client, trim(client), _Parser(), self._time.now)
         client.meta.events.register("before-sign.s3", self._set_clock)
         for slow in SLOW:
             client.meta.events.register(f"before-call.s3.{slow}", self._allow_silence)
@@ -143,17 +171,17 @@ class Connection:
         context["read_timeout"] = min(self._config.silence * _LONGER, self._config.patience)
 
     async def _request(self, operation: str, params: dict[str, Any]) -> Any:
-        if operation not in OPERATIONS:
-            return await self.client._make_api_call(operation, params)
-        answer = await self._short.request(operation, params)
-        if answer is None:
-            answer = await self.client._make_api_call(operation, params)
-            if "Body" in answer:
-                answer["Body"] = answer["Body"].raw_stream
+        if operation in OPERATIONS and self._short is not None:
+            answer = await self._short.request(operation, params)
+            if answer is not None:
+                return answer
+        answer = await getattr(self.client, xform_name(operation))(**params)
+        if "Body" in answer:
+            answer["Body"] = answer["Body"].raw_stream
         return answer
 
     async def renew_credentials(self, since: float) -> bool:
-        """Ask for the credentials again; False if they are the refused ones.
+        """Ask for the credentials again; False if they are the refused ones, or have no place.
 
         botocore's chain, which may have read a file that changed since, is asked anew, but not for
         each of many refusals: a HEAD does not tell refused keys from a forbidden object.
@@ -164,7 +192,7 @@ class Connection:
         """
         if self._changed >= since:
             return True
-        if self._config.reload_credentials is None:
+        if self._config.reload_credentials is None or not self._renewable:
             return False
         fresh = self._config.reload_credentials()
         if fresh is None:
@@ -205,6 +233,7 @@ def _new_session(config: StoreConfig, credentials: Credentials) -> AioSession:
     profile = credentials.profile if isinstance(credentials, Chain) else None
     session = AioSession(profile=profile)
     session.register_component("data_loader", _loader())
+    session.register_component("response_parser_factory", _Parsers())
     # As the session's default the configuration reaches the clients of the credential chain too.
     session.set_default_client_config(_client_config(config, credentials, session))
     return session
@@ -280,21 +309,32 @@ async def _signing_credentials(config: StoreConfig, credentials: Credentials) ->
         raise StoreError("NoCredentials", message=str(exc)) from exc
 
 
+def set_handlers(client: Any) -> None:
+    """Take handlers of events out of a client, and put ours in, as its interface allows it."""
+    events = client.meta.events
+    for event, handler, *_ in BUILTIN_HANDLERS:
+        if getattr(handler, "__qualname__", None) in _UNUSED:
+            events.unregister(event, handler)
+    events.register("choose-signer.s3", _choose_signer)
+    for operation in ("ListObjects", "ListObjectsV2"):
+        events.register(f"before-parse.s3.{operation}", _keep_page)
+
+
 # ruff: noqa: SLF001 - aiobotocore offers no other way to any of this
 def trim(client: Any) -> dict[tuple[str, str], Any]:
-    """Take out of a client what costs time and does nothing for us.
+    """Take out of a client what else costs time and does nothing for us.
 
-    Answers where its requests go, by operation and bucket, once they have been made.
+    Answers where its requests go, by operation and bucket, once they have been made. Needs the
+    names of `internals`.
     """
-    events = client.meta.events
-    emitter = events._emitter
+    emitter = client.meta.events._emitter
     everything = emitter._handlers.prefix_search
 
     def ours_first(name: str) -> list[Any]:
         used = [
             handler
             for handler in everything(name)
-            if getattr(handler, "__qualname__", type(handler).__qualname__) not in _UNUSED
+            if getattr(handler, "__qualname__", type(handler).__qualname__) not in _UNREACHED
         ]
         return sorted(used, key=lambda handler: handler is not _keep_page)
 
@@ -302,12 +342,7 @@ def trim(client: Any) -> dict[tuple[str, str], Any]:
     emitter._lookup_cache.clear()
     agent = client._user_agent_creator.to_string()
     client._user_agent_creator.to_string = lambda: agent
-    client._endpoint._response_parser_factory = _Parsers()
-    endpoints = _resolve_once(client._ruleset_resolver)
-    events.register("choose-signer.s3", _choose_signer)
-    for operation in ("ListObjects", "ListObjectsV2"):
-        events.register(f"before-parse.s3.{operation}", _keep_page)
-    return endpoints
+    return _resolve_once(client._ruleset_resolver)
 
 
 def _resolve_once(resolver: Any) -> dict[tuple[str, str], Any]:

@@ -7,7 +7,8 @@ goes, who signs it, what an error says. It leaves the events out, and reads no a
 
 The first request of each operation goes the long way, and so does each that is told to go elsewhere
 (a bucket in another region): what the endpoint's rules say is learned from there. Requests that
-are not signed with Signature Version 4 never come here.
+are not signed with Signature Version 4 never come here, nor does any where aiobotocore lacks one of
+the names of `internals`.
 """
 
 # ruff: noqa: SLF001 - aiobotocore offers no other way to any of this
@@ -69,20 +70,25 @@ class ShortWay:
     """See the module.
 
     Args:
-        client: An aiobotocore client whose response parser is made once.
+        client: An aiobotocore client that has all names of `internals`.
         endpoints: What the rules said, by operation and bucket; filled by the long way.
+        parser: aiobotocore's, of answers of S3.
         now: Unix time at the endpoint, to sign with.
     """
 
     def __init__(
-        self, client: Any, endpoints: Mapping[tuple[str, str], Any], now: Callable[[], float]
+        self,
+        client: Any,
+        endpoints: Mapping[tuple[str, str], Any],
+        parser: Any,
+        now: Callable[[], float],
     ) -> None:
         self._client = client
         self._now = now
         self._endpoints = endpoints
         self._routes: dict[tuple[str, str], _Route] = {}
         self._agent: str = client._user_agent_creator.to_string()
-        self._parser = client._endpoint._response_parser_factory.create_parser("rest-xml")
+        self._parser = parser
 
     async def request(self, operation: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
         """Make a call; None where it must go the long way.
@@ -120,7 +126,7 @@ class ShortWay:
         parts = urlsplit(endpoint.url)
         route = _Route(
             endpoint,
-            self._client._service_model.operation_model(operation),
+            self._client.meta.service_model.operation_model(operation),
             f"{parts.scheme}://{parts.netloc}",
             parts.path.rstrip("/"),
             Origin.of(endpoint.url, None).header,

@@ -38,6 +38,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
     SSLError,
 )
+from botocore.httpsession import ProxyConfiguration
 
 from bucketfs.store.http1 import Answer, Malformed, request_head
 from bucketfs.store.wire import Wire, discard, open_wire
@@ -192,11 +193,30 @@ class RawResponse:
 class TrioSession(HttpxSession):  # type: ignore[misc]
     """The ``http_session_cls`` that aiobotocore builds; its base only marks it as fit for trio.
 
-    aiobotocore passes the timeouts, the number of connections to keep and the proxies. A TLS
-    context comes as ``connector_args["ssl_context"]``.
+    Args:
+        timeout: Seconds to connect within, and of the longest silence.
+        proxies: URLs by scheme.
+        verify: Whether to check certificates, where no TLS context is given.
+        max_pool_connections: How many idle connections to keep, an origin.
+        proxies_config: botocore's settings of proxies.
+        connector_args: A TLS context as ``ssl_context``.
     """
 
-    _verify: bool | str | ssl.SSLContext
+    def __init__(
+        self,
+        *,
+        timeout: tuple[float | None, float | None] = (None, None),
+        proxies: dict[str, str] | None = None,
+        verify: bool | str | None = None,
+        max_pool_connections: int = 10,
+        proxies_config: dict[str, Any] | None = None,
+        connector_args: dict[str, Any] | None = None,
+        **_: object,
+    ) -> None:
+        self._connect_limit, self._silence = (limit or _SILENCE for limit in timeout)
+        self._most_idle = max_pool_connections
+        self._proxies = ProxyConfiguration(proxies, proxies_config)
+        self._verify: object = (connector_args or {}).get("ssl_context", verify)
 
     async def __aenter__(self) -> Self:
         self.buffer = memoryview(bytearray(_READ))
@@ -213,7 +233,7 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
     def keep(self, origin: Origin, wire: Wire) -> None:
         """Take a connection back that is at rest between two requests."""
         wires = self._idle.setdefault(origin, [])
-        if len(wires) < self._max_pool_connections:
+        if len(wires) < self._most_idle:
             wire.expires = trio.current_time() + _KEEP_ALIVE
             wires.append(wire)
         else:
@@ -226,7 +246,7 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
         """
         origin, target = self._locate(request.url)
         override = (getattr(request, "context", None) or {}).get("read_timeout")
-        timeout = override or self._timeout.read or _SILENCE
+        timeout = override or self._silence
         wire = self._take_idle(origin)
         try:
             if wire is not None:
@@ -287,7 +307,7 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
         base = url[:slash] if slash >= 0 else url
         origin = self._origins.get(base)
         if origin is None:
-            origin = Origin.of(base, self._proxy_config.proxy_url_for(base))
+            origin = Origin.of(base, self._proxies.proxy_url_for(base))
             self._origins[base] = origin
         if origin.proxy and origin.scheme == "http":
             return origin, url
@@ -296,7 +316,7 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
     async def _connect(self, origin: Origin) -> Wire:
         """A new connection to the endpoint, through its proxy if it has one."""
         url = f"{origin.scheme}://{origin.header}"
-        limit = self._timeout.connect or _SILENCE
+        limit = self._connect_limit
         wire: Wire | None = None
         try:
             with trio.fail_after(limit):
@@ -326,7 +346,7 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
     async def _tunnel(self, wire: Wire, origin: Origin) -> None:
         host = f"[{origin.host}]" if ":" in origin.host else origin.host
         authority = f"{host}:{origin.port}"
-        headers = self._proxy_config.proxy_headers_for(origin.proxy)
+        headers = self._proxies.proxy_headers_for(origin.proxy)
         await wire.write(request_head("CONNECT", authority, authority, headers.items()))
         answer = await _read_head(wire, "CONNECT", self.buffer)
         if answer.status >= 300:
@@ -336,7 +356,7 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
         """What a proxy that is sent the requests themselves wants to see with each."""
         if not origin.proxy or origin.scheme != "http":
             return {}
-        headers: Mapping[str, str] = self._proxy_config.proxy_headers_for(origin.proxy)
+        headers: Mapping[str, str] = self._proxies.proxy_headers_for(origin.proxy)
         return headers
 
     def _tls_context(self) -> ssl.SSLContext:
