@@ -12,8 +12,10 @@ from typing import Any, Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-#: Longest head of a response in bytes.
+#: Longest head of a response in bytes, and beside a chunked body all that is not body.
 _HEAD_LIMIT: Final = 100 * 1024
+#: More of that is due for each byte of a body: six bytes carry one in the smallest of chunks.
+_FRAMING: Final = 16
 
 
 class Malformed(Exception):
@@ -67,13 +69,14 @@ class Answer:
     """
 
     __slots__ = (
-        "_bodiless", "_here", "_parser", "_pieces",
+        "_bodiless", "_body", "_here", "_parser", "_pieces",
         "complete", "ends_with_connection", "headers", "keeps_alive", "length", "status",
     )  # fmt: skip
 
     def __init__(self, method: str) -> None:
         self._bodiless = method in ("HEAD", "CONNECT")
         self._here = 0
+        self._body = 0
         self._pieces: list[bytes] = []
         self.status = 0
         self.headers = HeaderMap()
@@ -90,8 +93,8 @@ class Answer:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as exc:
             raise Malformed(f"no HTTP: {exc!r}") from exc
-        if not self.status and self._here > _HEAD_LIMIT:
-            raise Malformed("the head is too long")
+        if self._here - self._body > _HEAD_LIMIT + _FRAMING * self._body:
+            raise Malformed("more head, chunk extensions or trailers than any server needs")
 
     def taken(self) -> bytes:
         """What came of the body since the last call."""
@@ -133,6 +136,7 @@ class Answer:
         self.keeps_alive = self.keeps_alive and not self.ends_with_connection
 
     def on_body(self, body: bytes) -> None:
+        self._body += len(body)
         if self.length == 0:
             self.keeps_alive = False  # a body where none belongs
         else:

@@ -21,6 +21,10 @@ _FIELDS: Final = ("Key", "Size", "ETag", "LastModified", "StorageClass")
 
 #: The root element stands within the first bytes.
 _ROOT: Final = 1024
+#: Bytes up to which a page is parsed whatever is in it, and the elements and attributes, counted by
+#: their ``<`` and ``=``, up to which a longer one is: eight bytes of these become two hundred.
+_SHORT: Final = 1 << 20
+_MARKUP: Final = 600_000
 _TOKEN: Final = b"<NextContinuationToken>"
 _QUOTES: Final = {"&quot;": '"', "&apos;": "'"}
 _TRUNCATED: Final = b"<IsTruncated>true<"
@@ -74,6 +78,8 @@ def token_ahead(body: bytes) -> str:
 
 def parse_listing(body: bytes) -> Listing | None:
     """The listing in a response body, None when there is something else in it."""
+    if len(body) > _SHORT and body.count(b"<") + body.count(b"=") > _MARKUP:
+        return None
     root = _root(body)
     restore: Callable[[str], str] = str
     if root is None:

@@ -21,6 +21,7 @@ import errno
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
@@ -55,6 +56,10 @@ _KEEP_ALIVE: Final = 12.0
 _HEAD_READ: Final = 16 * 1024
 #: Seconds, where botocore gave no time-out.
 _SILENCE: Final = 60.0
+#: What is read of an error: it stands in the first lines, and the status says the most.
+ERROR_LIMIT: Final = 64 * 1024
+#: Longest answer that is no file: a listing of 1,000 keys of 1,024 bytes takes half of it.
+ANSWER_LIMIT: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,12 @@ class Incomplete(HTTPClientError):
     fmt = "The body ended early: {error}"
 
 
+class TooLong(HTTPClientError):
+    """An answer that is no file's body does not end where it should have."""
+
+    fmt = "The answer is longer than {limit} bytes"
+
+
 class Unsendable(BotoCoreError):
     """A request that HTTP has no way to write."""
 
@@ -129,9 +140,28 @@ class RawResponse:
             self.close()
 
     async def read(self, amount: int | None = None) -> bytes:  # noqa: ARG002
-        """The whole rest of the body; `amount` exists for botocore, which passes none."""
+        """The whole body of an answer that is no file; of an error the first `ERROR_LIMIT` bytes.
+
+        `amount` exists for botocore, which passes none. Raises TooLong beyond `ANSWER_LIMIT`, and
+        as `feed` does.
+        """
+        is_error = self._answer.status >= HTTPStatus.MULTIPLE_CHOICES
+        limit = ERROR_LIMIT if is_error else ANSWER_LIMIT
         pieces: list[bytes] = []
-        await self.feed(lambda piece: pieces.append(bytes(piece)))
+        room = limit
+
+        def take(piece: bytes | memoryview) -> None:
+            nonlocal room
+            pieces.append(bytes(piece[:room]))
+            room -= len(pieces[-1])
+            if len(piece) > len(pieces[-1]):
+                raise TooLong(limit=limit)
+
+        try:
+            await self.feed(take)
+        except TooLong:
+            if not is_error:
+                raise
         return b"".join(pieces)
 
     def close(self) -> None:
