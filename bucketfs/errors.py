@@ -156,6 +156,7 @@ _UNSUPPORTED = _Meaning(_errno.ENOTSUP, "the store does not implement this reque
 _TAKEN = _Meaning(_errno.EEXIST, "another client created the object first")
 _LONG = _Meaning(_errno.ENAMETOOLONG, "the object key would be longer than 1,024 bytes")
 _SLOW = _Meaning(_errno.ETIMEDOUT, "no answer in time: check the network, or raise the time-outs")
+_CHANGED_ON_THE_WAY = _Meaning(_errno.EIO, "bytes changed on their way: check proxies and gateways")
 _UNREACHABLE = _Meaning(_errno.EHOSTUNREACH, "check -o url= and the network")
 
 #: S3 error codes, and the codes of `NO_ANSWER`, to what they mean. A store that is busy or broken
@@ -222,7 +223,9 @@ _BY_CODE: Mapping[str, _Meaning] = {
     "IncompleteBody": _Meaning(_errno.EIO, "the data was cut short on its way"),
     "BadAnswer": _Meaning(_errno.EIO, "the endpoint does not speak S3: check -o url="),
     "BadConfiguration": _Meaning(_errno.EIO, "check the options and the AWS configuration"),
-    "BadDigest": _Meaning(_errno.EIO, "bytes changed on their way: check proxies and gateways"),
+    "BadDigest": _CHANGED_ON_THE_WAY,
+    "XAmzContentChecksumMismatch": _CHANGED_ON_THE_WAY,
+    "XAmzContentSHA256Mismatch": _CHANGED_ON_THE_WAY,
     "LocalDiskFull": _Meaning(_errno.ENOSPC, "make room, or name another directory: TMPDIR"),
     "LocalDiskFailed": _Meaning(_errno.EIO, "name another directory for temporary files: TMPDIR"),
     "BadRequest": _Meaning(_errno.EIO),  # never sent; the message says why
@@ -266,6 +269,11 @@ def _meaning(exc: StoreError) -> _Meaning:
     if isinstance(exc, KeyTaken):
         return _TAKEN
     return _BY_CODE.get(exc.code) or _BY_STATUS.get(exc.status) or _SERVER
+
+
+def says_why(code: str) -> bool:
+    """Whether an S3 error code tells what is wrong, as ``InvalidArgument`` does not."""
+    return code in _BY_CODE
 
 
 def errno_of(exc: BaseException) -> int:

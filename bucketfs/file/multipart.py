@@ -27,14 +27,14 @@ _PARALLEL = 4
 _SKEW = 60
 
 
-async def begin(context: FileContext, key: str, headers: Headers) -> str:
-    """Begin an upload; answers its id, raises as the store does."""
+async def begin(context: FileContext, key: str, headers: Headers, *, copies: bool = False) -> str:
+    """Begin an upload, as `Store.create_upload`."""
     journal = context.cache.journal
     number = journal.begin(key, time.time())
     # shielded: of an upload whose id is not awaited nobody knows, and it can only be listed
     with trio.move_on_after(ABORT_TIMEOUT, shield=True):
         try:
-            upload_id = await context.store.create_upload(key, headers)
+            upload_id = await context.store.create_upload(key, headers, copies=copies)
         except StoreError as error:
             if error.status:  # with no answer at all it may have begun
                 journal.forget(number)

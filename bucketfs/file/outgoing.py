@@ -7,6 +7,7 @@ published early (`Outgoing.surface`), which makes all of its pages clean.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,7 +18,7 @@ import trio
 
 from bucketfs.cache.extents import Extent, Extents
 from bucketfs.cache.pages import PageBody
-from bucketfs.errors import FsError, NotFound
+from bucketfs.errors import FsError, NotFound, Unsupported
 from bucketfs.file.context import FileContext, copy_range
 from bucketfs.file.stream import STREAM_FROM, Stream
 from bucketfs.file.target import Target
@@ -142,7 +143,7 @@ class Outgoing:
             try:
                 if await stream.shed(wanted, self._content.reclaim) > 0:
                     return True
-            except NotFound:
+            except (NotFound, Unsupported):
                 if not stream.gone:
                     raise
                 if self.upload() is None and not self.lost:
@@ -184,7 +185,10 @@ class Outgoing:
         if self.upload() is None and self._streamable():
             assert self.target is not None
             try:
-                self.stream = Stream(self._context, self.send_part, self.target())
+                self.stream = Stream(
+                    self._context, self.send_part, self.target(),
+                    copies=self._content.base is not None,
+                )  # fmt: skip
             except FsError:
                 return  # it has no name now: publishing will deal with that
         if self.stream is not None:
@@ -209,7 +213,8 @@ class Outgoing:
         assert self.stream is not None
         key, store, base = self.stream.target.key, self._context.store, self._content.base
         if base is not None and self._copyable(start, stop):
-            return await copy_range(store, base, key, upload_id, number, start, stop)
+            with contextlib.suppress(Unsupported):
+                return await copy_range(store, base, key, upload_id, number, start, stop)
         async with self._content.held(start, stop):
             body = PageBody(self._content.fetcher.pages, start, stop)
             return await store.upload_part(key, upload_id, number, body)

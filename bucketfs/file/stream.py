@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import trio
 
 from bucketfs.cache.extents import Extent, Extents
-from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
+from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError, Unsupported
 from bucketfs.file import multipart
 from bucketfs.file.context import FileContext
 from bucketfs.file.plan import TooLarge, part_at
@@ -72,11 +72,13 @@ class Stream:
         target: As given.
         upload_id: The store's name for it, "" until it has answered.
         afloat: What only the upload has.
-        gone: The store does not know the upload any more.
+        gone: The store does not know the upload any more, or cannot make one like this.
         uncertain: It was asked to complete the upload, and whether it has is not known.
     """
 
-    def __init__(self, context: FileContext, send: Sender, target: Target) -> None:
+    def __init__(
+        self, context: FileContext, send: Sender, target: Target, *, copies: bool = False
+    ) -> None:
         self.target = target
         self.upload_id = ""
         self.afloat = Extents()
@@ -84,6 +86,7 @@ class Stream:
         self.uncertain = False
         self._context = context
         self._send_part = send
+        self._copies = copies
         self._parts: list[SentPart] = []
         #: Parts to be sent once more: those that failed, and those that changed, which may well
         #: change again and wait until they are needed there.
@@ -345,7 +348,7 @@ class Stream:
     async def _begin(self) -> None:
         try:
             self.upload_id = await multipart.begin(
-                self._context, self.target.key, self.target.headers
+                self._context, self.target.key, self.target.headers, copies=self._copies
             )
         except StoreError as error:
             self._fail(error)
@@ -374,7 +377,8 @@ class Stream:
         log.info("a streamed upload of %r pauses: %s", self.target.key, error)
         self._error = error
         self._rest_until = trio.current_time() + REST
-        if isinstance(error, NotFound) and error.code == "NoSuchUpload":
+        forgotten = isinstance(error, NotFound) and error.code == "NoSuchUpload"
+        if forgotten or (isinstance(error, Unsupported) and not self.afloat):
             self.gone = True
 
     async def _abort(self) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 import trio
 
 from bucketfs.cache.pages import PageBody
-from bucketfs.errors import Damaged, FsError, NotFound
+from bucketfs.errors import Damaged, FsError, NotFound, Unsupported
 from bucketfs.file import multipart
 from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version, copy_range
@@ -58,7 +58,7 @@ async def publish(
     """
     for tries in range(1, DAMAGE_TRIES + 1):
         try:
-            return await _publish_once(context, content, target)
+            return await _publish_as_able(context, content, target)
         except Damaged as error:
             if tries == DAMAGE_TRIES or content.outgoing.lost or not error.etag:
                 raise
@@ -66,6 +66,19 @@ async def publish(
             # nobody else can have made this version, which must not stay in the way of ours
             target = replace(target, if_match=error.etag, if_none_match=False)
     raise AssertionError("unreachable")
+
+
+async def _publish_as_able(
+    context: FileContext, content: Content, target: Target
+) -> tuple[ObjectInfo, Target]:
+    """Publish, in another way whenever the store turns out to be able to do less."""
+    while True:
+        able = context.store.capabilities
+        try:
+            return await _publish_once(context, content, target)
+        except Unsupported:
+            if context.store.capabilities == able:
+                raise
 
 
 async def _publish_once(
@@ -148,7 +161,8 @@ async def _begin(
     replaced = base is not None and (base.key, base.etag) == (target.key, target.if_match)
     if not replaced and not context.store.capabilities.copy_if_match:
         await _check_source(context, content, parts)
-    return await multipart.begin(context, target.key, target.headers)
+    copies = any(part.copied for part in parts)
+    return await multipart.begin(context, target.key, target.headers, copies=copies)
 
 
 async def _check_source(context: FileContext, content: Content, parts: Sequence[Part]) -> None:

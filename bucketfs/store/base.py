@@ -36,11 +36,13 @@ class Headers:
         content_type: MIME type; "" lets the store choose.
         other: Further system headers to keep across a copy, by their HTTP name in lower case:
             cache-control, content-disposition, content-encoding, content-language, expires.
+        essential: Without its metadata the object would be something else (a symlink, a device).
     """
 
     metadata: Mapping[str, str] = field(default_factory=dict)
     content_type: str = ""
     other: Mapping[str, str] = field(default_factory=dict)
+    essential: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,12 @@ class Capabilities:
         put_if_match / put_if_none_match: Conditional PutObject works.
         complete_if_match / complete_if_none_match: Conditional CompleteMultipartUpload works.
         copy_if_match: The copy-source-if-match condition is honoured.
+        copy_condition: It may be sent, honoured or not.
+        get_if_match: GetObject takes If-Match (else the ETags of its answers are compared).
+        checksums: Uploads may carry a CRC-32C or a Content-MD5.
+        copied_sums: An upload that was begun with CRC-32C takes copied parts.
+        delete_crc: DeleteObjects takes a CRC-32 (else a Content-MD5).
+        descriptions: Content-Type, Cache-Control and the like may be sent.
         delete_many: DeleteObjects works.
         user_metadata: ``x-amz-meta-*`` is stored.
         markers: Keys that end in ``/`` are stored as they are.
@@ -143,6 +151,12 @@ class Capabilities:
     complete_if_match: bool = True
     complete_if_none_match: bool = True
     copy_if_match: bool = True
+    copy_condition: bool = True
+    get_if_match: bool = True
+    checksums: bool = True
+    copied_sums: bool = True
+    delete_crc: bool = True
+    descriptions: bool = True
     delete_many: bool = True
     user_metadata: bool = True
     markers: bool = True
@@ -236,8 +250,8 @@ class Store(Protocol):
         """
         ...
 
-    async def create_upload(self, key: str, headers: Headers) -> str:
-        """Begin a multipart upload and answer its id."""
+    async def create_upload(self, key: str, headers: Headers, *, copies: bool = False) -> str:
+        """Begin a multipart upload and answer its id; `copies`: parts of it will be copied."""
         ...
 
     async def upload_part(self, key: str, upload_id: str, number: int, body: Body) -> str:
@@ -255,7 +269,10 @@ class Store(Protocol):
         stop: int,
         source_if_match: str = "",
     ) -> str:
-        """Make part `number` of bytes ``[start, stop)`` of `source` and answer its ETag."""
+        """Make part `number` of bytes ``[start, stop)`` of `source` and answer its ETag.
+
+        Raises Unsupported where it cannot be done in this upload: `capabilities` has learned that.
+        """
         ...
 
     async def complete(

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,7 @@ import trio
 
 from bucketfs.errors import PreconditionFailed, StoreError, Unsupported
 from bucketfs.store.base import BytesBody, Capabilities, Headers, Store
+from bucketfs.store.refusal import as_taken, is_refusal
 
 if TYPE_CHECKING:
     from bucketfs.store.config import StoreConfig
@@ -91,7 +93,12 @@ PROFILES: Final = (
         servers=("cleversafe",),
         capabilities=replace(_CAREFUL, max_object=10 * _TIB),
     ),
-    Profile("MinIO", servers=("minio",), checksum=True),
+    Profile(
+        "MinIO",
+        servers=("minio",),
+        capabilities=replace(_FULL, copied_sums=False),
+        checksum=True,
+    ),
     Profile(
         "Scaleway",
         hosts=(".scw.cloud",),
@@ -124,6 +131,15 @@ def profile_of(host: str, server: str) -> Profile:
     return UNKNOWN
 
 
+class Trial:
+    """Whether a request has gone through without some abilities of the endpoint."""
+
+    held = False
+
+    def holds(self) -> None:
+        self.held = True
+
+
 class Provider:
     """The endpoint of one mount: its profile and what was learned since.
 
@@ -131,23 +147,33 @@ class Provider:
         capabilities: What `Store.capabilities` says.
         list_v2: Whether to list with ListObjectsV2.
         probes: Whether `probe` has something to find out.
-        checksum: Whether to send CRC-32C sums unless told otherwise.
         quoted: Whether If-Match takes the ETag with its quotes (RFC 9110; Ceph 16 does not).
+        summed: Multipart uploads that were begun with CRC-32C.
     """
 
     def __init__(self, config: StoreConfig) -> None:
         self._host = config.host
-        self._may_sum = config.checksum == "auto"
+        self._checksum = config.checksum
         self.probes = not (config.read_only or config.is_aws)
         self._met = config.is_aws
         self._adopt(AWS if config.is_aws else profile_of(config.host, ""))
         self.quoted = True
+        self.summed: set[str] = set()
 
     def _adopt(self, profile: Profile) -> None:
         self.name = profile.name
         self.capabilities = profile.capabilities
         self.list_v2 = profile.list_v2
-        self.checksum = profile.checksum and self._may_sum
+        self._compares = profile.checksum
+
+    @property
+    def checksum(self) -> str:
+        """What bodies carry beside their signature: ``crc32c``, ``md5`` or ""."""
+        if self._checksum == "off" or not self.capabilities.checksums:
+            return ""
+        if self._checksum == "auto":
+            return "crc32c" if self._compares else ""
+        return self._checksum
 
     def quote(self, etag: str) -> str:
         """An ETag as the endpoint wants it in If-Match."""
@@ -161,21 +187,19 @@ class Provider:
         if self.name == UNKNOWN.name:
             self._adopt(profile_of(self._host, headers.get("server", "")))
 
-    def learn(self, failure: StoreError) -> None:
-        """Draw the conclusion from a refused request, if there is one."""
-        if not isinstance(failure, Unsupported):
-            return
-        match failure.operation:
-            case "CopyObject":
-                self.demote(copy=False)
-            case "UploadPartCopy":
-                self.demote(copy_part=False)
-            case "CreateMultipartUpload":
-                self.demote(multipart=False)
-            case "DeleteObjects":
-                self.demote(delete_many=False)
-            case "ListObjectsV2":
-                self.demote_list()
+    @contextmanager
+    def without(self, *abilities: str) -> Iterator[Trial]:
+        """Do without abilities during the block, and for good if the trial holds."""
+        lost = {name: False for name in abilities if getattr(self.capabilities, name)}
+        self.capabilities = replace(self.capabilities, **lost)
+        trial = Trial()
+        try:
+            yield trial
+        finally:
+            back = dict.fromkeys(lost, True)
+            self.capabilities = replace(self.capabilities, **back)
+            if trial.held:
+                self.demote(**lost)
 
     def demote(self, **abilities: bool) -> None:
         """Give up abilities that turned out to be missing, and say so once each."""
@@ -204,9 +228,13 @@ async def probe(store: Store, provider: Provider, prefix: str) -> None:
     try:
         if not provider.capabilities.put_if_none_match:
             return
-        first = await store.put(key, BytesBody(b"1"), Headers(), if_none_match=True)
+        first = await as_taken(
+            provider,
+            lambda: store.put(key, BytesBody(b"1"), Headers(), if_none_match=True),
+            "checksums",
+        )
     except StoreError as exc:
-        if exc.status in (400, 501):
+        if is_refusal(exc):
             provider.demote(put_if_none_match=False, put_if_match=False)
         else:
             _log.debug("conditional writes were not probed: %s", exc)

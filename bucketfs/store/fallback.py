@@ -23,6 +23,7 @@ from bucketfs.errors import KeyTaken, NotFound, PreconditionFailed, StoreError, 
 from bucketfs.store.base import Body, Capabilities, Headers, ObjectInfo, Store
 from bucketfs.store.body import FileBody
 from bucketfs.store.capability import Provider, probe
+from bucketfs.store.refusal import as_taken, is_refusal, unsupported
 from bucketfs.store.wrapper import StoreWrapper
 from bucketfs.tasks import gather
 
@@ -34,8 +35,6 @@ _log = logging.getLogger("bucketfs.store.fallback")
 _COPY_PART: Final = 256 << 20
 _UPLOAD_PART: Final = 64 << 20
 _CLEAN_UP: Final = 30.0
-#: Codes, beside the status 501, that servers give for headers of checksums they do not serve.
-_NOT_UNDERSTOOD: Final = frozenset({"InvalidArgument", "InvalidDigest", "InvalidRequest"})
 #: Section 2.2 of XML 1.0; tabs and line ends, which it has, do not survive all parsers.
 _NOT_XML: Final = re.compile("[\x00-\x1f\ufffe\uffff]")
 #: What the local disk says when it is full, for all or for us.
@@ -89,42 +88,93 @@ class FallbackStore(StoreWrapper):
         if_match: str = "",
         if_none_match: bool = False,
     ) -> ObjectInfo:
-        can = self.capabilities
-        if (if_match and can.put_if_match) or (if_none_match and can.put_if_none_match):
-            try:
-                return await self._with_sums(
-                    lambda: self.inner.put(
-                        key, body, headers, if_match=if_match, if_none_match=if_none_match
-                    )
+        async def send() -> ObjectInfo:
+            can = self.capabilities
+            if (if_match and can.put_if_match) or (if_none_match and can.put_if_none_match):
+                return await self.inner.put(
+                    key, body, headers, if_match=if_match, if_none_match=if_none_match
                 )
-            except Unsupported:
-                lost = "put_if_match" if if_match else "put_if_none_match"
-                self._provider.demote(**{lost: False})
-        await self._check_target(key, if_match, if_none_match)
-        return await self._with_sums(lambda: self.inner.put(key, body, headers))
+            await self._check_target(key, if_match, if_none_match)
+            return await self.inner.put(key, body, headers)
 
-    async def create_upload(self, key: str, headers: Headers) -> str:
-        return await self._with_sums(lambda: self.inner.create_upload(key, headers))
+        condition = ["put_if_match"] if if_match else ["put_if_none_match"] if if_none_match else []
+        optional = (*self._sums(), *condition, *_optional(headers))
+        return await as_taken(self._provider, send, *optional)
 
-    async def _with_sums(self, send: Callable[[], Awaitable[T]]) -> T:
-        """Make a request that may say something of checksums; once more without, if refused."""
+    def _sums(self) -> list[str]:
+        return ["checksums"] if self._provider.checksum else []
+
+    async def create_upload(self, key: str, headers: Headers, *, copies: bool = False) -> str:
+        send = functools.partial(self.inner.create_upload, key, headers, copies=copies)
+        try:
+            return await as_taken(self._provider, send, *self._sums(), *_optional(headers))
+        except Unsupported:
+            self._provider.demote(multipart=False)
+            raise
+
+    async def upload_part(self, key: str, upload_id: str, number: int, body: Body) -> str:
+        send = functools.partial(self.inner.upload_part, key, upload_id, number, body)
+        if upload_id in self._provider.summed:
+            return await self._without_sums(upload_id, send)
+        return await as_taken(self._provider, send, *self._sums())
+
+    async def _without_sums(self, upload_id: str, send: Callable[[], Awaitable[T]]) -> T:
+        """Make a request of an upload; where it is refused, without its CRC-32C."""
         try:
             return await send()
         except StoreError as exc:
-            if not self._may_be_for_sums(exc):
+            if upload_id not in self._provider.summed or not is_refusal(exc):
                 raise
-        self._provider.checksum = False
+            refusal = exc
+        self._provider.summed.discard(upload_id)
         try:
             answer = await send()
-        except StoreError:
-            self._provider.checksum = True  # it was refused for something else
-            raise
-        _log.info("%s takes no CRC-32C checksums", self._provider.name)
+        except StoreError as exc:
+            if not is_refusal(exc):
+                raise
+            self._provider.summed.add(upload_id)
+            raise refusal from None
+        self._provider.demote(checksums=False)
         return answer
 
-    def _may_be_for_sums(self, exc: StoreError) -> bool:
-        refused = exc.code in _NOT_UNDERSTOOD or isinstance(exc, Unsupported)
-        return refused and self._provider.checksum
+    async def copy_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        *,
+        source: str,
+        start: int,
+        stop: int,
+        source_if_match: str = "",
+    ) -> str:
+        async def send() -> str:
+            if not self.capabilities.copy_condition:
+                await self._check_target(source, source_if_match, False)
+            return await self.inner.copy_part(
+                key,
+                upload_id,
+                number,
+                source=source,
+                start=start,
+                stop=stop,
+                source_if_match=source_if_match,
+            )
+
+        if upload_id in self._provider.summed:
+            try:
+                return await send()
+            except StoreError as exc:
+                if not is_refusal(exc):
+                    raise
+                # MinIO wants the sum of a copied part, which no request can name
+                self._provider.demote(copied_sums=False)
+                raise unsupported(exc) from exc
+        try:
+            return await as_taken(self._provider, send, *_condition(source_if_match))
+        except Unsupported:
+            self._provider.demote(copy_part=False)
+            raise
 
     async def complete(
         self,
@@ -136,21 +186,24 @@ class FallbackStore(StoreWrapper):
         if_match: str = "",
         if_none_match: bool = False,
     ) -> ObjectInfo:
-        can = self.capabilities
-        if if_match and not can.complete_if_match:
-            await self._check_target(key, if_match, False)
-            if_match = ""
-        if if_none_match and not can.complete_if_none_match:
-            await self._check_target(key, "", True)
-            if_none_match = False
-        try:
+        async def send() -> ObjectInfo:
+            can = self.capabilities
+            match, none_match = if_match, if_none_match
+            if match and not can.complete_if_match:
+                await self._check_target(key, match, False)
+                match = ""
+            if none_match and not can.complete_if_none_match:
+                await self._check_target(key, "", True)
+                none_match = False
             return await self.inner.complete(
-                key, upload_id, parts, size=size, if_match=if_match, if_none_match=if_none_match
+                key, upload_id, parts, size=size, if_match=match, if_none_match=none_match
             )
-        except StoreError as exc:
-            if self._may_be_for_sums(exc):
-                self._provider.checksum = False  # the next try begins an upload without
-            raise
+
+        condition = ["complete_if_match"] if if_match else []
+        condition += ["complete_if_none_match"] if if_none_match else []
+        return await self._without_sums(
+            upload_id, lambda: as_taken(self._provider, send, *condition)
+        )
 
     async def copy(
         self,
@@ -161,22 +214,30 @@ class FallbackStore(StoreWrapper):
         headers: Headers | None = None,
         source_if_match: str = "",
     ) -> ObjectInfo:
-        can = self.capabilities
-        if source_if_match and not can.copy_if_match:
-            await self._check_target(source, source_if_match, False)
-        if can.copy and size <= can.max_copy:
+        async def send() -> ObjectInfo:
+            can = self.capabilities
+            if not (can.copy_if_match and can.copy_condition):
+                await self._check_target(source, source_if_match, False)
+            return await self.inner.copy(
+                source, target, size=size, headers=headers, source_if_match=source_if_match
+            )
+
+        if self.capabilities.copy and size <= self.capabilities.max_copy:
+            optional = (*_condition(source_if_match), *_optional(headers or Headers()))
             try:
-                return await self.inner.copy(
-                    source, target, size=size, headers=headers, source_if_match=source_if_match
-                )
+                return await as_taken(self._provider, send, *optional)
             except Unsupported:
                 self._provider.demote(copy=False)
         if headers is None or not source_if_match:
             found = await self.inner.head(source)
             headers = headers or found.headers or Headers()
             source_if_match = source_if_match or found.etag
-        if self.capabilities.copy and self.capabilities.copy_part:
-            return await self._copy_parts(source, target, size, headers, source_if_match)
+        while (able := self.capabilities).copy and able.copy_part:
+            try:
+                return await self._copy_parts(source, target, size, headers, source_if_match)
+            except Unsupported:
+                if self.capabilities == able:
+                    raise
         return await self._copy_by_hand(source, target, size, headers, source_if_match)
 
     async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
@@ -186,10 +247,14 @@ class FallbackStore(StoreWrapper):
         batch = [key for key in keys if key not in set(alone)] if alone else list(keys)
         if self.capabilities.delete_many and batch:
             try:
-                stayed.update(await self.inner.delete_many(batch))
+                send = functools.partial(self.inner.delete_many, batch)
+                stayed.update(await as_taken(self._provider, send, "delete_crc"))
                 batch = []
-            except Unsupported:
-                self._provider.demote(delete_many=False)
+            except StoreError as exc:
+                if not is_refusal(exc):
+                    raise
+                if isinstance(exc, Unsupported):
+                    self._provider.demote(delete_many=False)
 
         async def delete(key: str) -> None:
             try:
@@ -228,7 +293,7 @@ class FallbackStore(StoreWrapper):
         """Copy on the server by parts, side by side."""
 
         async def copy(upload_id: str, part: _Part) -> str:
-            return await self.inner.copy_part(
+            return await self.copy_part(
                 target,
                 upload_id,
                 part.number,
@@ -239,7 +304,7 @@ class FallbackStore(StoreWrapper):
             )
 
         wish = min(_COPY_PART, self.capabilities.max_copy)
-        return await self._multipart(target, size, headers, wish, copy)
+        return await self._multipart(target, size, headers, wish, copy, copies=True)
 
     async def _copy_by_hand(
         self, source: str, target: str, size: int, headers: Headers, etag: str
@@ -253,11 +318,11 @@ class FallbackStore(StoreWrapper):
             await self.inner.get(source, lambda piece: _write(file, piece), if_match=etag)
             whole = FileBody(file.fileno(), 0, size)
             if size <= min(_UPLOAD_PART, self.capabilities.max_put):
-                return await self.inner.put(target, whole, headers)
+                return await self.put(target, whole, headers)
 
             async def upload(upload_id: str, part: _Part) -> str:
                 body = FileBody(file.fileno(), part.start, part.stop)
-                return await self.inner.upload_part(target, upload_id, part.number, body)
+                return await self.upload_part(target, upload_id, part.number, body)
 
             return await self._multipart(target, size, headers, _UPLOAD_PART, upload)
 
@@ -268,16 +333,18 @@ class FallbackStore(StoreWrapper):
         headers: Headers,
         wish: int,
         send: Callable[[str, _Part], Awaitable[str]],
+        *,
+        copies: bool = False,
     ) -> ObjectInfo:
         """Make `target` of parts that `send` brings; nothing is left behind on failure."""
-        upload_id = await self.create_upload(target, headers)
+        upload_id = await self.create_upload(target, headers, copies=copies)
         parts = part_plan(size, wish, self.capabilities.max_parts)
         try:
             etags = await gather(
                 [functools.partial(send, upload_id, part) for part in parts], limit=len(parts)
             )
             done = [(part.number, etag) for part, etag in zip(parts, etags, strict=True)]
-            return await self.inner.complete(target, upload_id, done, size=size)
+            return await self.complete(target, upload_id, done, size=size)
         except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEAN_UP):
                 await self._abort(target, upload_id)
@@ -288,6 +355,17 @@ class FallbackStore(StoreWrapper):
             await self.inner.abort(key, upload_id)
         except StoreError as exc:
             _log.warning("an unfinished upload stays in the bucket: %s", exc)
+
+
+def _optional(headers: Headers) -> list[str]:
+    """What a request that brings an object's headers can do without."""
+    metadata = ["user_metadata"] if headers.metadata and not headers.essential else []
+    return [*metadata, "descriptions"] if headers.content_type or headers.other else metadata
+
+
+def _condition(source_if_match: str) -> list[str]:
+    """What a request that copies can do without."""
+    return ["copy_condition"] if source_if_match else []
 
 
 @contextmanager

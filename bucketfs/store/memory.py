@@ -248,7 +248,13 @@ class MemoryStore:
                 objects.append(self.objects[key].info(key, listed=True))
         return ListPage(objects, prefixes, None)
 
-    async def create_upload(self, key: str, headers: Headers) -> str:
+    async def create_upload(
+        self,
+        key: str,
+        headers: Headers,
+        *,
+        copies: bool = False,  # noqa: ARG002 - there are no checksums here
+    ) -> str:
         fault = await self._request("CreateMultipartUpload", key)
         self._serial += 1
         upload_id = f"upload-{self._serial}"

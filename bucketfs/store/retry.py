@@ -278,14 +278,14 @@ class RetryStore(StoreWrapper):
             stayed.update(dict.fromkeys(left, exc))
         return stayed
 
-    async def create_upload(self, key: str, headers: Headers) -> str:
+    async def create_upload(self, key: str, headers: Headers, *, copies: bool = False) -> str:
         began = clock.monotonic()
         lost = False
 
         async def send() -> str:
             nonlocal lost
             try:
-                return await self.inner.create_upload(key, headers)
+                return await self.inner.create_upload(key, headers, copies=copies)
             except StoreError as exc:
                 lost = lost or is_open(exc)
                 raise

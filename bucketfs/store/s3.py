@@ -8,6 +8,8 @@ both and destroy data.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote_plus
@@ -49,6 +51,7 @@ from bucketfs.store.base import (
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.listing import Listing, parse_listing, token_ahead
+from bucketfs.store.refusal import as_taken
 from bucketfs.store.session import Connection
 from bucketfs.store.sums import Checksums
 from bucketfs.store.transport import Incomplete
@@ -81,6 +84,8 @@ class S3Store:
         }
         self._new = new_object_params(config)
         self._sums = Checksums(config, provider)
+        events = connection.client.meta.events
+        events.register("before-call.s3.DeleteObjects", self._choose_sum)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -97,10 +102,14 @@ class S3Store:
         params: _Params = {"Key": key}
         if start or stop is not None:
             params["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-        if if_match:
-            params["IfMatch"] = f'"{if_match}"'
+
+        async def ask() -> Any:
+            can = self.capabilities.get_if_match
+            condition = {"IfMatch": f'"{if_match}"'} if if_match and can else {}
+            return await self._call("GetObject", key, self._object, **params, **condition)
+
         try:
-            answer = await self._call("GetObject", key, self._object, **params)
+            answer = await as_taken(self._provider, ask, *(["get_if_match"] if if_match else []))
         except StoreError as exc:
             if exc.status == 416 and start == 0:
                 return await self._head_empty(key, if_match)
@@ -110,6 +119,9 @@ class S3Store:
         except NoAnswer:
             answer["Body"].close()
             raise
+        if if_match and unquote(came.get("etag")) not in ("", if_match):
+            answer["Body"].close()  # of an endpoint that ignores the condition, or is not sent it
+            raise _changed("GetObject", key)
         at, size = content_range(came)
         count = max(0, (size if stop is None else min(stop, size)) - start)
         try:
@@ -131,7 +143,7 @@ class S3Store:
         if_match: str = "",
         if_none_match: bool = False,
     ) -> ObjectInfo:
-        params = {**self._new, **header_params(headers)}
+        params = {**self._new, **self._described(headers)}
         params |= self._condition(if_match, if_none_match)
         carried, sums = await self._sums.outfit(body)
         try:
@@ -154,9 +166,8 @@ class S3Store:
     ) -> ObjectInfo:
         params: _Params = dict(self._new)
         if headers is not None:
-            params |= {"MetadataDirective": "REPLACE", **header_params(headers)}
-        if source_if_match:
-            params["CopySourceIfMatch"] = f'"{source_if_match}"'
+            params |= {"MetadataDirective": "REPLACE", **self._described(headers)}
+        params |= self._source_condition(source_if_match)
         params["CopySource"] = {"Bucket": self._config.bucket, "Key": source}
         answer = await self._call("CopyObject", source, self._copied, Key=target, **params)
         result = answer.get("CopyObjectResult", {})
@@ -212,16 +223,19 @@ class S3Store:
             first["ContinuationToken"] = token
         elif start_after:
             first["StartAfter"] = start_after
-        page = await self._page("ListObjectsV2", prefix, first, on_token)
-        if page.truncated and not page.next_token:
+        try:
+            page = await self._page("ListObjectsV2", prefix, first, on_token)
+        except Unsupported:
+            page = None
+        if page is None or (page.truncated and not page.next_token):
             # The endpoint took the request for one of version 1, and ignored where to start.
             self._provider.demote_list()
             return await self._list_v1(params, token or start_after)
         return ListPage(page.objects, page.prefixes, page.next_token if page.truncated else None)
 
-    async def create_upload(self, key: str, headers: Headers) -> str:
-        opening = self._sums.opening()
-        params = {**self._new, **header_params(headers), **opening}
+    async def create_upload(self, key: str, headers: Headers, *, copies: bool = False) -> str:
+        opening = self._sums.opening(copies=copies)
+        params = {**self._new, **self._described(headers), **opening}
         answer = await self._call("CreateMultipartUpload", key, self._object, Key=key, **params)
         upload_id = str(answer["UploadId"])
         self._sums.opened(upload_id, opening)
@@ -246,7 +260,6 @@ class S3Store:
         stop: int,
         source_if_match: str = "",
     ) -> str:
-        condition = {"CopySourceIfMatch": f'"{source_if_match}"'} if source_if_match else {}
         answer = await self._call(
             "UploadPartCopy",
             key,
@@ -256,7 +269,7 @@ class S3Store:
             PartNumber=number,
             CopySource={"Bucket": self._config.bucket, "Key": source},
             CopySourceRange=f"bytes={start}-{stop - 1}",
-            **condition,
+            **self._source_condition(source_if_match),
         )
         result = answer.get("CopyPartResult", {})
         self._sums.copied(upload_id, number, result)
@@ -329,9 +342,7 @@ class S3Store:
         try:
             answer = await self._connection.request(operation, {**common, **params})
         except (BotoCoreError, ClientError, ResponseParserError) as exc:
-            failure = translate(exc, operation, key)
-            self._provider.learn(failure)
-            raise failure from None
+            raise translate(exc, operation, key) from None
         self._provider.meet(headers_of(answer))
         return answer
 
@@ -340,13 +351,31 @@ class S3Store:
             return {"IfNoneMatch": "*"}
         return {"IfMatch": self._provider.quote(if_match)} if if_match else {}
 
+    def _described(self, headers: Headers) -> _Params:
+        can = self.capabilities
+        if not can.descriptions:
+            headers = Headers(headers.metadata)
+        if not (can.user_metadata or headers.essential):
+            headers = Headers({}, headers.content_type, headers.other)
+        return header_params(headers)
+
+    def _choose_sum(self, params: dict[str, Any], **_: object) -> None:
+        """Have DeleteObjects, which must carry a sum, carry the one that the endpoint takes."""
+        if not self.capabilities.delete_crc:
+            params["context"]["checksum"] = {}
+            digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+            params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
+
+    def _source_condition(self, if_match: str) -> _Params:
+        if if_match and self.capabilities.copy_condition:
+            return {"CopySourceIfMatch": f'"{if_match}"'}
+        return {}
+
     async def _head_empty(self, key: str, if_match: str) -> ObjectInfo:
         """The answer to a GET of a range of an object without bytes, which S3 refuses."""
         info = await self.head(key)
         if info.size or (if_match and info.etag != if_match):
-            raise PreconditionFailed(
-                "PreconditionFailed", status=412, operation="GetObject", key=key
-            )
+            raise _changed("GetObject", key)
         return info
 
     async def _list_v1(self, params: _Params, marker: str) -> ListPage:
@@ -370,6 +399,10 @@ class S3Store:
         if page is None:
             raise NoAnswer("BadAnswer", operation=operation, key=prefix, message="no listing")
         return page
+
+
+def _changed(operation: str, key: str) -> PreconditionFailed:
+    return PreconditionFailed("PreconditionFailed", status=412, operation=operation, key=key)
 
 
 class _Window:

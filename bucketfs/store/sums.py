@@ -92,7 +92,6 @@ class Checksums:
     """What is computed of bodies, sent with them and compared, for one store."""
 
     def __init__(self, config: StoreConfig, provider: Provider) -> None:
-        self._kind = config.checksum
         self._provider = provider
         self._signs = not config.is_tls and not config.signature_v2
         self._hashes = self._signs and not config.unsigned_payload
@@ -100,18 +99,16 @@ class Checksums:
         self._uploads: dict[str, dict[int, str]] = {}
         self._put_etags, self._part_etags, self._object_etags = Custom(), Custom(), Custom()
 
-    @property
-    def _uses_crc(self) -> bool:
-        return self._kind == "crc32c" or self._provider.checksum
-
     async def outfit(self, body: Body, upload_id: str = "") -> tuple[dict[str, Any], Sums]:
         """Request parameters that carry a body and its sums; `upload_id` if it is a part."""
-        crc = upload_id in self._uploads if upload_id else self._uses_crc
+        kind = self._provider.checksum
+        crc = upload_id in self._provider.summed if upload_id else kind == "crc32c"
+        md5 = kind == "md5"
 
         def compute() -> Sums:
-            return sums_of(body, sha256=self._hashes, md5=self._kind == "md5", crc=crc)
+            return sums_of(body, sha256=self._hashes, md5=md5, crc=crc)
 
-        if not (crc or self._hashes or self._kind == "md5"):
+        if not (crc or self._hashes or md5):
             sums = Sums()
         elif len(body) <= _INLINE:
             sums = compute()
@@ -125,13 +122,21 @@ class Checksums:
             params[_MEMBER] = sums.crc32c
         return params, sums
 
-    def opening(self) -> dict[str, str]:
-        """What the request that begins a multipart upload says of its checksums."""
-        return {"ChecksumAlgorithm": _ALGORITHM} if self._uses_crc else {}
+    def opening(self, *, copies: bool) -> dict[str, str]:
+        """What the request that begins a multipart upload says of its checksums.
+
+        Args:
+            copies: Parts of it will be copied.
+        """
+        sums = self._provider.checksum == "crc32c"
+        if copies and not self._provider.capabilities.copied_sums:
+            sums = False
+        return {"ChecksumAlgorithm": _ALGORITHM} if sums else {}
 
     def opened(self, upload_id: str, opening: dict[str, str]) -> None:
         """The upload has begun, with what `opening` said."""
         if opening:
+            self._provider.summed.add(upload_id)
             self._uploads[upload_id] = {}
 
     def sent(self, key: str, upload_id: str, number: int, etag: str, sums: Sums) -> None:
@@ -157,7 +162,7 @@ class Checksums:
 
     def listed(self, upload_id: str, parts: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
         """The parts as CompleteMultipartUpload names them, with their sums."""
-        known = self._uploads.get(upload_id, {})
+        known = self._uploads.get(upload_id, {}) if upload_id in self._provider.summed else {}
         return [
             {"PartNumber": number, "ETag": f'"{etag}"'}
             | ({_MEMBER: known[number]} if number in known else {})
@@ -167,6 +172,7 @@ class Checksums:
     def closed(self, upload_id: str) -> None:
         """The upload has been completed or thrown away."""
         self._uploads.pop(upload_id, None)
+        self._provider.summed.discard(upload_id)
 
     def completed(
         self, found: ObjectInfo, *, named: str, parts: Sequence[tuple[int, str]], size: int

@@ -133,9 +133,10 @@ class StoreWrapper:
             ),
         )
 
-    async def create_upload(self, key: str, headers: Headers) -> str:
+    async def create_upload(self, key: str, headers: Headers, *, copies: bool = False) -> str:
         return await self.around(
-            Call("CreateMultipartUpload", key), lambda: self.inner.create_upload(key, headers)
+            Call("CreateMultipartUpload", key),
+            lambda: self.inner.create_upload(key, headers, copies=copies),
         )
 
     async def upload_part(self, key: str, upload_id: str, number: int, body: Body) -> str:

@@ -141,6 +141,7 @@ def encode(posix: Posix, content_type: str) -> Headers:
         metadata={**foreign.metadata, **metadata},
         content_type=foreign.content_type or content_type,
         other=foreign.other,
+        essential=not (stat.S_ISREG(posix.mode) or stat.S_ISDIR(posix.mode)),
     )
 
 

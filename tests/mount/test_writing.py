@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Folder
+from tests.harness.minio import minio
 from tests.harness.mounts import Mounts, wait_for_key
 from tests.harness.posix import Mapping, refused
+from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
@@ -411,3 +413,18 @@ def test_tar_and_diff(folder: Folder, tmp_path: Path) -> None:
         ["rsync", "-a", "--itemize-changes", f"{source}/", f"{folder.path}/"], text=True
     )
     assert [line for line in output.splitlines() if not line.startswith(".d")] == []
+
+
+def test_appending_where_copied_parts_lack_a_checksum(
+    mount: Mounts, bucket: Witness, counted: Proxy
+) -> None:
+    body = os.urandom(64 * MIB)
+    bucket.put("f", body)
+    path = mount(bucket, f"url={counted.url}", "checksum=crc32c").path / "f"
+    with minio(counted) as fault:
+        for number in range(2):
+            with path.open("ab") as file:
+                file.write(b"tail %d" % number)
+    assert fault.struck >= 1
+    assert bucket.get("f") == body + b"tail 0tail 1"
+    assert counted.count("GetObject") == 0, counted.story()

@@ -97,8 +97,8 @@ class Slow(Bucket):
         await trio.sleep(self.answer)
         return info
 
-    async def create_upload(self, key: str, headers: Headers) -> str:
-        upload_id = await super().create_upload(key, headers)
+    async def create_upload(self, key: str, headers: Headers, *, copies: bool = False) -> str:
+        upload_id = await super().create_upload(key, headers, copies=copies)
         await trio.sleep(self.answer)
         return upload_id
 
