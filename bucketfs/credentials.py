@@ -123,26 +123,46 @@ def keys_from_environment(environ: Mapping[str, str], *, need_token: bool) -> St
 
 def read_passwd_file(path: str, bucket: str) -> StaticKeys:
     """The keys for `bucket` from an s3fs password file. Raises CredentialsError."""
+    fd = _open(path)
     try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        raise CredentialsError(f"unexpected error from stat({path}): {error.strerror}") from None
-    if not stat.S_ISREG(mode):
-        raise CredentialsError(f"credentials file {path} is not a regular file")
-    if fault := permission_fault(path, mode):
-        raise CredentialsError(f"{fault}; run: chmod 600 {path}")
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-            text = file.read()
-    except OSError as error:
-        raise CredentialsError(
-            f'S3fs passwd file "{path}" is not readable: {error.strerror}'
-        ) from None
+        text = _checked_text(fd, path)
+    finally:
+        os.close(fd)
     try:
         pair = parse_passwd(text, bucket)
     except PasswdError as error:
         raise CredentialsError(f"{path}: {error}") from None
     return StaticKeys(pair.access_key, pair.secret_key, source=path)
+
+
+def _open(path: str) -> int:
+    """Before anything is asked about the file: its name may be another's a moment later."""
+    try:
+        # without O_NONBLOCK a pipe would wait for its other end
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise CredentialsError(f"unexpected error from stat({path}): {error.strerror}") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _checked_text(fd: int, path: str) -> str:
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        raise CredentialsError(f"credentials file {path} is not a regular file")
+    if fault := permission_fault(path, mode):
+        raise CredentialsError(f"{fault}; run: chmod 600 {path}")
+    try:
+        with open(
+            fd, encoding="utf-8", errors="surrogateescape", newline="\n", closefd=False
+        ) as file:
+            return file.read()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str, error: OSError) -> CredentialsError:
+    return CredentialsError(f'S3fs passwd file "{path}" is not readable: {error.strerror}')
 
 
 def home_directories(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -7,13 +7,17 @@ included, whoever wrote it.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import logging.handlers
 import os
 import sys
 import threading
+from io import TextIOWrapper
+from pathlib import Path
 
+from bucketfs import owned
 from bucketfs.options import Options
 
 _LEVELS = {
@@ -77,6 +81,39 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
+class LogFile(logging.handlers.WatchedFileHandler):
+    """The file of ``logfile=``, opened anew when it was moved away.
+
+    A new one has mode 600. Where others could have made it, only a file of this user's is written:
+    no link, no pipe, nothing with a second name. Raises OSError otherwise.
+    """
+
+    def _open(self) -> TextIOWrapper:
+        fd = _open_file(Path(self.baseFilename))
+        return open(fd, "a", encoding=self.encoding, errors=self.errors)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line; who logs does not fail with a file that cannot be opened anew."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+
+def _open_file(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    if owned.is_closed(path.parent):  # /dev/stderr is a link that is wanted
+        return os.open(path, flags, 0o600)
+    try:
+        fd = owned.open_file(path, flags)
+    except owned.NotOwnError as error:
+        raise OSError(error.errno, f"{error.why}; name one where only you can write") from None
+    if os.fstat(fd).st_nlink > 1:
+        os.close(fd)
+        raise OSError(errno.EPERM, "it has another name elsewhere (a hard link)")
+    return fd
+
+
 def level_of(options: Options) -> int:
     """The threshold these options ask for; ``-d`` beats dbglevel, ``-f`` lowers the default."""
     if options.debug:
@@ -107,7 +144,7 @@ def _handler(options: Options, ident: str) -> logging.Handler:
     with_time = not options.no_time_stamp_msg
     if options.logfile:
         path = os.path.abspath(options.logfile)
-        handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8", errors="replace")
+        handler = LogFile(path, encoding="utf-8", errors="replace")
     elif options.foreground or not os.path.exists(_SYSLOG_SOCKET):
         handler = logging.StreamHandler(sys.stderr)
     else:
@@ -129,5 +166,7 @@ def reopen() -> None:
             handler.acquire()
             try:
                 handler.reopenIfNeeded()
+            except OSError:
+                continue  # the next line tries again, and reports it
             finally:
                 handler.release()

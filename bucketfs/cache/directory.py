@@ -11,13 +11,18 @@ import errno
 import fcntl
 import hashlib
 import itertools
+import logging
 import os
 import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
+from bucketfs import owned
 from bucketfs.cache.journal_file import waiting
 from bucketfs.errors import FsError
+from bucketfs.owned import NotOwnError
+
+log = logging.getLogger(__name__)
 
 #: What stands in the directory of a cache beside its page files.
 INDEX, JOURNAL, UNSAVED = "index.sqlite", "journal.sqlite", "unsaved"
@@ -61,7 +66,7 @@ def claim(root: Path, name: str, prefix: str = "") -> tuple[Path, int]:
     Two mounts of one bucket each get a cache of their own; nothing is shared that a second writer
     could change underneath. One in which a killed mount has left something goes before the others,
     so that no journal waits for as many mounts as there once were; one in which only mounts of
-    other prefixes have is left to them.
+    other prefixes have is left to them. What is not this user's alone is passed over.
 
     Returns:
         The directory, and the descriptor that holds the lock until it is closed.
@@ -69,15 +74,17 @@ def claim(root: Path, name: str, prefix: str = "") -> tuple[Path, int]:
     Raises:
         FsError: The directory cannot be used.
     """
+    _make(root)
+    passed_over: set[Path] = set()
     for journal in sorted(root.glob(f"{stem(name)}*/{JOURNAL}")):
-        if (fd := lock(journal.parent)) is not None:
+        if (fd := _lock_own(journal.parent, passed_over)) is not None:
             if any(key.startswith(prefix) for key in waiting(journal)):
                 _say(journal.parent, name)
                 return journal.parent, fd
             os.close(fd)
     for number in itertools.count():
         directory = root / (stem(name) if number == 0 else f"{stem(name)}.{number}")
-        fd = lock(directory, make=True)
+        fd = _lock_own(directory, passed_over, make=True)
         if fd is not None:
             if not waiting(directory / JOURNAL):
                 _say(directory, name)
@@ -94,59 +101,113 @@ def claim_this(directory: Path) -> tuple[Path, int]:
     return directory, fd
 
 
-def lock(directory: Path, *, make: bool = False) -> int | None:
+def lock(directory: Path) -> int | None:
     """Lock a directory against all others; None while another process has it.
 
-    Args:
-        directory: A cache's.
-        make: Make it if it is missing.
+    Nothing in it has been read before it and all its files are known to be this user's.
 
     Raises:
         FsError: It cannot be used.
     """
     try:
-        if make:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        owned.check_above(directory.parent)
+        return _lock(directory, make=False)
     except OSError as error:
-        raise FsError(
-            error.errno or errno.EIO,
-            f"cannot use the cache directory {directory}: {error.strerror}",
-        ) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
+        raise _unusable(directory, error) from error
+    except NotOwnError as error:
+        raise FsError(error.errno, f"cannot use the cache directory: {error.why}") from error
+
+
+def _lock_own(directory: Path, passed_over: set[Path], *, make: bool = False) -> int | None:
+    """As `lock`; None, and one line in the log, if it is not this user's alone."""
+    if directory in passed_over:
         return None
+    try:
+        return _lock(directory, make=make)
+    except NotOwnError as error:
+        passed_over.add(directory)
+        log.error("the cache directory %s is passed over: %s", directory, error.why)
+        return None
+
+
+def _lock(directory: Path, *, make: bool) -> int | None:
+    try:
+        if make:
+            directory.mkdir(mode=0o700, exist_ok=True)
+        owned.check_directory(directory)
+        fd = owned.open_file(directory / _LOCK, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            owned.make_private(directory, below={UNSAVED}, many=".pages")
+        except BaseException:
+            os.close(fd)
+            raise
+    except BlockingIOError:
+        return None
+    except FileExistsError:  # a file or a link has the name
+        raise NotOwnError(directory, "is no directory") from None
+    except OSError as error:
+        raise _unusable(directory, error) from error
     return fd
 
 
+def _make(root: Path) -> None:
+    """Make the directory of all caches, if it is missing. Raises FsError."""
+    try:
+        owned.check_above(root, make=True)
+    except NotOwnError as error:
+        hint = "with use_cache name one that only you can write to"
+        raise FsError(
+            error.errno, f"cannot use the cache directory: {error.why}; {hint}"
+        ) from error
+    except OSError as error:
+        raise _unusable(root, error) from error
+
+
+def _unusable(directory: Path, error: OSError) -> FsError:
+    return FsError(
+        error.errno or errno.EIO, f"cannot use the cache directory {directory}: {error.strerror}"
+    )
+
+
 def directories(root: Path) -> Iterator[Path]:
-    """The caches below a root."""
+    """The caches of this user below a root."""
     try:
         found = sorted(root.iterdir())
     except OSError:
         return
     for directory in found:
-        if (directory / _LOCK).exists():
+        if not os.path.lexists(directory / _LOCK):
+            continue
+        try:
+            owned.check_directory(directory)
+        except NotOwnError as error:
+            log.warning("passed over: %s", error.why)
+        except OSError:
+            continue  # removed meanwhile
+        else:
             yield directory
 
 
 def whose(directory: Path) -> tuple[str, str]:
     """Address ("" for AWS) and bucket of a cache; both "" when it does not say."""
     try:
-        text = (directory / _NAME).read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
+        fd = owned.open_file(directory / _NAME, os.O_RDONLY)
+    except (OSError, NotOwnError):
         return "", ""
+    with open(fd, encoding="utf-8", errors="surrogateescape") as file:
+        text = file.read()
     url, _, bucket = text.rstrip("\n").rpartition("|")
     return ("" if url == "None" else url), bucket
 
 
 def _say(directory: Path, name: str) -> None:
-    path = directory / _NAME
     try:
-        if not path.exists():
-            path.write_text(name + "\n", encoding="utf-8", errors="surrogateescape")
+        fd = owned.open_file(directory / _NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(name + "\n")
+    except FileExistsError:
+        return
     except OSError:
         return  # a full disk; nothing but the words of a listing depend on it
 

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from bucketfs import owned
+
 _SUFFIX = ".sock"
 #: struct ucred: pid, uid, gid.
 _UCRED = struct.Struct("3i")
@@ -61,10 +63,13 @@ def listen() -> tuple[socket.socket, Path]:
     uid = os.getuid()
     for directory in directories(uid):
         try:
+            owned.check_above(directory.parent)
             directory.mkdir(mode=0o700, exist_ok=True)
-            if is_private(directory, uid):
-                clean(directory)
-                return _listen_in(directory)
+            owned.make_own(directory)
+            clean(directory)
+            return _listen_in(directory)
+        except owned.NotOwnError as error:
+            failure = OSError(error.errno, error.why)
         except OSError as error:
             failure = error
     raise failure

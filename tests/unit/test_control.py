@@ -245,9 +245,29 @@ class TestSockets:
             assert list(runtime.sockets(os.getuid())) == [other]
             assert not path.exists()
 
-    def test_a_place_that_is_not_private_is_passed_over(self, places: list[Path]) -> None:
+    def test_a_place_of_ours_is_made_private(self, places: list[Path]) -> None:
         places[0].mkdir(mode=0o700)
         places[0].chmod(0o777)
+        listener, path = runtime.listen()
+        with listener:
+            assert path.parent == places[0]
+            assert places[0].stat().st_mode & 0o777 == 0o700
+
+    @pytest.mark.needs_root("acts as another user")
+    @pytest.mark.parametrize("kind", ["owner", "link", "parent"])
+    def test_a_place_of_another_user_is_passed_over(
+        self, places: list[Path], tmp_path: Path, kind: str
+    ) -> None:
+        theirs = tmp_path / "theirs"
+        theirs.mkdir(mode=0o700)
+        if kind == "owner":
+            places[0].mkdir(mode=0o700)
+            os.chown(places[0], 4711, 4711)
+        elif kind == "link":
+            places[0].symlink_to(theirs)
+        else:
+            os.chown(theirs, 4711, 4711)
+            places[0] = theirs / "first"
         listener, path = runtime.listen()
         with listener:
             assert path.parent == places[1]

@@ -174,6 +174,21 @@ class TestFile:
         with pytest.raises(CredentialsError, match="is not readable: Permission denied"):
             read_passwd_file(str(passwd), "bucket")
 
+    def test_what_is_looked_at_is_what_is_read(
+        self, passwd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loose, look = tmp_path / "loose", os.stat
+        loose.write_text("THEIRS:SECRET\n")
+
+        def then_replaced(path: str, **more: bool) -> os.stat_result:
+            found = look(path, **more)
+            if path == str(passwd) and loose.exists():
+                loose.replace(passwd)
+            return found
+
+        monkeypatch.setattr(os, "stat", then_replaced)
+        assert read_passwd_file(str(passwd), "bucket").access_key == "AK"
+
     def test_not_utf8(self, passwd: Path) -> None:
         passwd.write_bytes(b"# caf\xe9\nAK:SK\n")
         assert read_passwd_file(str(passwd), "bucket").access_key == "AK"

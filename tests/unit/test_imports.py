@@ -16,7 +16,17 @@ ROOT = Path(bucketfs.__file__).parent
 ORDER = ("cli", "fuse", "tree", "file", "cache", "store")
 
 #: Importable from everywhere; they import no package of ORDER.
-GROUND = {"errors", "clock", "log", "options", "option_row", "units", "credentials", "passwd"}
+GROUND = {
+    "errors",
+    "clock",
+    "log",
+    "options",
+    "option_row",
+    "owned",
+    "units",
+    "credentials",
+    "passwd",
+}
 
 #: The only modules that may know the AWS library or an HTTP library.
 WIRE = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,3 +95,57 @@ def test_a_moved_file_is_opened_anew(tmp_path: Path) -> None:
 )
 def test_levels(tmp_path: Path, more: dict[str, object], level: int) -> None:
     assert logs.level_of(options(tmp_path, **more)) == level
+
+
+class TestOwner:
+    """In a directory where others can write, only a file of this user's is written."""
+
+    def test_a_new_file_is_private(self, tmp_path: Path) -> None:
+        old = os.umask(0)
+        try:
+            logs.setup(options(tmp_path / "log"))
+        finally:
+            os.umask(old)
+        assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
+
+    @pytest.mark.parametrize("kind", ["link", "second name", "pipe"])
+    def test_what_others_may_have_put_there(self, tmp_path: Path, kind: str) -> None:
+        tmp_path.chmod(0o1777)
+        path, target = tmp_path / "log", tmp_path / "target"
+        target.write_text("precious")
+        if kind == "link":
+            path.symlink_to(target)
+        elif kind == "second name":
+            os.link(target, path)
+        else:
+            os.mkfifo(path)
+        with pytest.raises(OSError, match=r"link|special"):
+            logs.setup(options(path))
+        assert target.read_text() == "precious"
+
+    @pytest.mark.needs_root("changes the owner")
+    def test_a_file_of_another_user(self, tmp_path: Path) -> None:
+        tmp_path.chmod(0o1777)
+        (tmp_path / "log").write_text("")
+        os.chown(tmp_path / "log", 4711, 4711)
+        with pytest.raises(OSError, match="belongs to user"):
+            logs.setup(options(tmp_path / "log"))
+
+    def test_opened_anew_in_the_same_way(self, tmp_path: Path) -> None:
+        tmp_path.chmod(0o1777)
+        path, target = tmp_path / "log", tmp_path / "target"
+        logs.setup(options(path))
+        path.rename(tmp_path / "old")
+        path.symlink_to(target)
+        logging.getLogger("bucketfs.test").warning("one")
+        logs.reopen()
+        assert not target.exists()
+        path.unlink()
+        logging.getLogger("bucketfs.test").warning("two")
+        assert "two" in path.read_text()
+
+    def test_a_link_that_only_we_could_have_made(self, tmp_path: Path) -> None:
+        (tmp_path / "log").symlink_to("elsewhere")
+        logs.setup(options(tmp_path / "log"))
+        logging.getLogger("bucketfs.test").warning("one")
+        assert "one" in (tmp_path / "elsewhere").read_text()
