@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from bucketfs.errors import StoreError
 
@@ -52,7 +52,8 @@ class ObjectInfo:
     Attributes:
         key: Complete key.
         size: Bytes.
-        etag: Version token without quotes; "" where the store gave none.
+        etag: Version token without quotes; never "". Where answers name no ETags it is made of what
+            tells versions apart all the same, see `version_token`.
         last_modified: Unix time in whole seconds (LIST and HEAD differ below the second on Ceph).
         headers: None when the source was a listing, which carries no metadata.
         storage_class: "" for the standard class.
@@ -64,6 +65,19 @@ class ObjectInfo:
     last_modified: int
     headers: Headers | None = None
     storage_class: str = ""
+
+
+_MADE: Final = "size="
+
+
+def version_token(size: int, last_modified: int) -> str:
+    """What stands for the ETag of a version where the endpoint names none."""
+    return f"{_MADE}{size},modified={last_modified}"
+
+
+def is_etag(token: str) -> bool:
+    """Whether the endpoint knows a version by this: no condition can name a `version_token`."""
+    return not token.startswith(_MADE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +145,8 @@ class Capabilities:
         copy_if_match: The copy-source-if-match condition is honoured.
         copy_condition: It may be sent, honoured or not.
         get_if_match: GetObject takes If-Match (else the ETags of its answers are compared).
+        etags: Answers name ETags (else a version is its size and Last-Modified, and nothing is
+            sent that needs an ETag: conditions on versions, parts).
         checksums: Uploads may carry a CRC-32C or a Content-MD5.
         copied_sums: An upload that was begun with CRC-32C takes copied parts.
         delete_crc: DeleteObjects takes a CRC-32 (else a Content-MD5).
@@ -153,6 +169,7 @@ class Capabilities:
     copy_if_match: bool = True
     copy_condition: bool = True
     get_if_match: bool = True
+    etags: bool = True
     checksums: bool = True
     copied_sums: bool = True
     delete_crc: bool = True
@@ -255,7 +272,10 @@ class Store(Protocol):
         ...
 
     async def upload_part(self, key: str, upload_id: str, number: int, body: Body) -> str:
-        """Send part `number` (from 1) and answer its ETag."""
+        """Send part `number` (from 1) and answer its ETag.
+
+        Raises Unsupported where the endpoint names none: `capabilities` has learned that.
+        """
         ...
 
     async def copy_part(

@@ -212,6 +212,16 @@ class Provider:
             self.capabilities = replace(self.capabilities, **lost)
             _log.info("%s lacks: %s", self.name, ", ".join(sorted(lost)))
 
+    def miss_etags(self) -> None:
+        """An answer named no ETag."""
+        if self.capabilities.etags:
+            self.capabilities = replace(self.capabilities, etags=False, multipart=False)
+            _log.warning(
+                "%s names no ETags, or a proxy takes them out: versions are told apart by size and"
+                " time, uploads look before they replace, and files end at %d GiB",
+                self.name, self.capabilities.max_put >> 30,
+            )  # fmt: skip
+
     def demote_list(self) -> None:
         if self.list_v2:
             self.list_v2 = False

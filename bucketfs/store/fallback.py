@@ -20,7 +20,7 @@ from typing import IO, Final, TypeVar
 import trio
 
 from bucketfs.errors import KeyTaken, NotFound, PreconditionFailed, StoreError, Unsupported
-from bucketfs.store.base import Body, Capabilities, Headers, ObjectInfo, Store
+from bucketfs.store.base import Body, Capabilities, Headers, ObjectInfo, Store, is_etag
 from bucketfs.store.body import FileBody
 from bucketfs.store.capability import Provider, probe
 from bucketfs.store.refusal import as_taken, is_refusal, unsupported
@@ -90,7 +90,8 @@ class FallbackStore(StoreWrapper):
     ) -> ObjectInfo:
         async def send() -> ObjectInfo:
             can = self.capabilities
-            if (if_match and can.put_if_match) or (if_none_match and can.put_if_none_match):
+            known = bool(if_match) and is_etag(if_match)
+            if (known and can.put_if_match) or (if_none_match and can.put_if_none_match):
                 return await self.inner.put(
                     key, body, headers, if_match=if_match, if_none_match=if_none_match
                 )
@@ -149,7 +150,7 @@ class FallbackStore(StoreWrapper):
         source_if_match: str = "",
     ) -> str:
         async def send() -> str:
-            if not self.capabilities.copy_condition:
+            if not (self.capabilities.copy_condition and is_etag(source_if_match)):
                 await self._check_target(source, source_if_match, False)
             return await self.inner.copy_part(
                 key,
@@ -189,7 +190,7 @@ class FallbackStore(StoreWrapper):
         async def send() -> ObjectInfo:
             can = self.capabilities
             match, none_match = if_match, if_none_match
-            if match and not can.complete_if_match:
+            if match and not (can.complete_if_match and is_etag(match)):
                 await self._check_target(key, match, False)
                 match = ""
             if none_match and not can.complete_if_none_match:
@@ -216,7 +217,7 @@ class FallbackStore(StoreWrapper):
     ) -> ObjectInfo:
         async def send() -> ObjectInfo:
             can = self.capabilities
-            if not (can.copy_if_match and can.copy_condition):
+            if not (can.copy_if_match and can.copy_condition and is_etag(source_if_match)):
                 await self._check_target(source, source_if_match, False)
             return await self.inner.copy(
                 source, target, size=size, headers=headers, source_if_match=source_if_match
@@ -239,6 +240,14 @@ class FallbackStore(StoreWrapper):
                 if self.capabilities == able:
                     raise
         return await self._copy_by_hand(source, target, size, headers, source_if_match)
+
+    async def delete(self, key: str, *, if_match: str = "") -> None:
+        if not is_etag(if_match):
+            try:
+                await self._check_target(key, if_match, False)
+            except NotFound:
+                return
+        await self.inner.delete(key, if_match=if_match)
 
     async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
         stayed: dict[str, StoreError] = {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import unquote_plus
 
@@ -47,6 +48,8 @@ from bucketfs.store.base import (
     OnToken,
     Sink,
     UploadInfo,
+    is_etag,
+    version_token,
 )
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
@@ -94,7 +97,7 @@ class S3Store:
     async def head(self, key: str) -> ObjectInfo:
         answer = await self._call("HeadObject", key, self._object, Key=key)
         came = headers_of_object(answer, "HeadObject", key)
-        return object_info(key, came, int(came.get("content-length", 0)))
+        return self._versioned(object_info(key, came, int(came.get("content-length", 0))))
 
     async def get(
         self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""
@@ -105,7 +108,8 @@ class S3Store:
 
         async def ask() -> Any:
             can = self.capabilities.get_if_match
-            condition = {"IfMatch": f'"{if_match}"'} if if_match and can else {}
+            sent = bool(if_match) and is_etag(if_match) and can
+            condition = {"IfMatch": f'"{if_match}"'} if sent else {}
             return await self._call("GetObject", key, self._object, **params, **condition)
 
         try:
@@ -119,10 +123,13 @@ class S3Store:
         except NoAnswer:
             answer["Body"].close()
             raise
-        if if_match and unquote(came.get("etag")) not in ("", if_match):
+        at, size = content_range(came)
+        info = self._versioned(object_info(key, came, size))
+        if if_match and is_etag(if_match) and not is_etag(info.etag):
+            info = replace(info, etag=if_match)  # known from a listing; it was sent as a condition
+        if if_match not in ("", info.etag):
             answer["Body"].close()  # of an endpoint that ignores the condition, or is not sent it
             raise _changed("GetObject", key)
-        at, size = content_range(came)
         count = max(0, (size if stop is None else min(stop, size)) - start)
         try:
             if at != start or size - at > count:
@@ -130,9 +137,9 @@ class S3Store:
             await answer["Body"].feed(sink)
         except Incomplete as exc:
             failure = translate(exc, "GetObject", key)
-            etag = unquote(came.get("etag"))
-            raise BrokenBody(failure.code, operation="GetObject", key=key, etag=etag) from exc
-        return object_info(key, came, size)
+            code, etag = failure.code, info.etag
+            raise BrokenBody(code, operation="GetObject", key=key, etag=etag) from exc
+        return info
 
     async def put(
         self,
@@ -172,13 +179,13 @@ class S3Store:
         answer = await self._call("CopyObject", source, self._copied, Key=target, **params)
         result = answer.get("CopyObjectResult", {})
         etag = unquote(result.get("ETag"))
-        if not etag:
+        if not (etag and self.capabilities.etags):
             return await self.head(target)
         modified = unix_time(result.get("LastModified", ""))
         return ObjectInfo(target, size, etag, modified, headers, self._config.storage_class)
 
     async def delete(self, key: str, *, if_match: str = "") -> None:
-        params = {"IfMatch": f'"{if_match}"'} if if_match else {}
+        params = {"IfMatch": f'"{if_match}"'} if if_match and is_etag(if_match) else {}
         try:
             await self._call("DeleteObject", key, self._always, Key=key, **params)
         except NotFound as exc:
@@ -246,6 +253,9 @@ class S3Store:
         part: _Params = {"Key": key, "UploadId": upload_id, "PartNumber": number}
         answer = await self._call("UploadPart", key, self._object, **part, **carried)
         etag = unquote(headers_of(answer).get("etag"))
+        if not etag:
+            self._provider.miss_etags()
+            raise Unsupported("NoETag", operation="UploadPart", key=key)
         self._sums.sent(key, upload_id, number, etag, sums)
         return etag
 
@@ -349,7 +359,9 @@ class S3Store:
     def _condition(self, if_match: str, if_none_match: bool) -> _Params:
         if if_none_match:
             return {"IfNoneMatch": "*"}
-        return {"IfMatch": self._provider.quote(if_match)} if if_match else {}
+        if if_match and is_etag(if_match):
+            return {"IfMatch": self._provider.quote(if_match)}
+        return {}
 
     def _described(self, headers: Headers) -> _Params:
         can = self.capabilities
@@ -367,7 +379,7 @@ class S3Store:
             params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
 
     def _source_condition(self, if_match: str) -> _Params:
-        if if_match and self.capabilities.copy_condition:
+        if if_match and is_etag(if_match) and self.capabilities.copy_condition:
             return {"CopySourceIfMatch": f'"{if_match}"'}
         return {}
 
@@ -398,7 +410,17 @@ class S3Store:
         page = parse_listing(body)
         if page is None:
             raise NoAnswer("BadAnswer", operation=operation, key=prefix, message="no listing")
+        if not self.capabilities.etags or not all(info.etag for info in page.objects):
+            return replace(page, objects=[self._versioned(info) for info in page.objects])
         return page
+
+    def _versioned(self, info: ObjectInfo) -> ObjectInfo:
+        """What an answer says of an object, with something to tell its version by."""
+        if not info.etag:
+            self._provider.miss_etags()
+        if self.capabilities.etags:
+            return info
+        return replace(info, etag=version_token(info.size, info.last_modified))
 
 
 def _changed(operation: str, key: str) -> PreconditionFailed:

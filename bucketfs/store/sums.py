@@ -21,7 +21,7 @@ from crc32c import crc32c
 
 from bucketfs.errors import Damaged
 from bucketfs.store.answers import Payload
-from bucketfs.store.base import Body, ObjectInfo
+from bucketfs.store.base import Body, ObjectInfo, is_etag
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
 
@@ -190,8 +190,9 @@ class Checksums:
         """
         expected = multipart_etag([etag for _, etag in parts])
         agrees = expected in (found.etag, named)
-        broken = self._object_etags.is_broken(agrees) if expected else False
-        if expected and agrees and found.etag != expected:
+        compared = expected and is_etag(found.etag)
+        broken = self._object_etags.is_broken(agrees) if compared else False
+        if expected and agrees and is_etag(found.etag) and found.etag != expected:
             # the answer was ours; whoever has replaced it since is not our concern here
             return ObjectInfo(found.key, size, expected, 0)
         if found.size == size and not broken:

@@ -36,6 +36,7 @@ class Fault:
         acts: The endpoint gets the request and does it; only its answer is lost, and what is said
             above takes its place.
         when: Only requests of which this is true.
+        strip: Header that the answer loses on its way, in lower case.
         date: Value of the answer's Date header, "" for none.
         stall: Hold the request until the fault is lifted or its client hangs up.
         delay: Seconds to wait before passing the request on.
@@ -52,6 +53,7 @@ class Fault:
     flip_sent: int | None = None
     acts: bool = False
     when: Callable[[Request], bool] = lambda _: True
+    strip: str = ""
     date: str = ""
     stall: bool = False
     delay: float = 0.0
@@ -182,7 +184,7 @@ class _Connection:
             self._aborting = True
             return False
         request.status = int(answer.line.split(" ")[1])
-        self._writer.write(answer.raw)
+        self._writer.write(_without(answer.raw, fault.strip if fault is not None else ""))
         bodyless = request.method == "HEAD" or request.status in (204, 304)
         if not bodyless:
             limit = fault.truncate if fault is not None else None
@@ -243,6 +245,12 @@ class _Connection:
         )
         self._writer.write(lines.encode() + (b"" if request.method == "HEAD" else body))
         await self._writer.drain()
+
+
+def _without(head: bytes, name: str) -> bytes:
+    lines = head.split(b"\r\n")
+    kept = [line for line in lines if not name or line.split(b":")[0].lower() != name.encode()]
+    return b"\r\n".join(kept)
 
 
 @contextmanager
