@@ -146,7 +146,8 @@ class Provider:
     Attributes:
         capabilities: What `Store.capabilities` says.
         list_v2: Whether to list with ListObjectsV2.
-        probes: Whether `probe` has something to find out.
+        probes: Whether `probe` has something to find out, still.
+        probes_writes: Whether it had, as the endpoint may ignore conditions.
         quoted: Whether If-Match takes the ETag with its quotes (RFC 9110; Ceph 16 does not).
         summed: Multipart uploads that were begun with CRC-32C.
     """
@@ -154,7 +155,8 @@ class Provider:
     def __init__(self, config: StoreConfig) -> None:
         self._host = config.host
         self._checksum = config.checksum
-        self.probes = not (config.read_only or config.is_aws)
+        self.probes = self.probes_writes = not (config.read_only or config.is_aws)
+        self._versioned: bool | None = None
         self._met = config.is_aws
         self._adopt(AWS if config.is_aws else profile_of(config.host, ""))
         self.quoted = True
@@ -221,6 +223,17 @@ class Provider:
                 " time, uploads look before they replace, and files end at %d GiB",
                 self.name, self.capabilities.max_put >> 30,
             )  # fmt: skip
+
+    def versioned(self, version_id: str) -> None:
+        """A PutObject was answered, naming this version; "" where the bucket keeps none.
+
+        Ceph 16 honours no condition of PutObject any more once versioning has been switched on:
+        it refuses all If-Match, and ignores If-None-Match.
+        """
+        before, self._versioned = self._versioned, bool(version_id)
+        if before is False and version_id and self.probes_writes:
+            _log.warning("versioning was switched on: conditions are looked at by us until remount")
+            self.demote(put_if_match=False, put_if_none_match=False)
 
     def demote_list(self) -> None:
         if self.list_v2:

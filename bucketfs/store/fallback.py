@@ -100,7 +100,16 @@ class FallbackStore(StoreWrapper):
 
         condition = ["put_if_match"] if if_match else ["put_if_none_match"] if if_none_match else []
         optional = (*self._sums(), *condition, *_optional(headers))
-        return await as_taken(self._provider, send, *optional)
+        try:
+            return await as_taken(self._provider, send, *optional)
+        except PreconditionFailed as exc:
+            if exc.status != 412 or not (if_match and self.capabilities.put_if_match):
+                raise
+        # Ceph 16 says so of a condition that is true, once the bucket has versions
+        with self._provider.without("put_if_match", "put_if_none_match") as trial:
+            info = await as_taken(self._provider, send, *self._sums(), *_optional(headers))
+            trial.holds()
+        return info
 
     def _sums(self) -> list[str]:
         return ["checksums"] if self._provider.checksum else []

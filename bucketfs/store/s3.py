@@ -157,6 +157,7 @@ class S3Store:
             answer = await self._call("PutObject", key, self._object, Key=key, **params, **carried)
         except PreconditionFailed as exc:
             raise taken(exc) if if_none_match else exc from None
+        self._provider.versioned(headers_of(answer).get("x-amz-version-id", ""))
         if not (etag := unquote(headers_of(answer).get("etag"))):
             return await self.head(key)
         self._sums.stored(key, etag, sums)

@@ -100,6 +100,20 @@ class Witness:
             **where, UploadId=upload, MultipartUpload={"Parts": done}
         )
 
+    def versioning(self) -> None:
+        """Have the bucket keep every version; `forget_versions` before it is destroyed."""
+        self.client.put_bucket_versioning(
+            Bucket=self.name, VersioningConfiguration={"Status": "Enabled"}
+        )
+
+    def forget_versions(self) -> None:
+        """Delete all versions and delete markers."""
+        for page in self.client.get_paginator("list_object_versions").paginate(Bucket=self.name):
+            for one in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
+                self.client.delete_object(
+                    Bucket=self.name, Key=one["Key"], VersionId=one["VersionId"]
+                )
+
     def destroy(self) -> None:
         """Empty and delete the bucket."""
         keys = self.keys()

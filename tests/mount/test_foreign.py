@@ -7,7 +7,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -214,3 +214,20 @@ def test_a_directory_without_a_slash_after_a_remount(bucket: Witness, mount: Mou
     assert os.listdir(mounted.path) == ["old"]
     assert os.listdir(mounted.path / "old") == []
     assert (mounted.path / "old").stat().st_mode == stat.S_IFDIR | 0o750
+
+
+def test_versioning_switched_on_under_a_mount(
+    mount: Mounts, bucket: Witness, outlives: ExitStack
+) -> None:
+    mounted = mount(bucket)
+    mounted.expected.append("versioning was switched on")
+    for number in range(5):
+        (mounted.path / f"f{number}").write_bytes(b"1")
+    bucket.versioning()
+    outlives.callback(bucket.forget_versions)
+    for number in range(5):
+        with (mounted.path / f"f{number}").open("ab") as file:
+            file.write(b"2")
+    keys = [f"f{number}" for number in range(5)]
+    assert bucket.keys() == keys
+    assert {bucket.get(key) for key in keys} == {b"12"}

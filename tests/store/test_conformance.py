@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 
 import pytest
 
 from bucketfs.errors import KeyTaken, NotFound, PreconditionFailed, StoreError
+from bucketfs.store import open_store
 from bucketfs.store.base import BytesBody, Headers, ListPage, ObjectInfo, Store
-from tests.store.conftest import Subject
+from tests.harness.witness import Witness
+from tests.store.conftest import Subject, config_of
 
 PART = 5 << 20
 PLAIN = Headers()
@@ -312,3 +315,25 @@ async def test_check(subject: Subject) -> None:
     async with subject.open() as store:
         await store.check()
         assert await list_all(store) == ([], [])
+
+
+@pytest.mark.parametrize("first", ["if_match", "if_none_match"])
+async def test_versioning_that_is_switched_on_later(
+    bucket: Witness, outlives: ExitStack, first: str
+) -> None:
+    """Ceph 16 refuses every If-Match then, and ignores If-None-Match."""
+    async with open_store(config_of(bucket)) as store:
+        await store.check()
+        old = await store.put("k", BytesBody(b"old"), PLAIN)
+        bucket.versioning()
+        outlives.callback(bucket.forget_versions)
+        if first == "if_none_match":
+            await store.put("new", BytesBody(b"new"), PLAIN, if_none_match=True)
+        new = await store.put("k", BytesBody(b"new"), PLAIN, if_match=old.etag)
+        assert bucket.get("k") == b"new"
+        with pytest.raises(PreconditionFailed):
+            await store.put("k", BytesBody(b"other"), PLAIN, if_match=old.etag)
+        with pytest.raises(PreconditionFailed):
+            await store.put("k", BytesBody(b"other"), PLAIN, if_none_match=True)
+        await store.put("k", BytesBody(b"third"), PLAIN, if_match=new.etag)
+        assert bucket.get("k") == b"third"
