@@ -178,7 +178,8 @@ class Entries:
             raise FsError(errno.EISDIR)
         if inode.content is not None:
             inode.content.interrupt()
-        async with self._locks.exclusive(inode) as live:
+        # the directory, too, which gets a marker if this is all that makes it one
+        async with self._locks.exclusive(inode, parent) as live:
             if inode.parent is not parent or inode.name != name:
                 raise FsError(errno.ESTALE, "replaced while it was to be removed")
             await self.remove_object(inode)
@@ -299,7 +300,7 @@ class Entries:
                 ],
                 limit=2,
             )
-            async with self._locks.exclusive(directory) as live:
+            async with self._locks.exclusive(directory, parent) as live:
                 path = self._state.path(directory)
                 markers = [path + suffix for suffix in sorted(directory.markers or ())]
                 await self._delete(parent, directory, markers)
@@ -343,7 +344,10 @@ class Entries:
         self._state.touch(parent)
 
     async def _put_marker(self, directory: Directory, *, new: bool = False) -> None:
-        """Store the directory's own object; `new`: unless others have made it."""
+        """Store the directory's own object; `new`: unless others have made it.
+
+        The caller holds its lock, or has it wait (`Removals`) before it is renamed.
+        """
         posix: Posix | None = None
         # once more for attributes that changed, and were perhaps saved, while it was under way
         while posix is None or directory.posix != posix:

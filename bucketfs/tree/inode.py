@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import trio
 
@@ -30,8 +30,7 @@ class Live:
     """What an inode has while it is open, unsaved, or being changed in the bucket.
 
     Attributes:
-        lock: Held while the inode's object is published, copied or deleted. It is held across
-            network I/O on purpose: two such requests for one key must not overtake each other.
+        held: Somebody has the right to publish, copy or delete the inode's object (`Locks`).
         content: The bytes, while open or unsaved.
         unlinked: Removed by a program here; nothing is published any more.
         lost: Directory and name that others gave to another object while this one was open.
@@ -39,7 +38,7 @@ class Live:
         deferred_delete: Key to delete at the last close, because the open file still needs it.
         attributes_unsaved: The bucket does not have the current attributes.
         attribute_changes: Counts changes of the attributes.
-        users: How many hold or wait for `lock`.
+        users: How many have that right or wait for it, and the removals of a directory's names.
         saving_attributes: A background task will save them.
         retrying: A background task saves what is unsaved, until it has worked.
         since: Unix time at which something of it began to wait for the bucket, 0.0 while nothing
@@ -47,7 +46,7 @@ class Live:
         tries / error: Attempts to save it that failed since then, and why the last one did.
     """
 
-    lock: trio.Lock = field(default_factory=trio.Lock)
+    held: bool = False
     content: Content | None = None
     unlinked: bool = False
     lost: tuple[Directory, str] | None = None
@@ -146,7 +145,7 @@ class Directory(Inode):
         subdirectories: How many of the children are directories.
         touched_ns: Time of the last local change of the entries.
         readers: How many have it open to read its entries.
-        renaming: Set and replaced when a renaming of the whole directory under way ends.
+        renaming: The whole directory is being renamed.
     """
 
     __slots__ = (
@@ -168,7 +167,7 @@ class Directory(Inode):
         self.touched_ns = 0
         self.subdirectories = 0
         self.readers = 0
-        self.renaming: trio.Event | None = None
+        self.renaming = False
 
 
 class InodeTable:

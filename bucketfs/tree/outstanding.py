@@ -215,7 +215,7 @@ def _size(live: Live) -> int:
 
 
 def _state_of(live: Live) -> State:
-    if live.lock.locked():
+    if live.held:
         return State.UPLOADING
     if is_being_written(live):
         return State.OPEN

@@ -49,7 +49,7 @@ class Pruner:
             self._running = False
 
     def _forget(self, directory: Directory) -> None:
-        if directory.readers or directory.asking or directory.renaming is not None:
+        if directory.readers or directory.asking or directory.renaming:
             return
         forgettable = [child for child in directory.children.values() if _is_forgettable(child)]
         for child in forgettable:

@@ -12,8 +12,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 
-import trio
-
 from bucketfs import clock
 from bucketfs.cache.rows import Rename
 from bucketfs.errors import FsError, KeyTaken, NotFound, PreconditionFailed, StoreError
@@ -117,16 +115,19 @@ class Renamer:
         *,
         claim: bool,
     ) -> None:
-        # the new parent too: it must not be renamed itself before the copy stands in it
-        inodes = [source, new_parent] if target is None else [source, new_parent, target]
+        old_parent = source.parent
+        # the parents, too: they get a marker if need be, and must not be renamed themselves before
+        # the copy stands in one of them
+        inodes = [inode for inode in (source, new_parent, old_parent, target) if inode is not None]
         for inode in (source, target):
             if inode is not None and inode.content is not None:
                 inode.content.interrupt()
         async with self._locks.exclusive(*inodes) as live, AsyncExitStack() as moorings:
             await self._moor(source, live, moorings)
-            old_parent = source.parent
-            if old_parent is None or (target is not None and target.parent is None):
+            if source.parent is None or (target is not None and target.parent is None):
                 raise FsError(errno.ENOENT, "removed while it was to be renamed")
+            if old_parent is None or source.parent is not old_parent:
+                raise FsError(errno.ESTALE, "renamed while it was to be renamed")
             old_key = self._state.key(source)
             new_key = self._state.child_key(new_parent, new_name)
             if target is not None:
@@ -145,9 +146,7 @@ class Renamer:
                 with journaled, self._learning_of(new_parent, new_name):
                     await self._move_object(source, old_key, new_key, new_name, claim=claim)
                     self._relink(source, target, new_parent, new_name, ends=old_key)
-        await self._entries.keep_left(old_parent)
-        for inode in inodes:
-            self._state.settle(inode)
+            await self._entries.keep_left(old_parent)
 
     @contextmanager
     def _journaled(self, row: Rename) -> Iterator[None]:
@@ -163,7 +162,7 @@ class Renamer:
     async def _moor(self, inode: Inode, live: Live, moorings: AsyncExitStack) -> None:
         """No upload beside the writer of a file has bytes under the old key, until it has the new.
 
-        The caller holds the inode's lock.
+        The caller holds the inode's lock, or that of the tree it is in.
         """
         content = live.content
         if content is not None and inode.parent is not None:
@@ -308,15 +307,19 @@ class Renamer:
         *,
         claim: bool,
     ) -> None:
-        async with self._locks.exclusive(source, new_parent):
-            old_parent = source.parent
-            if old_parent is None:
-                raise FsError(errno.ENOENT, "removed while it was to be renamed")
+        old_parent = source.parent
+        if old_parent is None:
+            raise FsError(errno.ENOENT, "removed while it was to be renamed")
+        for inode in self._state.live:
+            if inode.content is not None and is_below(inode, source):
+                inode.content.interrupt()
+        async with self._locks.exclusive(source, new_parent, old_parent, tree=source):
+            if source.parent is not old_parent:
+                raise FsError(errno.ESTALE, "renamed or removed while it was to be renamed")
             new_prefix = self._state.child_key(new_parent, new_name) + "/"
-            source.renaming = trio.Event()
             moorings = AsyncExitStack()
             try:
-                await self._quiet_below(source, moorings)
+                await self._moor_below(source, moorings)
                 await self._removals.drained()
                 await self._entries.keep_directory(old_parent, source)
                 if claim:
@@ -333,20 +336,13 @@ class Renamer:
                     self._publisher.pending.update_below(source)
                     await self._tree.delete_originals([old.key for old, _ in copies])
             finally:
-                source.renaming.set()
-                source.renaming = None
                 await moorings.aclose()
-        await self._entries.keep_left(old_parent)
+            await self._entries.keep_left(old_parent)
 
-    async def _quiet_below(self, source: Directory, moorings: AsyncExitStack) -> None:
-        """Uploads below that are under way end; later ones wait for `renaming`."""
+    async def _moor_below(self, source: Directory, moorings: AsyncExitStack) -> None:
         for inode in list(self._state.live):
-            if inode is not source and inode.live is not None and is_below(inode, source):
-                live = inode.live
-                if live.content is not None:
-                    live.content.interrupt()
-                async with live.lock:
-                    await self._moor(inode, live, moorings)
+            if inode.live is not None and is_below(inode, source):
+                await self._moor(inode, inode.live, moorings)
 
     async def _claim(self, source: Directory, new_prefix: str) -> None:
         """Make the marker of the new name, as only one client can."""
