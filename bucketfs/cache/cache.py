@@ -97,7 +97,7 @@ class PageCache:
             if not pending.error and not path.exists():
                 # no checksum tells whether this is the name that was written
                 lost = lost or self.journal.data(pending.file) is None
-            kept = PageFile(path, size=pending.size, identity=None)
+            kept = PageFile(path, size=pending.size, identity=None, exists=path.exists())
             kept.valid = Extents(pending.valid)
             kept.pins = 1
             self._kept[pending.file] = kept

@@ -68,8 +68,9 @@ class PageFile:
         size: int,
         identity: tuple[str, str] | None,
         left: Seals | None = None,
+        exists: bool = False,
     ) -> None:
-        """A new file, or one with the contents that an earlier process `left`."""
+        """A new file, or one that `exists`, perhaps with the contents an earlier process `left`."""
         self.path = path
         self.size = size
         self.identity = identity
@@ -80,8 +81,8 @@ class PageFile:
         self.used = 0.0
         self.changed = False
         self._fd = -1
-        self._exists = bool(left)
-        self._held = path.stat().st_blocks * 512 if left else 0
+        self._exists = exists or bool(left)
+        self._held = path.stat().st_blocks * 512 if self._exists else 0
 
     @property
     def held(self) -> int:

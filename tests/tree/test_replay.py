@@ -622,3 +622,13 @@ async def test_a_cache_in_which_something_waits_is_taken_first(
     async with planted(bucket, tmp_path) as mount:
         await settled(mount)
         assert bucket.peek("f") == b"bytes"
+
+
+async def test_what_waits_counts_as_held_from_the_beginning(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path, writeback=True) as mount:
+        bucket.refuse("PutObject", "SlowDown")
+        await mount.save("f", noise(200_000))
+        held = mount.cache.held
+    bucket.fault = None
+    async with planted(bucket, tmp_path, replay=False) as mount:
+        assert mount.cache.held >= held >= 200_000
