@@ -6,14 +6,17 @@ test reads like what a program does. Tests that use it run under trio's MockCloc
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import shutil
-from collections.abc import AsyncIterator, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import pytest
 import trio
@@ -29,8 +32,14 @@ from bucketfs.tree.open import Handle
 from bucketfs.tree.posix import Defaults
 from bucketfs.tree.state import TreeConfig
 from bucketfs.tree.tree import Tree
+from tests.tree.check import check
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MIB = 1 << 20
+#: Trees up to so many names are looked at after each verb.
+CHECKED = 100
 TTL = 60.0
 
 
@@ -70,6 +79,23 @@ class Bucket(MemoryStore):
         self.fault = hook
 
 
+def verb(
+    method: Callable[Concatenate[Mount, P], Awaitable[R]],
+) -> Callable[Concatenate[Mount, P], Awaitable[R]]:
+    """What a program does: whether it succeeds or not, the tree is as it should be afterwards."""
+
+    @functools.wraps(method)
+    async def checked(self: Mount, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await method(self, *args, **kwargs)
+        finally:
+            # of many files only the end is looked at: it would take longer than the test
+            if self.tree.state.entries <= CHECKED and sys.exc_info()[0] is not trio.Cancelled:
+                check(self.tree)
+
+    return checked
+
+
 @dataclass(slots=True)
 class Mount:
     """A planted tree with its bucket; the methods are what programs do."""
@@ -91,6 +117,7 @@ class Mount:
             inode = await self.tree.finder.find(inode, name)
         return inode
 
+    @verb
     async def root_listed(self) -> None:
         """Have names in the root cost no request."""
         await self.tree.lister.ensure(self.root)
@@ -113,16 +140,19 @@ class Mount:
         assert isinstance(inode, Directory)
         return inode
 
+    @verb
     async def names(self, path: str = "") -> set[str]:
         """Entries of a directory."""
         directory = await self.directory(path)
         await self.tree.lister.ensure(directory)
         return set(directory.children)
 
+    @verb
     async def open(self, path: str, flags: int = os.O_RDONLY) -> Handle:
         """An existing file, opened."""
         return await self.tree.opener.open(await self.find(path), flags, uid=0, pid=0)
 
+    @verb
     async def create(self, path: str) -> Handle:
         """A new file, opened."""
         parent, _, name = path.rpartition("/")
@@ -131,18 +161,22 @@ class Mount:
         )
         return self.tree.opener.open_new(inode, pid=0)
 
+    @verb
     async def write(self, handle: Handle, offset: int, data: bytes) -> None:
         """Write to an open file."""
         assert await self.tree.opener.write(handle, offset, data) == len(data)
 
+    @verb
     async def pread(self, handle: Handle, start: int, length: int) -> bytes:
         """Read from an open file."""
         return await self.tree.opener.read(handle, start, length)
 
+    @verb
     async def flush(self, handle: Handle) -> None:
         """What close(2) waits for."""
         await self.tree.opener.flush(handle)
 
+    @verb
     async def close(self, handle: Handle) -> None:
         """Flush and let go, as the kernel does at the last close; raises what flush did."""
         try:
@@ -150,6 +184,7 @@ class Mount:
         finally:
             await self.tree.opener.release(handle)
 
+    @verb
     async def read(self, path: str) -> bytes:
         """All bytes of a file."""
         handle = await self.open(path)
@@ -158,17 +193,20 @@ class Mount:
         finally:
             await self.close(handle)
 
+    @verb
     async def save(self, path: str, data: bytes) -> None:
         """A new file with these bytes."""
         handle = await self.create(path)
         await self.write(handle, 0, data)
         await self.close(handle)
 
+    @verb
     async def unlink(self, path: str) -> None:
         """Remove a file."""
         parent, _, name = path.rpartition("/")
         await self.tree.entries.unlink(await self.directory(parent), name)
 
+    @verb
     async def mkdir(self, path: str) -> Directory:
         """Make a directory."""
         parent, _, name = path.rpartition("/")
@@ -176,11 +214,13 @@ class Mount:
             await self.directory(parent), name, 0o755, 0, 0
         )
 
+    @verb
     async def rmdir(self, path: str) -> None:
         """Remove a directory."""
         parent, _, name = path.rpartition("/")
         await self.tree.entries.remove_directory(await self.directory(parent), name)
 
+    @verb
     async def rename(self, old: str, new: str, *, over: bool = True) -> None:
         """Give a path another name."""
         old_parent, _, old_name = old.rpartition("/")
@@ -245,9 +285,12 @@ async def planted(
             bucket.requested()
             try:
                 yield Mount(tree, bucket, cache)
+                check(tree)
             except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - re-raised
                 failure = error  # raised below as it is, not as a group
             nursery.cancel_scope.cancel()
+        if failure is None:
+            check(tree, ended=True)
     finally:
         cache.close()
     if failure is not None:
