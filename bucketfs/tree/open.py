@@ -78,6 +78,7 @@ class Opener:
         if reads:
             self._ahead.opened(inode)
             await self._attributes.settled(inode)  # its bytes may be on their way already
+        known = inode.content.conflicts if inode.content is not None else 0
         await self._check_version(inode, reads=reads)
         if flags & os.O_TRUNC:
             await self._truncate(inode, uid)
@@ -85,7 +86,10 @@ class Opener:
         inode.opened = inode.etag
         if keep:
             self._state.content(inode).served = True
-        return self._handle(inode, writable=writable, keep_cache=keep, pid=pid)
+        handle = self._handle(inode, writable=writable, keep_cache=keep, pid=pid)
+        # emptying it has waited for an upload, which may have ended in a conflict copy
+        handle.conflicts = min(handle.conflicts, known)
+        return handle
 
     def open_new(self, inode: Inode, *, pid: int) -> Handle:
         """A handle on a file that was just created."""

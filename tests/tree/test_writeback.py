@@ -592,3 +592,22 @@ async def test_a_try_that_waited_for_a_lock_leaves_alone_what_is_being_written(
         await mount.close(handle)
         await trio.sleep(5)
         assert bucket.peek("f") == b"half "
+
+
+async def test_an_open_that_waited_for_a_conflict_tells_of_it(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """It emptied the conflict copy, and its program means the name that it opened."""
+    bucket.latency = 0.1
+    async with writing(bucket, tmp_path) as mount:
+        await mount.save("f", b"ours")
+        inode = await mount.find("f")
+        bucket.poke("f", b"theirs")
+        await trio.sleep(0.2)  # it has been refused, and is about to be kept beside
+        handle = await mount.tree.opener.open(inode, os.O_WRONLY | os.O_TRUNC, uid=0, pid=0)
+        assert inode.name != "f"
+        await mount.write(handle, 0, b"new")
+        with pytest.raises(FsError) as caught:
+            await mount.tree.opener.sync(handle)
+        assert caught.value.errno == errno.ESTALE
+        await mount.close(handle)
