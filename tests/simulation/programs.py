@@ -246,6 +246,7 @@ class Steps:
             self._versions.changes += 1
 
             def cut(inode: Inode) -> None:
+                self._versions.changes += 1
                 content = inode.content
                 if content is None:
                     answer.facts = {path: self._versions.stored(inode.etag)}
