@@ -73,16 +73,17 @@ async def test_the_same_request(name: str, settings: str) -> None:
 )
 @pytest.mark.parametrize("name", ["get", "put"])
 async def test_the_same_refusal(name: str, answer: bytes, kind: type[StoreError]) -> None:
-    async def refusal(*answers: bytes) -> StoreError:
-        async with talking(*answers) as (store, _):
-            for _ in answers[1:]:
+    async def refusal(*before: bytes) -> StoreError:
+        # a 501 may be meant for a header that the same call can do without
+        async with talking(*before, *[answer] * 8) as (store, _):
+            for _ in before:
                 await call(store)
             with pytest.raises(StoreError) as raised:
                 await call(store)
         return raised.value
 
     good, call = CALLS[name]
-    long, short = await refusal(answer), await refusal(good, answer)
+    long, short = await refusal(), await refusal(good)
     assert type(long) is type(short) is kind
     assert vars(long) == vars(short)
 
