@@ -69,8 +69,6 @@ class Operations(pyfuse3.Operations):
         self._xattrs = xattrs
         self._handles: dict[int, Handle | OpenDirectory] = {}
         self._last_handle = 0
-        tree.state.on_replaced = again.replaced
-        tree.state.on_moved = again.moved
 
     # ---- names -----------------------------------------------------------------------------------
 

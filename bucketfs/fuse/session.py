@@ -15,6 +15,7 @@ from bucketfs.cache.cache import PageCache
 from bucketfs.cache.directory import cache_root, name_of
 from bucketfs.errors import MountRefused
 from bucketfs.file.context import FileContext
+from bucketfs.fuse import again
 from bucketfs.fuse.encode import Encoder, View
 from bucketfs.fuse.host import Host, Service
 from bucketfs.fuse.operations import Operations
@@ -22,7 +23,7 @@ from bucketfs.options import Options
 from bucketfs.store.base import Store
 from bucketfs.tasks import Background
 from bucketfs.tree.posix import Defaults
-from bucketfs.tree.state import TreeConfig
+from bucketfs.tree.state import TreeConfig, Watcher
 from bucketfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ async def _serve(
     stop: _Stop,
 ) -> None:
     async with trio.open_nursery() as nursery:
-        tree = plant(store, options, cache, Background(nursery))
+        tree = plant(store, options, cache, Background(nursery), again)
         operations = Operations(
             tree,
             Encoder(tree, _view(options)),
@@ -142,7 +143,13 @@ async def _serve(
         nursery.cancel_scope.cancel()
 
 
-def plant(store: Store, options: Options, cache: PageCache, background: Background) -> Tree:
+def plant(
+    store: Store,
+    options: Options,
+    cache: PageCache,
+    background: Background,
+    watcher: Watcher | None = None,
+) -> Tree:
     """The tree of a bucket, with the cache it uses; nothing is asked of the bucket yet."""
     files = FileContext(
         store=store,
@@ -162,7 +169,7 @@ def plant(store: Store, options: Options, cache: PageCache, background: Backgrou
         writeback=options.writeback,
         listed_attributes=options.metadata == "list" or not store.capabilities.user_metadata,
     )
-    return Tree(files, config)
+    return Tree(files, config, watcher)
 
 
 def _view(options: Options) -> View:

@@ -412,14 +412,20 @@ class S3Store:
         if page is None:
             raise NoAnswer("BadAnswer", operation=operation, key=prefix, message="no listing")
         if not self.capabilities.etags or not all(info.etag for info in page.objects):
-            return replace(page, objects=[self._versioned(info) for info in page.objects])
+            if page.objects and not any(info.etag for info in page.objects):
+                self._provider.miss_etags()
+            return replace(page, objects=[self._with_version(info) for info in page.objects])
         return page
 
     def _versioned(self, info: ObjectInfo) -> ObjectInfo:
         """What an answer says of an object, with something to tell its version by."""
         if not info.etag:
             self._provider.miss_etags()
-        if self.capabilities.etags:
+        return self._with_version(info)
+
+    def _with_version(self, info: ObjectInfo) -> ObjectInfo:
+        """As `_versioned`, of one of many: it alone says nothing of the endpoint."""
+        if info.etag and self.capabilities.etags:
             return info
         return replace(info, etag=version_token(info.size, info.last_modified))
 

@@ -373,7 +373,7 @@ class Publisher:
         parent.listed = NEVER
         self._state.unlink(inode)
         self._state.link(parent, new_name, inode)
-        self._state.on_moved(parent, name)
+        self._state.watcher.moved(parent, name)
         self._saved(inode, live, info, target.headers, target.changes)
         content.conflicts += 1
         raise FsError(code, f"{name!r} was changed by someone else") from cause

@@ -308,7 +308,7 @@ class Saver:
 
     def _leave_unfinished(self) -> None:
         """Keep what programs are still writing out of the bucket, and in files of its own."""
-        error = FsError(errno.EINTR, "no close and no fsync had finished it when the mount ended")
+        error = InterruptedError("no close and no fsync had finished it when the mount ended")
         for inode in list(self._state.live):
             live = inode.live
             if live is None or live.unlinked or not is_being_written(live):
@@ -321,7 +321,7 @@ class Saver:
                 content.outgoing.drop()
             if content is not None and content.promise is not None:
                 words += "; the next mount of this bucket here goes on with what was closed before"
-            log.error("%s is not saved: %s%s", self._state.shown(inode), error.why, words)
+            log.error("%s is not saved: %s%s", self._state.shown(inode), error, words)
             self._left.add(inode)
 
     async def _save_last(self, inode: Inode) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from bucketfs import clock
 from bucketfs.errors import FsError
@@ -69,10 +70,30 @@ class TreeConfig:
     writeback: bool = False
 
 
+class Watcher(Protocol):
+    """Who remembers what the tree has told, and hears that it is not so any more: the kernel."""
+
+    def replaced(self, inode: Inode) -> None:
+        """Others gave an inode that the watcher knows another version."""
+
+    def moved(self, parent: Directory, name: str) -> None:
+        """A name is others' from now on: what stood for it has got another one."""
+
+
+class Nobody:
+    """A watcher that remembers nothing."""
+
+    def replaced(self, inode: Inode) -> None:  # noqa: ARG002
+        return
+
+    def moved(self, parent: Directory, name: str) -> None:  # noqa: ARG002
+        return
+
+
 class TreeState:
     """The tree's memory."""
 
-    def __init__(self, files: FileContext, config: TreeConfig) -> None:
+    def __init__(self, files: FileContext, config: TreeConfig, watcher: Watcher) -> None:
         self.files = files
         self.store = files.store
         self.index = files.cache.index
@@ -92,10 +113,7 @@ class TreeState:
         self.deferred: dict[str, Inode] = {}
         #: Names removed here whose objects are being deleted, with their keys (`Removals`).
         self.leaving: dict[Directory, dict[str, Sequence[str]]] = {}
-        #: Told of each inode that the kernel knows and that others gave another version.
-        self.on_replaced: Callable[[Inode], None] = lambda _inode: None
-        #: Told of each name that is others' from now on, as what stood for it has got another.
-        self.on_moved: Callable[[Directory, str], None] = lambda _parent, _name: None
+        self.watcher = watcher
         #: What could not be saved and is not tried any more, the latest of it.
         self.given_up: deque[GivenUp] = deque(maxlen=_GIVEN_UP_KEPT)
 
@@ -312,7 +330,7 @@ class TreeState:
         inode.etag, inode.size, inode.modified = etag, size, modified
         inode.posix = None
         if inode.lookups:
-            self.on_replaced(inode)
+            self.watcher.replaced(inode)
         return inode
 
     def enliven(self, inode: Inode) -> Live:

@@ -26,7 +26,7 @@ from bucketfs.tree.remove import Removals
 from bucketfs.tree.rename import Renamer
 from bucketfs.tree.replay import Replay
 from bucketfs.tree.save import Saver
-from bucketfs.tree.state import TreeConfig, TreeState
+from bucketfs.tree.state import Nobody, TreeConfig, TreeState, Watcher
 from bucketfs.tree.subtree import Subtree
 
 
@@ -39,8 +39,10 @@ class Tree:
         opener, outstanding, saver, replay: See their modules.
     """
 
-    def __init__(self, files: FileContext, config: TreeConfig) -> None:
-        self.state = TreeState(files, config)
+    def __init__(
+        self, files: FileContext, config: TreeConfig, watcher: Watcher | None = None
+    ) -> None:
+        self.state = TreeState(files, config, watcher or Nobody())
         self.lister = Lister(self.state)
         self.attributes = Attributes(self.state)
         self.subtree = Subtree(self.state, self.lister, self.attributes)

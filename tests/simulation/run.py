@@ -18,6 +18,7 @@ import trio.testing
 
 from bucketfs.cache.cache import PageCache
 from bucketfs.errors import FsError, StoreError
+from bucketfs.fuse import again as kernel_cache
 from bucketfs.fuse.encode import Encoder, View
 from bucketfs.fuse.operations import Operations
 from bucketfs.fuse.session import open_cache, plant
@@ -217,7 +218,9 @@ class Life:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    tree = plant(store, self._options, self.cache, Background(nursery))
+                    tree = plant(
+                        store, self._options, self.cache, Background(nursery), kernel_cache
+                    )
                     operations = Operations(
                         tree, Encoder(tree, View()), timeout=OP_TIMEOUT, size=None, xattrs=True
                     )

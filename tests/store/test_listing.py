@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bucketfs.errors import NoAnswer
 from bucketfs.store.answers import storage_class, unix_time, unquote
-from bucketfs.store.base import ObjectInfo
+from bucketfs.store.base import ObjectInfo, is_etag
 from bucketfs.store.listing import Listing, parse_listing, token_ahead
 from tests.store.test_transport import talking
 
@@ -146,3 +146,25 @@ async def test_no_listing(body: bytes) -> None:
     async with talking(answer) as (store, _):
         with pytest.raises(NoAnswer if not body else Exception):
             await store.list("")
+
+
+async def test_one_entry_without_an_etag_says_nothing_of_the_endpoint() -> None:
+    """It alone is told apart by size and time; a page without any is of one that names none."""
+
+    def page(*etags: str) -> bytes:
+        entries = "".join(
+            f"<Contents><Key>{number}</Key><Size>3</Size>{etag}"
+            "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+            for number, etag in enumerate(etags)
+        )
+        body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>"
+        return f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
+    named = "<ETag>&quot;abc&quot;</ETag>"
+    async with talking(page(named, ""), page("", "")) as (store, _):
+        first, second = (await store.list("")).objects
+        assert (first.etag, is_etag(second.etag)) == ("abc", False)
+        assert store.capabilities.etags
+        assert store.capabilities.multipart
+        await store.list("")
+        assert not store.capabilities.etags

@@ -30,7 +30,7 @@ from bucketfs.tasks import Background
 from bucketfs.tree.inode import NEVER, Directory, Inode
 from bucketfs.tree.open import Handle
 from bucketfs.tree.posix import Defaults
-from bucketfs.tree.state import TreeConfig
+from bucketfs.tree.state import TreeConfig, Watcher
 from bucketfs.tree.tree import Tree
 from tests.tree.check import check
 
@@ -266,6 +266,7 @@ async def planted(
     part_size: int | None = None,
     cache_size: int = 1 << 30,
     replay: bool = True,
+    watcher: Watcher | None = None,
     **config: object,
 ) -> AsyncIterator[Mount]:
     """A mount of the bucket with its cache in `directory`; nothing is drained at the end."""
@@ -278,7 +279,7 @@ async def planted(
     try:
         async with trio.open_nursery() as nursery:
             files = FileContext(bucket, cache, Background(nursery), part_size, parallel=8)
-            tree = Tree(files, replace(CONFIG, **config))  # type: ignore[arg-type]
+            tree = Tree(files, replace(CONFIG, **config), watcher)  # type: ignore[arg-type]
             await tree.attributes.ensure(tree.state.root)
             if replay:
                 await tree.replay.run()

@@ -14,15 +14,19 @@ import trio
 from bucketfs.errors import FsError, NoAnswer, StoreError
 from bucketfs.store.memory import Fault
 from bucketfs.tree import pending as pending_module
+from bucketfs.tree.inode import Directory
+from bucketfs.tree.state import Nobody, Watcher
 from tests.tree.builder import MIB, Bucket, Mount, in_place, noise, planted
 
 pytestmark = pytest.mark.mock_clock
 
 
 @asynccontextmanager
-async def writing(bucket: Bucket, directory: Path) -> AsyncIterator[Mount]:
+async def writing(
+    bucket: Bucket, directory: Path, watcher: Watcher | None = None
+) -> AsyncIterator[Mount]:
     """A mount whose root is listed, so that its names cost no request."""
-    async with planted(bucket, directory, writeback=True) as mount:
+    async with planted(bucket, directory, writeback=True, watcher=watcher) as mount:
         await mount.names()
         bucket.requested()
         yield mount
@@ -276,8 +280,12 @@ async def test_the_kernel_hears_of_a_conflict_in_the_background(
 ) -> None:
     """Or else the next open of the name would go on in the conflict copy."""
     told: list[str] = []
-    async with writing(bucket, tmp_path) as mount:
-        mount.tree.state.on_moved = lambda _parent, name: told.append(name)
+
+    class Kernel(Nobody):
+        def moved(self, parent: Directory, name: str) -> None:
+            told.append(name)
+
+    async with writing(bucket, tmp_path, watcher=Kernel()) as mount:
         await mount.save("f", b"ours")
         bucket.poke("f", b"theirs")
         await trio.sleep(5)
