@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import calendar
 import hashlib
 import socket
 from collections.abc import Iterator, Mapping
@@ -43,6 +42,7 @@ from bucketfs.errors import (
 )
 from bucketfs.store.base import Body, Headers, ObjectInfo
 from bucketfs.store.config import StoreConfig
+from bucketfs.store.error_body import words
 
 _MONTHS: Final = {
     name: number
@@ -95,17 +95,40 @@ class Payload:
 
 
 def unix_time(text: str) -> int:
-    """Whole seconds of an HTTP date (``Sat, 21 Nov 2026 07:39:22 GMT``) or an ISO 8601 one."""
+    """Whole seconds of an HTTP date (``Sat, 21 Nov 2026 07:39:22 GMT``) or an ISO 8601 one.
+
+    0 for no text at all. Raises ValueError for any other.
+    """
     if not text:
         return 0
     if text[0].isdigit():
         moment = datetime.fromisoformat(text)
-        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-    day, month, year, clock = text.split()[1:5]
-    hour, minute, second = clock.split(":")
-    return calendar.timegm(
-        (int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second))
-    )
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    else:
+        moment = _http_date(text)
+    try:
+        return int(moment.timestamp())
+    except OverflowError:
+        raise ValueError(text) from None
+
+
+def _http_date(text: str) -> datetime:
+    try:
+        day, month, year, clock = text.split()[1:5]
+        hour, minute, second = map(int, clock.split(":"))
+        # the only one above 59 that may come is a leap second (RFC 9110, 5.6.7)
+        second = 59 if second == 60 else second
+        return datetime(int(year), _MONTHS[month], int(day), hour, minute, second, tzinfo=UTC)
+    except (KeyError, OverflowError) as exc:
+        raise ValueError(text) from exc
+
+
+def time_told(text: str | None) -> int:
+    """As `unix_time`, of one object's answer, which is good for more than its date: 0 for none."""
+    try:
+        return unix_time(text or "")
+    except ValueError:
+        return 0
 
 
 def unquote(etag: str | None) -> str:
@@ -147,7 +170,7 @@ def object_info(key: str, came: Mapping[str, str], size: int) -> ObjectInfo:
         key,
         size,
         unquote(came.get("etag")),
-        unix_time(came.get("last-modified", "")),
+        time_told(came.get("last-modified")),
         headers,
         storage_class(came.get("x-amz-storage-class")),
     )
@@ -191,10 +214,11 @@ def translate(
     if isinstance(exc, NO_KEYS):
         return StoreError("CredentialsFailed", operation=operation, key=key, message=str(exc))
     if isinstance(exc, (HTTPClientError, ConnectionFailure)):
-        return NoAnswer(_no_answer_code(exc), operation=operation, key=key, message=str(exc))
+        code = _no_answer_code(exc)
+        return NoAnswer(code, operation=operation, key=key, message=words(str(exc)))
     if isinstance(exc, ResponseParserError):
-        return NoAnswer("BadAnswer", operation=operation, key=key, message=str(exc))
-    return StoreError("BadRequest", operation=operation, key=key, message=str(exc))
+        return NoAnswer("BadAnswer", operation=operation, key=key, message=words(str(exc)))
+    return StoreError("BadRequest", operation=operation, key=key, message=words(str(exc)))
 
 
 def taken(exc: PreconditionFailed) -> KeyTaken:
@@ -237,10 +261,14 @@ def _from_answer(response: Mapping[str, Any], operation: str, key: str) -> Store
         status=status,
         operation=operation,
         key=key,
-        request_id=headers.get("x-amz-request-id", ""),
+        request_id=_printable(headers.get("x-amz-request-id", "")),
         message=error.get("Message") or "",
         retry_after=float(after) if after.isdecimal() else None,
     )
+
+
+def _printable(text: str) -> str:
+    return words(text) if text.isprintable() else ""
 
 
 def _error_class(code: str, status: int) -> type[StoreError]:

@@ -88,11 +88,14 @@ class ListPage:
         objects: In the order of their keys.
         prefixes: Common prefixes, when a delimiter was given.
         next_token: Where the next page begins, None after the last.
+        left_out: How many entries are not among them that nobody could read, or that do not answer
+            the question.
     """
 
     objects: Sequence[ObjectInfo]
     prefixes: Sequence[str]
     next_token: str | None
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)

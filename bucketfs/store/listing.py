@@ -1,7 +1,8 @@
-"""Reads the answers of ListObjects and ListObjectsV2 (S3 API Reference, "ListBucketResult").
+"""Reads listings (S3 API Reference, "ListBucketResult" and "ListMultipartUploadsResult").
 
 botocore takes some forty milliseconds for a page of a thousand keys; this takes a sixth. The
-grammar is left to the same expat that botocore uses.
+grammar is left to the same expat that botocore uses. An entry that says what cannot be, such as a
+size that is no number, is left out and counted; the others are none the worse for it.
 """
 
 from __future__ import annotations
@@ -9,15 +10,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import unescape
 
 from bucketfs.store.answers import storage_class, unix_time, unquote
-from bucketfs.store.base import ObjectInfo
+from bucketfs.store.base import ListPage, ObjectInfo, UploadInfo
+
+T = TypeVar("T")
 
 _FIELDS: Final = ("Key", "Size", "ETag", "LastModified", "StorageClass")
+_UPLOAD_FIELDS: Final = ("Key", "UploadId", "Initiated")
+_ROOTS: Final = (b"ListBucketResult", b"ListMultipartUploadsResult")
+#: No file is as long as this (off_t).
+_TOO_LARGE: Final = 1 << 63
 
 #: The root element stands within the first bytes.
 _ROOT: Final = 1024
@@ -29,12 +36,22 @@ _TOKEN: Final = b"<NextContinuationToken>"
 _QUOTES: Final = {"&quot;": '"', "&apos;": "'"}
 _TRUNCATED: Final = b"<IsTruncated>true<"
 
-#: References to characters that XML 1.0 forbids (section 2.2). Ceph 16 encodes keys as it is asked
-#: to, and puts the same characters bare into prefix, marker and token.
-_FORBIDDEN: Final = re.compile(rb"&#(?:x([01]?[0-9A-Fa-f])|([12]?[0-9]|3[01]));")
-#: What expat reads in their place, of Unicode's private use area, and the way back.
-_STAND_IN: Final = 0xE000
-_BACK: Final = {_STAND_IN + code: code for code in range(32)}
+#: What XML 1.0 forbids (section 2.2), bare or as references, and bytes that are no UTF-8, as
+#: Python's "surrogateescape" has them. Ceph 16 encodes keys as it is asked to, and puts such
+#: characters into prefix, marker and token; other servers encode nothing.
+_FORBIDDEN: Final = re.compile(
+    "&#(?:x0{0,8}([0-9A-Fa-f]{1,6})|0{0,8}([0-9]{1,7}));"
+    "|[\0-\x08\x0b\x0c\x0e-\x1f\udc80-\udcff\ufffe\uffff]"
+)
+#: Those that a name can have all the same, and what expat reads in their place: characters of the
+#: last private use area of Unicode.
+_STAND_INS: Final = {
+    code: 0x10F000 + at
+    for at, code in enumerate([*range(32), 0xFFFE, 0xFFFF, *range(0xDC80, 0xDD00)])
+}
+_BACK: Final = {stand_in: code for code, stand_in in _STAND_INS.items()}
+#: Stands for all others: a name that has it cannot be told.
+_UNKNOWN: Final = chr(_STAND_INS[0xDC80])
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +63,7 @@ class Listing:
         truncated: Whether there is more.
         next_token: Where version 2 goes on, "" where it is not told.
         next_marker: Where version 1 goes on, "" where it is not told.
+        left_out: How many entries could not be read.
     """
 
     objects: list[ObjectInfo]
@@ -53,11 +71,40 @@ class Listing:
     truncated: bool
     next_token: str
     next_marker: str
+    left_out: int = 0
+
+    def answer(self, prefix: str, delimiter: str, next_token: str | None) -> ListPage:
+        """What of it answers a question for the keys behind `prefix` as far as `delimiter`."""
+        cut = len(prefix)
+        objects = [
+            info
+            for info in self.objects
+            if info.key.startswith(prefix) and not (delimiter and delimiter in info.key[cut:])
+        ]
+        prefixes = [
+            common
+            for common in self.prefixes
+            if common.startswith(prefix) and common.find(delimiter, cut) == len(common) - 1
+        ]
+        fitting = len(objects) + len(prefixes)
+        left_out = self.left_out + len(self.objects) + len(self.prefixes) - fitting
+        return ListPage(objects, prefixes, next_token, left_out)
+
+
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """One page of unfinished uploads; what is truncated goes on behind the two markers."""
+
+    uploads: list[UploadInfo]
+    truncated: bool
+    key_marker: str
+    id_marker: str
+    left_out: int
 
 
 def is_listing(body: bytes) -> bool:
     """Whether a body that came with 200 is a listing, and not an error or some other page."""
-    return b"ListBucketResult" in body[:_ROOT]
+    return any(root in body[:_ROOT] for root in _ROOTS)
 
 
 def token_ahead(body: bytes) -> str:
@@ -78,63 +125,159 @@ def token_ahead(body: bytes) -> str:
 
 def parse_listing(body: bytes) -> Listing | None:
     """The listing in a response body, None when there is something else in it."""
+    read = _document(body)
+    if read is None or read.root == "Error":
+        return None
+    objects, bad_objects = read.entries("Contents", _FIELDS, _object)
+    prefixes, bad_prefixes = read.entries("CommonPrefixes", ("Prefix",), _prefix)
+    try:
+        return Listing(
+            objects,
+            prefixes,
+            read.text("IsTruncated") == "true",
+            _sendable(read.restore(read.text("NextContinuationToken"))),
+            _sendable(read.name(read.text("NextMarker"))),
+            bad_objects + bad_prefixes,
+        )
+    except ValueError:
+        return None
+
+
+def parse_uploads(body: bytes) -> Uploads | None:
+    """The unfinished uploads in a response body, None when there is something else in it."""
+    read = _document(body)
+    if read is None or read.root == "Error":
+        return None
+    uploads, left_out = read.entries("Upload", _UPLOAD_FIELDS, _upload)
+    try:
+        return Uploads(
+            uploads,
+            read.text("IsTruncated") == "true",
+            _sendable(read.name(read.text("NextKeyMarker"))),
+            _sendable(read.restore(read.text("NextUploadIdMarker"))),
+            left_out,
+        )
+    except ValueError:
+        return None
+
+
+_Name = Callable[[str], str]
+
+
+class _Document:
+    """A parsed listing.
+
+    Attributes:
+        root: Name of the root element.
+        restore: Gives a text back what XML could not carry.
+        name: The same for what is encoded as `EncodingType` says; raises ValueError where that
+            cannot be undone.
+    """
+
+    def __init__(self, root: ET.Element, restore: _Name) -> None:
+        self._root = root
+        self._space = root.tag[: root.tag.find("}") + 1]
+        self._top = {child.tag: child.text or "" for child in root}
+        self.root = root.tag[len(self._space) :]
+        self.restore = restore
+        decode = _decode if self.text("EncodingType") == "url" else str
+        self.name = decode if restore is str else lambda text: _sendable(decode(restore(text)))
+
+    def text(self, name: str) -> str:
+        """Of a child of the root, "" if there is none."""
+        return self._top.get(self._space + name, "")
+
+    def entries(
+        self,
+        kind: str,
+        fields: tuple[str, ...],
+        read: Callable[[list[str | None], _Name], T],
+    ) -> tuple[list[T], int]:
+        """What `read` makes of all entries of a kind, and of how many it made nothing.
+
+        Args:
+            kind: Name of their element.
+            fields: Names of the children whose texts it is given.
+            read: Raises ValueError for texts that make no sense.
+        """
+        names = [self._space + field for field in fields]
+        found: list[T] = []
+        bad = 0
+        for entry in self._root.iterfind(self._space + kind):
+            texts = {field.tag: field.text for field in entry}
+            try:
+                found.append(read([texts.get(name) for name in names], self.name))
+            except ValueError:
+                bad += 1
+        return found, bad
+
+
+def _document(body: bytes) -> _Document | None:
     if len(body) > _SHORT and body.count(b"<") + body.count(b"=") > _MARKUP:
         return None
     root = _root(body)
-    restore: Callable[[str], str] = str
-    if root is None:
-        root = _root(_FORBIDDEN.sub(_stand_in, body))
-        restore = _restore
-    if root is None:
-        return None
-    space = root.tag[: root.tag.find("}") + 1]
-    if root.tag == f"{space}Error":
-        return None
-    top = {child.tag: child.text or "" for child in root}
-    decode = _decode if top.get(f"{space}EncodingType") == "url" else str
-    names = tuple(f"{space}{name}" for name in _FIELDS)
-    return Listing(
-        [_object(entry, names, decode) for entry in root.iterfind(f"{space}Contents")],
-        [
-            decode(entry.findtext(f"{space}Prefix") or "")
-            for entry in root.iterfind(f"{space}CommonPrefixes")
-        ],
-        top.get(f"{space}IsTruncated") == "true",
-        restore(top.get(f"{space}NextContinuationToken", "")),
-        restore(decode(top.get(f"{space}NextMarker", ""))),
-    )
+    if root is not None:
+        return _Document(root, str)
+    root = _root(_FORBIDDEN.sub(_stand_in, body.decode(errors="surrogateescape")))
+    return None if root is None else _Document(root, _restore)
 
 
-def _root(body: bytes) -> ET.Element | None:
+def _root(body: bytes | str) -> ET.Element | None:
     try:
-        return ET.fromstring(body)  # noqa: S314 - expat loads nothing and bounds what entities become
-    except ET.ParseError:
+        # expat loads nothing and bounds what entities become
+        return ET.fromstring(body, ET.XMLParser(encoding="utf-8"))  # noqa: S314
+    except (ET.ParseError, ValueError):
         return None
 
 
-def _stand_in(reference: re.Match[bytes]) -> bytes:
-    code = int(reference[1], 16) if reference[1] else int(reference[2])
-    return chr(_STAND_IN + code).encode()
+def _stand_in(found: re.Match[str]) -> str:
+    if not (found[1] or found[2]):
+        return chr(_STAND_INS[ord(found[0])])
+    code = int(found[1], 16) if found[1] else int(found[2])
+    if code in _STAND_INS:
+        return chr(_STAND_INS[code])
+    return _UNKNOWN if code > 0x10FFFF or 0xD800 <= code < 0xE000 else found[0]
 
 
 def _restore(text: str) -> str:
     return text.translate(_BACK)
 
 
-def _object(entry: ET.Element, names: tuple[str, ...], decode: Callable[[str], str]) -> ObjectInfo:
-    texts = {field.tag: field.text for field in entry}
-    key, size, etag, modified, kept = map(texts.get, names)
+def _sendable(text: str) -> str:
+    """The text itself. Raises ValueError when it is none: no request can name it."""
+    text.encode()
+    return text
+
+
+def _object(texts: list[str | None], name: _Name) -> ObjectInfo:
+    key, size, etag, modified, kept = texts
+    if not key or (etag and not etag.isprintable()):
+        raise ValueError(key)
     return ObjectInfo(
-        decode(key or ""),
-        int(size or 0),
-        unquote(etag),
-        unix_time(modified or ""),
-        None,
-        storage_class(kept),
+        name(key), _size(size), unquote(etag), unix_time(modified or ""), None, storage_class(kept)
     )
+
+
+def _size(text: str | None) -> int:
+    if not text or not text.isdecimal() or (size := int(text)) >= _TOO_LARGE:
+        raise ValueError(text)
+    return size
+
+
+def _prefix(texts: list[str | None], name: _Name) -> str:
+    if not texts[0]:
+        raise ValueError
+    return name(texts[0])
+
+
+def _upload(texts: list[str | None], name: _Name) -> UploadInfo:
+    key, upload_id, initiated = texts
+    if not key or not upload_id:
+        raise ValueError(key)
+    return UploadInfo(name(key), upload_id, unix_time(initiated or ""))
 
 
 def _decode(text: str) -> str:
     """Undo ``encoding-type=url``; the slashes first, which mostly are all there is to undo."""
     text = text.replace("%2F", "/")
-    return unquote_plus(text) if "%" in text or "+" in text else text
+    return unquote_plus(text, errors="strict") if "%" in text or "+" in text else text

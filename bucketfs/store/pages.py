@@ -7,14 +7,33 @@ unseen.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
+from cachetools import LRUCache
 
 from bucketfs.errors import StoreError
 from bucketfs.store.base import ListPage, Store
+
+_log = logging.getLogger("bucketfs.store.pages")
+
+#: What was told last of a prefix: a directory that is polled tells it once.
+_told: Final[LRUCache[str, int]] = LRUCache(1024)
+
+
+def tell_left_out(prefix: str, count: int) -> None:
+    """Say in the log how many entries of a listing are left out, unless that was said before."""
+    if count and _told.get(prefix) != count:
+        _told[prefix] = count
+        _log.warning(
+            "%d entries in the listing of %r are not shown: the endpoint says of them what cannot"
+            " be (a size or date that is none, a key outside of it), see what serves it",
+            count,
+            prefix,
+        )
 
 
 async def read_pages(
@@ -45,12 +64,20 @@ async def read_pages(
     ask = partial(store.list, prefix, delimiter=delimiter, start_after=start_after)
     failure: StoreError | None = None
     complete = False
+    left_out = 0
+
+    def count_and_take(page: ListPage) -> None:
+        nonlocal left_out
+        left_out += page.left_out
+        take(page)
+
     async with trio.open_nursery() as nursery:
         try:
-            complete = await _Reader(nursery, ask, most).read(take)
+            complete = await _Reader(nursery, ask, most).read(count_and_take)
         except StoreError as exc:
             failure = exc  # would leave the nursery as a group
         nursery.cancel_scope.cancel()
+    tell_left_out(prefix, left_out)
     if failure is not None:
         raise failure
     return complete

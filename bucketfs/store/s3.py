@@ -13,7 +13,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
-from urllib.parse import unquote_plus
 
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
@@ -35,8 +34,8 @@ from bucketfs.store.answers import (
     new_object_params,
     object_info,
     taken,
+    time_told,
     translate,
-    unix_time,
     unquote,
 )
 from bucketfs.store.base import (
@@ -53,7 +52,9 @@ from bucketfs.store.base import (
 )
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
-from bucketfs.store.listing import Listing, parse_listing, token_ahead
+from bucketfs.store.error_body import error_code, words
+from bucketfs.store.listing import Listing, parse_listing, parse_uploads, token_ahead
+from bucketfs.store.pages import tell_left_out
 from bucketfs.store.refusal import as_taken
 from bucketfs.store.session import Connection
 from bucketfs.store.sums import Checksums
@@ -182,7 +183,7 @@ class S3Store:
         etag = unquote(result.get("ETag"))
         if not (etag and self.capabilities.etags):
             return await self.head(target)
-        modified = unix_time(result.get("LastModified", ""))
+        modified = time_told(result.get("LastModified"))
         return ObjectInfo(target, size, etag, modified, headers, self._config.storage_class)
 
     async def delete(self, key: str, *, if_match: str = "") -> None:
@@ -196,18 +197,21 @@ class S3Store:
     async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
         stayed: dict[str, StoreError] = {}
         for at in range(0, len(keys), _BATCH):
-            batch = [{"Key": key} for key in keys[at : at + _BATCH]]
+            asked = dict.fromkeys(keys[at : at + _BATCH])
+            batch = [{"Key": key} for key in asked]
             answer = await self._call(
                 "DeleteObjects", keys[at], self._always, Delete={"Objects": batch, "Quiet": True}
             )
             for error in answer.get("Errors", []):
-                if error.get("Code") != "NoSuchKey":
-                    key = error.get("Key", "")
+                key, code = error.get("Key", ""), error.get("Code")
+                if key not in asked:
+                    raise _unusable("DeleteObjects", keys[at], f"it names {words(key)!r}")
+                if code != "NoSuchKey":
                     stayed[key] = StoreError(
-                        error.get("Code", "InternalError"),
+                        error_code(code, "InternalError"),
                         operation="DeleteObjects",
                         key=key,
-                        message=error.get("Message") or "",
+                        message=words(error.get("Message") or ""),
                     )
         return stayed
 
@@ -225,7 +229,7 @@ class S3Store:
         if delimiter:
             params["Delimiter"] = delimiter
         if not self._provider.list_v2:
-            return await self._list_v1(params, token or start_after)
+            return await self._list_v1(params, delimiter, token or start_after)
         first = dict(params)
         if token:
             first["ContinuationToken"] = token
@@ -235,17 +239,21 @@ class S3Store:
             page = await self._page("ListObjectsV2", prefix, first, on_token)
         except Unsupported:
             page = None
+        if page is not None and token and page.next_token == token:
+            raise _unusable("ListObjectsV2", prefix, "the next page is the same again")
         if page is None or (page.truncated and not page.next_token):
             # The endpoint took the request for one of version 1, and ignored where to start.
             self._provider.demote_list()
-            return await self._list_v1(params, token or start_after)
-        return ListPage(page.objects, page.prefixes, page.next_token if page.truncated else None)
+            return await self._list_v1(params, delimiter, token or start_after)
+        return page.answer(prefix, delimiter, page.next_token if page.truncated else None)
 
     async def create_upload(self, key: str, headers: Headers, *, copies: bool = False) -> str:
         opening = self._sums.opening(copies=copies)
         params = {**self._new, **self._described(headers), **opening}
         answer = await self._call("CreateMultipartUpload", key, self._object, Key=key, **params)
-        upload_id = str(answer["UploadId"])
+        upload_id: str = answer.get("UploadId", "")
+        if not upload_id:
+            raise _unusable("CreateMultipartUpload", key, "no upload in the answer")
         self._sums.opened(upload_id, opening)
         return upload_id
 
@@ -331,15 +339,17 @@ class S3Store:
             answer = await self._call(
                 "ListMultipartUploads", prefix, self._always, **params, **marker
             )
-            decode = unquote_plus if answer.get("EncodingType") == "url" else str
-            uploads += (
-                UploadInfo(decode(one["Key"]), one["UploadId"], unix_time(one.get("Initiated", "")))
-                for one in answer.get("Uploads", [])
-            )
-            following = (answer.get("NextKeyMarker"), answer.get("NextUploadIdMarker"))
-            if not answer.get("IsTruncated") or not following[0]:
+            page = parse_uploads(answer.get("Listing", b""))
+            if page is None:
+                raise _unusable("ListMultipartUploads", prefix, "no listing")
+            tell_left_out(prefix, page.left_out)
+            uploads += page.uploads
+            if not page.truncated or not page.key_marker:
                 return uploads
-            marker = {"KeyMarker": decode(following[0]), "UploadIdMarker": following[1] or ""}
+            before = marker
+            marker = {"KeyMarker": page.key_marker, "UploadIdMarker": page.id_marker}
+            if marker == before:
+                raise _unusable("ListMultipartUploads", prefix, "the next page is the same again")
 
     async def check(self) -> None:
         await self.list("", limit=1)
@@ -391,15 +401,16 @@ class S3Store:
             raise _changed("GetObject", key)
         return info
 
-    async def _list_v1(self, params: _Params, marker: str) -> ListPage:
-        page = await self._page("ListObjects", params["Prefix"], {**params, "Marker": marker})
+    async def _list_v1(self, params: _Params, delimiter: str, marker: str) -> ListPage:
+        prefix = params["Prefix"]
+        page = await self._page("ListObjects", prefix, {**params, "Marker": marker})
         if not page.truncated:
-            return ListPage(page.objects, page.prefixes, None)
+            return page.answer(prefix, delimiter, None)
         last = [page.objects[-1].key] if page.objects else []
         following = page.next_marker or max([*last, *page.prefixes[-1:]], default="")
         if following <= marker:
-            raise Unsupported("BadAnswer", operation="ListObjects", key=params["Prefix"])
-        return ListPage(page.objects, page.prefixes, following)
+            raise Unsupported("BadAnswer", operation="ListObjects", key=prefix)
+        return page.answer(prefix, delimiter, following)
 
     async def _page(
         self, operation: str, prefix: str, params: _Params, on_token: OnToken | None = None
@@ -410,7 +421,7 @@ class S3Store:
             await on_token(token)
         page = parse_listing(body)
         if page is None:
-            raise NoAnswer("BadAnswer", operation=operation, key=prefix, message="no listing")
+            raise _unusable(operation, prefix, "no listing")
         if not self.capabilities.etags or not all(info.etag for info in page.objects):
             if page.objects and not any(info.etag for info in page.objects):
                 self._provider.miss_etags()
@@ -432,6 +443,10 @@ class S3Store:
 
 def _changed(operation: str, key: str) -> PreconditionFailed:
     return PreconditionFailed("PreconditionFailed", status=412, operation=operation, key=key)
+
+
+def _unusable(operation: str, key: str, why: str) -> NoAnswer:
+    return NoAnswer("BadAnswer", operation=operation, key=key, message=why)
 
 
 class _Window:

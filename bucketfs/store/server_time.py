@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from bucketfs import clock
-from bucketfs.store.answers import unix_time
+from bucketfs.store.answers import time_told
 
 _log = logging.getLogger("bucketfs.store.server_time")
 
@@ -19,6 +19,9 @@ _log = logging.getLogger("bucketfs.store.server_time")
 _REFUSALS: Final = frozenset({"RequestTimeTooSkewed", "RequestExpired", "403"})
 #: Seconds by which clocks may differ without being to blame: S3 accepts 15 minutes.
 _TOLERANCE: Final = 240
+#: Unix times a server's clock may show: since there is S3 (2006), and as long as dates that are
+#: signed have four digits for the year with some to spare (2100).
+_PLAUSIBLE: Final = range(1_136_073_600, 4_102_444_800)
 
 
 class ServerTime:
@@ -44,13 +47,10 @@ class ServerTime:
             offset: The one that the request was signed with; of many that are refused at once, the
                 first answer teaches all.
         """
-        date = headers.get("date", "")
-        if code not in _REFUSALS or not date:
+        told = time_told(headers.get("date"))
+        if code not in _REFUSALS or told not in _PLAUSIBLE:
             return False
-        try:
-            difference = unix_time(date) - self.now()
-        except (ValueError, IndexError, KeyError):
-            return False
+        difference = told - self.now()
         if abs(difference) <= _TOLERANCE:
             return abs(offset - self.offset) > _TOLERANCE
         self.offset += difference

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final
+from xml.etree import ElementTree as ET
 
 import aiobotocore
 import botocore
@@ -29,6 +30,7 @@ from botocore import xform_name
 from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.handlers import BUILTIN_HANDLERS
+from botocore.parsers import ResponseParserError
 
 from bucketfs import clock
 from bucketfs.credentials import Anonymous, Chain, Credentials, StaticKeys
@@ -36,6 +38,7 @@ from bucketfs.errors import StoreError
 from bucketfs.store import internals
 from bucketfs.store.answers import NO_KEYS, headers_of
 from bucketfs.store.config import StoreConfig
+from bucketfs.store.error_body import parse_error
 from bucketfs.store.listing import is_listing
 from bucketfs.store.server_time import ServerTime
 from bucketfs.store.short import OPERATIONS, ShortWay
@@ -107,12 +110,37 @@ class _Signer(S3SigV4Auth):
 
 AUTH_TYPE_MAPS[_SIGNER] = _Signer
 
+#: What botocore's parser ends in that is told ``<Size>many</Size>``, or one thing twice.
+_UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError)
+
 
 class _Parser(AioRestXMLParser):  # type: ignore[misc]
-    """Leaves dates as the text they came as."""
+    """Leaves dates as the text they came as, and has a name for whatever it cannot read."""
 
     def __init__(self) -> None:
         super().__init__(timestamp_parser=str)
+
+    async def parse(self, response: dict[str, Any], shape: Any) -> dict[str, Any]:
+        """As botocore's. Raises ResponseParserError and nothing else."""
+        status: int = response["status_code"]
+        if status >= HTTPStatus.MULTIPLE_CHOICES:
+            return parse_error(status, response["headers"], response["body"])
+        try:
+            parsed: dict[str, Any] = await super().parse(response, shape)
+        except _UNREADABLE as exc:
+            raise ResponseParserError(f"unreadable: {exc!r}") from exc
+        if not _is_plain(parsed):
+            raise ResponseParserError("what has one value stands there twice")
+        return parsed
+
+
+def _is_plain(value: object) -> bool:
+    """Whether an answer is texts and numbers: botocore gives elements on where it found two."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return not isinstance(value, ET.Element)
 
 
 class _Parsers(AioResponseParserFactory):  # type: ignore[misc]
@@ -316,7 +344,7 @@ def set_handlers(client: Any) -> None:
         if getattr(handler, "__qualname__", None) in _UNUSED:
             events.unregister(event, handler)
     events.register("choose-signer.s3", _choose_signer)
-    for operation in ("ListObjects", "ListObjectsV2"):
+    for operation in ("ListObjects", "ListObjectsV2", "ListMultipartUploads"):
         events.register(f"before-parse.s3.{operation}", _keep_page)
 
 

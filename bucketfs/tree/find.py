@@ -163,11 +163,10 @@ class Finder:
         except FsError:
             return  # too long to be a directory
         page = await self._state.store.list(prefix, delimiter="", limit=1)
-        if page.objects:
-            answers.directory = True
-            # the marker is the first key of its prefix, if it exists at all
-            if page.objects[0].key == prefix:
-                answers.markers |= {"/"}
+        answers.directory |= bool(page.objects or page.left_out)
+        # the marker is the first key of its prefix, if it exists at all
+        if page.objects and page.objects[0].key == prefix:
+            answers.markers |= {"/"}
 
     async def _hadoop(self, key: str, answers: _Answers) -> None:
         with contextlib.suppress(NotFound):

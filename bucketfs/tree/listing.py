@@ -84,7 +84,7 @@ class Lister:
             )
             if any(info.key == prefix for info in page.objects):
                 directory.markers = (directory.markers or frozenset()) | {"/"}
-            if any(info.key not in gone for info in page.objects):
+            if page.left_out or any(info.key not in gone for info in page.objects):
                 return False
             token = page.next_token
             if token is None:

@@ -34,7 +34,7 @@ def decode_name(raw: bytes) -> str:
 
 def is_visible(name: str) -> bool:
     """Whether a key's component can be a file name."""
-    if name in ("", ".", "..") or "\0" in name:
+    if name in ("", ".", "..") or "\0" in name or "/" in name:
         return False
     return len(name) * 4 <= NAME_MAX or len(name.encode()) <= NAME_MAX
 

@@ -32,6 +32,7 @@ _DIRECTORY_TYPES = frozenset({DIRECTORY_TYPE, "httpd/unix-directory"})
 _OURS = frozenset({"mode", "uid", "gid", "mtime", "atime", "ctime", "xattr", "rdev"})
 #: Twelve digits of seconds reach beyond the year 30000 and fit every time_t.
 _DECIMAL = re.compile(r"(-?\d{1,12})(?:\.(\d*))?", re.ASCII)
+_NUMBER = re.compile(r"\d{1,20}", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 #: Names of extended attributes as the system calls can pass them.
@@ -219,7 +220,7 @@ def _said_mode(said: Mapping[str, str]) -> int | None:
 def _number(said: Mapping[str, str], names: tuple[str, ...], default: int) -> int:
     for name in names:
         text = said.get(name, "").strip()
-        if text.isascii() and text.isdigit() and int(text) < 1 << 32:
+        if _NUMBER.fullmatch(text) and int(text) < 1 << 32:
             return int(text)
     return default
 
@@ -242,16 +243,20 @@ def _decode_xattrs(text: str) -> Mapping[str, bytes]:
     if not text:
         return _NO_XATTRS
     try:
-        pairs = json.loads(unquote(text))
-        return {
-            name: base64.b64decode(value)
-            for name, value in pairs.items()
-            if _XATTR_NAME.fullmatch(name)
-        }
-    except (ValueError, AttributeError, TypeError, RecursionError):
+        pairs = json.loads(unquote(text)).items()
+    except (ValueError, AttributeError, RecursionError):
         # another tool's attribute of the same name: it stays unread and is replaced at the next
         # setxattr
         return {}
+    read = ((name, _xattr_value(value)) for name, value in pairs if _XATTR_NAME.fullmatch(name))
+    return {name: value for name, value in read if value is not None}
+
+
+def _xattr_value(said: object) -> bytes | None:
+    try:
+        return base64.b64decode(said) if isinstance(said, str) else None
+    except ValueError:
+        return None
 
 
 def _encode_xattrs(xattrs: Mapping[str, bytes]) -> str:

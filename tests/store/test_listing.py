@@ -134,8 +134,9 @@ def test_characters_that_xml_forbids(codes: list[int], hexadecimal: bool) -> Non
 
 
 def test_a_page_of_few_words() -> None:
-    body = b"<ListBucketResult><Contents>\n <Key>k</Key>\n</Contents></ListBucketResult>"
-    assert parse_listing(body) == Listing([ObjectInfo("k", 0, "", 0)], [], False, "", "")
+    entry = b"<Contents>\n <Key>k</Key>\n <Size>1</Size>\n</Contents>"
+    body = b"<ListBucketResult>" + entry + b"</ListBucketResult>"
+    assert parse_listing(body) == Listing([ObjectInfo("k", 1, "", 0)], [], False, "", "")
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"<Error><Code>SlowDown</Code></Error>"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import time
@@ -9,13 +10,14 @@ import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 from bucketfs.errors import FsError
-from bucketfs.store.base import ListPage
+from bucketfs.store.base import ListPage, ObjectInfo
 from bucketfs.tree.inode import Directory
 from tests.tree.builder import MIB, TTL, Bucket, Mount, planted, said
 
@@ -371,3 +373,26 @@ async def test_a_large_file_listed_needs_no_head_for_its_type(
         assert known(mount.root.children["large"])
         assert not known(mount.root.children["small"])
         assert bucket.requested() == {"ListObjectsV2": 1}
+
+
+class Lying(Bucket):
+    """A bucket of whose listings an entry is left out, and another has a slash in its name."""
+
+    async def list(self, prefix: str, **question: Any) -> ListPage:
+        page = await super().list(prefix, **question)
+        slash = ObjectInfo(f"{prefix}x/y", 1, "e", 1)
+        objects = [*page.objects, slash] if question.get("delimiter", "/") else page.objects
+        return replace(page, objects=objects, left_out=1)
+
+
+async def test_what_is_left_out_of_a_listing_hides_nothing_else(tmp_path: Path) -> None:
+    """And is there all the same: a directory that has nothing else is no empty one."""
+    bucket = Lying()
+    bucket.poke("d/f", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.names() == {"d"}
+        assert await mount.names("d") == {"f"}
+        await mount.unlink("d/f")
+        with pytest.raises(FsError) as raised:
+            await mount.rmdir("d")
+    assert raised.value.errno == errno.ENOTEMPTY
