@@ -1,5 +1,5 @@
 # bucketfs: make setup | demo | test | lint | check | docs | install | bench | bench-quick
-# Long tests: make nothing-lost | test-crash | test-races | test-faults | test-simulation | test-large | test-ceph
+# Long tests: make nothing-lost | test-crash | test-races | test-faults | test-simulation | test-large | test-ceph | fuzz
 
 PYTHON  ?= $(shell sh .ci/find-python)
 PREFIX  ?= /usr/local
@@ -7,12 +7,14 @@ SBINDIR ?= /sbin
 UNITDIR ?= /lib/systemd/system
 DESTDIR ?=
 
+SECONDS ?= 600
+
 VENV  := .venv
 RUN   := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SUDO  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup packages demo test lint check nothing-lost test-crash test-races test-faults test-simulation test-large test-ceph bench bench-quick docs install uninstall clean
+.PHONY: setup packages demo test lint check nothing-lost test-crash test-races test-faults test-simulation test-large test-ceph fuzz bench bench-quick docs install uninstall clean
 
 setup: packages $(READY)
 
@@ -49,6 +51,11 @@ check: lint test
 # Writes 50 GiB three times and reads 60 GiB; 20 minutes, and 12 GB of disk for the cache.
 test-large: setup
 	$(RUN) -m pytest tests/large -s $(ARGS)
+
+# What servers answer, for SECONDS a property: an hour at the default.
+fuzz: setup
+	$(RUN) -m pip install --quiet --editable '.[fuzz]'
+	$(RUN) -m tests.fuzz $(SECONDS)
 
 # The daemon killed with -9 at random moments, 50 rounds in each mode: five minutes.
 test-crash: setup

@@ -29,8 +29,8 @@ def tell_left_out(prefix: str, count: int) -> None:
     if count and _told.get(prefix) != count:
         _told[prefix] = count
         _log.warning(
-            "%d entries in the listing of %r are not shown: the endpoint says of them what cannot"
-            " be (a size or date that is none, a key outside of it), see what serves it",
+            "%d entries of the listing of %r are left out: what the endpoint says of them cannot be"
+            " (a size or date that is none, a key outside of the prefix); look at what serves it",
             count,
             prefix,
         )

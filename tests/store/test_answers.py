@@ -85,7 +85,7 @@ async def test_what_is_left_out_is_told_once(caplog: pytest.LogCaptureFixture) -
     assert shown == ["d/f", "d/g/"] * 2
     count = 2 * (len(BAD) + len(ASTRAY))
     assert [record.getMessage()[:40] for record in caplog.records] == [
-        f"{count} entries in the listing of 'd/' are not"[:40]
+        f"{count} entries of the listing of 'd/' are left"[:40]
     ]
 
 
