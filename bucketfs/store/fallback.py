@@ -331,9 +331,15 @@ class FallbackStore(StoreWrapper):
 
         Raises:
             StoreError: As the requests do; or the local disk has no room, which is said at once.
+            PreconditionFailed: The source is not of the size that it was known with.
         """
         with _spool(size) as file:
             await self.inner.get(source, lambda piece: _write(file, piece), if_match=etag)
+            if (came := os.fstat(file.fileno()).st_size) != size:
+                why = f"{came} bytes came, not {size}"
+                raise PreconditionFailed(
+                    "PreconditionFailed", status=412, operation="GetObject", key=source, message=why
+                )
             whole = FileBody(file.fileno(), 0, size)
             if size <= min(_UPLOAD_PART, self.capabilities.max_put):
                 return await self.put(target, whole, headers)

@@ -12,7 +12,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from botocore.exceptions import ClientError
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from bucketfs.errors import advice, errno_of
@@ -23,6 +23,8 @@ from bucketfs.store.listing import parse_listing, parse_uploads, token_ahead
 from bucketfs.store.server_time import ServerTime
 from bucketfs.tree.posix import Defaults, decode
 from tests.store.test_transport import OK
+
+thoroughly = settings(max_examples=300, deadline=None)
 
 ELEMENTS = st.sampled_from(
     [
@@ -64,6 +66,7 @@ NAMES = st.sampled_from(
 HEADERS = st.dictionaries(NAMES, VALUES, max_size=6).map(HeaderMap)
 
 
+@thoroughly
 @given(body=BODIES)
 def test_any_listing(body: bytes) -> None:
     token_ahead(body)
@@ -85,6 +88,7 @@ def test_any_listing(body: bytes) -> None:
         assert all(one.key.encode() and one.upload_id for one in uploads.uploads)
 
 
+@thoroughly
 @given(status=st.integers(300, 999), headers=HEADERS, body=BODIES)
 def test_any_error(status: int, headers: HeaderMap, body: bytes) -> None:
     said: Any = parse_error(status, headers, body)
@@ -99,6 +103,7 @@ def test_any_error(status: int, headers: HeaderMap, body: bytes) -> None:
         assert failure.retry_after >= 0
 
 
+@thoroughly
 @given(headers=HEADERS, directory=st.booleans())
 @example(HeaderMap({"x-amz-meta-uid": "0" * 5000 + "7"}), False)
 @example(HeaderMap({"last-modified": "Sat, 99999999999999999999 Nov 2026 07:39:22 GMT"}), False)
@@ -119,6 +124,7 @@ def test_any_headers_of_an_object(headers: HeaderMap, directory: bool) -> None:
         assert abs(ns // 10**9) < 2**40
 
 
+@thoroughly
 @given(headers=HEADERS)
 @example(HeaderMap({"date": "Fri, 31 Dec 9999 23:59:59 GMT"}))
 @example(HeaderMap({"date": "Thu, 01 Jan 1970 00:00:00 GMT"}))
@@ -129,6 +135,7 @@ def test_any_date_of_a_server(headers: HeaderMap) -> None:
     assert 2000 < datetime.fromtimestamp(time.now(), UTC).year < 2200
 
 
+@thoroughly
 @given(moment=st.datetimes(timezones=st.just(UTC)), shift=st.integers(-12, 12))
 def test_dates(moment: datetime, shift: int) -> None:
     moment = moment.replace(microsecond=0)
@@ -140,6 +147,7 @@ def test_dates(moment: datetime, shift: int) -> None:
     assert unix_time(f"{there.isoformat()[:19]}{shift:+03d}:00") == seconds
 
 
+@thoroughly
 @given(text=st.text() | VALUES)
 def test_no_dates(text: str) -> None:
     try:
@@ -168,6 +176,7 @@ TOKENS = st.lists(
 ).map(b"".join)
 
 
+@thoroughly
 @given(
     message=TOKENS | TOKENS.map(lambda rest: OK + rest),
     step=st.integers(1, 40),

@@ -104,6 +104,16 @@ async def test_without_copy_it_goes_through_this_machine() -> None:
     assert provider.capabilities.copy is False
 
 
+@pytest.mark.parametrize("known", [2, 4])
+async def test_a_copy_by_hand_of_another_length_is_no_copy(known: int) -> None:
+    """A server without conditions has another version by now: half of it must not be published."""
+    store, memory, _ = limited(copy=False)
+    memory.poke("a", b"abc")
+    with pytest.raises(PreconditionFailed):
+        await store.copy("a", "b", size=known)
+    assert "b" not in memory.objects
+
+
 async def test_a_copy_by_hand_that_has_no_room_is_not_begun(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
