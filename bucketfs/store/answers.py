@@ -31,6 +31,7 @@ from botocore.exceptions import (
     ConnectionError as ConnectionFailure,
 )
 from botocore.parsers import ResponseParserError
+from botocore.utils import parse_to_aware_datetime
 
 from bucketfs.errors import (
     KeyTaken,
@@ -182,13 +183,24 @@ def storage_class(name: str | None) -> str:
 
 
 def header_params(headers: Headers) -> dict[str, Any]:
-    """The request parameters that give an object its headers."""
+    """The request parameters that give an object its headers (no ``Expires`` that is no date)."""
     params: dict[str, Any] = {SYSTEM_HEADERS[name]: value for name, value in headers.other.items()}
+    if "Expires" in params and not _is_writable_time(params["Expires"]):
+        del params["Expires"]
     if headers.metadata:
         params["Metadata"] = dict(headers.metadata)
     if headers.content_type:
         params["ContentType"] = headers.content_type
     return params
+
+
+def _is_writable_time(text: str) -> bool:
+    """Whether botocore, which writes all dates anew, can read it."""
+    try:
+        parse_to_aware_datetime(text)
+    except (ValueError, RuntimeError, OverflowError):
+        return False
+    return True
 
 
 #: What botocore raises when a source of credentials is there and gives none: an SSO session has

@@ -12,18 +12,21 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from botocore.exceptions import ClientError
+from botocore.serialize import create_serializer
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from bucketfs.errors import advice, errno_of
-from bucketfs.store.answers import object_info, time_told, translate, unix_time
+from bucketfs.store.answers import header_params, object_info, time_told, translate, unix_time
 from bucketfs.store.error_body import parse_error
 from bucketfs.store.http1 import Answer, HeaderMap, Malformed
 from bucketfs.store.listing import parse_listing, parse_uploads, token_ahead
 from bucketfs.store.server_time import ServerTime
 from bucketfs.tree.posix import Defaults, decode
+from tests.store.test_listing import MODEL
 from tests.store.test_transport import OK
 
+WRITER = create_serializer("rest-xml", include_validation=False)
 thoroughly = settings(max_examples=300, deadline=None)
 
 ELEMENTS = st.sampled_from(
@@ -106,10 +109,17 @@ def test_any_error(status: int, headers: HeaderMap, body: bytes) -> None:
 @thoroughly
 @given(headers=HEADERS, directory=st.booleans())
 @example(HeaderMap({"x-amz-meta-uid": "0" * 5000 + "7"}), False)
+@example(HeaderMap({"expires": "never"}), False)
+@example(HeaderMap({"expires": "0001-01-01T00:00:00+23:59"}), False)
 @example(HeaderMap({"last-modified": "Sat, 99999999999999999999 Nov 2026 07:39:22 GMT"}), False)
 def test_any_headers_of_an_object(headers: HeaderMap, directory: bool) -> None:
     info = object_info("k", headers, 5)
     assert abs(info.last_modified) < 2**40
+    assert info.headers
+    WRITER.serialize_to_request(
+        {"Bucket": "b", "Key": "k", **header_params(info.headers)},
+        MODEL.operation_model("PutObject"),
+    )
     posix = decode(
         info.headers,
         size=5,
