@@ -16,6 +16,8 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 _HEAD_LIMIT: Final = 100 * 1024
 #: More of that is due for each byte of a body: six bytes carry one in the smallest of chunks.
 _FRAMING: Final = 16
+#: No file has so many bytes (off_t); the parser goes up to twice that.
+_TOO_LARGE: Final = 1 << 63
 
 
 class Malformed(Exception):
@@ -111,9 +113,9 @@ class Answer:
         if self.status:
             return  # a trailer
         try:
-            self.headers[name.decode("ascii").lower()] = value.decode()
+            self.headers[name.decode("ascii").lower()] = value.decode().rstrip(" \t")
         except UnicodeDecodeError:
-            self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+            self.headers[name.decode("latin-1").lower()] = value.decode("latin-1").rstrip(" \t")
 
     def on_headers_complete(self) -> None:
         if self.status:
@@ -125,12 +127,15 @@ class Answer:
         self.status = status
         if self._parser.get_http_version() >= "1.1":
             self.keeps_alive = "close" not in self.headers.get("connection", "").lower()
+        named = self.headers.get("content-length")
+        if named is not None and int(named) >= _TOO_LARGE:
+            raise Malformed(named)
         if self._bodiless or status in (204, 304):
             self.length = 0
         elif "transfer-encoding" in self.headers:
             self.ends_with_connection = not self._is_chunked()
-        elif "content-length" in self.headers:
-            self.length = int(self.headers["content-length"])
+        elif named is not None:
+            self.length = int(named)
         else:
             self.ends_with_connection = True
         self.keeps_alive = self.keeps_alive and not self.ends_with_connection

@@ -62,7 +62,7 @@ def test_what_is_written_can_be_read(value: str, step: int) -> None:
         assert any(ord(c) < 32 or ord(c) == 127 for c in value)
         return
     assert list(answer.headers) == ["host", "accept-encoding", "x-amz-meta-v"]
-    assert answer.headers["x-amz-meta-v"].strip(" \t") == value.strip(" \t")
+    assert answer.headers["x-amz-meta-v"] == value.strip(" \t")
 
 
 @pytest.mark.parametrize("step", [1, 2, 7, 1000])
@@ -113,6 +113,7 @@ def test_what_comes_out_of_turn_ends_the_connection() -> None:
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
         OK + b"Content-Length: -5\r\n\r\n",
+        OK + b"Content-Length: 9223372036854775808\r\n\r\n",
         OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
         OK + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
         b"HTTP/1.1 101 Switching\r\nUpgrade: ws\r\nConnection: upgrade\r\n\r\n",
