@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import trio
@@ -47,6 +48,21 @@ async def gather(jobs: Sequence[Callable[[], Awaitable[T]]], *, limit: int) -> l
     if failures:
         raise failures[0]
     return results  # type: ignore[return-value]  # every job ended without a failure
+
+
+@asynccontextmanager
+async def alongside(job: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    """Run a job for the length of the block; a failure of the block is raised alone, no group."""
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(job)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - raised again below, alone
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 class Background:

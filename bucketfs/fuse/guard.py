@@ -43,8 +43,8 @@ def guarded(*, bounded: bool = True) -> Callable[[Handler[S, P, R]], Handler[S, 
     """Wrap a handler method.
 
     Args:
-        bounded: Apply the mount's operation timeout. Operations that move a file's bytes to the
-            bucket take as long as the bytes do; each of their requests is bounded by itself.
+        bounded: Apply the mount's operation timeout. docs/semantics.md says which are exempt, and
+            why; each of their requests is bounded by itself.
     """
 
     def wrap(handler: Handler[S, P, R]) -> Handler[S, P, R]:

@@ -14,10 +14,12 @@ from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.fallback import FallbackStore
 from bucketfs.store.limit import LimitStore
+from bucketfs.store.outage import Outage
 from bucketfs.store.retry import RetryPolicy, RetryStore
 from bucketfs.store.s3 import S3Store
 from bucketfs.store.session import connect
 from bucketfs.store.trace import TraceStore
+from bucketfs.tasks import alongside
 
 __all__ = ["StoreConfig", "open_store"]
 
@@ -43,7 +45,13 @@ async def open_store(
             seconds=config.patience - config.silence,
             patience=config.patience,
         )
+        outage = Outage(config.patience)
         retried = RetryStore(
-            limited, policy, renew=connection.renew_credentials, on_retry=counted.repeated
+            limited,
+            policy,
+            outage=outage,
+            renew=connection.renew_credentials,
+            on_retry=counted.repeated,
         )
-        yield FallbackStore(retried, provider, probe_prefix=config.probe_prefix)
+        async with alongside(lambda: outage.watch(counted.check)):
+            yield FallbackStore(retried, provider, probe_prefix=config.probe_prefix)

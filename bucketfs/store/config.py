@@ -95,6 +95,11 @@ class StoreConfig:
         return min(self.read_timeout, self.patience / 2)
 
     @property
+    def reach(self) -> float:
+        """`connect_timeout`, or less, for the same reason."""
+        return min(self.connect_timeout, self.patience / 2)
+
+    @property
     def host(self) -> str:
         """Host name of the endpoint in lower case, "" for Amazon's default."""
         return (urlsplit(self.url).hostname or "").lower() if self.url else ""

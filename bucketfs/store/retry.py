@@ -30,6 +30,7 @@ from bucketfs.errors import (
 )
 from bucketfs.store.base import Body, Headers, ObjectInfo, Sink, Store
 from bucketfs.store.limit import SMALL
+from bucketfs.store.outage import Outage
 from bucketfs.store.outcome import is_open, lost_uploads
 from bucketfs.store.sums import multipart_etag
 from bucketfs.store.wrapper import SLOW, Call, StoreWrapper, get_call
@@ -63,7 +64,8 @@ _REFUSED_KEYS: Final = frozenset(
 )
 #: Requests of `Store.check` at most: somebody waits for the mount, and wants to hear what is wrong.
 _CHECKS: Final = 2
-#: Seconds for finding out what became of a request, once it has been given up.
+#: Seconds for finding out what became of a request, once it has been given up; a quarter of the
+#: patience where that is less.
 _LOOK: Final = 10.0
 
 
@@ -115,6 +117,7 @@ class RetryStore(StoreWrapper):
 
     Args:
         policy: When to give up.
+        outage: Told how each request ends; ends calls early that wait for a silent endpoint.
         renew: Asked when the server refuses the keys; whether there are others than those that
             were in use at the given time of the trio clock.
         on_retry: Told of each request before it is sent again.
@@ -126,12 +129,14 @@ class RetryStore(StoreWrapper):
         inner: Store,
         policy: RetryPolicy,
         *,
+        outage: Outage | None = None,
         renew: Callable[[float], Awaitable[bool]] | None = None,
         on_retry: Callable[[Call], None] = lambda _: None,
         luck: Callable[[], float] = random.random,
     ) -> None:
         super().__init__(inner)
         self._policy = policy
+        self._outage = outage or Outage(policy.patience)
         self._renew = renew
         self._on_retry = on_retry
         self._luck = luck
@@ -139,10 +144,14 @@ class RetryStore(StoreWrapper):
         self._uploads: set[str] = set()
 
     async def around(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:
+        if self._outage.over:
+            raise self._outage.failure(call)
         if call.size > SMALL or call.operation in SLOW:
             return await self._repeat(call, send)
-        with trio.move_on_after(self._policy.patience):
+        with self._outage.waiting():
             return await self._repeat(call, send)
+        if self._outage.over:
+            raise self._outage.failure(call)
         raise NoAnswer("ReadTimeout", operation=call.operation, key=call.key)
 
     async def _repeat(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:
@@ -152,8 +161,11 @@ class RetryStore(StoreWrapper):
         while True:
             sent = clock.monotonic()
             try:
-                return await send()
+                answer = await send()
+                self._outage.heard()
+                return answer
             except StoreError as exc:
+                self._outage.failed(exc, sent)
                 if not renewed and await self._has_new_keys(exc, sent):
                     renewed = True
                 else:
@@ -175,7 +187,7 @@ class RetryStore(StoreWrapper):
         attempts = self._policy.attempts
         if call.operation == "Check":
             attempts = min(attempts, _CHECKS)
-        if over or failures >= attempts:
+        if over or failures >= attempts or self._outage.over:
             _log.info("giving up after %d attempts: %s; %s", failures, exc, advice(exc))
             raise exc
         _log.debug("%s; again in %.2f s", exc, pause)
@@ -370,7 +382,7 @@ class RetryStore(StoreWrapper):
 
     async def _find(self, key: str, failure: StoreError) -> ObjectInfo | None:
         """What a request that met `failure` has left; raises that when nobody can tell."""
-        with trio.move_on_after(_LOOK):
+        with trio.move_on_after(min(_LOOK, self._policy.patience / 4)):
             try:
                 return await self.head(key)
             except NotFound:

@@ -281,7 +281,7 @@ def _client_config(config: StoreConfig, credentials: Credentials, session: AioSe
     return AioConfig(
         http_session_cls=TrioSession,
         connector_args={"ssl_context": tls_context(config, session)},
-        connect_timeout=config.connect_timeout,
+        connect_timeout=config.reach,
         read_timeout=config.silence,
         max_pool_connections=3 * config.max_connections,
         parameter_validation=False,
