@@ -121,11 +121,22 @@ class BrokenBody(NoAnswer):
 
     Attributes:
         etag: Version whose bytes were delivered so far, "" where the server named none.
+        size: Bytes that this version has.
     """
 
-    def __init__(self, code: str, *, operation: str = "", key: str = "", etag: str = "") -> None:
-        super().__init__(code, operation=operation, key=key)
+    def __init__(
+        self,
+        code: str,
+        *,
+        operation: str = "",
+        key: str = "",
+        message: str = "",
+        etag: str = "",
+        size: int | None = None,
+    ) -> None:
+        super().__init__(code, operation=operation, key=key, message=message)
         self.etag = etag
+        self.size = size
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +232,11 @@ _BY_CODE: Mapping[str, _Meaning] = {
     ),
     "ConnectionClosed": _Meaning(_errno.EIO, "the connection broke"),
     "IncompleteBody": _Meaning(_errno.EIO, "the data was cut short on its way"),
-    "BadAnswer": _Meaning(_errno.EIO, "the endpoint does not speak S3: check -o url="),
+    "BadAnswer": _Meaning(
+        _errno.EIO,
+        "the endpoint does not speak S3, or its answers are changed on their way: check -o url=, "
+        "proxies and gateways",
+    ),
     "BadConfiguration": _Meaning(_errno.EIO, "check the options and the AWS configuration"),
     "BadDigest": _CHANGED_ON_THE_WAY,
     "XAmzContentChecksumMismatch": _CHANGED_ON_THE_WAY,

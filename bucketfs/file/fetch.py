@@ -182,7 +182,7 @@ class Fetcher:
         assert base is not None, "pages are missing only of a file that is in the bucket"
         try:
             await self._context.store.get(
-                base.key, sink, start=start, stop=stop, if_match=base.etag
+                base.key, sink, start=start, stop=stop, if_match=base.etag, size=base.size
             )
         except (NotFound, PreconditionFailed) as error:
             if base is not self.base:

@@ -143,6 +143,12 @@ def headers_of(answer: Mapping[str, Any]) -> Mapping[str, str]:
     return headers
 
 
+def status_of(answer: Mapping[str, Any]) -> int:
+    """The HTTP status of an answer."""
+    status: int = answer["ResponseMetadata"]["HTTPStatusCode"]
+    return status
+
+
 def headers_of_object(answer: Mapping[str, Any], operation: str, key: str) -> Mapping[str, str]:
     """As `headers_of`, for an answer that shows an object, and so says which version it is.
 
@@ -289,15 +295,6 @@ def _error_class(code: str, status: int) -> type[StoreError]:
     if status in (409, 412) or code == "PreconditionFailed":
         return PreconditionFailed
     return NotFound if status == 404 else StoreError
-
-
-def content_range(came: Mapping[str, str]) -> tuple[int, int]:
-    """Where the body of a GET starts, and how long the whole object is."""
-    named = came.get("content-range", "")
-    if not named:
-        return 0, int(came.get("content-length", 0))
-    span, _, size = named.removeprefix("bytes ").partition("/")
-    return int(span.partition("-")[0]), int(size)
 
 
 def customer_key_params(config: StoreConfig, prefix: str) -> dict[str, Any]:

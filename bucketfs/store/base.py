@@ -200,13 +200,21 @@ class Store(Protocol):
         ...
 
     async def get(
-        self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""
+        self,
+        key: str,
+        sink: Sink,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        if_match: str = "",
+        size: int | None = None,
     ) -> ObjectInfo:
         """Feed bytes ``[start, stop)`` (None: to the end) to `sink`; answers the object's info.
 
         A retry inside goes on where the last try broke off, so `sink` sees each byte once. Raises
         PreconditionFailed when `if_match` is given and is no longer the object's ETag, NotFound,
-        and NoAnswer when the body ended early for good.
+        and NoAnswer when the body ended early for good, or no answer was one to these bytes of an
+        object of `size` bytes (None: of any number).
         """
         ...
 

@@ -157,6 +157,7 @@ class Provider:
         self._checksum = config.checksum
         self.probes = self.probes_writes = not (config.read_only or config.is_aws)
         self._versioned: bool | None = None
+        self._ignores_ranges = False
         self._met = config.is_aws
         self._adopt(AWS if config.is_aws else profile_of(config.host, ""))
         self.quoted = True
@@ -223,6 +224,15 @@ class Provider:
                 " time, uploads look before they replace, and files end at %d GiB",
                 self.name, self.capabilities.max_put >> 30,
             )  # fmt: skip
+
+    def miss_ranges(self) -> None:
+        """A whole object was the answer to a request for a range."""
+        if not self._ignores_ranges:
+            self._ignores_ranges = True
+            _log.warning(
+                "%s ignores Range, or a proxy takes it out: each read brings a file from its start",
+                self.name,
+            )
 
     def versioned(self, version_id: str) -> None:
         """A PutObject was answered, naming this version; "" where the bucket keeps none.

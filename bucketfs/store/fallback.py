@@ -334,7 +334,12 @@ class FallbackStore(StoreWrapper):
             PreconditionFailed: The source is not of the size that it was known with.
         """
         with _spool(size) as file:
-            await self.inner.get(source, lambda piece: _write(file, piece), if_match=etag)
+            await self.inner.get(
+                source,
+                lambda piece: _write(file, piece),
+                if_match=etag,
+                size=size if etag else None,
+            )
             if (came := os.fstat(file.fileno()).st_size) != size:
                 why = f"{came} bytes came, not {size}"
                 raise PreconditionFailed(

@@ -137,7 +137,14 @@ class MemoryStore:
         return info
 
     async def get(
-        self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""
+        self,
+        key: str,
+        sink: Sink,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        if_match: str = "",
+        size: int | None = None,  # noqa: ARG002 - it lies to nobody
     ) -> ObjectInfo:
         fault = await self._request("GetObject", key)
         found = self._find(key, "GetObject")

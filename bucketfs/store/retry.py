@@ -194,10 +194,17 @@ class RetryStore(StoreWrapper):
         await trio.sleep(pause)
 
     async def get(
-        self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""
+        self,
+        key: str,
+        sink: Sink,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        if_match: str = "",
+        size: int | None = None,
     ) -> ObjectInfo:
         at = start
-        pin = if_match
+        pin, whole = if_match, size
 
         def count(piece: bytes | memoryview) -> None:
             nonlocal at
@@ -205,14 +212,19 @@ class RetryStore(StoreWrapper):
             at += len(piece)
 
         async def send() -> ObjectInfo:
-            nonlocal pin
+            nonlocal pin, whole
             try:
-                return await self.inner.get(key, count, start=at, stop=stop, if_match=pin)
+                return await self.inner.get(
+                    key, count, start=at, stop=stop, if_match=pin, size=whole
+                )
             except BrokenBody as exc:
                 pin = pin or exc.etag
-                if at > start and not pin:
-                    # Nothing could tell whether the rest is of the same version.
-                    raise StoreError("IncompleteBody", operation="GetObject", key=key) from exc
+                whole = exc.size if whole is None else whole
+                # Nothing could tell whether the rest is of the same version, or there is none.
+                if (at > start and not pin) or at in (stop, whole):
+                    raise StoreError(
+                        exc.code, operation="GetObject", key=key, message=exc.message
+                    ) from exc
                 raise
 
         return await self.around(get_call(key, start, stop), send)

@@ -12,13 +12,13 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from bucketfs.errors import (
-    BrokenBody,
     NoAnswer,
     NotFound,
     PreconditionFailed,
@@ -26,13 +26,13 @@ from bucketfs.errors import (
     Unsupported,
 )
 from bucketfs.store.answers import (
-    content_range,
     customer_key_params,
     header_params,
     headers_of,
     headers_of_object,
     new_object_params,
     object_info,
+    status_of,
     taken,
     time_told,
     translate,
@@ -52,13 +52,14 @@ from bucketfs.store.base import (
 )
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
+from bucketfs.store.download import feed, refused, verify
 from bucketfs.store.error_body import error_code, words
 from bucketfs.store.listing import Listing, parse_listing, parse_uploads, token_ahead
 from bucketfs.store.pages import tell_left_out
+from bucketfs.store.ranges import Asked, Told, believed, length_of
 from bucketfs.store.refusal import as_taken
 from bucketfs.store.session import Connection
 from bucketfs.store.sums import Checksums
-from bucketfs.store.transport import Incomplete
 
 #: Most keys S3 takes in one DeleteObjects, and shows in one page of a listing.
 _BATCH: Final = 1000
@@ -98,14 +99,26 @@ class S3Store:
     async def head(self, key: str) -> ObjectInfo:
         answer = await self._call("HeadObject", key, self._object, Key=key)
         came = headers_of_object(answer, "HeadObject", key)
-        return self._versioned(object_info(key, came, int(came.get("content-length", 0))))
+        try:
+            size = length_of(came)
+        except ValueError as exc:
+            raise _unusable("HeadObject", key, str(exc)) from None
+        if size is None:
+            raise _unusable("HeadObject", key, "no Content-Length in the answer")
+        return self._versioned(object_info(key, came, size))
 
     async def get(
-        self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""
+        self,
+        key: str,
+        sink: Sink,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        if_match: str = "",
+        size: int | None = None,
     ) -> ObjectInfo:
-        params: _Params = {"Key": key}
-        if start or stop is not None:
-            params["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+        asked = Asked(key, start, stop, if_match, size)
+        params: _Params = {"Key": key, **({"Range": asked.header} if asked.header else {})}
 
         async def ask() -> Any:
             can = self.capabilities.get_if_match
@@ -116,31 +129,28 @@ class S3Store:
         try:
             answer = await as_taken(self._provider, ask, *(["get_if_match"] if if_match else []))
         except StoreError as exc:
-            if exc.status == 416 and start == 0:
-                return await self._head_empty(key, if_match)
+            if exc.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                return await refused(asked, exc, self.head)
             raise
         try:
-            came = headers_of_object(answer, "GetObject", key)
-        except NoAnswer:
-            answer["Body"].close()
-            raise
-        at, size = content_range(came)
-        info = self._versioned(object_info(key, came, size))
-        if if_match and is_etag(if_match) and not is_etag(info.etag):
-            info = replace(info, etag=if_match)  # known from a listing; it was sent as a condition
-        if if_match not in ("", info.etag):
-            answer["Body"].close()  # of an endpoint that ignores the condition, or is not sent it
-            raise _changed("GetObject", key)
-        count = max(0, (size if stop is None else min(stop, size)) - start)
-        try:
-            if at != start or size - at > count:
-                sink = _Window(sink, start - at, count)
-            await answer["Body"].feed(sink)
-        except Incomplete as exc:
-            failure = translate(exc, "GetObject", key)
-            code, etag = failure.code, info.etag
-            raise BrokenBody(code, operation="GetObject", key=key, etag=etag) from exc
+            told, info = self._believed(asked, answer)
+            await verify(asked, told, info, self.head)
+            if told.cut:
+                self._provider.miss_ranges()
+            await feed(answer["Body"], sink, asked, told, info)
+        finally:
+            answer["Body"].close()  # without effect after its end
         return info
+
+    def _believed(self, asked: Asked, answer: Any) -> tuple[Told, ObjectInfo]:
+        """What the answer to a GET tells, if it is one to what was asked. Raises StoreError."""
+        came = headers_of_object(answer, "GetObject", asked.key)
+        told = believed(asked, status_of(answer), came)
+        info = self._versioned(object_info(asked.key, came, told.size))
+        if asked.etag and is_etag(asked.etag) and not is_etag(info.etag):
+            # known from a listing; it was sent as a condition
+            info = replace(info, etag=asked.etag)
+        return told, info
 
     async def put(
         self,
@@ -394,13 +404,6 @@ class S3Store:
             return {"CopySourceIfMatch": f'"{if_match}"'}
         return {}
 
-    async def _head_empty(self, key: str, if_match: str) -> ObjectInfo:
-        """The answer to a GET of a range of an object without bytes, which S3 refuses."""
-        info = await self.head(key)
-        if info.size or (if_match and info.etag != if_match):
-            raise _changed("GetObject", key)
-        return info
-
     async def _list_v1(self, params: _Params, delimiter: str, marker: str) -> ListPage:
         prefix = params["Prefix"]
         page = await self._page("ListObjects", prefix, {**params, "Marker": marker})
@@ -441,25 +444,5 @@ class S3Store:
         return replace(info, etag=version_token(info.size, info.last_modified))
 
 
-def _changed(operation: str, key: str) -> PreconditionFailed:
-    return PreconditionFailed("PreconditionFailed", status=412, operation=operation, key=key)
-
-
 def _unusable(operation: str, key: str, why: str) -> NoAnswer:
     return NoAnswer("BadAnswer", operation=operation, key=key, message=why)
-
-
-class _Window:
-    """Passes on `count` bytes after the first `skip`, for servers that ignore Range."""
-
-    def __init__(self, sink: Sink, skip: int, count: int) -> None:
-        self._sink = sink
-        self._skip = skip
-        self._count = count
-
-    def __call__(self, piece: bytes | memoryview) -> None:
-        view = memoryview(piece)[self._skip :][: self._count]
-        self._skip = max(0, self._skip - len(piece))
-        if view:
-            self._count -= len(view)
-            self._sink(view)

@@ -55,7 +55,14 @@ class TraceStore(StoreWrapper):
         self._tallies[call.operation].repeated += 1
 
     async def get(
-        self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""
+        self,
+        key: str,
+        sink: Sink,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        if_match: str = "",
+        size: int | None = None,
     ) -> ObjectInfo:
         tally = self._tallies["GetObject"]
 
@@ -63,7 +70,7 @@ class TraceStore(StoreWrapper):
             tally.received += len(piece)
             sink(piece)
 
-        return await super().get(key, count, start=start, stop=stop, if_match=if_match)
+        return await super().get(key, count, start=start, stop=stop, if_match=if_match, size=size)
 
     async def around(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:
         tally = self._tallies[call.operation]

@@ -63,11 +63,18 @@ class StoreWrapper:
         return await self.around(Call("HeadObject", key), lambda: self.inner.head(key))
 
     async def get(
-        self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""
+        self,
+        key: str,
+        sink: Sink,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        if_match: str = "",
+        size: int | None = None,
     ) -> ObjectInfo:
         return await self.around(
             get_call(key, start, stop),
-            lambda: self.inner.get(key, sink, start=start, stop=stop, if_match=if_match),
+            lambda: self.inner.get(key, sink, start=start, stop=stop, if_match=if_match, size=size),
         )
 
     async def put(

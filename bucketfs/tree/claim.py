@@ -33,7 +33,7 @@ async def copy_to_free(
             raise KeyTaken("PreconditionFailed", operation="CopyObject", key=target)
         return await store.copy(source, target, size=size, headers=headers, source_if_match=etag)
     body = bytearray()
-    info = await store.get(source, body.extend, if_match=etag)
+    info = await store.get(source, body.extend, if_match=etag, size=size)
     return await store.put(
         target, BytesBody(bytes(body)), headers or info.headers or Headers(), if_none_match=True
     )

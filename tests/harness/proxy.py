@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from xml.sax.saxutils import escape
 
 from tests.harness.http import Head, Request, parse_request, pass_body, read_head
+from tests.harness.lies import Lie, Truth
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Fault:
         when: Only requests of which this is true.
         strip: Header that the answer loses on its way, in lower case.
         date: Value of the answer's Date header, "" for none.
+        lie: Put this answer in the place of a GET's, whose headers it is told.
         stall: Hold the request until the fault is lifted or its client hangs up.
         delay: Seconds to wait before passing the request on.
     """
@@ -55,6 +57,7 @@ class Fault:
     when: Callable[[Request], bool] = lambda _: True
     strip: str = ""
     date: str = ""
+    lie: Lie | None = None
     stall: bool = False
     delay: float = 0.0
     struck: int = 0
@@ -184,6 +187,10 @@ class _Connection:
             self._aborting = True
             return False
         request.status = int(answer.line.split(" ")[1])
+        if fault is not None and fault.lie is not None and request.status < 300:
+            self._writer.write(fault.lie(Truth.of(answer)))
+            await self._writer.drain()
+            return False
         self._writer.write(_without(answer.raw, fault.strip if fault is not None else ""))
         bodyless = request.method == "HEAD" or request.status in (204, 304)
         if not bodyless:

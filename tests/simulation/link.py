@@ -95,7 +95,14 @@ class Link(StoreWrapper):
         return result
 
     async def get(
-        self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, if_match: str = ""
+        self,
+        key: str,
+        sink: Sink,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        if_match: str = "",
+        size: int | None = None,
     ) -> ObjectInfo:
         cut = not self.calm and self._dice.random() < self._weather.faults / 2
         left = self._dice.randrange(20_000) if cut else 1 << 60
@@ -108,7 +115,7 @@ class Link(StoreWrapper):
             left -= len(piece)
 
         etag = self._bucket.etag(key)
-        return await super().get(key, some, start=start, stop=stop, if_match=if_match)
+        return await super().get(key, some, start=start, stop=stop, if_match=if_match, size=size)
 
     async def kill(self) -> None:
         """The process is gone; what it had sent arrives, or not."""

@@ -1,0 +1,73 @@
+"""A server that answers a GET with something else: programs read the right bytes, or EIO."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.endpoint import Endpoint
+from tests.harness.lies import LIES
+from tests.harness.mounts import Mount, Mounts
+from tests.harness.proxy import Proxy, proxy
+from tests.harness.witness import Witness
+
+MIB = 1 << 20
+#: Fits one request; takes several.
+SIZES = {"small": 40_000, "large": 9 * MIB + 5}
+
+
+@pytest.fixture(scope="module")
+def lied_to(
+    module_mounts: Mounts, endpoint: Endpoint, module_bucket: Witness
+) -> Iterator[tuple[Mount, Proxy, Witness]]:
+    with proxy(endpoint.url) as between:
+        mount = module_mounts(module_bucket, "retries=1", "stat_cache_expire=0", url=between.url)
+        yield mount, between, module_bucket
+        mount.stop()
+
+
+def plant(mount: Mount, bucket: Witness, size: int) -> tuple[Path, bytes]:
+    """A new object in a directory of its own, whose name the mount has asked for."""
+    name, data = f"d{os.urandom(4).hex()}/f", os.urandom(size)
+    bucket.put(name, data)
+    path = mount.path / name
+    assert path.stat().st_size == size
+    return path, data
+
+
+def fresh(mount: Mount, before: int = 0) -> list[str]:
+    """The lines of the log after so many."""
+    return mount.log.read_text().splitlines()[before:]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("lie", LIES)
+def test_one_lie_is_not_seen(lie: str, size: str, lied_to: tuple[Mount, Proxy, Witness]) -> None:
+    mount, between, bucket = lied_to
+    path, data = plant(mount, bucket, SIZES[size])
+    with between.fault("GetObject", times=1, lie=LIES[lie]) as fault:
+        assert path.read_bytes() == data
+    assert fault.struck == 1
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_who_always_lies_is_an_error(lie: str, lied_to: tuple[Mount, Proxy, Witness]) -> None:
+    mount, between, bucket = lied_to
+    path, data = plant(mount, bucket, 40_000)
+    before = len(fresh(mount))
+    between.clear()
+    with between.fault("GetObject", lie=LIES[lie]), path.open("rb", buffering=0) as file:
+        mount.expected.append(f"read failed with EIO.*{path.parent.name}/f.*BadAnswer")
+        with pytest.raises(OSError, match=rf"^\[Errno {errno.EIO}\]"):
+            file.read(4096)
+    asked = between.count("GetObject")
+    assert path.read_bytes() == data
+    lines = [line for line in fresh(mount, before) if " ERROR: " in line]
+    # the kernel asks twice: for the page alone, after it has failed with its read-ahead
+    assert 1 <= len(lines) <= 2, lines
+    assert all("read failed with EIO" in line and "asked for bytes" in line for line in lines)
+    assert asked <= 2 * len(lines), between.story()
