@@ -20,7 +20,7 @@ from bucketfs.store.base import BytesBody
 from bucketfs.tasks import gather
 from bucketfs.tree.attributes import LINK_MAX, Attributes
 from bucketfs.tree.find import Finder
-from bucketfs.tree.inode import Directory, Inode, Live
+from bucketfs.tree.inode import Directory, Inode, Live, is_below
 from bucketfs.tree.listing import Lister
 from bucketfs.tree.locks import Locks
 from bucketfs.tree.posix import Posix
@@ -241,7 +241,10 @@ class Entries:
         self._state.touch(parent)
 
     async def keep_directory(self, parent: Directory, last: Inode) -> None:
-        """Give a directory its marker when `last` is the only thing that makes it exist."""
+        """Give a directory its marker when `last` is the only thing that makes it exist.
+
+        The caller holds the directory's lock.
+        """
         if self._is_kept(parent) or not self._state.is_listed(parent):
             return
         if all(child is last for child in _in_bucket(parent)):
@@ -250,8 +253,8 @@ class Entries:
     async def keep_left(self, parent: Directory) -> None:
         """As `keep_directory`, once a name has left the directory, which nothing takes back.
 
-        Where that cannot be done now it is tried again in the background, and the directory's next
-        rmdir or fsync says if it failed for good.
+        The caller holds the directory's lock. Where that cannot be done now it is tried again in
+        the background, and the directory's next rmdir or fsync says if it failed for good.
         """
         try:
             await self._keep_if_empty(parent)
@@ -265,17 +268,38 @@ class Entries:
 
     async def _keep_if_empty(self, parent: Directory) -> None:
         """As `keep_directory`, after the fact, when no fresh listing could tell beforehand."""
-        if self._is_kept(parent) or self._state.is_listed(parent):
-            return
-        if await self._lister.is_empty(parent) and not self._is_kept(parent):
-            await self._put_marker(parent)
-
-    async def keep_emptied(self, parent: Directory) -> None:
-        """As `keep_directory`, after a batch of removals."""
         if not self._state.is_listed(parent):
-            await self._keep_if_empty(parent)
-        elif not self._is_kept(parent) and not any(_in_bucket(parent)):
-            await self._put_marker(parent)
+            await self._keep_bare(parent)
+
+    async def keep_emptied(self, directory: Directory) -> None:
+        """As `keep_directory`, after a batch of removals; the caller has no locks."""
+        # asked without the lock, which removals that go on need: a marker too many does no harm
+        if not await self._is_bare(directory):
+            return
+        async with self._locks.exclusive(directory):
+            if directory.parent is not None and not self._is_kept(directory):
+                await self._put_marker(directory)
+
+    async def keep_emptied_below(self, tree: Directory) -> None:
+        """As `keep_emptied`, for what was removed in a tree of which the caller has the locks."""
+        emptied = [each for each in self._state.leaving if is_below(each, tree)]
+        if emptied:
+            await gather(
+                [functools.partial(self._keep_bare, each) for each in emptied],
+                limit=self._state.files.parallel,
+            )
+
+    async def _keep_bare(self, directory: Directory) -> None:
+        if await self._is_bare(directory):
+            await self._put_marker(directory)
+
+    async def _is_bare(self, directory: Directory) -> bool:
+        """Whether nothing in the bucket makes a directory exist."""
+        if self._is_kept(directory):
+            return False
+        if self._state.is_listed(directory):
+            return not any(_in_bucket(directory))
+        return await self._lister.is_empty(directory) and not self._is_kept(directory)
 
     def _is_kept(self, directory: Directory) -> bool:
         return directory is self._state.root or "/" in (directory.markers or ())
@@ -346,7 +370,7 @@ class Entries:
     async def _put_marker(self, directory: Directory, *, new: bool = False) -> None:
         """Store the directory's own object; `new`: unless others have made it.
 
-        The caller holds its lock, or has it wait (`Removals`) before it is renamed.
+        The caller holds its lock, or that of the tree it is in.
         """
         posix: Posix | None = None
         # once more for attributes that changed, and were perhaps saved, while it was under way

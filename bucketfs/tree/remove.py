@@ -3,11 +3,16 @@
 A lone unlink waits for its DELETE, so that its error comes back from that very call. When one
 follows the other through a directory (`Streak`, pure), the names go at once and their keys wait
 here: whatever has gathered while the last DeleteObjects was under way, and until somebody waits for
-it or a moment later, leaves with the next one.
+it or a moment later, leaves with the next one. Then each directory they were in is looked after:
+one that nothing makes exist any more gets a marker.
+
+The task that deletes takes no locks, because those who have some wait for it (`deleted`). Looking
+after a directory takes that one's lock, so each is a task of its own, which nobody who has a lock
+may wait for (`settled`, `drained`).
 
 Invariants:
 - a name in `TreeState.leaving` is in no answer to anyone, and nothing new takes its key before the
-  deletion has ended (`freed`, `drained`);
+  deletion has ended (`freed`, `deleted`);
 - a directory in `leaving` is kept in memory, whatever a listing says;
 - what could not be deleted is there again afterwards, and the directory's next `settled` raises
   why.
@@ -103,9 +108,12 @@ class Removals:
     def __init__(self, state: TreeState) -> None:
         self._state = state
         self._queue: list[_Leaving] = []
-        #: How many items of a directory have not left yet; "" may be among them several times.
+        #: For how many items of a directory it has not been looked after yet; "" may be among them
+        #: several times.
         self._items: Counter[Directory] = Counter()
         self._added = self._done = 0
+        #: The end of each look after a directory.
+        self._looks: dict[trio.Event, None] = {}
         self._working = False
         self._turns = Turns()
         self._wanted = trio.Event()
@@ -169,11 +177,20 @@ class Removals:
             for name, failure in failures.items():
                 yield directory, name, failure
 
-    async def drained(self) -> None:
-        """Wait until whatever is leaving now has left."""
+    async def deleted(self) -> None:
+        """Wait until whatever is leaving now has left the bucket; the caller may have locks."""
         wanted = self._added
         while self._done < wanted:
             await self._next()
+
+    async def drained(self) -> None:
+        """As `deleted`, and until the directories have been looked after.
+
+        That takes locks: the caller has none.
+        """
+        await self.deleted()
+        for ended in list(self._looks):
+            await ended.wait()
 
     async def _next(self) -> None:
         """Wait until the next batch has left; it is not to gather any longer."""
@@ -233,15 +250,9 @@ class Removals:
                 limit=_SIDE_BY_SIDE,
             )
         finally:
-            directories = self._forget(batch, stayed)
-        try:
-            await gather(
-                [functools.partial(self._look_after, directory) for directory in directories],
-                limit=self._state.files.parallel,
-            )
-        finally:
-            for directory in directories:
-                self._let_go(directory)
+            self._forget(batch, stayed)
+            for directory, items in Counter(item.directory for item in batch).items():
+                self._start_look(directory, items)
 
     async def _delete_keys(
         self, keys: Sequence[str], stayed: dict[str, StoreError | FsError]
@@ -264,18 +275,15 @@ class Removals:
             if key not in failed:
                 self._state.index.drop_headers(key)
 
-    def _forget(
-        self, batch: Sequence[_Leaving], stayed: dict[str, StoreError | FsError]
-    ) -> dict[Directory, None]:
-        """The deletions have ended: the names are free, or there again. Whose names they were."""
+    def _forget(self, batch: Sequence[_Leaving], stayed: dict[str, StoreError | FsError]) -> None:
+        """The deletions have ended: the names are free, or there again."""
         for item in batch:
-            self._items[item.directory] -= 1
             self._state.leaving[item.directory].pop(item.name, None)
             failure = next((stayed[key] for key in item.keys if key in stayed), None)
             if failure is None:
                 self._state.note_removed(item.directory, item.name)
             else:
-                self._failures.setdefault(item.directory, {})[item.name] = failure
+                self._note_failure(item.directory, item.name, failure)
                 self._streaks.pop(item.directory, None)
                 item.directory.listed = NEVER
         if stayed:
@@ -283,20 +291,37 @@ class Removals:
                 "%d of %d removed objects stay in the bucket, their names are back: %s",
                 len(stayed), sum(len(item.keys) for item in batch), next(iter(stayed.values())),
             )  # fmt: skip
-        return dict.fromkeys(item.directory for item in batch)
 
-    async def _look_after(self, directory: Directory) -> None:
+    def _note_failure(self, directory: Directory, name: str, failure: StoreError | FsError) -> None:
+        self._failures.setdefault(directory, {})[name] = failure
+
+    def _start_look(self, directory: Directory, items: int) -> None:
+        """Look after a directory that so many items of a batch were of."""
+        ended = trio.Event()
+        self._looks[ended] = None
+        self._state.background.start(
+            functools.partial(self._look_after, directory, items, ended),
+            "look after an emptied directory",
+            failed=functools.partial(self._note_failure, directory, ""),
+        )
+
+    async def _look_after(self, directory: Directory, items: int, ended: trio.Event) -> None:
         """See to what a directory's names leave behind: perhaps nothing that makes it exist."""
         leaving = self._state.leaving[directory]
-        if leaving or directory in self._going or directory.parent is None:
-            return
         try:
-            await self.on_emptied(directory)
+            if not leaving and directory not in self._going and directory.parent is not None:
+                await self.on_emptied(directory)
         except (StoreError, FsError) as error:
             log.error("an emptied directory may vanish: %s", error)
-            self._failures.setdefault(directory, {})[""] = error
+            self._note_failure(directory, "", error)
+        finally:
+            self._let_go(directory, items)
+            del self._looks[ended]
+            ended.set()
+            self._turns.moved()
 
-    def _let_go(self, directory: Directory) -> None:
+    def _let_go(self, directory: Directory, items: int) -> None:
+        self._items[directory] -= items
         if not self._items[directory]:
             del self._items[directory], self._state.leaving[directory]
             self._state.enliven(directory).users -= 1

@@ -71,7 +71,7 @@ class Renamer:
             StoreError: It could not be copied, and nothing has changed; or the originals of what
                 was copied could not be deleted.
         """
-        await self._removals.drained()  # no deletion may hit what is copied to its key
+        await self._removals.deleted()  # no deletion may hit what is copied to its key
         source = await self._finder.find(old_parent, old_name)
         look = self._finder.find_or_none if replace else self._finder.find_now
         target = await look(new_parent, new_name)
@@ -313,14 +313,17 @@ class Renamer:
         for inode in self._state.live:
             if inode.content is not None and is_below(inode, source):
                 inode.content.interrupt()
-        async with self._locks.exclusive(source, new_parent, old_parent, tree=source):
+        # the target, too: nobody writes its marker while that of the source takes its place
+        inodes = [inode for inode in (source, new_parent, old_parent, target) if inode is not None]
+        async with self._locks.exclusive(*inodes, tree=source):
             if source.parent is not old_parent:
                 raise FsError(errno.ESTALE, "renamed or removed while it was to be renamed")
             new_prefix = self._state.child_key(new_parent, new_name) + "/"
             moorings = AsyncExitStack()
             try:
                 await self._moor_below(source, moorings)
-                await self._removals.drained()
+                await self._removals.deleted()
+                await self._entries.keep_emptied_below(source)
                 await self._entries.keep_directory(old_parent, source)
                 if claim:
                     with self._learning_of(new_parent, new_name):

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketfs.errors import FsError, StoreError
+from bucketfs.store.base import ObjectInfo
 from bucketfs.store.memory import Fault
-from bucketfs.tree.inode import Directory
+from bucketfs.tree.change import Change
+from bucketfs.tree.inode import NEVER, Directory
 from bucketfs.tree.remove import PATIENCE, PAUSE, Streak
 from tests.tree.builder import TTL, Bucket, Mount, planted
 
@@ -200,6 +202,87 @@ async def test_renaming_a_directory_waits_for_what_is_leaving_it(
         await mount.rename("d", "e")
         assert mount.stored() == [f"e/{names[-1]}"]
         assert await mount.names("e") == {names[-1]}
+
+
+@mock_clock
+async def test_the_marker_of_an_emptied_directory_waits_for_the_lock(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    names = fill(bucket, count=20)
+    async with planted(bucket, tmp_path, listed_attributes=True) as mount:
+        await mount.names("d")
+        directory = await mount.directory("d")
+        for name in names:
+            await mount.unlink(f"d/{name}")
+        async with mount.tree.locks.exclusive(directory):
+            with trio.fail_after(60):
+                await mount.tree.removals.deleted()
+            await trio.sleep(5)
+            assert mount.stored() == []
+        await mount.tree.removals.drained()
+        assert mount.stored() == ["d/"]
+        assert not mount.tree.state.live
+
+
+class Writers(Bucket):
+    """Sees whether two requests write one key at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__(latency=0.01)
+        self.overlapping = False
+        self._writing: set[str] = set()
+
+    async def put(self, key: str, *args: object, **conditions: object) -> ObjectInfo:
+        self.overlapping |= key in self._writing
+        self._writing.add(key)
+        try:
+            return await super().put(key, *args, **conditions)
+        finally:
+            self._writing.discard(key)
+
+
+@mock_clock
+async def test_a_marker_is_written_by_one_request_at_a_time(tmp_path: Path) -> None:
+    bucket = Writers()
+    names = fill(bucket, count=20)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names("d")
+        directory = await mount.directory("d")
+        for name in names:
+            await mount.unlink(f"d/{name}")
+        while mount.tree.state.leaving[directory]:
+            bucket.latency = 5.0  # from the request for the marker on
+            await trio.sleep(0.001)
+        mount.tree.changer.change(directory, Change(mode=0o700))
+        mount.tree.saver.later(directory)
+        await trio.sleep(60)
+        assert mount.stored() == ["d/"]
+        assert not bucket.overlapping
+
+
+@mock_clock
+async def test_a_tree_in_which_a_directory_was_emptied_is_renamed(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Its names leave while the rename has the locks; the directory is kept by then."""
+    bucket.poke("d/f", b"x")
+    names = fill(bucket, "d/sub/", count=20)
+    async with planted(bucket, tmp_path, listed_attributes=True) as mount:
+        await mount.names("d")
+        await mount.names("d/sub")
+        for name in names[:-1]:
+            await mount.unlink(f"d/sub/{name}")
+        await mount.tree.removals.drained()
+        (await mount.directory("d")).checked = mount.root.listed = NEVER
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mount.rename, "d", "e")  # asks what d is
+                await trio.sleep(bucket.latency / 2)
+                await mount.unlink(f"d/sub/{names[-1]}")
+                assert f"d/sub/{names[-1]}" in mount.stored()
+        assert mount.stored() == ["e/f", "e/sub/"]
+        await mount.tree.removals.drained()
+        assert not mount.tree.state.live
 
 
 def refuse_deletions(bucket: Bucket) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from bucketfs.errors import FsError, NoAnswer, StoreError
 from bucketfs.store.memory import Fault
 from bucketfs.tree.change import Change
 from bucketfs.tree.inode import Directory
+from bucketfs.tree.save import ATTRIBUTE_DELAY
 from tests.tree.builder import MIB, TTL, Bucket, noise, planted, said
 
 pytestmark = pytest.mark.mock_clock
@@ -174,6 +176,26 @@ async def test_a_directory_and_a_file_in_it_at_the_same_time(
                 else:
                     await mount.rename("d/f", "d/g")
         assert mount.stored() == ["x/", "x/g"]
+
+
+async def test_attributes_of_a_replaced_directory_do_not_come_late(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        await mount.mkdir("source")
+        replaced = await mount.mkdir("target")
+        mount.tree.changer.change(replaced, Change(mode=0o700))
+        mount.tree.saver.later(replaced)
+        await trio.sleep(ATTRIBUTE_DELAY - 0.01)
+        bucket.latency = 5.0
+        await trio.sleep(0.02)
+        assert replaced.live is not None
+        assert replaced.live.held, "they are on their way"
+        bucket.latency = 0.01
+        await mount.rename("source", "target")
+        await trio.sleep(60)
+        assert mount.stored() == ["target/"]
+        assert bucket.objects["target/"].headers.metadata["mode"] == str(stat.S_IFDIR | 0o755)
 
 
 async def test_refusals(bucket: Bucket, tmp_path: Path) -> None:
