@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.harness.mounts import Mount, Mounts, wait_for_key
 from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
@@ -56,6 +58,32 @@ def test_what_waits_is_renamed_and_removed_without_a_request(
         os.unlink(path / "b")
         assert os.listdir(path) == ["first"]
         assert counted.counts() == {}, counted.story()
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_name_is_others_after_a_conflict_in_the_background(
+    mount: Mounts, bucket: Witness, counted: Proxy, is_new: bool
+) -> None:
+    ours, theirs = os.urandom(3 * MIB + 1), os.urandom(2 * MIB + 1)
+    if not is_new:
+        bucket.put("f", os.urandom(4 * MIB))
+    mounted = writeback(mount, bucket, counted)
+    mounted.expected.append("changed by someone else")
+    path = mounted.path
+    with counted.fault("PutObject", status=503, code="SlowDown", key="f"):
+        (path / "f").write_bytes(ours)
+        until(lambda: counted.count("PutObject") >= 1, "the upload is tried")
+        assert (path / "f").read_bytes() == ours
+        bucket.put("f", theirs)
+    until(lambda: len(bucket.keys()) == 2, "ours is beside theirs")
+    name, beside = bucket.keys()
+    assert (name, beside.partition(".conflict-")[0]) == ("f", "f")
+    until(lambda: (path / "f").read_bytes() == theirs, "the name is theirs")
+    assert (path / beside).read_bytes() == ours
+    assert sorted(os.listdir(path)) == ["f", beside]
+    assert (bucket.get("f"), bucket.get(beside)) == (theirs, ours)
+    mounted.remount()
+    assert ((path / "f").read_bytes(), (path / beside).read_bytes()) == (theirs, ours)
 
 
 def written(path: Path) -> dict[str, bytes]:
