@@ -347,12 +347,17 @@ class TreeState:
             self.live.discard(inode)
 
     def content(self, inode: Inode) -> Content:
-        """The inode's bytes, opened if they are not yet."""
-        live = self.enliven(inode)
-        if live.content is None:
+        """The inode's bytes, opened if they are not yet.
+
+        Raises:
+            FsError: ESTALE for an inode without a name whose bytes are not open.
+        """
+        content = inode.content
+        if content is None:
             base = Version(self.key(inode), inode.etag, inode.size) if inode.etag else None
-            live.content = Content(self.files, base)
-        return live.content
+            content = Content(self.files, base)
+            self.enliven(inode).content = content
+        return content
 
     def empty_content(self, inode: Inode) -> Content:
         """The inode's bytes as O_TRUNC leaves them: none, which the bucket does not know yet."""

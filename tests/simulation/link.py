@@ -39,6 +39,15 @@ class Weather:
 class Link(StoreWrapper):
     """The requests of one mount.
 
+    Args:
+        inner: What they are sent to.
+        mount: Whose they are.
+        weather: What they meet.
+        dice: Decides what and when.
+        note: Takes a line into the trace.
+        look: Called when a request arrives and when it is answered: moments in the midst of all
+            that the mount does.
+
     Attributes:
         calm: Nothing goes wrong any more.
         dead: The mount was killed; nothing is sent any more.
@@ -50,12 +59,15 @@ class Link(StoreWrapper):
         mount: str,
         weather: Weather,
         dice: random.Random,
+        *,
         note: Callable[[str], None],
+        look: Callable[[], None],
     ) -> None:
         super().__init__(inner)
         self._bucket = inner
         self.calm = self.dead = False
-        self._mount, self._weather, self._dice, self._note = mount, weather, dice, note
+        self._mount, self._weather, self._dice = mount, weather, dice
+        self._note, self._look = note, look
         #: Requests that are on their way: what carries each out.
         self._flying: dict[int, Callable[[], Awaitable[object]]] = {}
         self._sent = 0
@@ -71,6 +83,7 @@ class Link(StoreWrapper):
         self._flying[number] = lambda: self._carry_out(send)
         try:
             await trio.sleep(before)
+            self._look()
             if kind == "stall":
                 await self._silence(call)
             if kind in {"error", "reset", "denied"}:
@@ -81,6 +94,7 @@ class Link(StoreWrapper):
             if kind == "late stall":
                 await self._silence(call)
             await trio.sleep(after)
+            self._look()
             if kind:
                 raise self._error(kind, call)
         except StoreError as error:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 import random
 import shutil
-import signal
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import trio
 import trio.testing
@@ -27,21 +24,22 @@ from bucketfs.store.base import Capabilities
 from bucketfs.store.limit import LimitStore
 from bucketfs.store.retry import RetryPolicy, RetryStore
 from bucketfs.tasks import Background
+from bucketfs.tree.tree import Tree
 from tests.simulation import allowed, chance, disk
 from tests.simulation.bucket import SharedBucket
 from tests.simulation.kernel import Kernel, Killed
 from tests.simulation.link import SILENCE, Link, Weather
 from tests.simulation.oracle import Oracle
 from tests.simulation.programs import Step, Steps, program
+from tests.simulation.spin import Spins, StepBound, bounded_cpu
 from tests.simulation.versions import Versions
+from tests.tree.check import check
 
 #: Virtual seconds that one step of a program may take, and a whole run.
 STEP_BOUND, RUN_BOUND = 2_000.0, 100_000.0
 #: Seconds after which everything that waits has had its try, and nothing known is fresh.
 CALM = 300.0
 OP_TIMEOUT = 60.0
-#: Seconds of CPU that a run may take; most take a thirtieth of one.
-CPU_BOUND = 10.0
 
 
 @dataclass
@@ -110,6 +108,11 @@ class World:
             self.trace.append(f"{trio.current_time():10.4f} {line}")
         except RuntimeError:
             self.trace.append(f"{'':10} {line}")
+
+    def spins(self, what: str, where: str) -> None:
+        """The run takes too many steps."""
+        self.note(where)
+        self.oracle.complain(what)
 
 
 class Mount:
@@ -192,7 +195,9 @@ class Life:
             writeback=plan.writeback,
             ensure_diskfree=0,
         )
-        self._link = Link(world.bucket, mount.name, plan.weather, dice, world.note)
+        self._link = Link(
+            world.bucket, mount.name, plan.weather, dice, note=world.note, look=self.check
+        )
         self._link.calm = mount.calm
         self._versions = Versions(world.bucket.versions, writeback=plan.writeback)
         self._scope = trio.CancelScope()
@@ -201,6 +206,7 @@ class Life:
         self._over = trio.Event()
         self._idle = trio.Event()
         self.cache: PageCache
+        self.tree: Tree | None = None
         self.steps: Steps
         self.kernel: Kernel
 
@@ -218,7 +224,7 @@ class Life:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    tree = plant(
+                    self.tree = tree = plant(
                         store, self._options, self.cache, Background(nursery), kernel_cache
                     )
                     operations = Operations(
@@ -237,6 +243,8 @@ class Life:
                     for lost in left.files:
                         self._world.note(f"{self._mount.name} left {lost.path}: {lost.error}")
                     nursery.cancel_scope.cancel()
+            await self._calls_ended()
+            self.check(ended=True)
         except* (StoreError, FsError) as group:
             raise _single(group) from None
         finally:
@@ -251,6 +259,15 @@ class Life:
         """Nothing goes wrong any more."""
         self._link.calm = True
 
+    def check(self, *, ended: bool = False, at_rest: bool = False) -> None:
+        """What has to hold of the tree does, unless the mount was killed (`tests.tree.check`)."""
+        if self.tree is None or (self.is_dead() and not ended):
+            return
+        try:
+            check(self.tree, ended=ended, at_rest=at_rest)
+        except AssertionError as error:
+            self._world.oracle.complain(f"{self._mount.name}: {error}")
+
     async def run_in(self, steps: Steps, step: Step) -> None:
         """A step that ends when the mount does."""
         chance.is_dead.set(self.is_dead)
@@ -264,11 +281,16 @@ class Life:
                 del self._calls[scope]
                 if not self._calls and self.kernel.dead:
                     self._idle.set()
+        self.check()
 
     def _end_calls(self) -> None:
         self.kernel.dead = True
         for scope in self._calls:
             scope.cancel()
+
+    async def _calls_ended(self) -> None:
+        if self._calls:
+            await self._idle.wait()
 
     async def kill(self) -> None:
         """End at once; nothing it does from now on counts."""
@@ -280,8 +302,7 @@ class Life:
     async def stop(self) -> None:
         """End in order."""
         self._end_calls()
-        if self._calls:
-            await self._idle.wait()
+        await self._calls_ended()
         self._wanted.set()
         await self._over.wait()
 
@@ -330,6 +351,8 @@ async def _check_end(world: World, mounts: Sequence[Mount], nursery: trio.Nurser
         mount.life.calm()
     await trio.sleep(CALM)
     for mount in mounts:
+        assert mount.life is not None
+        mount.life.check(at_rest=True)
         await _check_view(world, mount)
     for again in (True, False):  # what a mount could not do is the next one's
         for mount in mounts:
@@ -401,14 +424,6 @@ class _Log(logging.Handler):
             self._world.oracle.complain(f"traceback in the log: {text}: {record.exc_info[1]!r}")
 
 
-class Spins(BaseException):
-    """A run takes far more time than any should: something goes round without waiting."""
-
-
-def _spins(_number: int, frame: FrameType | None) -> NoReturn:
-    raise Spins("".join(traceback.format_stack(frame, limit=12)))
-
-
 def run(seed: int, base: Path, *, verbose: bool = False) -> Outcome:
     """Run a seed in a directory of its own below `base`."""
     chance.seed(seed)
@@ -420,15 +435,14 @@ def run(seed: int, base: Path, *, verbose: bool = False) -> Outcome:
     log, handler = logging.getLogger("bucketfs"), _Log(world)
     log.addHandler(handler)
     clock = trio.testing.MockClock(autojump_threshold=0)
-    signal.signal(signal.SIGVTALRM, _spins)
-    signal.setitimer(signal.ITIMER_VIRTUAL, CPU_BOUND)
     try:
-        trio.run(_bounded, world, clock=clock)
-    except (Exception, Spins) as error:  # noqa: BLE001 - whatever it is, it is a finding
+        with bounded_cpu():
+            trio.run(_bounded, world, clock=clock, instruments=[StepBound(world.spins)])
+    except* (Exception, Spins) as group:  # noqa: BLE001 - whatever it is, it is a finding
+        error = _single(group)
         world.note("".join(traceback.format_exception(error)))
         world.oracle.violations.append(f"the run ended with {error!r}")
     finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         log.removeHandler(handler)
         shutil.rmtree(directory)
     return Outcome(world.oracle.violations, world.trace)

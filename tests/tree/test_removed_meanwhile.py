@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,25 @@ async def test_what_is_asked_about_is_not_forgotten(
         first, second = found
         assert first is second
         assert first.parent is not None
+
+
+async def test_a_file_that_others_removed_is_not_opened(bucket: Bucket, tmp_path: Path) -> None:
+    """And nothing is kept for it, as no close of it follows."""
+    bucket.poke("f", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        inode = await mount.find("f")
+        del bucket.objects["f"]
+        mount.expire()
+        assert await mount.names() == set()
+        for attempt in (
+            mount.tree.opener.open(inode, os.O_RDWR, uid=0, pid=0),
+            mount.tree.opener.truncate(inode, 0, publish=True),
+        ):
+            with pytest.raises(FsError) as caught:
+                await attempt
+            assert caught.value.errno == errno.ESTALE
+        assert not mount.tree.state.live
 
 
 async def test_the_kernel_keeps_no_answer_about_a_name_that_may_come_back(
