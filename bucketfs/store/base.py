@@ -8,13 +8,15 @@ opaque version tokens without their quotes, byte ranges are half open ``[start, 
 Idempotence: `head`, `get`, `list`, `list_uploads`, `copy_part`, `upload_part`, unconditional `put`,
 `copy`, `delete`, `delete_many` and `abort` may be repeated freely. `complete` and conditional `put`
 and `copy` may find after a lost answer that their own first try went through; the implementation
-settles this with a HEAD before it reports `PreconditionFailed` or `NotFound`.
+settles this with a HEAD before it reports `PreconditionFailed` or `NotFound`. A deletion that is
+repeated finds nothing, which is no error, or, under a condition, what others have stored since.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from bucketfs.errors import StoreError
@@ -22,6 +24,9 @@ from bucketfs.errors import StoreError
 #: Receives the bytes of a GET in order, chunk by chunk; must not block and must not keep the
 #: chunk, whose memory is reused.
 Sink = Callable[["bytes | memoryview"], None]
+
+#: For deletions of any version.
+NO_CONDITIONS: Final[Mapping[str, str]] = MappingProxyType({})
 
 #: Hears where the next page of a listing seems to begin.
 OnToken = Callable[[str], Awaitable[None]]
@@ -147,6 +152,9 @@ class Capabilities:
         complete_if_match / complete_if_none_match: Conditional CompleteMultipartUpload works.
         copy_if_match: The copy-source-if-match condition is honoured.
         copy_condition: It may be sent, honoured or not.
+        target_if_match / target_if_none_match: CopyObject honours conditions on what it replaces.
+        delete_if_match / delete_many_if_match: DeleteObject honours If-Match, DeleteObjects the
+            ETag of each key.
         get_if_match: GetObject takes If-Match (else the ETags of its answers are compared).
         etags: Answers name ETags (else a version is its size and Last-Modified, and nothing is
             sent that needs an ETag: conditions on versions, parts).
@@ -171,6 +179,10 @@ class Capabilities:
     complete_if_none_match: bool = True
     copy_if_match: bool = True
     copy_condition: bool = True
+    target_if_match: bool = True
+    target_if_none_match: bool = True
+    delete_if_match: bool = True
+    delete_many_if_match: bool = True
     get_if_match: bool = True
     etags: bool = True
     checksums: bool = True
@@ -242,22 +254,31 @@ class Store(Protocol):
         size: int,
         headers: Headers | None = None,
         source_if_match: str = "",
+        target_if_match: str = "",
+        target_if_none_match: bool = False,
     ) -> ObjectInfo:
         """Copy an object of `size` bytes inside the bucket; `headers` None keeps its own.
 
         Larger than `max_copy`: by parts. Without `copy` in the capabilities: by download and
-        upload.
+        upload. ``target_if_match``: only over that version; ``target_if_none_match``: only if the
+        target is free, else KeyTaken.
         """
         ...
 
     async def delete(self, key: str, *, if_match: str = "") -> None:
-        """Remove an object; a missing one is no error."""
+        """Remove an object; a missing one is no error.
+
+        Raises PreconditionFailed when it is another version than `if_match`.
+        """
         ...
 
-    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
+    async def delete_many(
+        self, keys: Sequence[str], *, if_match: Mapping[str, str] = NO_CONDITIONS
+    ) -> Mapping[str, StoreError]:
         """Remove any number of objects, a thousand a request.
 
-        The answer names those that stayed and why.
+        The answer names those that stayed and why: PreconditionFailed for one that is another
+        version than `if_match` says of its key.
         """
         ...
 

@@ -3,15 +3,16 @@
 The table says what was measured or documented for each kind of server; an endpoint not in it is
 taken for a full S3 until it answers otherwise. Every ability that is missing has a fallback in
 `bucketfs.store.fallback`. The dangerous kind of server is the one that *ignores* a condition and
-answers 200: a server not in the table is therefore not trusted with conditions on Complete and
-copy, and for a mount that writes `probe` tries those of PUT out on a key of its own.
+answers 200: a server not in the table is therefore not trusted with conditions on Complete and on
+the source of a copy, and for a mount that writes `probe` tries those of PUT, of the target of a
+copy and of deletions out on a key of its own.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -27,11 +28,20 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("bucketfs.store.capability")
 
+#: An ETag that no object has.
+_WRONG: Final = "0" * 32
 #: Seconds that the probe's key may take to delete when the mount is given up meanwhile.
 _CLEAN_UP: Final = 10.0
 _TIB: Final = 1 << 40
+#: Conditions that Amazon has had since 2025 and hardly anybody else: off until `probe` was there.
+_NEW_CONDITIONS: Final = {
+    "target_if_match": False,
+    "target_if_none_match": False,
+    "delete_if_match": False,
+    "delete_many_if_match": False,
+}
 #: Most stores stopped at Amazon's limit of before December 2025.
-_FULL: Final = Capabilities(max_object=5 * _TIB)
+_FULL: Final = Capabilities(max_object=5 * _TIB, **_NEW_CONDITIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +225,10 @@ class Provider:
             self.capabilities = replace(self.capabilities, **lost)
             _log.info("%s lacks: %s", self.name, ", ".join(sorted(lost)))
 
+    def found_able(self, **abilities: bool) -> None:
+        """Note abilities that were tried out."""
+        self.capabilities = replace(self.capabilities, **abilities)
+
     def miss_etags(self) -> None:
         """An answer named no ETag."""
         if self.capabilities.etags:
@@ -252,10 +266,11 @@ class Provider:
 
 
 async def probe(store: Store, provider: Provider, prefix: str) -> None:
-    """Find out on a short-lived key whether conditional PUTs work, and how If-Match is spelled.
+    """Find out on a short-lived key which conditions work, and how If-Match is spelled.
 
-    Five or six small requests. Where writing is not allowed, or no more after the first of them,
-    what is not found out stays as it is, and nothing is raised.
+    Six to ten small requests: the more conditions are honoured, the more. Where writing is not
+    allowed, or no more after the first of them, what is not found out stays as it is, and nothing
+    is raised.
     """
     key = f"{prefix}.bucketfs-probe-{secrets.token_hex(8)}"
     try:
@@ -272,43 +287,95 @@ async def probe(store: Store, provider: Provider, prefix: str) -> None:
         else:
             _log.debug("conditional writes were not probed: %s", exc)
         return
+    whole = False
     try:
-        await _try_out(store, provider, key, first.etag)
+        await _try_out_puts(store, provider, key, first.etag)
+        await _try_out_copies(store, provider, key)
+        whole = True
     except StoreError as exc:
-        provider.quoted = True
         _log.info("conditional writes were not probed to the end: %s", exc)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEAN_UP):
-            await _clean_up(store, key)
+            await _clean_up(store, provider, key, learn=whole)
 
 
-async def _try_out(store: Store, provider: Provider, key: str, etag: str) -> None:
+async def _try_out_puts(store: Store, provider: Provider, key: str, etag: str) -> None:
     """Put the object with this ETag again, under conditions."""
-    honoured = await _refuses(store, key, if_none_match=True)
-    provider.demote(put_if_none_match=honoured)
-    honoured = await _refuses(store, key, if_match="0" * 32)
+
+    def put(*, if_match: str = "", if_none_match: bool = False) -> Awaitable[object]:
+        body = BytesBody(b"1")
+        return store.put(key, body, Headers(), if_match=if_match, if_none_match=if_none_match)
+
+    provider.demote(put_if_none_match=await _is_refused(put(if_none_match=True)))
+    honoured = await _is_refused(put(if_match=_WRONG))
     provider.demote(put_if_match=honoured)
-    if honoured and await _refuses(store, key, if_match=etag):
+    if honoured and await _is_refused(put(if_match=etag)):
         provider.quoted = False
-        provider.demote(put_if_match=not await _refuses(store, key, if_match=etag))
+        try:
+            provider.demote(put_if_match=not await _is_refused(put(if_match=etag)))
+        except StoreError:
+            provider.quoted = True
+            raise
 
 
-async def _clean_up(store: Store, key: str) -> None:
+async def _try_out_copies(store: Store, provider: Provider, key: str) -> None:
+    """Copy the object onto itself, under conditions that are false."""
+
+    def copy(*, if_match: str = "", if_none_match: bool = False) -> Awaitable[object]:
+        return store.copy(
+            key,
+            key,
+            size=1,
+            headers=Headers(),
+            target_if_match=if_match,
+            target_if_none_match=if_none_match,
+        )
+
     try:
-        await store.delete(key)
+        # who does not know the one does not know the other
+        if await _is_refused(copy(if_none_match=True)):
+            match = await _is_refused(copy(if_match=_WRONG))
+            provider.found_able(target_if_none_match=True, target_if_match=match)
+    except StoreError as exc:
+        if not is_refusal(exc):  # not all copy an object onto itself
+            raise
+
+
+async def _clean_up(store: Store, provider: Provider, key: str, *, learn: bool) -> None:
+    """Delete the object; to `learn`, under conditions that are false, first of all."""
+    try:
+        if not (learn and await _is_gone(store, provider, key)):
+            await store.delete(key)
     except StoreError as exc:
         # who may write and not delete may mount all the same
         _log.warning("the object that tried out conditional writes stays in the bucket: %s", exc)
 
 
-async def _refuses(
-    store: Store, key: str, *, if_match: str = "", if_none_match: bool = False
-) -> bool:
-    """Whether the endpoint answers a conditional PUT of the probe's first bytes with 412."""
+async def _is_gone(store: Store, provider: Provider, key: str) -> bool:
+    """Whether deletions of another version took the object: the endpoint ignores conditions."""
     try:
-        await store.put(
-            key, BytesBody(b"1"), Headers(), if_match=if_match, if_none_match=if_none_match
-        )
+        await store.delete(key, if_match=_WRONG)
+        return True
+    except PreconditionFailed:
+        provider.found_able(delete_if_match=True)
+    except StoreError as exc:
+        if not is_refusal(exc):
+            raise
+        return False
+    try:
+        stayed = await store.delete_many([key], if_match={key: _WRONG})
+    except StoreError as exc:
+        if not is_refusal(exc):
+            raise
+        return False
+    provider.found_able(delete_many_if_match=isinstance(stayed.get(key), PreconditionFailed))
+    return key not in stayed
+
+
+async def _is_refused(sent: Awaitable[object]) -> bool:
+    """Whether the endpoint answers 412 to a request, for its condition."""
+    try:
+        await sent
     except PreconditionFailed:
         return True
     except Unsupported:

@@ -10,7 +10,6 @@ import errno
 import functools
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,9 +19,18 @@ from typing import IO, Final, TypeVar
 import trio
 
 from bucketfs.errors import KeyTaken, NotFound, PreconditionFailed, StoreError, Unsupported
-from bucketfs.store.base import Body, Capabilities, Headers, ObjectInfo, Store, is_etag
+from bucketfs.store.base import (
+    NO_CONDITIONS,
+    Body,
+    Capabilities,
+    Headers,
+    ObjectInfo,
+    Store,
+    is_etag,
+)
 from bucketfs.store.body import FileBody
 from bucketfs.store.capability import Provider, probe
+from bucketfs.store.deletion import Deletions
 from bucketfs.store.refusal import as_taken, is_refusal, unsupported
 from bucketfs.store.wrapper import StoreWrapper
 from bucketfs.tasks import gather
@@ -35,8 +43,6 @@ _log = logging.getLogger("bucketfs.store.fallback")
 _COPY_PART: Final = 256 << 20
 _UPLOAD_PART: Final = 64 << 20
 _CLEAN_UP: Final = 30.0
-#: Section 2.2 of XML 1.0; tabs and line ends, which it has, do not survive all parsers.
-_NOT_XML: Final = re.compile("[\x00-\x1f\ufffe\uffff]")
 #: What the local disk says when it is full, for all or for us.
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -46,6 +52,15 @@ class _Part:
     number: int
     start: int
     stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Onto:
+    """What a copy makes, and what may be there before."""
+
+    key: str
+    if_match: str
+    if_none_match: bool
 
 
 def part_plan(size: int, wish: int, max_parts: int) -> list[_Part]:
@@ -68,6 +83,7 @@ class FallbackStore(StoreWrapper):
         self._provider = provider
         self._probe_prefix = probe_prefix
         self._told = False
+        self._deletions = Deletions(inner, provider)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -198,13 +214,10 @@ class FallbackStore(StoreWrapper):
     ) -> ObjectInfo:
         async def send() -> ObjectInfo:
             can = self.capabilities
-            match, none_match = if_match, if_none_match
-            if match and not (can.complete_if_match and is_etag(match)):
-                await self._check_target(key, match, False)
-                match = ""
-            if none_match and not can.complete_if_none_match:
-                await self._check_target(key, "", True)
-                none_match = False
+            match = if_match if can.complete_if_match and is_etag(if_match) else ""
+            none_match = if_none_match and can.complete_if_none_match
+            if (match, none_match) != (if_match, if_none_match):
+                await self._check_target(key, if_match, if_none_match)
             return await self.inner.complete(
                 key, upload_id, parts, size=size, if_match=match, if_none_match=none_match
             )
@@ -223,67 +236,61 @@ class FallbackStore(StoreWrapper):
         size: int,
         headers: Headers | None = None,
         source_if_match: str = "",
+        target_if_match: str = "",
+        target_if_none_match: bool = False,
     ) -> ObjectInfo:
         async def send() -> ObjectInfo:
             can = self.capabilities
             if not (can.copy_if_match and can.copy_condition and is_etag(source_if_match)):
                 await self._check_target(source, source_if_match, False)
+            match = target_if_match if can.target_if_match and is_etag(target_if_match) else ""
+            none_match = target_if_none_match and can.target_if_none_match
+            if (match, none_match) != (target_if_match, target_if_none_match):
+                await self._check_target(target, target_if_match, target_if_none_match)
             return await self.inner.copy(
-                source, target, size=size, headers=headers, source_if_match=source_if_match
+                source,
+                target,
+                size=size,
+                headers=headers,
+                source_if_match=source_if_match,
+                target_if_match=match,
+                target_if_none_match=none_match,
             )
 
         if self.capabilities.copy and size <= self.capabilities.max_copy:
-            optional = (*_condition(source_if_match), *_optional(headers or Headers()))
+            optional = [*_condition(source_if_match), *_optional(headers or Headers())]
+            optional += ["target_if_match"] if target_if_match else []
+            optional += ["target_if_none_match"] if target_if_none_match else []
             try:
                 return await as_taken(self._provider, send, *optional)
             except Unsupported:
                 self._provider.demote(copy=False)
+            except KeyTaken:
+                raise
+            except PreconditionFailed:
+                # which of the conditions was false no answer says reliably
+                await self._check_target(target, "", target_if_none_match)
+                raise
+        onto = _Onto(target, target_if_match, target_if_none_match)
         if headers is None or not source_if_match:
             found = await self.inner.head(source)
             headers = headers or found.headers or Headers()
             source_if_match = source_if_match or found.etag
         while (able := self.capabilities).copy and able.copy_part:
             try:
-                return await self._copy_parts(source, target, size, headers, source_if_match)
+                return await self._copy_parts(source, onto, size, headers, source_if_match)
             except Unsupported:
                 if self.capabilities == able:
                     raise
-        return await self._copy_by_hand(source, target, size, headers, source_if_match)
+        return await self._copy_by_hand(source, onto, size, headers, source_if_match)
 
     async def delete(self, key: str, *, if_match: str = "") -> None:
-        if not is_etag(if_match):
-            try:
-                await self._check_target(key, if_match, False)
-            except NotFound:
-                return
-        await self.inner.delete(key, if_match=if_match)
+        await self._deletions.one(key, if_match)
 
-    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
-        stayed: dict[str, StoreError] = {}
-        # XML 1.0 has no way to write some characters, so that such keys go one by one.
-        alone = [key for key in keys if not key.isprintable() and _NOT_XML.search(key)]
-        batch = [key for key in keys if key not in set(alone)] if alone else list(keys)
-        if self.capabilities.delete_many and batch:
-            try:
-                send = functools.partial(self.inner.delete_many, batch)
-                stayed.update(await as_taken(self._provider, send, "delete_crc"))
-                batch = []
-            except StoreError as exc:
-                if not is_refusal(exc):
-                    raise
-                if isinstance(exc, Unsupported):
-                    self._provider.demote(delete_many=False)
-
-        async def delete(key: str) -> None:
-            try:
-                await self.inner.delete(key)
-            except StoreError as exc:
-                stayed[key] = exc
-
-        async with trio.open_nursery() as nursery:
-            for key in [*alone, *batch]:
-                nursery.start_soon(delete, key)
-        return stayed
+    async def delete_many(
+        self, keys: Sequence[str], *, if_match: Mapping[str, str] = NO_CONDITIONS
+    ) -> Mapping[str, StoreError]:
+        return await self._deletions.many(keys, if_match)
 
     async def _check_target(self, key: str, if_match: str, if_none_match: bool) -> None:
         """Look before a request whose condition the endpoint would ignore; nearly as good."""
@@ -306,13 +313,13 @@ class FallbackStore(StoreWrapper):
             )
 
     async def _copy_parts(
-        self, source: str, target: str, size: int, headers: Headers, etag: str
+        self, source: str, onto: _Onto, size: int, headers: Headers, etag: str
     ) -> ObjectInfo:
         """Copy on the server by parts, side by side."""
 
         async def copy(upload_id: str, part: _Part) -> str:
             return await self.copy_part(
-                target,
+                onto.key,
                 upload_id,
                 part.number,
                 source=source,
@@ -322,10 +329,10 @@ class FallbackStore(StoreWrapper):
             )
 
         wish = min(_COPY_PART, self.capabilities.max_copy)
-        return await self._multipart(target, size, headers, wish, copy, copies=True)
+        return await self._multipart(onto, size, headers, wish, copy, copies=True)
 
     async def _copy_by_hand(
-        self, source: str, target: str, size: int, headers: Headers, etag: str
+        self, source: str, onto: _Onto, size: int, headers: Headers, etag: str
     ) -> ObjectInfo:
         """Copy through this machine: download into an unnamed file, upload from it.
 
@@ -347,17 +354,23 @@ class FallbackStore(StoreWrapper):
                 )
             whole = FileBody(file.fileno(), 0, size)
             if size <= min(_UPLOAD_PART, self.capabilities.max_put):
-                return await self.put(target, whole, headers)
+                return await self.put(
+                    onto.key,
+                    whole,
+                    headers,
+                    if_match=onto.if_match,
+                    if_none_match=onto.if_none_match,
+                )
 
             async def upload(upload_id: str, part: _Part) -> str:
                 body = FileBody(file.fileno(), part.start, part.stop)
-                return await self.upload_part(target, upload_id, part.number, body)
+                return await self.upload_part(onto.key, upload_id, part.number, body)
 
-            return await self._multipart(target, size, headers, _UPLOAD_PART, upload)
+            return await self._multipart(onto, size, headers, _UPLOAD_PART, upload)
 
     async def _multipart(
         self,
-        target: str,
+        onto: _Onto,
         size: int,
         headers: Headers,
         wish: int,
@@ -365,18 +378,25 @@ class FallbackStore(StoreWrapper):
         *,
         copies: bool = False,
     ) -> ObjectInfo:
-        """Make `target` of parts that `send` brings; nothing is left behind on failure."""
-        upload_id = await self.create_upload(target, headers, copies=copies)
+        """Make an object of parts that `send` brings; nothing is left behind on failure."""
+        upload_id = await self.create_upload(onto.key, headers, copies=copies)
         parts = part_plan(size, wish, self.capabilities.max_parts)
         try:
             etags = await gather(
                 [functools.partial(send, upload_id, part) for part in parts], limit=len(parts)
             )
             done = [(part.number, etag) for part, etag in zip(parts, etags, strict=True)]
-            return await self.complete(target, upload_id, done, size=size)
+            return await self.complete(
+                onto.key,
+                upload_id,
+                done,
+                size=size,
+                if_match=onto.if_match,
+                if_none_match=onto.if_none_match,
+            )
         except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEAN_UP):
-                await self._abort(target, upload_id)
+                await self._abort(onto.key, upload_id)
             raise
 
     async def _abort(self, key: str, upload_id: str) -> None:

@@ -21,6 +21,7 @@ from sortedcontainers import SortedDict  # type: ignore[import-untyped]
 from bucketfs import clock
 from bucketfs.errors import BrokenBody, KeyTaken, NoAnswer, NotFound, PreconditionFailed, StoreError
 from bucketfs.store.base import (
+    NO_CONDITIONS,
     Body,
     Capabilities,
     Headers,
@@ -196,12 +197,20 @@ class MemoryStore:
         size: int,
         headers: Headers | None = None,
         source_if_match: str = "",
+        target_if_match: str = "",
+        target_if_none_match: bool = False,
     ) -> ObjectInfo:
         fault = await self._request("CopyObject", source)
         found = self._find(source, "CopyObject")
         if source_if_match and self._capabilities.copy_if_match and source_if_match != found.etag:
             raise PreconditionFailed("PreconditionFailed", status=412, key=source)
         _check_key(target)
+        can = self._capabilities
+        self._check_target(
+            target,
+            target_if_match if can.target_if_match else "",
+            target_if_none_match and can.target_if_none_match,
+        )
         if size != len(found.data):
             raise AssertionError(f"copy of {source!r}: {size} bytes announced")
         info = self._store(target, found.data, headers or found.headers, found.etag)
@@ -210,19 +219,29 @@ class MemoryStore:
 
     async def delete(self, key: str, *, if_match: str = "") -> None:
         fault = await self._request("DeleteObject", key)
+        self._delete(key, if_match if self._capabilities.delete_if_match else "")
+        _lose_answer(fault)
+
+    async def delete_many(
+        self, keys: Sequence[str], *, if_match: Mapping[str, str] = NO_CONDITIONS
+    ) -> Mapping[str, StoreError]:
+        able = self._capabilities.delete_many_if_match
+        stayed: dict[str, StoreError] = {}
+        for at in range(0, len(keys), _PAGE):
+            fault = await self._request("DeleteObjects", keys[at])
+            for key in keys[at : at + _PAGE]:
+                try:
+                    self._delete(key, if_match.get(key, "") if able else "")
+                except PreconditionFailed as exc:
+                    stayed[key] = exc
+            _lose_answer(fault)
+        return stayed
+
+    def _delete(self, key: str, if_match: str) -> None:
         found = self.objects.get(key)
         if if_match and found is not None and found.etag != if_match:
             raise PreconditionFailed("PreconditionFailed", status=412, key=key)
         self.objects.pop(key, None)
-        _lose_answer(fault)
-
-    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
-        for at in range(0, len(keys), _PAGE):
-            fault = await self._request("DeleteObjects", keys[at])
-            for key in keys[at : at + _PAGE]:
-                self.objects.pop(key, None)
-            _lose_answer(fault)
-        return {}
 
     async def list(
         self,

@@ -28,7 +28,7 @@ from bucketfs.errors import (
     StoreError,
     advice,
 )
-from bucketfs.store.base import Body, Headers, ObjectInfo, Sink, Store
+from bucketfs.store.base import NO_CONDITIONS, Body, Headers, ObjectInfo, Sink, Store
 from bucketfs.store.limit import SMALL
 from bucketfs.store.outage import Outage
 from bucketfs.store.outcome import is_open, lost_uploads
@@ -268,26 +268,42 @@ class RetryStore(StoreWrapper):
         size: int,
         headers: Headers | None = None,
         source_if_match: str = "",
+        target_if_match: str = "",
+        target_if_none_match: bool = False,
     ) -> ObjectInfo:
         def send() -> Awaitable[ObjectInfo]:
             return self.inner.copy(
-                source, target, size=size, headers=headers, source_if_match=source_if_match
+                source,
+                target,
+                size=size,
+                headers=headers,
+                source_if_match=source_if_match,
+                target_if_match=target_if_match,
+                target_if_none_match=target_if_none_match,
             )
 
         def is_ours(found: ObjectInfo) -> bool:
-            return found.size == size and headers is not None and _same_metadata(found, headers)
+            if found.size != size:
+                return False
+            if headers is not None:
+                return _same_metadata(found, headers)
+            # it has taken the place of nothing, or of another version
+            is_new = target_if_none_match or target_if_match not in ("", source_if_match)
+            return is_new and found.etag == source_if_match
 
         # A copy onto itself may change the ETag, and so make its own repetition fail.
         return await self._settled(Call("CopyObject", target), send, is_ours)
 
-    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
+    async def delete_many(
+        self, keys: Sequence[str], *, if_match: Mapping[str, str] = NO_CONDITIONS
+    ) -> Mapping[str, StoreError]:
         """As that of `Store`; keys that an answer names for a reason that passes are sent again."""
         left = keys
         stayed: dict[str, StoreError] = {}
 
         async def send() -> None:
             nonlocal left
-            failed = await self.inner.delete_many(left)
+            failed = await self.inner.delete_many(left, if_match=if_match)
             stayed.update({key: exc for key, exc in failed.items() if not is_transient(exc)})
             passing = [key for key, exc in failed.items() if is_transient(exc)]
             if passing:

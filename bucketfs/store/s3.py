@@ -39,6 +39,7 @@ from bucketfs.store.answers import (
     unquote,
 )
 from bucketfs.store.base import (
+    NO_CONDITIONS,
     Body,
     Capabilities,
     Headers,
@@ -182,11 +183,14 @@ class S3Store:
         size: int,
         headers: Headers | None = None,
         source_if_match: str = "",
+        target_if_match: str = "",
+        target_if_none_match: bool = False,
     ) -> ObjectInfo:
         params: _Params = dict(self._new)
         if headers is not None:
             params |= {"MetadataDirective": "REPLACE", **self._described(headers)}
         params |= self._source_condition(source_if_match)
+        params |= self._condition(target_if_match, target_if_none_match)
         params["CopySource"] = {"Bucket": self._config.bucket, "Key": source}
         answer = await self._call("CopyObject", source, self._copied, Key=target, **params)
         result = answer.get("CopyObjectResult", {})
@@ -197,18 +201,21 @@ class S3Store:
         return ObjectInfo(target, size, etag, modified, headers, self._config.storage_class)
 
     async def delete(self, key: str, *, if_match: str = "") -> None:
-        params = {"IfMatch": f'"{if_match}"'} if if_match and is_etag(if_match) else {}
+        params = self._condition(if_match, False)
         try:
             await self._call("DeleteObject", key, self._always, Key=key, **params)
         except NotFound as exc:
             if exc.code == "NoSuchBucket":
                 raise
 
-    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
+    async def delete_many(
+        self, keys: Sequence[str], *, if_match: Mapping[str, str] = NO_CONDITIONS
+    ) -> Mapping[str, StoreError]:
+        etags = {key: {"ETag": self._provider.quote(etag)} for key, etag in if_match.items()}
         stayed: dict[str, StoreError] = {}
         for at in range(0, len(keys), _BATCH):
             asked = dict.fromkeys(keys[at : at + _BATCH])
-            batch = [{"Key": key} for key in asked]
+            batch = [{"Key": key, **etags.get(key, {})} for key in asked]
             answer = await self._call(
                 "DeleteObjects", keys[at], self._always, Delete={"Objects": batch, "Quiet": True}
             )
@@ -217,7 +224,8 @@ class S3Store:
                 if key not in asked:
                     raise _unusable("DeleteObjects", keys[at], f"it names {words(key)!r}")
                 if code != "NoSuchKey":
-                    stayed[key] = StoreError(
+                    kind = PreconditionFailed if code == "PreconditionFailed" else StoreError
+                    stayed[key] = kind(
                         error_code(code, "InternalError"),
                         operation="DeleteObjects",
                         key=key,

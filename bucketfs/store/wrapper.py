@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 from bucketfs.errors import StoreError
 from bucketfs.store.base import (
+    NO_CONDITIONS,
     Body,
     Capabilities,
     Headers,
@@ -101,11 +102,19 @@ class StoreWrapper:
         size: int,
         headers: Headers | None = None,
         source_if_match: str = "",
+        target_if_match: str = "",
+        target_if_none_match: bool = False,
     ) -> ObjectInfo:
         return await self.around(
             Call("CopyObject", target),
             lambda: self.inner.copy(
-                source, target, size=size, headers=headers, source_if_match=source_if_match
+                source,
+                target,
+                size=size,
+                headers=headers,
+                source_if_match=source_if_match,
+                target_if_match=target_if_match,
+                target_if_none_match=target_if_none_match,
             ),
         )
 
@@ -114,9 +123,13 @@ class StoreWrapper:
             Call("DeleteObject", key), lambda: self.inner.delete(key, if_match=if_match)
         )
 
-    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
+    async def delete_many(
+        self, keys: Sequence[str], *, if_match: Mapping[str, str] = NO_CONDITIONS
+    ) -> Mapping[str, StoreError]:
         first = keys[0] if keys else ""
-        return await self.around(Call("DeleteObjects", first), lambda: self.inner.delete_many(keys))
+        return await self.around(
+            Call("DeleteObjects", first), lambda: self.inner.delete_many(keys, if_match=if_match)
+        )
 
     async def list(
         self,

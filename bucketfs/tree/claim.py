@@ -1,15 +1,12 @@
 """Copying an object to a name that must be free: what RENAME_NOREPLACE comes down to.
 
 CopyObject has a condition on its target at few stores. PutObject has one almost everywhere, so that
-a small object is carried over by hand, and of two who want one name exactly one gets it. For a
-large one the bucket is asked just before the copy.
+elsewhere a small object is carried over by hand, and of two who want one name exactly one gets it.
+For a large one the bucket is asked just before the copy.
 """
 
 from __future__ import annotations
 
-import contextlib
-
-from bucketfs.errors import KeyTaken, NotFound
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo, Store
 
 #: Objects up to this size are carried over: a GET and a PUT of so much take no longer than a HEAD
@@ -27,11 +24,15 @@ async def copy_to_free(
         PreconditionFailed, NotFound: The source is another version, or gone.
         StoreError: As `Store.copy` does.
     """
-    if size > CARRIED_MOST:
-        with contextlib.suppress(NotFound):
-            await store.head(target)
-            raise KeyTaken("PreconditionFailed", operation="CopyObject", key=target)
-        return await store.copy(source, target, size=size, headers=headers, source_if_match=etag)
+    if size > CARRIED_MOST or store.capabilities.target_if_none_match:
+        return await store.copy(
+            source,
+            target,
+            size=size,
+            headers=headers,
+            source_if_match=etag,
+            target_if_none_match=True,
+        )
     body = bytearray()
     info = await store.get(source, body.extend, if_match=etag, size=size)
     return await store.put(

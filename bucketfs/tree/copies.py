@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
-from bucketfs.errors import StoreError
+from bucketfs.errors import NotFound, PreconditionFailed, StoreError
 from bucketfs.file.context import Version
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import gather
@@ -37,7 +37,7 @@ class TreeCopies:
         target: Inode | None,
         asked: Condition,
         *,
-        claimed: bool,
+        claimed: str,
     ) -> list[tuple[ObjectInfo, ObjectInfo]]:
         """Copy every object of a directory, or, when one cannot be, none; pairs of both.
 
@@ -46,9 +46,10 @@ class TreeCopies:
             new_prefix: What the keys of the copies begin with.
             target: What had the name before.
             asked: What each copy is conditional on.
-            claimed: The marker of the new name was made for this.
+            claimed: ETag of the marker that was made for this under the new name, "" for none.
 
         Raises:
+            KeyTaken: Others have stored something under the new name.
             StoreError: As the first copy that failed.
         """
         old_prefix = self._state.prefix(source)
@@ -57,24 +58,40 @@ class TreeCopies:
         for marker in (source.markers or frozenset()) - {"/"}:
             objects.append(ObjectInfo(path + marker, 0, "", 0))
         keys = [check_key(new_path + info.key[len(path) :]) for info in objects]
+        markers = target.markers if isinstance(target, Directory) else None
+        kept = {new_path + marker for marker in markers or ()} | self._state.deferred.keys()
+        free = self._state.store.capabilities.target_if_none_match
+        #: Copies by key, None for those of unknown outcome.
+        made: dict[str, ObjectInfo | None] = {}
+        if claimed:
+            made[new_prefix] = ObjectInfo(new_prefix, 0, claimed, 0)
+
+        async def copy(info: ObjectInfo, key: str) -> ObjectInfo:
+            # what stands there by our own doing, or was seen there, is replaced
+            is_new = free and key not in made and key not in kept
+            before, made[key] = made.get(key), None
+            try:
+                made[key] = copied = await self._state.store.copy(
+                    info.key, key, size=info.size, source_if_match=asked(info),
+                    target_if_none_match=is_new,
+                )  # fmt: skip
+            except StoreError as error:
+                if 400 <= error.status < 500:
+                    made[key] = before
+                    if before is None:
+                        del made[key]
+                raise
+            return copied
+
+        pairs = list(zip(objects, keys, strict=True))
         try:
             copies = await gather(
-                [
-                    functools.partial(
-                        self._state.store.copy,
-                        info.key,
-                        key,
-                        size=info.size,
-                        source_if_match=asked(info),
-                    )
-                    for info, key in zip(objects, keys, strict=True)
-                ],
+                [functools.partial(copy, info, key) for info, key in pairs],
                 limit=self._state.files.parallel,
             )
         except BaseException:
-            had_marker = isinstance(target, Directory) and target.markers
-            made = {*keys, new_prefix} if claimed else set(keys)
-            await self._take_back(sorted(made - {new_prefix} if had_marker else made))
+            originals = {key: info for info, key in pairs}
+            await self._take_back({k: v for k, v in made.items() if k not in kept}, originals)
             self._state.journal.renamed(old_prefix)
             raise
         return list(zip(objects, copies, strict=True))
@@ -89,22 +106,67 @@ class TreeCopies:
         }
         return lambda info: info.etag if able or info.key in opened else ""
 
-    async def delete_originals(self, keys: list[str]) -> None:
-        """The copies stand for them; raises StoreError when one stays."""
-        stayed = await self._state.store.delete_many(keys)
-        for error in stayed.values():
-            log.error(
-                "%d of %d originals of a renamed directory stay behind", len(stayed), len(keys)
-            )
-            raise error
+    async def delete_originals(self, originals: Sequence[ObjectInfo]) -> bool:
+        """The copies stand for them; whether others have stored something in the place of one.
 
-    async def _take_back(self, keys: list[str]) -> None:
+        Raises:
+            StoreError: One stays.
+        """
+        stayed = await self._state.store.delete_many(
+            [info.key for info in originals],
+            if_match={info.key: info.etag for info in originals if info.etag},
+        )
+        theirs = [key for key, error in stayed.items() if isinstance(error, PreconditionFailed)]
+        if theirs:
+            log.warning(
+                "%d objects of a renamed directory were stored by someone else meanwhile: theirs"
+                " keep their names, as %r",
+                len(theirs), theirs[0],
+            )  # fmt: skip
+        for key in stayed.keys() - set(theirs):
+            log.error(
+                "%d of %d originals of a renamed directory stay behind",
+                len(stayed) - len(theirs), len(originals),
+            )  # fmt: skip
+            raise stayed[key]
+        return bool(theirs)
+
+    async def _take_back(
+        self, made: Mapping[str, ObjectInfo | None], originals: Mapping[str, ObjectInfo]
+    ) -> None:
+        """Delete copies, and nothing that others have stored in their place.
+
+        Args:
+            made: By key, None for those of unknown outcome.
+            originals: By the keys of their copies.
+        """
         # shielded: also when the caller gave up, a half-made copy must not stay
         with trio.CancelScope(shield=True), trio.move_on_after(60):
             try:
-                await self._state.store.delete_many(keys)
+                unknown = [key for key, copy in made.items() if copy is None]
+                found = await gather(
+                    [functools.partial(self._look, key, originals[key]) for key in unknown],
+                    limit=self._state.files.parallel,
+                )
+                ours = [copy for copy in (*made.values(), *found) if copy is not None]
+                stayed = await self._state.store.delete_many(
+                    [copy.key for copy in ours], if_match={copy.key: copy.etag for copy in ours}
+                )
+                for error in stayed.values():
+                    if not isinstance(error, PreconditionFailed):
+                        raise error
             except StoreError as error:
                 log.error("copies of a directory that could not be renamed stay behind: %s", error)
+
+    async def _look(self, key: str, original: ObjectInfo) -> ObjectInfo | None:
+        """What a copy has made of a key, if it was carried out."""
+        try:
+            found = await self._state.store.head(key)
+            if found.size and found.etag != original.etag:
+                original = await self._state.store.head(original.key)
+        except NotFound:
+            return None
+        return found if may_be_copy(found, original) else None
 
     def take_over(
         self,
@@ -137,3 +199,16 @@ class TreeCopies:
             sure = bool(asked(old)) or new.etag == old.etag
             if sure or child.content is None:
                 self._state.moved(child, Version(old.key, old.etag, old.size), new, sure=sure)
+
+
+def may_be_copy(copy: ObjectInfo, original: ObjectInfo) -> bool:
+    """Whether an object is a copy of another, whose ETag may differ.
+
+    A modification time is to the nanosecond: objects that say the same are of one file.
+    """
+    if copy.size != original.size:
+        return False
+    if copy.etag == original.etag or not copy.size:
+        return True
+    times = [info.headers.metadata.get("mtime") for info in (copy, original) if info.headers]
+    return len(times) == 2 and times[0] is not None and times[0] == times[1]

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from bucketfs.errors import FsError, NotFound
+from bucketfs.errors import FsError, PreconditionFailed
 from bucketfs.file.content import Content
 from bucketfs.file.context import Version
 from bucketfs.file.readers import Reader
@@ -238,11 +238,8 @@ class Opener:
         key = live.deferred_delete
         self._state.close_content(inode)
         if key and self._state.take_deferred(key) is inode:
-            # asked first: not every store honours a condition on DELETE
-            with contextlib.suppress(NotFound):
-                info = await self._state.store.head(key)
-                if info.etag == inode.etag:
-                    await self._state.store.delete(key, if_match=inode.etag)
+            with contextlib.suppress(PreconditionFailed):
+                await self._state.store.delete(key, if_match=inode.etag)
             self._state.journal.removed([key])
 
     async def _truncate(self, inode: Inode, uid: int) -> None:

@@ -7,10 +7,13 @@ back. Handles, unsaved bytes and attributes hang on inodes and come along by the
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Final
 
 from bucketfs import clock
 from bucketfs.cache.rows import Rename
@@ -30,6 +33,38 @@ from bucketfs.tree.remove import Removals
 from bucketfs.tree.state import TreeState
 
 log = logging.getLogger(__name__)
+
+_THEIRS_STAY: Final = (
+    "%r was stored by someone else while it was renamed: theirs keeps the old name"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Onto:
+    """The new name of a file, and what may stand there before.
+
+    Attributes:
+        key: Its key.
+        parent / name: What it is made of.
+        target: The file that had it, if any.
+        if_match: ETag that has to be replaced, "" for any.
+        free: Nothing may be there.
+        claim: That has to be the store's decision, whatever it takes.
+    """
+
+    key: str
+    parent: Directory
+    name: str
+    target: Inode | None
+    if_match: str = ""
+    free: bool = False
+    claim: bool = False
+
+    def outdate(self) -> None:
+        """Have the bucket asked what is there."""
+        self.parent.listed = NEVER
+        if self.target is not None:
+            self.target.checked = NEVER
 
 
 class Renamer:
@@ -81,15 +116,16 @@ class Renamer:
             target = await self._finder.find(new_parent, new_name)
             if not replace:
                 raise FsError(errno.EEXIST)
-        # whether the store is to decide who has the name
+        # whether the store is to decide who has the name, also where that takes more than a copy
         claim = not replace and self._state.config.exclusive_at_open
-        if isinstance(source, Directory):
-            await self._check_directory(source, target, new_parent)
-            await self._rename_directory(source, target, new_parent, new_name, claim=claim)
-        elif isinstance(target, Directory):
-            raise FsError(errno.EISDIR)
-        else:
-            await self._rename_file(source, target, new_parent, new_name, claim=claim)
+        with self._learning_of(new_parent, new_name, replace=replace):
+            if isinstance(source, Directory):
+                await self._check_directory(source, target, new_parent)
+                await self._rename_directory(source, target, new_parent, new_name, claim=claim)
+            elif isinstance(target, Directory):
+                raise FsError(errno.EISDIR)
+            else:
+                await self._rename_file(source, target, new_parent, new_name, claim=claim)
         self._state.touch(old_parent)
         self._state.touch(new_parent)
 
@@ -128,13 +164,14 @@ class Renamer:
                 raise FsError(errno.ENOENT, "removed while it was to be renamed")
             if old_parent is None or source.parent is not old_parent:
                 raise FsError(errno.ESTALE, "renamed while it was to be renamed")
-            old_key = self._state.key(source)
+            old_name, old_key = source.name, self._state.key(source)
             new_key = self._state.child_key(new_parent, new_name)
             if target is not None:
                 await self._entries.remove_object(target, replaced=True)
             in_bucket = target.etag if target is not None else ""
+            left = False
             if live.content is not None and live.content.new:
-                await self._forget_old(source, old_key)
+                left = await self._forget_old(source, old_key)
                 if target is not None and target.content is not None:
                     # what an upload of the target may have made of the key is replaced as well
                     live.content.attempts += target.content.attempts
@@ -142,11 +179,40 @@ class Renamer:
                 source.etag = in_bucket  # the object that the upload is going to replace
                 self._relink(source, target, new_parent, new_name)
             else:
-                journaled = self._journaled(Rename(old_key, new_key, source.etag, in_bucket))
-                with journaled, self._learning_of(new_parent, new_name):
-                    await self._move_object(source, old_key, new_key, new_name, claim=claim)
+                onto = await self._onto(target, new_parent, new_name, claim=claim)
+                replaced = onto.if_match or in_bucket
+                with self._journaled(Rename(old_key, new_key, source.etag, replaced)):
+                    left = await self._move_object(source, old_key, onto)
                     self._relink(source, target, new_parent, new_name, ends=old_key)
+            if left:
+                self._state.learn_taken(old_parent, old_name)
             await self._entries.keep_left(old_parent)
+
+    async def _onto(
+        self, target: Inode | None, new_parent: Directory, new_name: str, *, claim: bool
+    ) -> _Onto:
+        """What a copy to a name may replace, where the store looks at that.
+
+        Anything elsewhere: a HEAD before the copy would but make the time shorter in which what
+        others store is replaced, as a rename a moment later does anyway.
+        """
+        key = self._state.child_key(new_parent, new_name)
+        can = self._state.store.capabilities
+        onto = _Onto(key, new_parent, new_name, target)
+        if target is None and key in self._state.deferred:
+            return onto  # what a removed file that is still open leaves there is no file any more
+        if target is None:
+            return dataclasses.replace(onto, free=claim or can.target_if_none_match, claim=claim)
+        if not can.target_if_match:
+            return onto
+        etag = target.etag
+        if self._state.is_ours(target):
+            # what is unsaved here goes, whatever others or a lost upload have made of its object
+            try:
+                etag = (await self._state.store.head(key)).etag
+            except NotFound:
+                etag = ""
+        return dataclasses.replace(onto, if_match=etag, free=not etag and can.target_if_none_match)
 
     @contextmanager
     def _journaled(self, row: Rename) -> Iterator[None]:
@@ -170,67 +236,106 @@ class Renamer:
             await self._publisher.surface(inode, live)
             content.interrupt()
 
-    async def _forget_old(self, source: Inode, old_key: str) -> None:
-        """An unsaved file had itself replaced an object that is still under its old name."""
-        if source.etag:
-            assert source.parent is not None
-            await self._entries.keep_directory(source.parent, source)
-            await self._state.store.delete(old_key)
-        elif source.content is not None:
-            await self._publisher.withdraw(old_key, source.content)
+    async def _forget_old(self, source: Inode, old_key: str) -> bool:
+        """An unsaved file had itself replaced an object that is still under its old name.
+
+        Answers whether something else may be there by now, which stays.
+        """
+        content = source.content
+        assert content is not None
+        if not source.etag:
+            await self._publisher.withdraw(old_key, content)
+            return False
+        assert source.parent is not None
+        await self._entries.keep_directory(source.parent, source)
+        try:
+            await self._state.store.delete(old_key, if_match=source.etag)
+        except PreconditionFailed:
+            if content.strayed:
+                await self._publisher.withdraw(old_key, content)
+            else:
+                log.warning(_THEIRS_STAY, old_key)
+            return True
+        return False
 
     @contextmanager
-    def _learning_of(self, parent: Directory, name: str) -> Iterator[None]:
-        """If the name turns out to be taken, others' object is seen from now on."""
+    def _learning_of(self, parent: Directory, name: str, *, replace: bool) -> Iterator[None]:
+        """If the name turns out to be taken, others' object is seen from now on.
+
+        Raises:
+            FsError: ESTALE, after which the kernel asks again, if it may be replaced.
+        """
         try:
             yield
-        except KeyTaken:
+        except KeyTaken as error:
             self._state.learn_taken(parent, name)
-            raise
+            if not replace:
+                raise
+            raise FsError(errno.ESTALE, f"{name!r} was made by someone else meanwhile") from error
 
-    async def _move_object(
-        self, source: Inode, old_key: str, new_key: str, new_name: str, *, claim: bool
-    ) -> None:
+    async def _move_object(self, source: Inode, old_key: str, onto: _Onto) -> bool:
+        """Copy and delete; answers whether something of others' stays under the old key."""
         live = source.live
         assert live is not None
         assert source.parent is not None
         changes = live.attribute_changes
-        headers = self._new_headers(source, new_name)
+        headers = self._new_headers(source, onto.name)
         old = Version(old_key, source.etag, source.size)
         await self._entries.keep_directory(source.parent, source)
         condition = self._state.copy_condition(source)
-        # what a removed file that is still open leaves there is no file any more
-        claim = claim and new_key not in self._state.deferred
         try:
-            if claim:
+            if onto.claim:
                 info = await copy_to_free(
-                    self._state.store, old_key, new_key,
+                    self._state.store, old_key, onto.key,
                     size=source.size, etag=source.etag, headers=headers,
                 )  # fmt: skip
             else:
                 info = await self._state.store.copy(
-                    old_key, new_key, size=source.size, headers=headers, source_if_match=condition
-                )
+                    old_key, onto.key, size=source.size, headers=headers, source_if_match=condition,
+                    target_if_match=onto.if_match, target_if_none_match=onto.free,
+                )  # fmt: skip
         except KeyTaken:
             raise
         except (PreconditionFailed, NotFound) as error:
             # the kernel asks again after ESTALE, and then learns what is there now
             source.checked = source.parent.listed = NEVER
-            raise FsError(errno.ESTALE, f"{old_key!r} was changed by someone else") from error
-        self._state.retain(new_key)
+            onto.outdate()
+            why = f"{old_key!r} or {onto.key!r} was changed by someone else"
+            raise FsError(errno.ESTALE, why) from error
+        self._state.retain(onto.key)
+        sure = onto.claim or bool(condition)
         # readers go on under the new key before the old one is gone
-        self._state.moved(source, old, info, sure=claim or bool(condition))
+        self._state.moved(source, old, info, sure=sure)
+        left = False
         try:
-            await self._state.store.delete(old_key)
+            left = not await self._delete_original(old, info, sure=sure)
         except StoreError:
             source.checked = source.parent.listed = NEVER
             if await self._is_still(source, old, info):
                 raise
         self._state.index.drop_headers(old_key)
         if headers is not None:
-            self._state.index.put_headers(new_key, info.etag, info.last_modified, headers)
+            self._state.index.put_headers(onto.key, info.etag, info.last_modified, headers)
             if live.attribute_changes == changes and not (live.content and live.content.unsaved):
                 live.attributes_unsaved = False
+        return left
+
+    async def _delete_original(self, old: Version, copy: ObjectInfo, *, sure: bool) -> bool:
+        """Delete what was copied; False when others have stored something else in its place.
+
+        Args:
+            old: The version we knew.
+            copy: Its copy, or one of a later version unless it is `sure`.
+            sure: The copy was conditional on that version.
+        """
+        for etag in dict.fromkeys([old.etag] if sure else [old.etag, copy.etag]):
+            try:
+                await self._state.store.delete(old.key, if_match=etag)
+            except PreconditionFailed:
+                continue
+            return True
+        log.warning(_THEIRS_STAY, old.key)
+        return False
 
     async def _is_still(self, source: Inode, old: Version, copy: ObjectInfo) -> bool:
         """Whether a failed deletion has left the original, which the file stands for then."""
@@ -319,6 +424,7 @@ class Renamer:
             if source.parent is not old_parent:
                 raise FsError(errno.ESTALE, "renamed or removed while it was to be renamed")
             new_prefix = self._state.child_key(new_parent, new_name) + "/"
+            old_name, claimed = source.name, ""
             moorings = AsyncExitStack()
             try:
                 await self._moor_below(source, moorings)
@@ -326,18 +432,22 @@ class Renamer:
                 await self._entries.keep_emptied_below(source)
                 await self._entries.keep_directory(old_parent, source)
                 if claim:
-                    with self._learning_of(new_parent, new_name):
-                        await self._claim(source, new_prefix)
+                    claimed = await self._claim(source, new_prefix)
                 with self._journaled(Rename(self._state.prefix(source), new_prefix)):
                     asked = self._tree.conditions(source)
-                    copies = await self._tree.copy(source, new_prefix, target, asked, claimed=claim)
+                    copies = await self._tree.copy(
+                        source, new_prefix, target, asked, claimed=claimed
+                    )
+                    for _, copy in copies:
+                        self._state.retain(copy.key)
                     if claim:
                         source.markers = (source.markers or frozenset()) | {"/"}
                     # readers go on under the new keys before the old ones are gone
                     self._relink(source, target, new_parent, new_name)
                     self._tree.take_over(source, copies, asked)
                     self._publisher.pending.update_below(source)
-                    await self._tree.delete_originals([old.key for old, _ in copies])
+                    if await self._tree.delete_originals([old for old, _ in copies]):
+                        self._state.learn_taken(old_parent, old_name)
             finally:
                 await moorings.aclose()
             await self._entries.keep_left(old_parent)
@@ -347,7 +457,8 @@ class Renamer:
             if inode.live is not None and is_below(inode, source):
                 await self._moor(inode, inode.live, moorings)
 
-    async def _claim(self, source: Directory, new_prefix: str) -> None:
-        """Make the marker of the new name, as only one client can."""
+    async def _claim(self, source: Directory, new_prefix: str) -> str:
+        """Make the marker of the new name, as only one client can; answers its ETag."""
         headers = self._publisher.headers(source)
-        await self._state.store.put(new_prefix, BytesBody(b""), headers, if_none_match=True)
+        info = await self._state.store.put(new_prefix, BytesBody(b""), headers, if_none_match=True)
+        return info.etag

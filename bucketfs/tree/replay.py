@@ -27,7 +27,7 @@ from bucketfs.cache.pages import PageFile, read_exactly
 from bucketfs.cache.rows import Attempt, Removal, Rename
 from bucketfs.cache.rows import Pending as Row
 from bucketfs.cache.seals import Seals
-from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
+from bucketfs.errors import FsError, KeyTaken, NotFound, PreconditionFailed, StoreError
 from bucketfs.file import multipart
 from bucketfs.file.content import Content
 from bucketfs.store.base import ObjectInfo
@@ -127,11 +127,13 @@ class Replay:
             [functools.partial(self._move, rename, info, there) for info in objects],
             limit=self._state.files.parallel,
         )
-        keys = [info.key for info, well in zip(objects, moved, strict=True) if well]
-        stayed = await self._store.delete_many(keys)
-        for error in stayed.values():
-            raise error
-        self.done.renamed += len(keys)
+        gone = {info.key: info.etag for info, well in zip(objects, moved, strict=True) if well}
+        stayed = await self._store.delete_many([*gone], if_match=gone)
+        for key, error in stayed.items():
+            if not isinstance(error, PreconditionFailed):
+                raise error
+            log.warning("%r was stored by someone else since: theirs keeps the name", key)
+        self.done.renamed += len(gone)
         with self._journal.batch():
             for row in self._journal.pending():
                 if row.key.startswith(rename.old):
@@ -142,9 +144,15 @@ class Replay:
         """Have an object under its new key; False when it has to keep the old one, too."""
         key = rename.new + info.key[len(rename.old) :]
         copy = there.get(key)
-        if copy is None:
-            copy = await self._store.copy(info.key, key, size=info.size, source_if_match=info.etag)
-        elif not _may_be_copy(copy, info):
+        try:
+            if copy is None:
+                copy = await self._store.copy(
+                    info.key, key, size=info.size, source_if_match=info.etag,
+                    target_if_none_match=True,
+                )  # fmt: skip
+            elif not _may_be_copy(copy, info):
+                raise KeyTaken("PreconditionFailed", key=key)
+        except KeyTaken:
             log.error(
                 "%r and %r differ since one was renamed to the other: both stay", info.key, key
             )
@@ -159,7 +167,10 @@ class Replay:
         old, new = await self._head(rename.old), await self._head(rename.new)
         if new is not None and await self._is_copy(rename, old, new):
             if old is not None and old.etag == rename.etag:
-                await self._store.delete(rename.old, if_match=old.etag)
+                try:
+                    await self._store.delete(rename.old, if_match=old.etag)
+                except PreconditionFailed:
+                    log.warning("%r was stored by someone else since: it stays", rename.old)
             self.done.renamed += 1
             for row in self._journal.pending():
                 if row.key == rename.new:

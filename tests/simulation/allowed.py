@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 #: Faults of which an issue is open: what the oracle does not look at as long as they stand here.
 KNOWN = {
-    "rename": "issue 9, item 12: renaming copies over and deletes without a condition",
     "late delete": "a DeleteObjects that is repeated for long has no condition: it hits what"
     " another client has stored under the name since unlink was answered",
 }
@@ -71,14 +70,9 @@ def has_gaps(content: bytes, known: Iterable[bytes]) -> bool:
 
 def renaming_replaces(calls: Sequence[Call], stored: float) -> bool:
     """Whether a copy may replace what another mount has stored under the new name."""
-    renames = [call for call in calls if call.what.startswith("rename")]
-    if "rename" in KNOWN:
-        return bool(renames)
-    return any(call.began >= stored for call in renames)
+    return any(call.asked >= stored for call in calls if call.what.startswith("rename"))
 
 
 def removing_replaced(calls: Sequence[Call], stored: float) -> bool:
     """Whether a deletion may hit what another mount has stored: a removal takes what is there."""
-    if "rename" in KNOWN:
-        return True
-    return any(call.began >= stored or not call.what.startswith("rename") for call in calls)
+    return any(call.asked >= stored or not call.what.startswith("rename") for call in calls)

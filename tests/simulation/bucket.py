@@ -47,7 +47,8 @@ class SharedBucket(MemoryStore):
         return await super().put(key, body, headers, **conditions)
 
     async def copy(self, source: str, target: str, **more: Any) -> ObjectInfo:
-        terms.set(f"copy of {source}")
+        is_bound = more.get("target_if_match") or more.get("target_if_none_match")
+        terms.set(f"copy{' if' if is_bound else ''} of {source}")
         return await super().copy(source, target, **more)
 
     async def complete(

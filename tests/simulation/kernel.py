@@ -191,9 +191,14 @@ class Kernel:
             lambda parent, name: self._operations.symlink(parent, name, target, _context(0)),
         )
 
-    async def rename(self, old: str, new: str, *, replace: bool) -> None:
-        """renameat2(2)."""
-        await self._again(lambda: self._rename_once(old, new, replace=replace))
+    async def rename(self, old: str, new: str, *, replace: bool, asked: Callable[[], None]) -> None:
+        """renameat2(2); `asked` hears of each request."""
+
+        def ask() -> Awaitable[None]:
+            asked()
+            return self._rename_once(old, new, replace=replace)
+
+        await self._again(ask)
 
     async def names(self, path: str) -> set[str]:
         """All of readdir(3)."""

@@ -16,7 +16,7 @@ import errno
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
@@ -35,6 +35,7 @@ class Call:
         what: What it is, for people.
         paths: Paths whose names or contents it may change.
         began / ended: Virtual seconds.
+        asked: When the kernel has asked last: once more after ESTALE.
         disturbed: Another one came near.
         maybe: It has no answer, or an error; what it was to do may have been done.
     """
@@ -46,6 +47,7 @@ class Call:
     ended: float = float("inf")
     disturbed: bool = False
     maybe: bool = False
+    asked: float = field(default_factory=trio.current_time)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +119,8 @@ class Oracle:
         self.facts: dict[str, Fact] = {}
         self.promises: list[Promise] = []
         self._renames: set[tuple[str, str]] = set()
+        #: Who has copied which content of which key.
+        self._copied: set[tuple[str, str, bytes]] = set()
         #: Paths that programs gave to a content that may be published.
         self._legal: dict[bytes, set[str]] = defaultdict(set)
         #: The same for contents that programs of one mount may see.
@@ -151,6 +155,10 @@ class Oracle:
             self._directories.update(_above(path))
         self.note(f"{mount} {what} ...")
         return call
+
+    def asked(self, call: Call) -> None:
+        """The kernel asks, perhaps again: what is there by now is what the call is about."""
+        call.asked = trio.current_time()
 
     def renaming(self, old: str, new: str) -> None:
         """A rename begins."""
@@ -362,6 +370,8 @@ class Oracle:
         self.note(f"    bucket: {mount} {terms} {key!r} {brief(old)} -> {brief(new)}")
         before = self._history[key][-1] if self._history[key] else None
         self._history[key].append(_Object(new, mount, now))
+        if terms.startswith("copy"):
+            self._copied.add((mount, terms.partition(" of ")[2], new))
         if key.endswith("/"):
             self._check_marker(mount, key)
             return
@@ -370,7 +380,7 @@ class Oracle:
             return
         if terms in {"put", "complete"} and before.mount != mount:
             self.complain(f"{mount} replaced {key} of {before.mount} without a condition")
-        is_copy = terms.startswith("copy") and before.mount != mount
+        is_copy = terms.startswith("copy of") and before.mount != mount
         if is_copy and not allowed.renaming_replaces(self._near(mount, key), before.since):
             self.complain(f"{mount} replaced {key} of {before.mount} by a copy")
 
@@ -391,8 +401,9 @@ class Oracle:
         if key.endswith("/"):
             return
         in_time = any(call.ended + allowed.DELETED_LATER >= before.since for call in calls)
-        is_own = before.mount == mount
-        if in_time and (is_own or allowed.removing_replaced(calls, before.since)):
+        # what was copied to another name is not lost, be it of others or the same bytes again
+        is_safe = before.mount == mount or (mount, key, old) in self._copied
+        if in_time and (is_safe or allowed.removing_replaced(calls, before.since)):
             return
         if any(call.maybe for call in calls) and mount in self._crashed:
             return

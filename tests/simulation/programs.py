@@ -6,6 +6,7 @@ A step tells the oracle when it begins, what it was answered, and what bytes it 
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import random
 import stat
@@ -340,7 +341,8 @@ class Steps:
         call = self._begin(f"rename {old} {new} {'' if replace else 'noreplace'}", old, new)
         self._oracle.renaming(old, new)
         with self._answer(call) as answer:
-            await self._kernel.rename(old, new, replace=replace)
+            asked = functools.partial(self._oracle.asked, call)
+            await self._kernel.rename(old, new, replace=replace, asked=asked)
             answer.renamed = old, new
 
     async def names(self, path: str) -> None:

@@ -18,7 +18,7 @@ from bucketfs.errors import (
     PreconditionFailed,
     StoreError,
 )
-from bucketfs.store.base import BytesBody, Headers
+from bucketfs.store.base import NO_CONDITIONS, BytesBody, Headers
 from bucketfs.store.limit import LimitStore
 from bucketfs.store.memory import Fault, FaultHook, MemoryStore
 from bucketfs.store.retry import RetryPolicy, RetryStore, is_transient
@@ -332,10 +332,12 @@ class Partial(MemoryStore):
         self.answers = list(answers)
         self.asked: list[list[str]] = []
 
-    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
+    async def delete_many(
+        self, keys: Sequence[str], *, if_match: Mapping[str, str] = NO_CONDITIONS
+    ) -> Mapping[str, StoreError]:
         self.asked.append(list(keys))
         stay = self.answers.pop(0) if self.answers else {}
-        await super().delete_many([key for key in keys if key not in stay])
+        await super().delete_many([key for key in keys if key not in stay], if_match=if_match)
         return {key: StoreError(code, key=key) for key, code in stay.items()}
 
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from bucketfs.errors import FsError, NoAnswer, StoreError
 from bucketfs.file import outgoing as outgoing_module
 from bucketfs.file import plan as plan_module
-from bucketfs.store.base import Capabilities, Headers, ObjectInfo
+from bucketfs.store.base import NO_CONDITIONS, Capabilities, Headers, ObjectInfo
 from bucketfs.store.memory import Fault
 from bucketfs.tree import pending as pending_module
 from bucketfs.tree.inode import Directory
@@ -102,8 +102,10 @@ class Slow(Bucket):
         await trio.sleep(self.answer)
         return upload_id
 
-    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
-        stayed = await super().delete_many(keys)
+    async def delete_many(
+        self, keys: Sequence[str], *, if_match: Mapping[str, str] = NO_CONDITIONS
+    ) -> Mapping[str, StoreError]:
+        stayed = await super().delete_many(keys, if_match=if_match)
         await trio.sleep(self.answer)
         return stayed
 

@@ -1,0 +1,171 @@
+"""Deletions under conditions, where the endpoint honours them and where it does not.
+
+Used by `bucketfs.store.fallback`, with whose store it shares the retrying one below. What the
+endpoint would ignore is looked at just before: by a HEAD for one object or two, by listings for
+more. What it says is another version is looked at afterwards: some say so of any version.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+import trio
+
+from bucketfs.errors import NotFound, PreconditionFailed, StoreError, Unsupported
+from bucketfs.store.base import NO_CONDITIONS, Store, is_etag
+from bucketfs.store.capability import Provider
+from bucketfs.store.refusal import as_taken, is_refusal
+from bucketfs.tasks import gather
+
+#: Section 2.2 of XML 1.0; tabs and line ends, which it has, do not survive all parsers.
+_NOT_XML: Final = re.compile("[\x00-\x1f\ufffe\uffff]")
+#: So many objects are looked at by a HEAD each; it takes no longer than a listing, and costs less.
+_FEW: Final = 2
+#: Keys that are looked at and deleted before the next ones are looked at: a request of each kind.
+_BATCH: Final = 1000
+#: Operation of the failures that are found here.
+_LOOKED: Final = "HeadObject"
+
+
+class Deletions:
+    """Deletes objects of one bucket."""
+
+    def __init__(self, inner: Store, provider: Provider) -> None:
+        self._inner = inner
+        self._provider = provider
+
+    async def one(self, key: str, if_match: str) -> None:
+        """As `Store.delete`."""
+        if not if_match:
+            await self._inner.delete(key)
+            return
+
+        async def send() -> None:
+            if self._provider.capabilities.delete_if_match and is_etag(if_match):
+                await self._inner.delete(key, if_match=if_match)
+            else:
+                await self._look_first(key, if_match)
+
+        try:
+            await as_taken(self._provider, send, "delete_if_match")
+        except PreconditionFailed as exc:
+            if exc.operation == _LOOKED or exc.status != 412:
+                raise
+            if await self._look_first(key, if_match):
+                self._provider.demote(delete_if_match=False)
+
+    async def _look_first(self, key: str, if_match: str) -> bool:
+        """Delete an object of this version; False when there is none at all."""
+        others, ours = await self._look({key: if_match})
+        if key in others:
+            raise others[key]
+        if key in ours:
+            await self._inner.delete(key)
+        return key in ours
+
+    async def many(
+        self, keys: Sequence[str], if_match: Mapping[str, str]
+    ) -> Mapping[str, StoreError]:
+        """As `Store.delete_many`."""
+        stayed: dict[str, StoreError] = {}
+        # XML 1.0 has no way to write some characters, so that such keys go one by one.
+        alone = [key for key in keys if not key.isprintable() and _NOT_XML.search(key)]
+        batch = [key for key in keys if key not in set(alone)] if alone else list(keys)
+        length = _BATCH if if_match else max(1, len(batch))
+        while self._provider.capabilities.delete_many and batch:
+            try:
+                stayed.update(await self._batch(batch[:length], if_match))
+                del batch[:length]
+            except StoreError as exc:
+                if not is_refusal(exc):
+                    raise
+                if isinstance(exc, Unsupported):
+                    self._provider.demote(delete_many=False)
+                break
+
+        async def delete(key: str) -> None:
+            try:
+                await self.one(key, if_match.get(key, ""))
+            except StoreError as exc:
+                stayed[key] = exc
+
+        async with trio.open_nursery() as nursery:
+            for key in [*alone, *batch]:
+                nursery.start_soon(delete, key)
+        return stayed
+
+    async def _batch(
+        self, keys: Sequence[str], if_match: Mapping[str, str]
+    ) -> dict[str, StoreError]:
+        """DeleteObjects of as many keys as are looked at together."""
+
+        async def send() -> dict[str, StoreError]:
+            able = self._provider.capabilities.delete_many_if_match
+            wanted = {key: if_match[key] for key in keys if if_match.get(key)}
+            told = {key: etag for key, etag in wanted.items() if able and is_etag(etag)}
+            looked = {key: etag for key, etag in wanted.items() if key not in told}
+            stayed, ours = await self._look(looked)
+            left = [key for key in keys if key not in looked or key in ours]
+            if left:
+                stayed.update(await self._inner.delete_many(left, if_match=told))
+            return stayed
+
+        conditional = ["delete_many_if_match"] if if_match else []
+        stayed = await as_taken(self._provider, send, "delete_crc", *conditional)
+        doubted = {
+            key: if_match[key]
+            for key, exc in stayed.items()
+            if isinstance(exc, PreconditionFailed) and exc.operation != _LOOKED
+        }
+        others, ours = await self._look(doubted)
+        stayed = {key: exc for key, exc in stayed.items() if key not in doubted} | others
+        if ours:
+            self._provider.demote(delete_many_if_match=False)
+            stayed.update(await self._inner.delete_many(sorted(ours), if_match=NO_CONDITIONS))
+        return stayed
+
+    async def _look(
+        self, versions: Mapping[str, str]
+    ) -> tuple[dict[str, StoreError], Collection[str]]:
+        """Look at objects: failures for those of other versions, and the keys that have theirs."""
+        if not versions:
+            return {}, ()
+        many = len(versions) > _FEW
+        found = await (self._list(sorted(versions)) if many else self._heads([*versions]))
+        others: dict[str, StoreError] = {
+            key: PreconditionFailed("PreconditionFailed", status=412, operation=_LOOKED, key=key)
+            for key, etag in found.items()
+            if etag != versions[key]
+        }
+        return others, found.keys() - others.keys()
+
+    async def _heads(self, keys: Sequence[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+
+        async def head(key: str) -> None:
+            try:
+                found[key] = (await self._inner.head(key)).etag
+            except NotFound:
+                return
+
+        await gather([functools.partial(head, key) for key in keys], limit=len(keys))
+        return found
+
+    async def _list(self, keys: Sequence[str]) -> dict[str, str]:
+        """ETags of those of the keys, which are sorted, that there are objects of."""
+        wanted = set(keys)
+        found: dict[str, str] = {}
+        prefix = os.path.commonprefix([keys[0], keys[-1]])  # noqa: RUF071 - of characters
+        token: str | None = None
+        while True:
+            page = await self._inner.list(
+                prefix, delimiter="", token=token, start_after="" if token else keys[0][:-1]
+            )
+            found.update({info.key: info.etag for info in page.objects if info.key in wanted})
+            token = page.next_token
+            if token is None or (page.objects and page.objects[-1].key >= keys[-1]):
+                return found
