@@ -106,16 +106,30 @@ class TreeCopies:
         }
         return lambda info: info.etag if able or info.key in opened else ""
 
-    async def delete_originals(self, originals: Sequence[ObjectInfo]) -> bool:
+    async def delete_originals(
+        self, copies: Sequence[tuple[ObjectInfo, ObjectInfo]], asked: Condition
+    ) -> bool:
         """The copies stand for them; whether others have stored something in the place of one.
 
         Raises:
             StoreError: One stays.
         """
-        stayed = await self._state.store.delete_many(
-            [info.key for info in originals],
-            if_match={info.key: info.etag for info in originals if info.etag},
+        stayed = dict(
+            await self._state.store.delete_many(
+                [old.key for old, _ in copies],
+                if_match={old.key: old.etag for old, _ in copies if old.etag},
+            )
         )
+        later = {
+            old.key: new.etag
+            for old, new in copies
+            if isinstance(stayed.get(old.key), PreconditionFailed)
+            and not asked(old)
+            and new.etag != old.etag
+        }
+        if later:  # the copy may be of the version that is there, where it had no condition
+            stayed = {key: error for key, error in stayed.items() if key not in later}
+            stayed.update(await self._state.store.delete_many([*later], if_match=later))
         theirs = [key for key, error in stayed.items() if isinstance(error, PreconditionFailed)]
         if theirs:
             log.warning(
@@ -126,7 +140,7 @@ class TreeCopies:
         for key in stayed.keys() - set(theirs):
             log.error(
                 "%d of %d originals of a renamed directory stay behind",
-                len(stayed) - len(theirs), len(originals),
+                len(stayed) - len(theirs), len(copies),
             )  # fmt: skip
             raise stayed[key]
         return bool(theirs)

@@ -446,7 +446,7 @@ class Renamer:
                     self._relink(source, target, new_parent, new_name)
                     self._tree.take_over(source, copies, asked)
                     self._publisher.pending.update_below(source)
-                    if await self._tree.delete_originals([old for old, _ in copies]):
+                    if await self._tree.delete_originals(copies, asked):
                         self._state.learn_taken(old_parent, old_name)
             finally:
                 await moorings.aclose()

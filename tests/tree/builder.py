@@ -24,7 +24,7 @@ import trio
 from bucketfs.cache.cache import PageCache
 from bucketfs.errors import StoreError
 from bucketfs.file.context import FileContext
-from bucketfs.store.base import Headers, ObjectInfo
+from bucketfs.store.base import Headers, ObjectInfo, Store
 from bucketfs.store.memory import Fault, MemoryStore
 from bucketfs.tasks import Background
 from bucketfs.tree.inode import NEVER, Directory, Inode
@@ -267,9 +267,13 @@ async def planted(
     cache_size: int = 1 << 30,
     replay: bool = True,
     watcher: Watcher | None = None,
+    store: Store | None = None,
     **config: object,
 ) -> AsyncIterator[Mount]:
-    """A mount of the bucket with its cache in `directory`; nothing is drained at the end."""
+    """A mount of the bucket with its cache in `directory`; nothing is drained at the end.
+
+    It asks the `store`, if there is one on top of the bucket.
+    """
     prefix = str(config.get("prefix", ""))
     cache = PageCache(
         directory, name="bucket", limit=cache_size, keep_free=lambda disk: 0, prefix=prefix
@@ -278,7 +282,7 @@ async def planted(
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
-            files = FileContext(bucket, cache, Background(nursery), part_size, parallel=8)
+            files = FileContext(store or bucket, cache, Background(nursery), part_size, parallel=8)
             tree = Tree(files, replace(CONFIG, **config), watcher)  # type: ignore[arg-type]
             await tree.attributes.ensure(tree.state.root)
             if replay:
