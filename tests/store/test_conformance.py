@@ -155,6 +155,48 @@ async def test_copy_pins_a_version(subject: Subject) -> None:
             await store.copy("a", "b", size=3, source_if_match=old.etag)
 
 
+async def test_copy_onto_a_version(subject: Subject) -> None:
+    async with subject.open() as store:
+        await write(store, "a", b"new")
+        old = await write(store, "b", b"old")
+        with pytest.raises(KeyTaken):
+            await store.copy("a", "b", size=3, target_if_none_match=True)
+        with pytest.raises(PreconditionFailed):
+            await store.copy("a", "b", size=3, target_if_match="0" * 32)
+        assert await read(store, "b") == b"old"
+        await store.copy("a", "b", size=3, target_if_match=old.etag)
+        await store.copy("a", "c", size=3, target_if_none_match=True)
+        assert await read(store, "b") == await read(store, "c") == b"new"
+        with pytest.raises((NotFound, PreconditionFailed)):
+            await store.copy("a", "d", size=3, target_if_match=old.etag)
+
+
+async def test_delete_of_a_version(subject: Subject) -> None:
+    async with subject.open() as store:
+        old = await write(store, "k", b"old")
+        new = await write(store, "k", b"new")
+        with pytest.raises(PreconditionFailed):
+            await store.delete("k", if_match=old.etag)
+        assert await read(store, "k") == b"new"
+        for _ in range(2):  # of one that is not there it is no error
+            await store.delete("k", if_match=new.etag)
+        assert await list_all(store) == ([], [])
+
+
+@pytest.mark.parametrize("count", [2, 20])
+async def test_delete_many_of_their_versions(subject: Subject, count: int) -> None:
+    async with subject.open() as store:
+        known = {}
+        for number in range(count):
+            known[f"d/{number}"] = (await write(store, f"d/{number}", b"%d" % number)).etag
+        await write(store, "d/1", b"theirs")
+        await store.delete("d/0")
+        stayed = await store.delete_many([*known], if_match=known)
+        assert {key: type(exc) for key, exc in stayed.items()} == {"d/1": PreconditionFailed}
+        assert (await list_all(store, "d/"))[0] == ["d/1"]
+        assert await read(store, "d/1") == b"theirs"
+
+
 async def test_delete_many(subject: Subject) -> None:
     keys = [f"d/{number}" for number in range(20)]
     async with subject.open() as store:

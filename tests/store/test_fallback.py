@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from bucketfs.errors import (
     Unsupported,
     errno_of,
 )
-from bucketfs.store.base import BytesBody, Capabilities, Headers
+from bucketfs.store.base import NO_CONDITIONS, BytesBody, Capabilities, Headers, version_token
 from bucketfs.store.capability import AWS, UNKNOWN, Provider, profile_of
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.fallback import FallbackStore, part_plan
@@ -31,6 +32,13 @@ from bucketfs.store.memory import Fault, FaultHook, MemoryStore
 from tests.store.test_transport import BODY, HEAD, talking
 
 PLAIN = Headers()
+#: Without the conditions that hardly anybody has.
+BLIND = {
+    "target_if_match": False,
+    "target_if_none_match": False,
+    "delete_if_match": False,
+    "delete_many_if_match": False,
+}
 
 
 def limited(
@@ -185,17 +193,195 @@ async def test_what_cannot_be_deleted_is_named() -> None:
     assert stayed == {"b": denied}
 
 
-@pytest.mark.parametrize("honoured", [True, False])
-async def test_the_probe_finds_out_about_conditions(honoured: bool) -> None:
-    store, memory, provider = limited(put_if_match=honoured, put_if_none_match=honoured)
+async def test_without_conditions_it_looks_before_it_deletes_or_copies_over() -> None:
+    store, memory, _ = limited(**BLIND)
+    old, other = memory.poke("k", b"old"), memory.poke("l", b"other")
+    with pytest.raises(PreconditionFailed):
+        await store.delete("k", if_match=other.etag)
+    with pytest.raises(PreconditionFailed):
+        await store.copy("k", "l", size=3, target_if_match=old.etag)
+    with pytest.raises(KeyTaken):
+        await store.copy("k", "l", size=3, target_if_none_match=True)
+    assert (memory.peek("k"), memory.peek("l")) == (b"old", b"other")
+    await store.copy("k", "l", size=3, target_if_match=other.etag)
+    await store.copy("k", "m", size=3, target_if_none_match=True)
+    await store.delete("k", if_match=old.etag)
+    await store.delete("k", if_match=old.etag)
+    assert list(memory.objects) == ["l", "m"]
+    assert memory.requests == {"HeadObject": 7, "CopyObject": 2, "DeleteObject": 1}
+
+
+@pytest.mark.parametrize("abilities", [BLIND, {}], ids=["blind", "able"])
+@pytest.mark.parametrize("count", [2, 2500])
+async def test_many_are_deleted_in_the_version_that_is_known(
+    count: int, abilities: dict[str, bool]
+) -> None:
+    """What is looked at in between is looked at by listings, if it is much."""
+    store, memory, _ = limited(**abilities)
+    known = {f"d/{n:04}": memory.poke(f"d/{n:04}", b"%d" % n).etag for n in range(count)}
+    memory.poke("d/0001", b"theirs")
+    del memory.objects["d/0000"]
+    for key in ("c", "d/", "d/0000x", "d/~"):
+        memory.poke(key, b"")
+    stayed = await store.delete_many([*known], if_match=known)
+    assert stayed.keys() == {"d/0001"}
+    assert isinstance(stayed["d/0001"], PreconditionFailed)
+    assert list(memory.objects) == ["c", "d/", "d/0000x", "d/0001", "d/~"]
+    batches = -(-count // 1000)
+    if not abilities:  # and what is said to be another version is looked at, once
+        assert memory.requests == {"DeleteObjects": batches, "HeadObject": 1}
+    elif count == 2:
+        assert memory.requests == {"HeadObject": 2}
+    else:
+        assert memory.requests["DeleteObjects"] == batches
+        assert memory.requests["ListObjectsV2"] <= 2 * batches
+        assert memory.requests["HeadObject"] == 0
+
+
+async def test_versions_without_an_etag_are_looked_at() -> None:
+    store, memory, _ = limited()
+    info = memory.poke("k", b"old")
+    token = version_token(info.size, info.last_modified)
+    with pytest.raises(PreconditionFailed):
+        await store.delete("k", if_match=token)
+    assert (await store.delete_many(["k"], if_match={"k": token})).keys() == {"k"}
+    with pytest.raises(PreconditionFailed):
+        await store.copy("k", "k", size=3, target_if_match=token)
+    assert memory.requests == {"HeadObject": 3}
+
+
+@pytest.mark.parametrize("code", ["NotImplemented", "InvalidArgument"])
+async def test_refused_conditions_on_deletions_are_learned(code: str) -> None:
+    """In the same call, and the next one does not try again."""
+    memory = Picky(code)
+    provider = Provider(StoreConfig(bucket="b", credentials=Anonymous(), url="http://host"))
     provider.capabilities = Capabilities()
+    store = FallbackStore(memory, provider)
+    for refused in (True, False):
+        memory.refused = 0
+        etag = memory.poke("k", b"old").etag
+        with pytest.raises(PreconditionFailed):
+            await store.delete("k", if_match="0" * 32)
+        await store.delete("k", if_match=etag)
+        etag = memory.poke("k", b"old").etag
+        assert await store.delete_many(["k"], if_match={"k": etag}) == {}
+        assert (await store.delete_many(["k"], if_match={"k": etag})) == {}
+        assert not memory.objects
+        assert bool(memory.refused) == refused
+    able = provider.capabilities
+    assert (able.delete_if_match, able.delete_many_if_match) == (False, False)
+
+
+class Picky(MemoryStore):
+    """An endpoint that refuses deletions with a condition, or says that each is false."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__()
+        self.code = code
+        self.refused = 0
+
+    async def delete(self, key: str, *, if_match: str = "") -> None:
+        if if_match:
+            raise self._refusal(key)
+        await super().delete(key)
+
+    async def delete_many(
+        self, keys: Sequence[str], *, if_match: Mapping[str, str] = NO_CONDITIONS
+    ) -> Mapping[str, StoreError]:
+        if if_match and self.code == "PreconditionFailed":
+            return {key: self._refusal(key) for key in keys}
+        if if_match:
+            raise self._refusal(keys[0])
+        return await super().delete_many(keys)
+
+    def _refusal(self, key: str) -> StoreError:
+        self.refused += 1
+        if self.code == "PreconditionFailed":
+            return PreconditionFailed(self.code, status=412, operation="DeleteObject", key=key)
+        kind = Unsupported if self.code == "NotImplemented" else StoreError
+        return kind(self.code, status=501 if kind is Unsupported else 400, key=key)
+
+
+async def test_who_says_of_every_version_that_it_is_another_is_not_believed() -> None:
+    """Ceph 16 does so for PutObject in a bucket with versions: nothing could be renamed."""
+    memory = Picky("PreconditionFailed")
+    provider = Provider(StoreConfig(bucket="b", credentials=Anonymous(), url="http://host"))
+    provider.capabilities = Capabilities()
+    store = FallbackStore(memory, provider)
+    keys = [*"abcdef"]
+    known = {key: memory.poke(key, key.encode()).etag for key in keys}
+    memory.poke("c", b"theirs")
+    await store.delete("gone", if_match="0" * 32)
+    assert provider.capabilities.delete_if_match, "it may have meant that there is none"
+    await store.delete("a", if_match=known["a"])
+    assert (await store.delete_many(keys, if_match=known)).keys() == {"c"}
+    assert list(memory.objects) == ["c"]
+    able = provider.capabilities
+    assert (able.delete_if_match, able.delete_many_if_match) == (False, False)
+
+
+async def test_large_copies_are_conditional_too() -> None:
+    for abilities in ({"max_copy": 1000}, {"copy": False}, {"copy": False, "max_put": 1000}):
+        store, memory, _ = limited(**abilities)
+        memory.poke("a", bytes(3500))
+        old = memory.poke("b", b"theirs")
+        with pytest.raises(PreconditionFailed):
+            await store.copy("a", "b", size=3500, target_if_none_match=True)
+        with pytest.raises(PreconditionFailed):
+            await store.copy("a", "b", size=3500, target_if_match="0" * 32)
+        assert memory.peek("b") == b"theirs"
+        await store.copy("a", "b", size=3500, target_if_match=old.etag)
+        await store.copy("a", "c", size=3500, target_if_none_match=True)
+        assert memory.peek("b") == memory.peek("c") == bytes(3500)
+        assert not memory.uploads
+
+
+@pytest.mark.parametrize(
+    ("honoured", "requests"),
+    [
+        ((), 6),
+        (("put",), 6),
+        (("put", "delete"), 7),
+        (("put", "delete", "delete_many"), 8),
+        (("put", "target"), 7),
+        (("put", "target", "delete", "delete_many"), 9),
+    ],
+)
+async def test_the_probe_finds_out_about_conditions(honoured: Sequence[str], requests: int) -> None:
+    names = {
+        "put": ("put_if_match", "put_if_none_match"),
+        "target": ("target_if_match", "target_if_none_match"),
+        "delete": ("delete_if_match",),
+        "delete_many": ("delete_many_if_match",),
+    }
+    able = {name: kind in honoured for kind, each in names.items() for name in each}
+    store, memory, provider = limited(**able)
+    provider.capabilities = replace(Capabilities(), **BLIND)
     await store.check()
-    found = provider.capabilities
-    assert (found.put_if_match, found.put_if_none_match) == (honoured, honoured)
+    assert {name: getattr(provider.capabilities, name) for name in able} == able
     assert not memory.objects
     before = memory.requests.total()
+    assert before == 1 + requests - ("put" not in honoured)
     await store.check()
     assert memory.requests.total() == before + 1
+
+
+@pytest.mark.parametrize("operation", ["CopyObject", "DeleteObject", "DeleteObjects"])
+@pytest.mark.parametrize("code", ["NotImplemented", "InvalidRequest"])
+async def test_the_probe_takes_a_refusal_for_an_answer(operation: str, code: str) -> None:
+    """Not everybody copies an object onto itself, or has read of conditions."""
+    kind = Unsupported if code == "NotImplemented" else StoreError
+    refusal = Fault(kind(code, status=501 if kind is Unsupported else 400))
+    store, memory, provider = limited(
+        lambda name, _key, number: refusal if (name, number) == (operation, 1) else None
+    )
+    provider.capabilities = replace(Capabilities(), **BLIND)
+    await store.check()
+    able = provider.capabilities
+    assert able.target_if_match == able.target_if_none_match == (operation != "CopyObject")
+    assert able.delete_if_match == (operation != "DeleteObject")
+    assert able.delete_many_if_match == (operation == "CopyObject")
+    assert not memory.objects
 
 
 async def test_the_probe_respects_a_bucket_it_may_not_write() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 import pytest
 import trio
@@ -362,3 +363,63 @@ async def test_keys_that_stay_for_good_are_named() -> None:
     stayed = await RetryStore(memory, RetryPolicy(attempts=3)).delete_many([*"ab"])
     assert {key: exc.code for key, exc in stayed.items()} == {"b": "SlowDown"}
     assert memory.asked == [["a", "b"], ["b"], ["b"]]
+
+
+def losing(*operations: str) -> MemoryStore:
+    """A bucket that loses the first answer of these operations."""
+    lost = Fault(NoAnswer("ReadTimeout"), after=True)
+    return MemoryStore(
+        fault=lambda name, _key, number: lost if name in operations and number == 1 else None
+    )
+
+
+@pytest.mark.mock_clock
+@pytest.mark.parametrize("theirs", [False, True])
+async def test_a_lost_answer_to_a_conditional_deletion(theirs: bool) -> None:
+    """It was carried out: what is there when it is repeated is others', or nothing."""
+    memory = losing("DeleteObject", "DeleteObjects")
+    store = RetryStore(memory, RetryPolicy())
+    hook = memory.fault
+    assert hook is not None
+
+    def store_theirs(name: str, key: str, number: int) -> Fault | None:
+        if theirs and number == 2:
+            memory.poke("k", b"theirs")
+        return hook(name, key, number)
+
+    memory.fault = store_theirs
+    etag = memory.poke("k", b"ours").etag
+    with pytest.raises(PreconditionFailed) if theirs else nullcontext():
+        await store.delete("k", if_match=etag)
+    etag = memory.poke("k", b"ours").etag
+    stayed = await store.delete_many(["k"], if_match={"k": etag})
+    assert stayed.keys() == ({"k"} if theirs else set())
+    assert ("k" in memory.objects) == theirs
+
+
+@pytest.mark.mock_clock
+@pytest.mark.parametrize("over", [False, True])
+async def test_a_lost_answer_to_a_copy_onto_what_was_known(over: bool) -> None:
+    """The repetition is refused, for what the first try has made."""
+    memory = losing("CopyObject")
+    store = RetryStore(memory, RetryPolicy())
+    etag = memory.poke("a", b"bytes").etag
+    old = memory.poke("b", b"old").etag if over else ""
+    info = await store.copy(
+        "a", "b", size=5, source_if_match=etag, target_if_match=old, target_if_none_match=not over
+    )
+    assert (info.etag, memory.peek("b")) == (etag, b"bytes")
+    assert memory.requests == {"CopyObject": 2, "HeadObject": 1}
+
+
+@pytest.mark.mock_clock
+async def test_a_lost_answer_to_a_copy_that_others_came_before() -> None:
+    lost = Fault(NoAnswer("ReadTimeout"))
+    memory = MemoryStore(fault=lambda name, _key, number: lost if number == 1 else None)
+    etag = memory.poke("a", b"bytes").etag
+    memory.poke("b", b"theirs")
+    with pytest.raises(KeyTaken):
+        await RetryStore(memory, RetryPolicy()).copy(
+            "a", "b", size=5, source_if_match=etag, target_if_none_match=True
+        )
+    assert memory.peek("b") == b"theirs"
