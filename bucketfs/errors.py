@@ -155,6 +155,9 @@ _DENIED = _Meaning(
 )
 _CLOCK = _Meaning(_errno.EACCES, "this machine's clock is off: set it (NTP)")
 _REGION = _Meaning(_errno.EIO, "the bucket is in another region: name it with -o region=")
+_ELSEWHERE = _Meaning(
+    _errno.EIO, "the endpoint sends its clients elsewhere: check -o url= and -o region="
+)
 _ARCHIVED = _Meaning(_errno.EACCES, "the object is archived: restore it before reading")
 _LARGE = _Meaning(_errno.EFBIG, "the object is larger than the store accepts")
 _PARTS = _Meaning(_errno.EFBIG, "the file needs too many parts: raise -o multipart_size=")
@@ -262,6 +265,10 @@ NO_ANSWER = frozenset(
 
 #: For answers whose code is unknown, or that have none, as those to HEAD.
 _BY_STATUS: Mapping[int, _Meaning] = {
+    301: _ELSEWHERE,
+    302: _ELSEWHERE,
+    307: _ELSEWHERE,
+    308: _ELSEWHERE,
     400: _Meaning(_errno.EIO, "the store does not accept the request"),
     401: _KEYS,
     403: _DENIED,

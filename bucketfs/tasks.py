@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import trio
 
-from bucketfs.errors import FsError
+from bucketfs.errors import FsError, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +107,41 @@ class Background:
 def internal(name: str, error: Exception) -> FsError:
     """What programs get of a bug: EIO."""
     return FsError(errno.EIO, f"internal error in {name}: {error!r}")
+
+
+class Shared:
+    """A question that one task asks and others want answered: these wait, and do not ask as well.
+
+    What the store could not say after all its tries it is not asked again for each who waited. Who
+    is cancelled, or meets a bug, has heard nothing: the next one asks then.
+    """
+
+    __slots__ = ("_ended", "_failure")
+
+    def __init__(self) -> None:
+        self._ended = trio.Event()
+        self._failure: StoreError | None = None
+
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """The question is asked in this block."""
+        try:
+            yield
+        except StoreError as error:
+            self._failure = error
+            raise
+        finally:
+            self._ended.set()
+
+    async def ended(self) -> None:
+        """Wait until the block has been left."""
+        await self._ended.wait()
+
+    async def answered(self) -> None:
+        """As `ended`. Raises the StoreError that the block has ended with."""
+        await self._ended.wait()
+        if self._failure is not None:
+            raise self._failure
 
 
 class Turns:

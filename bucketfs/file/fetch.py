@@ -9,32 +9,49 @@ from __future__ import annotations
 
 import errno
 import functools
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 import trio
 
 from bucketfs.cache.extents import Extent, Extents
 from bucketfs.cache.pages import PageFile
-from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
+from bucketfs.errors import FsError, NoAnswer, NotFound, PreconditionFailed, StoreError
 from bucketfs.file.context import FileContext, Version
 from bucketfs.file.window import FETCH
 from bucketfs.tasks import Turns
 
+#: Seconds for which a fetch goes on with nobody waiting for it: no less than any other request may
+#: take, and no longer, however slowly its bytes trickle in. What has come by then stays.
+ALONE: Final = 300.0
+
 
 @dataclass(slots=True, eq=False)
 class _Flight:
-    """One GET of ``[start, stop)``; `position` is how far its bytes have come."""
+    """One GET of ``[start, stop)``.
+
+    Attributes:
+        position: How far its bytes have come.
+        waiting: How many readers wait for some of them.
+    """
 
     start: int
     stop: int
     position: int
+    waiting: int = 0
     error: Exception | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     def fail(self, error: Exception) -> None:
         """The rest of its bytes will not come."""
         self.error = error
+
+    def leave_alone(self) -> None:
+        """Nobody waits for its bytes: it may go on for a while."""
+        self.scope.deadline = trio.current_time() + ALONE
 
 
 class Fetcher:
@@ -102,7 +119,8 @@ class Fetcher:
             self._launch(start, stop)
             mine = [f for f in self._flights if _touches(f, wanted)]
             waited = True
-            await self._arrival(wanted[0][1])
+            with _awaited(mine):
+                await self._arrival(wanted[0][1])
         return waited
 
     async def past_the_disk(self, start: int, stop: int) -> bytes:
@@ -143,6 +161,7 @@ class Fetcher:
             for a, b in self._not_under_way(gap_start, gap_stop):
                 for at in range(a, b, FETCH):
                     flight = _Flight(at, min(at + FETCH, b), at)
+                    flight.leave_alone()
                     self._flights.append(flight)
                     self._context.background.start(
                         functools.partial(self._fly, flight), "fetch", failed=flight.fail
@@ -177,12 +196,23 @@ class Fetcher:
             await self._ask(flight.position, min(flight.stop, self.limit), sink)
 
     async def _ask(self, start: int, stop: int, sink: Callable[[bytes | memoryview], None]) -> None:
-        """One GET of the base version; nothing at all when it was renamed by us meanwhile."""
+        """One GET of the base version.
+
+        It brings less, perhaps nothing, when that was renamed by us meanwhile. Then alone may the
+        rest be asked for at once: what the store could not bring, it has tried for already.
+        """
         base = self.base
         assert base is not None, "pages are missing only of a file that is in the bucket"
+        left = stop - start
+
+        def count(piece: bytes | memoryview) -> None:
+            nonlocal left
+            left -= len(piece)
+            sink(piece)
+
         try:
             await self._context.store.get(
-                base.key, sink, start=start, stop=stop, if_match=base.etag, size=base.size
+                base.key, count, start=start, stop=stop, if_match=base.etag, size=base.size
             )
         except (NotFound, PreconditionFailed) as error:
             if base is not self.base:
@@ -190,6 +220,9 @@ class Fetcher:
             raise FsError(
                 errno.ESTALE, f"{base.key!r} was replaced or removed by someone else"
             ) from error
+        if left > 0 and base is self.base:
+            why = f"{left} of bytes {start}-{stop - 1} did not come"
+            raise NoAnswer("IncompleteBody", operation="GetObject", key=base.key, message=why)
 
     def _accept(self, flight: _Flight, chunk: bytes | memoryview) -> None:
         if flight.scope.cancel_called:
@@ -206,5 +239,20 @@ class Fetcher:
             self._turns.moved()
 
 
-def _touches(flight: _Flight, extents: Iterable[Extent]) -> bool:
+@contextmanager
+def _awaited(flights: Sequence[_Flight]) -> Iterator[None]:
+    """Somebody waits for these."""
+    for flight in flights:
+        flight.waiting += 1
+        flight.scope.deadline = math.inf
+    try:
+        yield
+    finally:
+        for flight in flights:
+            flight.waiting -= 1
+            if not flight.waiting:
+                flight.leave_alone()
+
+
+def _touches(flight: _Flight, extents: Sequence[Extent]) -> bool:
     return any(flight.start < b and a < flight.stop for a, b in extents)

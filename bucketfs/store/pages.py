@@ -15,11 +15,14 @@ from typing import Final, Protocol
 import trio
 from cachetools import LRUCache
 
-from bucketfs.errors import StoreError
+from bucketfs.errors import NoAnswer, StoreError
 from bucketfs.store.base import ListPage, Store
 
 _log = logging.getLogger("bucketfs.store.pages")
 
+#: Pages without an entry that may follow each other: of a hundred thousand old versions and delete
+#: markers, which stores look through and do not show.
+EMPTY_PAGES: Final = 100
 #: What was told last of a prefix: a directory that is polled tells it once.
 _told: Final[LRUCache[str, int]] = LRUCache(1024)
 
@@ -59,7 +62,7 @@ async def read_pages(
         Whether these were all.
 
     Raises:
-        StoreError: A page could not be had; those before it were taken.
+        StoreError: A page could not be had, or brought nothing new; those before it were taken.
     """
     ask = partial(store.list, prefix, delimiter=delimiter, start_after=start_after)
     failure: StoreError | None = None
@@ -73,7 +76,7 @@ async def read_pages(
 
     async with trio.open_nursery() as nursery:
         try:
-            complete = await _Reader(nursery, ask, most).read(count_and_take)
+            complete = await _Reader(nursery, ask, prefix, most).read(count_and_take)
         except StoreError as exc:
             failure = exc  # would leave the nursery as a group
         nursery.cancel_scope.cancel()
@@ -81,6 +84,30 @@ async def read_pages(
     if failure is not None:
         raise failure
     return complete
+
+
+class Repeats:
+    """Notices a listing that does not come to an end, as it brings nothing new."""
+
+    def __init__(self) -> None:
+        self._begun: set[str] = set()
+        self._empty = 0
+
+    def seen(self, token: str, *, empty: bool) -> str:
+        """A page has named where the next one begins: why that is not to be asked for, or ""."""
+        if token in self._begun:
+            return "the next page is the same again, or one before it"
+        self._begun.add(token)
+        self._empty = self._empty + 1 if empty else 0
+        return f"{self._empty} pages in a row are empty" if self._empty >= EMPTY_PAGES else ""
+
+    def check(self, prefix: str, page: ListPage) -> None:
+        """Look at a page of `Store.list`. Raises NoAnswer."""
+        if page.next_token is None:
+            return
+        empty = not (page.objects or page.prefixes or page.left_out)
+        if why := self.seen(page.next_token, empty=empty):
+            raise NoAnswer("BadAnswer", operation="ListObjectsV2", key=prefix, message=why)
 
 
 class _Ask(Protocol):
@@ -112,20 +139,23 @@ class _Request:
 
 
 class _Reader:
-    def __init__(self, nursery: trio.Nursery, ask: _Ask, most: int | None) -> None:
+    def __init__(self, nursery: trio.Nursery, ask: _Ask, prefix: str, most: int | None) -> None:
         self._nursery = nursery
         self._ask = ask
+        self._prefix = prefix
         self._most = most
 
     async def read(self, take: Callable[[ListPage], None]) -> bool:
         request: _Request | None = self._send(None, 1)
         complete = False
+        repeats = Repeats()
         while request is not None:
             await request.answered.wait()
             if request.failure is not None:
                 raise request.failure
             page = request.page
             assert page is not None
+            repeats.check(self._prefix, page)
             following = await self._following(request, page.next_token)
             take(page)
             complete = page.next_token is None

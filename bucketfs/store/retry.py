@@ -5,6 +5,8 @@ succeeds, fails for good, or attempts or time are used up. A GET goes on behind 
 delivered, pinned to the version it began with. A conditional PUT or a Complete whose answer was
 lost may have happened: when the repetition is refused, a HEAD tells whether the object that stands
 there is ours. A multipart upload whose beginning was answered into nowhere is thrown away.
+
+What is repeated elsewhere, and why, is listed in ``docs/concurrency.md``.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ from bucketfs.store.config import StoreConfig
 from bucketfs.store.download import feed, refused, verify
 from bucketfs.store.error_body import error_code, words
 from bucketfs.store.listing import Listing, parse_listing, parse_uploads, token_ahead
-from bucketfs.store.pages import tell_left_out
+from bucketfs.store.pages import Repeats, tell_left_out
 from bucketfs.store.ranges import Asked, Told, believed, length_of
 from bucketfs.store.refusal import as_taken
 from bucketfs.store.session import Connection
@@ -309,8 +309,11 @@ class S3Store:
             **self._source_condition(source_if_match),
         )
         result = answer.get("CopyPartResult", {})
+        etag = unquote(result.get("ETag"))
+        if not etag:
+            raise Unsupported("NoETag", operation="UploadPartCopy", key=key)
         self._sums.copied(upload_id, number, result)
-        return unquote(result.get("ETag"))
+        return etag
 
     async def complete(
         self,
@@ -353,6 +356,7 @@ class S3Store:
         # botocore asks for encoded keys and decodes them in the other listings, not in this one.
         params: _Params = {"Prefix": prefix, "EncodingType": "url"}
         marker: _Params = {}
+        repeats = Repeats()
         while True:
             answer = await self._call(
                 "ListMultipartUploads", prefix, self._always, **params, **marker
@@ -364,10 +368,10 @@ class S3Store:
             uploads += page.uploads
             if not page.truncated or not page.key_marker:
                 return uploads
-            before = marker
             marker = {"KeyMarker": page.key_marker, "UploadIdMarker": page.id_marker}
-            if marker == before:
-                raise _unusable("ListMultipartUploads", prefix, "the next page is the same again")
+            where = f"{page.key_marker}\0{page.id_marker}"
+            if why := repeats.seen(where, empty=not (page.uploads or page.left_out)):
+                raise _unusable("ListMultipartUploads", prefix, why)
 
     async def check(self) -> None:
         await self.list("", limit=1)

@@ -169,6 +169,7 @@ class Connection:
         self._renewable = internals.CREDENTIALS not in missing
         self._short = None if missing else ShortWay(client, trim(client), _Parser(), self._time.now)
         client.meta.events.register("before-sign.s3", self._set_clock)
+        client.meta.events.register("before-call.s3.HeadBucket", _ask_once)
         for slow in SLOW:
             client.meta.events.register(f"before-call.s3.{slow}", self._allow_silence)
         self._config = config
@@ -392,6 +393,15 @@ def _resolve_once(resolver: Any) -> dict[tuple[str, str], Any]:
 
     resolver.construct_endpoint = construct_endpoint
     return known
+
+
+def _ask_once(context: dict[str, Any], **_: object) -> None:
+    """Have the question where a bucket is not lead to itself.
+
+    botocore asks it by HeadBucket after a redirect; a server that redirects that one, too, would be
+    asked until the stack overflows.
+    """
+    context.get("s3_redirect", {})["redirected"] = True
 
 
 def _choose_signer(signature_version: Any, **_: object) -> str | None:

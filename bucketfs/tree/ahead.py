@@ -18,10 +18,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
+import trio
 from cachetools import LRUCache
 
 from bucketfs import clock
 from bucketfs.errors import FsError, StoreError
+from bucketfs.file.fetch import ALONE
 from bucketfs.tasks import gather
 from bucketfs.tree.attributes import LINK_MAX, WHOLE_FILE, Attributes
 from bucketfs.tree.inode import Directory, Inode
@@ -333,7 +335,8 @@ class Ahead:
         if is_known(inode):
             return
         try:
-            await self._attributes.revalidate(inode, whole=whole)
+            with trio.move_on_after(ALONE):
+                await self._attributes.revalidate(inode, whole=whole)
         except (StoreError, FsError) as error:
             # nobody asked for this one yet; who does will meet the error again
             log.debug("fetched ahead: %s", error)

@@ -19,6 +19,7 @@ import trio
 from bucketfs import clock
 from bucketfs.errors import FsError, NotFound, StoreError, errno_of
 from bucketfs.store.base import Headers, ObjectInfo
+from bucketfs.tasks import Shared
 from bucketfs.tree.inode import Directory, Inode
 from bucketfs.tree.names import FOLDER_SUFFIX
 from bucketfs.tree.posix import NANO, Posix, decode, plain
@@ -37,7 +38,7 @@ class Attributes:
 
     def __init__(self, state: TreeState) -> None:
         self._state = state
-        self._asking: dict[Inode, trio.Event] = {}
+        self._asking: dict[Inode, Shared] = {}
         #: What is shown in place of attributes that may not be read, and until when.
         self._hidden: deque[tuple[Inode, float]] = deque()
         #: Told of each inode whose attributes have to be asked for; answers the size up to which
@@ -111,7 +112,7 @@ class Attributes:
             if asked is None:
                 return await self._ask(inode)
             parent, name = inode.parent, inode.name
-            await asked.wait()
+            await asked.answered()
             if parent is not None and inode.parent is None:
                 # the answer put something else in its place
                 now = parent.children.get(name)
@@ -132,7 +133,7 @@ class Attributes:
     async def settled(self, inode: Inode) -> None:
         """Wait for an answer about the inode that is under way, if one is."""
         while (asked := self._asking.get(inode)) is not None:
-            await asked.wait()
+            await asked.ended()
 
     def is_asking(self, inode: Inode) -> bool:
         """Whether an answer about the inode is under way."""
@@ -210,19 +211,22 @@ class Attributes:
 
     async def _ask(self, inode: Inode, whole: int | None = None) -> Inode:
         """Ask for attributes; with `whole` None in the way the programs' habits suggest."""
-        event = self._asking[inode] = trio.Event()
+        shared = self._asking[inode] = Shared()
         try:
-            if whole is None:
-                if isinstance(inode, Directory) and inode.markers is None:
-                    await self.on_directory(inode)
-                whole = 0 if _has_no_object(inode) else self.on_look(inode)
-            # whoever waits for the answer counts on finding the inode where it was
-            with self._state.asking(inode.parent or self._state.root):
-                return await self._question(inode, whole)
+            with shared.asked():
+                return await self._put_question(inode, whole)
         finally:
-            event.set()
-            if self._asking.get(inode) is event:
+            if self._asking.get(inode) is shared:
                 del self._asking[inode]
+
+    async def _put_question(self, inode: Inode, whole: int | None) -> Inode:
+        if whole is None:
+            if isinstance(inode, Directory) and inode.markers is None:
+                await self.on_directory(inode)
+            whole = 0 if _has_no_object(inode) else self.on_look(inode)
+        # whoever waits for the answer counts on finding the inode where it was
+        with self._state.asking(inode.parent or self._state.root):
+            return await self._question(inode, whole)
 
     async def _question(self, inode: Inode, whole: int) -> Inode:
         if _has_no_object(inode):

@@ -12,12 +12,10 @@ import errno
 import functools
 from dataclasses import dataclass
 
-import trio
-
 from bucketfs import clock
 from bucketfs.errors import FsError, NotFound
 from bucketfs.store.base import ObjectInfo
-from bucketfs.tasks import gather
+from bucketfs.tasks import Shared, gather
 from bucketfs.tree.attributes import Attributes
 from bucketfs.tree.inode import NEVER, Directory, Inode
 from bucketfs.tree.listing import LARGE_MISSES, LOOKUP_PAGES, MANY_MISSES, Lister
@@ -44,7 +42,7 @@ class Finder:
         self._state = state
         self._lister = lister
         self._attributes = attributes
-        self._looking: dict[tuple[Directory, str], trio.Event] = {}
+        self._looking: dict[tuple[Directory, str], Shared] = {}
 
     async def find(self, parent: Directory, name: str) -> Inode:
         """The inode of a name, attributes known.
@@ -96,18 +94,21 @@ class Finder:
             looking = self._looking.get((parent, name))
             if looking is None:
                 break
-            await looking.wait()
-        event = self._looking[parent, name] = trio.Event()
+            await looking.answered()
+        shared = self._looking[parent, name] = Shared()
         try:
-            parent.misses += 1
-            if parent.misses > MANY_MISSES:
-                if await self._lister.ensure(parent, pages=LOOKUP_PAGES):
-                    return parent.children.get(name)
-                parent.misses = -LARGE_MISSES
-            return await self._ask(parent, name, key)
+            with shared.asked():
+                return await self._look(parent, name, key)
         finally:
             del self._looking[parent, name]
-            event.set()
+
+    async def _look(self, parent: Directory, name: str, key: str) -> Inode | None:
+        parent.misses += 1
+        if parent.misses > MANY_MISSES:
+            if await self._lister.ensure(parent, pages=LOOKUP_PAGES):
+                return parent.children.get(name)
+            parent.misses = -LARGE_MISSES
+        return await self._ask(parent, name, key)
 
     def _remembered(self, parent: Directory, name: str) -> tuple[bool, Inode | None]:
         child = parent.children.get(name)

@@ -14,10 +14,9 @@ import errno
 import secrets
 from dataclasses import dataclass
 
-import trio
-
 from bucketfs.errors import FsError
 from bucketfs.file.content import Content
+from bucketfs.tasks import Shared
 from bucketfs.tree.posix import Posix
 
 #: FUSE_ROOT_ID: the number the kernel expects the root to have.
@@ -134,7 +133,7 @@ class Directory(Inode):
     Attributes:
         children: Known entries by name.
         listed: Monotonic time at which the last complete listing began.
-        loading: Set and replaced when a listing under way ends.
+        loading: The listing under way, if there is one.
         asking: Listings and lookups under way.
         removed: Names removed here meanwhile, with their change number.
         negatives: Names looked up in vain, with the monotonic time.
@@ -157,7 +156,7 @@ class Directory(Inode):
         super().__init__(ino, parent, name)
         self.children: dict[str, Inode] = {}
         self.listed = NEVER
-        self.loading: trio.Event | None = None
+        self.loading: Shared | None = None
         self.asking = 0
         self.removed: dict[str, int] = {}
         self.negatives: dict[str, float] = {}

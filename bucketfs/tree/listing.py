@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import trio
-
 from bucketfs import clock
 from bucketfs.store.base import ListPage, ObjectInfo
-from bucketfs.store.pages import read_pages
+from bucketfs.store.pages import Repeats, read_pages
+from bucketfs.tasks import Shared
 from bucketfs.tree.inode import Directory
 from bucketfs.tree.merge import Merge, Picture, sort
 from bucketfs.tree.prune import Pruner
@@ -50,14 +49,14 @@ class Lister:
         # a listing that began after the question answers it, however short the TTL
         while directory.listed < asked and (anew or not self._state.is_listed(directory)):
             if directory.loading is not None:
-                await directory.loading.wait()
+                await directory.loading.answered()
                 continue
-            directory.loading = trio.Event()
+            directory.loading = shared = Shared()
             try:
-                if not await self._load(directory, pages):
-                    return False
+                with shared.asked():
+                    if not await self._load(directory, pages):
+                        return False
             finally:
-                directory.loading.set()
                 directory.loading = None
         return True
 
@@ -78,6 +77,7 @@ class Lister:
         leaving = self._state.leaving.get(directory, {}).values()
         gone = {prefix, *self._state.deferred, *(key for keys in leaving for key in keys)}
         token = None
+        repeats = Repeats()
         while True:
             page = await self._state.store.list(
                 prefix, delimiter="", token=token, limit=min(1 + len(gone), FULL_PAGE)
@@ -86,6 +86,7 @@ class Lister:
                 directory.markers = (directory.markers or frozenset()) | {"/"}
             if page.left_out or any(info.key not in gone for info in page.objects):
                 return False
+            repeats.check(prefix, page)
             token = page.next_token
             if token is None:
                 return True

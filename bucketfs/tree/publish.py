@@ -43,6 +43,8 @@ METADATA_MAX = 2048
 _NOT_THE_OBJECT = frozenset({"NoSuchBucket", "NoSuchUpload"})
 #: How often others may replace an object while ours is to take its place.
 CONFLICT_TRIES = 5
+#: How many names for the copy of one version are tried, one of each second from now on.
+CONFLICT_NAMES = 5
 
 
 def content_type(name: str) -> str:
@@ -322,9 +324,12 @@ class Publisher:
             return ""
         parent, now = inode.parent, clock.wall_ns()
         assert parent is not None
-        while await self._exists(
-            copy := self._state.child_key(parent, _conflict_name(inode.name, now))
-        ):
+        for tries in range(1, CONFLICT_NAMES + 1):
+            copy = self._state.child_key(parent, _conflict_name(inode.name, now))
+            if not await self._exists(copy):
+                break
+            if tries == CONFLICT_NAMES:
+                raise FsError(errno.EIO, f"all names for a copy are taken, up to {copy!r}")
             now += NANO
         await self._state.store.copy(key, copy, size=found.size, source_if_match=found.etag)
         log.error("%r was changed by someone else; their version is %r", inode.name, copy)
