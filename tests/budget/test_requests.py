@@ -203,13 +203,20 @@ def test_patching_uploads_the_touched_parts_only(
 
 
 def test_renaming_a_file(mounted: Callable[..., Mount], counted: Proxy, bucket: Witness) -> None:
-    bucket.put("old", b"content")
+    bucket.put_many({"old": b"content", "over": b"old content"})
     path = mounted().path
     os.listdir(path)
     (path / "old").stat()
-    counted.clear()
-    (path / "old").rename(path / "new")
-    assert counted.counts() == {"CopyObject": 1, "DeleteObject": 1}, counted.story()
+    (path / "over").stat()
+    for old, new in (("old", "new"), ("new", "over")):
+        counted.clear()
+        (path / old).rename(path / new)
+        counts = counted.counts()
+        if not bucket.endpoint.moto:
+            # an endpoint that ignores If-Match in a DELETE is asked just before: what others have
+            # stored under the old name since the copy must not go with the original
+            assert counts.pop("HeadObject", 0) <= 1, counted.story()
+        assert counts == {"CopyObject": 1, "DeleteObject": 1}, counted.story()
 
 
 def test_renaming_a_file_that_was_not_uploaded_yet(

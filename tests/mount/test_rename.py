@@ -9,7 +9,10 @@ import threading
 import pytest
 
 from tests.conftest import Folder
+from tests.harness.http import Request
+from tests.harness.mounts import Mounts
 from tests.harness.posix import RENAME_EXCHANGE, RENAME_NOREPLACE, refused, renameat2
+from tests.harness.proxy import Proxy
 from tests.harness.witness import Witness
 
 
@@ -229,3 +232,74 @@ def test_metadata_set_while_open_survives_rename(folder: Folder) -> None:
         os.utime(file.fileno(), ns=(3, 1_600_000_000_000_000_004))
     info = (folder / "b").stat()
     assert (info.st_mode & 0o7777, info.st_mtime_ns) == (0o600, 1_600_000_000_000_000_004)
+
+
+class TestAnotherClient:
+    """It writes the same names while a rename is under way, and loses nothing by that."""
+
+    @pytest.mark.parametrize("old", ["d/old", "d"])
+    def test_under_the_old_name(
+        self, bucket: Witness, mount: Mounts, counted: Proxy, old: str
+    ) -> None:
+        """Wherever the endpoint honours no condition, up to the look before the deletion."""
+        bucket.put_many({"d/old": b"mine", "d/1": b"1", "d/2": b"2"})
+        path = mount(bucket, url=counted.url).path
+        assert sorted(os.listdir(path / "d")) == ["1", "2", "old"]
+        assert (path / "d/old").stat().st_size == 4
+        wrote: list[Request] = []
+
+        def store_theirs(request: Request) -> bool:
+            is_next = request.operation not in ("CopyObject", "GetObject")
+            copied = bucket.exists("new") or bucket.exists("new/old")
+            if copied and is_next and not wrote:
+                bucket.put("d/old", b"theirs")
+                wrote.append(request)
+            return False
+
+        with counted.fault(when=store_theirs):
+            (path / old).rename(path / "new")
+        assert len(wrote) == 1
+        assert (path / "d/old").read_bytes() == bucket.get("d/old") == b"theirs"
+        new = path / "new" if old == "d/old" else path / "new/old"
+        assert new.read_bytes() == b"mine"
+        assert bucket.exists("d/1") == (old == "d/old")
+
+    def test_under_the_new_name(self, bucket: Witness, mount: Mounts, counted: Proxy) -> None:
+        """At an endpoint that honours conditions on what a copy replaces; they write just then."""
+        bucket.put_many({"a": b"mine", "b": b"mine, too", "over": b"old", "d/f": b"f"})
+
+        theirs = {"free", "e/f", "over", "other"}
+
+        def is_false(request: Request) -> bool:
+            if request.key in theirs:
+                theirs.remove(request.key)
+                bucket.put(request.key, b"theirs")
+            found = bucket.head(request.key)
+            wanted = request.headers.get("if-match")
+            is_other = wanted is not None and (
+                found is None or found["ETag"].strip('"') != wanted.strip('"')
+            )
+            return is_other or ("if-none-match" in request.headers and found is not None)
+
+        with counted.fault("CopyObject", when=is_false, status=412, code="PreconditionFailed"):
+            path = mount(bucket, url=counted.url).path
+            for name in os.listdir(path):
+                (path / name).stat()
+            counted.clear()
+            with refused(errno.EEXIST):
+                renameat2(path / "a", path / "free", RENAME_NOREPLACE)
+            with refused(errno.EEXIST):
+                renameat2(path / "d", path / "e", RENAME_NOREPLACE)
+            assert bucket.get("free") == bucket.get("e/f") == b"theirs"
+            assert (path / "free").read_bytes() == (path / "e/f").read_bytes() == b"theirs"
+            assert (bucket.get("a"), bucket.get("d/f")) == (b"mine", b"f")
+            # it may be replaced: the kernel looks, and asks again
+            (path / "a").rename(path / "over")
+            (path / "b").rename(path / "other")
+        assert (bucket.get("over"), bucket.get("other")) == (b"mine", b"mine, too")
+        assert sorted(bucket.keys()) == ["d/f", "e/f", "free", "other", "over"]
+        copies = [(r.key, r.status) for r in counted.requests if r.operation == "CopyObject"]
+        assert copies == [
+            ("free", 412), ("e/f", 412), ("over", 412), ("over", 200), ("other", 412),
+            ("other", 200),
+        ]  # fmt: skip

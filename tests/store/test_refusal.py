@@ -52,11 +52,12 @@ OPTIONAL = {
     "PutObject": {"content-md5", "if-match", "if-none-match", "x-amz-checksum-crc32c"}
     | _DESCRIPTIONS,
     "GetObject": {"if-match"},
-    "CopyObject": {"x-amz-copy-source-if-match"} | _DESCRIPTIONS,
+    "CopyObject": {"if-match", "if-none-match", "x-amz-copy-source-if-match"} | _DESCRIPTIONS,
     "CreateMultipartUpload": {"x-amz-checksum-algorithm"} | _DESCRIPTIONS,
     "UploadPart": {"content-md5", "x-amz-checksum-crc32c"},
     "UploadPartCopy": {"x-amz-copy-source-if-match"},
     "CompleteMultipartUpload": {"if-match", "if-none-match"},
+    "DeleteObject": {"if-match"},
     "DeleteObjects": {"x-amz-checksum-crc32", "x-amz-sdk-checksum-algorithm"},
 }
 REFUSALS = [(501, "NotImplemented"), (400, "InvalidArgument"), (400, "InvalidRequest")]
@@ -91,6 +92,9 @@ async def use(store: Store, bucket: Witness) -> None:
         await store.get("a", got.extend, start=0, stop=PART, if_match=new.etag)
     await store.copy("a", "b", size=PART, headers=HEADERS, source_if_match=old.etag)
     assert bucket.get("b") == LARGE
+    copied = await store.copy("a", "d", size=PART, target_if_none_match=True)
+    await store.copy("a", "d", size=PART, target_if_match=copied.etag)
+    await store.delete("d", if_match=copied.etag)
     await append(store, "a", old.etag, "c", if_none_match=True)
     await append(store, "a", old.etag, "a", if_match=old.etag)
     assert bucket.get("a") == bucket.get("c") == LARGE + SMALL
