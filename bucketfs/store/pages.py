@@ -20,9 +20,9 @@ from bucketfs.store.base import ListPage, Store
 
 _log = logging.getLogger("bucketfs.store.pages")
 
-#: Pages without an entry that may follow each other: of a hundred thousand old versions and delete
+#: Pages without an entry that may follow each other: of a million old versions and delete
 #: markers, which stores look through and do not show.
-EMPTY_PAGES: Final = 100
+EMPTY_PAGES: Final = 1000
 #: What was told last of a prefix: a directory that is polled tells it once.
 _told: Final[LRUCache[str, int]] = LRUCache(1024)
 
