@@ -302,17 +302,22 @@ async def probe(store: Store, provider: Provider, prefix: str) -> None:
 async def _try_out_puts(store: Store, provider: Provider, key: str, etag: str) -> None:
     """Put the object with this ETag again, under conditions."""
 
-    def put(*, if_match: str = "", if_none_match: bool = False) -> Awaitable[object]:
-        body = BytesBody(b"1")
-        return store.put(key, body, Headers(), if_match=if_match, if_none_match=if_none_match)
+    async def is_refused(*, if_match: str = "", if_none_match: bool = False) -> bool:
+        put = store.put(
+            key, BytesBody(b"1"), Headers(), if_match=if_match, if_none_match=if_none_match
+        )
+        try:
+            return await _is_refused(put)
+        except Unsupported:
+            return False
 
-    provider.demote(put_if_none_match=await _is_refused(put(if_none_match=True)))
-    honoured = await _is_refused(put(if_match=_WRONG))
+    provider.demote(put_if_none_match=await is_refused(if_none_match=True))
+    honoured = await is_refused(if_match=_WRONG)
     provider.demote(put_if_match=honoured)
-    if honoured and await _is_refused(put(if_match=etag)):
+    if honoured and await is_refused(if_match=etag):
         provider.quoted = False
         try:
-            provider.demote(put_if_match=not await _is_refused(put(if_match=etag)))
+            provider.demote(put_if_match=not await is_refused(if_match=etag))
         except StoreError:
             provider.quoted = True
             raise
@@ -331,14 +336,15 @@ async def _try_out_copies(store: Store, provider: Provider, key: str) -> None:
             target_if_none_match=if_none_match,
         )
 
+    honoured = match = False
     try:
+        honoured = await _is_refused(copy(if_none_match=True))
         # who does not know the one does not know the other
-        if await _is_refused(copy(if_none_match=True)):
-            match = await _is_refused(copy(if_match=_WRONG))
-            provider.found_able(target_if_none_match=True, target_if_match=match)
+        match = honoured and await _is_refused(copy(if_match=_WRONG))
     except StoreError as exc:
         if not is_refusal(exc):  # not all copy an object onto itself
             raise
+    provider.found_able(target_if_none_match=honoured, target_if_match=match)
 
 
 async def _clean_up(store: Store, provider: Provider, key: str, *, learn: bool) -> None:
@@ -353,23 +359,20 @@ async def _clean_up(store: Store, provider: Provider, key: str, *, learn: bool) 
 
 async def _is_gone(store: Store, provider: Provider, key: str) -> bool:
     """Whether deletions of another version took the object: the endpoint ignores conditions."""
+    one = many = False
+    stayed: Mapping[str, StoreError] = {}
     try:
-        await store.delete(key, if_match=_WRONG)
-        return True
-    except PreconditionFailed:
-        provider.found_able(delete_if_match=True)
+        one = await _is_refused(store.delete(key, if_match=_WRONG))
+        if one:
+            stayed = await store.delete_many([key], if_match={key: _WRONG})
+            many = isinstance(stayed.get(key), PreconditionFailed)
+        return key not in stayed
     except StoreError as exc:
         if not is_refusal(exc):
             raise
         return False
-    try:
-        stayed = await store.delete_many([key], if_match={key: _WRONG})
-    except StoreError as exc:
-        if not is_refusal(exc):
-            raise
-        return False
-    provider.found_able(delete_many_if_match=isinstance(stayed.get(key), PreconditionFailed))
-    return key not in stayed
+    finally:
+        provider.found_able(delete_if_match=one, delete_many_if_match=many)
 
 
 async def _is_refused(sent: Awaitable[object]) -> bool:
@@ -378,6 +381,4 @@ async def _is_refused(sent: Awaitable[object]) -> bool:
         await sent
     except PreconditionFailed:
         return True
-    except Unsupported:
-        return False
     return False

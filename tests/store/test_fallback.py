@@ -336,6 +336,7 @@ async def test_large_copies_are_conditional_too() -> None:
         assert not memory.uploads
 
 
+@pytest.mark.parametrize("trusted", [True, False])
 @pytest.mark.parametrize(
     ("honoured", "requests"),
     [
@@ -347,7 +348,10 @@ async def test_large_copies_are_conditional_too() -> None:
         (("put", "target", "delete", "delete_many"), 9),
     ],
 )
-async def test_the_probe_finds_out_about_conditions(honoured: Sequence[str], requests: int) -> None:
+async def test_the_probe_finds_out_about_conditions(
+    honoured: Sequence[str], requests: int, trusted: bool
+) -> None:
+    """Also that a server which says that it is Amazon's is not."""
     names = {
         "put": ("put_if_match", "put_if_none_match"),
         "target": ("target_if_match", "target_if_none_match"),
@@ -356,7 +360,7 @@ async def test_the_probe_finds_out_about_conditions(honoured: Sequence[str], req
     }
     able = {name: kind in honoured for kind, each in names.items() for name in each}
     store, memory, provider = limited(**able)
-    provider.capabilities = replace(Capabilities(), **BLIND)
+    provider.capabilities = Capabilities() if trusted else replace(Capabilities(), **BLIND)
     await store.check()
     assert {name: getattr(provider.capabilities, name) for name in able} == able
     assert not memory.objects
@@ -366,16 +370,19 @@ async def test_the_probe_finds_out_about_conditions(honoured: Sequence[str], req
     assert memory.requests.total() == before + 1
 
 
+@pytest.mark.parametrize("trusted", [True, False])
 @pytest.mark.parametrize("operation", ["CopyObject", "DeleteObject", "DeleteObjects"])
 @pytest.mark.parametrize("code", ["NotImplemented", "InvalidRequest"])
-async def test_the_probe_takes_a_refusal_for_an_answer(operation: str, code: str) -> None:
+async def test_the_probe_takes_a_refusal_for_an_answer(
+    operation: str, code: str, trusted: bool
+) -> None:
     """Not everybody copies an object onto itself, or has read of conditions."""
     kind = Unsupported if code == "NotImplemented" else StoreError
     refusal = Fault(kind(code, status=501 if kind is Unsupported else 400))
     store, memory, provider = limited(
         lambda name, _key, number: refusal if (name, number) == (operation, 1) else None
     )
-    provider.capabilities = replace(Capabilities(), **BLIND)
+    provider.capabilities = Capabilities() if trusted else replace(Capabilities(), **BLIND)
     await store.check()
     able = provider.capabilities
     assert able.target_if_match == able.target_if_none_match == (operation != "CopyObject")
