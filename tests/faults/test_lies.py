@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import DEVNULL
 
 import pytest
 
@@ -52,6 +55,38 @@ def test_one_lie_is_not_seen(lie: str, size: str, lied_to: tuple[Mount, Proxy, W
     with between.fault("GetObject", times=1, lie=LIES[lie]) as fault:
         assert path.read_bytes() == data
     assert fault.struck == 1
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_one_lie_that_comes_with_the_attributes_is_not_seen(
+    lie: str, lied_to: tuple[Mount, Proxy, Witness]
+) -> None:
+    """A small file is asked for whole by the first who looks at it."""
+    mount, between, bucket = lied_to
+    name, data = f"e{os.urandom(4).hex()}", os.urandom(40_000)
+    bucket.put(f"{name}/f", data)
+    assert os.listdir(mount.path / name) == ["f"]
+    with between.fault("GetObject", times=1, lie=LIES[lie]) as fault:
+        assert (mount.path / name / "f").read_bytes() == data
+    assert fault.struck == 1
+
+
+@pytest.mark.parametrize("lie", ["nothing", "an empty whole", "a short body"])
+def test_nobody_asks_on_when_the_reader_is_gone(
+    lie: str, lied_to: tuple[Mount, Proxy, Witness]
+) -> None:
+    mount, between, bucket = lied_to
+    path, _ = plant(mount, bucket, 9 * MIB)
+    mount.expected.append(f"read failed with EIO.*{path.parent.name}/f.*")
+    with between.fault("GetObject", lie=LIES[lie]):
+        between.clear()
+        reader = subprocess.Popen(["cat", str(path)], stdout=DEVNULL, stderr=DEVNULL)
+        time.sleep(1)
+        reader.kill()
+        reader.wait(20)
+        time.sleep(3)
+        # each of the few ranges of a window, and the kernel's second look, twice
+        assert between.count("GetObject") <= 12, between.story()
 
 
 @pytest.mark.parametrize("lie", LIES)

@@ -74,6 +74,8 @@ LIES: Final[dict[str, Lie]] = {
     "a short body": lambda truth: message(truth, 206, _junk(truth, -1), _right(truth)),
     "a long body": lambda truth: message(truth, 206, _junk(truth, 9), _right(truth)),
     "no range": lambda truth: message(truth, 206, _junk(truth)),
+    "nothing": lambda truth: message(truth, 206, b"", _right(truth)),
+    "an empty whole": lambda truth: message(truth, 200, b""),
     "several ranges": lambda truth: message(
         truth, 206, _junk(truth), "Content-Type: multipart/byteranges; boundary=b"
     ),

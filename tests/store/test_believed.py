@@ -51,6 +51,8 @@ LIES: dict[str, list[bytes]] = {
     "a shorter range": [answer(206, JUNK[:50], label(100, 150))],
     "a range of another size": [answer(206, JUNK[:100], label(100, 200, 301))],
     "a short body": [answer(206, JUNK[:50], RIGHT)],
+    "nothing": [answer(206, b"", RIGHT)],
+    "an empty whole": [answer(200, b"")],
     "a long body": [answer(206, JUNK[:150], RIGHT)],
     "a long body in chunks": [chunked(206, JUNK[:150], RIGHT)],
     "no range": [answer(206, JUNK[:100])],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
 from bucketfs.errors import FsError
+from bucketfs.store.base import ObjectInfo, Sink
 from bucketfs.tree.change import Change
 from bucketfs.tree.inode import Inode
 from tests.tree.builder import TTL, Bucket, Mount, planted, said
@@ -50,6 +52,28 @@ async def test_chmod_chown_and_utimens_are_one_copy(bucket: Bucket, tmp_path: Pa
         )
         assert bucket.peek("f") == b"bytes"
         assert not mount.tree.state.live
+
+
+class Short(Bucket):
+    """A store that takes a part of an object for all of it."""
+
+    async def get(
+        self, key: str, sink: Sink, *, start: int = 0, stop: int | None = None, **rest: object
+    ) -> ObjectInfo:
+        info = await super().get(key, sink, start=start, stop=3)
+        return replace(info, size=3)
+
+
+async def test_a_version_has_the_size_that_was_listed(tmp_path: Path) -> None:
+    bucket = Short()
+    bucket.poke("f", b"bytes")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.root_listed()
+        bucket.requested()
+        inode = await mount.find("f")
+        assert bucket.requested() == {"GetObject": 1, "HeadObject": 1}
+        assert inode.size == 5
+        assert not mount.tree.attributes.is_here(inode)
 
 
 async def test_a_change_during_the_copy_is_saved_too(bucket: Bucket, tmp_path: Path) -> None:
