@@ -43,6 +43,8 @@ _log = logging.getLogger("bucketfs.store.fallback")
 _COPY_PART: Final = 256 << 20
 _UPLOAD_PART: Final = 64 << 20
 _CLEAN_UP: Final = 30.0
+#: Ways to copy by parts: with sums, and without.
+_WAYS: Final = 2
 #: What the local disk says when it is full, for all or for us.
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -276,7 +278,10 @@ class FallbackStore(StoreWrapper):
             found = await self.inner.head(source)
             headers = headers or found.headers or Headers()
             source_if_match = source_if_match or found.etag
-        while (able := self.capabilities).copy and able.copy_part:
+        for _ in range(_WAYS):
+            able = self.capabilities
+            if not (able.copy and able.copy_part):
+                break
             try:
                 return await self._copy_parts(source, onto, size, headers, source_if_match)
             except Unsupported:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
-from bucketfs.errors import FsError, NoAnswer, StoreError, errno_of
+from bucketfs.errors import FsError, NoAnswer, StoreError, Unsupported, errno_of
 from bucketfs.file.fetch import ALONE
+from bucketfs.file.upload import WAYS
 from bucketfs.store.base import ObjectInfo, Sink
 from bucketfs.tree.publish import CONFLICT_NAMES
 from tests.tree.builder import MIB, Bucket, Mount, noise, planted
@@ -159,6 +161,28 @@ async def test_who_is_cancelled_has_others_ask(
             nursery.start_soon(hasty)
             await trio.sleep(1)
             nursery.start_soon(ask, mount)
+
+
+class Fickle(Bucket):
+    """A store that is able to do something else each time, and takes nothing."""
+
+    async def put(self, key: str, *args: object, **conditions: object) -> ObjectInfo:
+        self.requests["PutObject"] += 1
+        can = self._capabilities
+        self._capabilities = replace(can, equal_parts=not can.equal_parts)
+        await trio.sleep(0.01)
+        raise Unsupported("NotImplemented", status=501, operation="PutObject", key=key)
+
+
+async def test_no_more_ways_to_publish_are_tried_than_there_are(tmp_path: Path) -> None:
+    bucket = Fickle()
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"data")
+        with trio.move_on_after(10) as scope, pytest.raises(Unsupported):
+            await mount.tree.saver.save(handle.inode)
+        assert not scope.cancelled_caught
+        assert bucket.requested()["PutObject"] == WAYS
 
 
 class Agreeable(Bucket):
