@@ -274,6 +274,12 @@ class FallbackStore(StoreWrapper):
                 await self._check_target(target, "", target_if_none_match)
                 raise
         onto = _Onto(target, target_if_match, target_if_none_match)
+        return await self._copy_otherwise(source, onto, size, headers, source_if_match)
+
+    async def _copy_otherwise(
+        self, source: str, onto: _Onto, size: int, headers: Headers | None, source_if_match: str
+    ) -> ObjectInfo:
+        """Copy by parts, or through this machine."""
         if headers is None or not source_if_match:
             found = await self.inner.head(source)
             headers = headers or found.headers or Headers()
