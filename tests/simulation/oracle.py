@@ -183,6 +183,9 @@ class Oracle:
             self._forget(call)
             return
         for path, content in (facts or {}).items():
+            if self._is_beside(path, content):
+                self._drop(path)
+                continue
             self._set(path, Fact(True, content, call.mount, call.ended, call.what))
             for above in _above(path):
                 if above in self.facts and not self.facts[above].is_there:
@@ -479,6 +482,18 @@ class Oracle:
             key.partition(".conflict-")[0] in names
             and any(state.content == promise.content for state in states)
             for key, states in self._history.items()
+        )
+
+    def _is_beside(self, path: str, content: bytes | None) -> bool:
+        """Whether a conflict copy has this content, perhaps instead of the file.
+
+        A mount that waits for the answer to such an upload lets programs go on with the file.
+        """
+        return any(
+            key.startswith(f"{path}.conflict-")
+            and any(state.content == content for state in states)
+            for key, states in self._history.items()
+            if content is not DIRECTORY
         )
 
     def _check_fact(self, path: str, fact: Fact, objects: Mapping[str, bytes]) -> None:
