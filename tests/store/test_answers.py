@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
-from bucketfs.errors import NoAnswer, StoreError
-from bucketfs.store.base import BytesBody, Headers, ObjectInfo, Store, UploadInfo
+from bucketfs.errors import NoAnswer, PreconditionFailed, StoreError
+from bucketfs.store import capability
+from bucketfs.store.base import BytesBody, Capabilities, Headers, ObjectInfo, Store, UploadInfo
 from bucketfs.store.listing import Listing, parse_listing
 from bucketfs.store.pages import read_pages
 from tests.store.test_transport import HEAD, talking
@@ -206,6 +208,29 @@ async def test_what_stayed_of_many() -> None:
         "c": "AccessDenied",
     }
     assert len(str(stayed["c"])) < 1000
+
+
+async def test_versions_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How conditions on copies and deletions are spelled, and what their refusals mean."""
+    able = replace(capability.UNKNOWN, capabilities=Capabilities())
+    monkeypatch.setattr(capability, "UNKNOWN", able)
+    refused = (
+        "<DeleteResult><Error><Key>a</Key><Code>PreconditionFailed</Code></Error>"
+        "<Error><Key>b</Key><Code>NoSuchKey</Code></Error></DeleteResult>"
+    )
+    copied = answer("<CopyObjectResult><ETag>e</ETag></CopyObjectResult>")
+    async with talking(answer(refused), HEAD, copied, copied) as (store, script):
+        stayed = await store.delete_many(["a", "b", "c"], if_match={"a": "e0", "b": "e2"})
+        await store.copy("k", "l", size=5, target_if_match="e0")
+        await store.copy("k", "l", size=5, target_if_none_match=True)
+    assert {key: type(exc) for key, exc in stayed.items()} == {"a": PreconditionFailed}
+    deletion, look, over, free = script.seen
+    for key, etag in (("a", '"e0"'), ("b", '"e2"')):
+        assert f"<Key>{key}</Key><ETag>{etag}</ETag>".encode() in deletion.body
+    assert b"<Key>c</Key></Object>" in deletion.body
+    assert look.line.startswith("HEAD /bkt/a ")
+    assert over.headers["if-match"] == '"e0"'
+    assert free.headers["if-none-match"] == "*"
 
 
 async def test_an_object_is_more_than_its_date() -> None:
