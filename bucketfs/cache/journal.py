@@ -9,7 +9,7 @@ Unlike the index, which only saves requests, the journal is believed after a cra
 - `renames`: copies under way whose originals are to go.
 
 A statement is safe from kill -9 when the call returns, and costs some tens of microseconds on the
-event loop; it is safe from a power cut once `Journal.settled` has returned, which all who wait at
+event loop; it is safe from a power cut once `Journal.synced` has returned, which all who wait at
 the same time share.
 """
 
@@ -49,7 +49,7 @@ _Statement = tuple[str, tuple[Any, ...]]
 class Journal:
     """The SQLite file of one cache directory; one process has it at a time.
 
-    What cannot be written stops nobody but who would make a promise on it (`put`, `settled`): it
+    What cannot be written stops nobody but who would make a promise on it (`put`, `synced`): it
     is logged, and written with the next statement that can be. A journal that is damaged is set
     aside.
 
@@ -283,7 +283,7 @@ class Journal:
             except OSError as error:
                 log.info("the page file of %r is not tagged: %s", row.key, error)
 
-    async def settled(self) -> None:
+    async def synced(self) -> None:
         """Wait until all that was written before this call would survive a power cut.
 
         Raises:

@@ -90,7 +90,7 @@ def _open(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None)
     db.text_factory = _text
     db.execute("PRAGMA journal_mode=WAL")
-    # each commit reaches the kernel; `Journal.settled` takes it to the disk
+    # each commit reaches the kernel; `Journal.synced` takes it to the disk
     db.execute("PRAGMA synchronous=NORMAL")
     db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     version = db.execute("PRAGMA user_version").fetchone()[0]

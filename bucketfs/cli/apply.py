@@ -28,7 +28,7 @@ def apply(options: Options, only: Path | None) -> int:
         options: What a mount of it would be asked to do.
         only: Exactly this cache directory, whatever address it was filled from.
     """
-    options = mount.settled(options)
+    options = mount.with_absolute_paths(options)
     logs.setup(options)
     daemon.harden()
     credentials = mount.find_credentials(options)

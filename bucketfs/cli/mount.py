@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
 
 def mount(options: Options) -> int:
     """Check, mount and serve; in the background unless ``-f``. Raises Failure."""
-    options = settled(options)
+    options = with_absolute_paths(options)
     inherited = daemon.inherited_descriptors()
     try:
         logs.setup(options)
@@ -73,7 +73,7 @@ def mount(options: Options) -> int:
     return daemon.run_in_background(body, wait=wait, inherited=inherited)
 
 
-def settled(options: Options) -> Options:
+def with_absolute_paths(options: Options) -> Options:
     """Paths made absolute, since a daemon lives in ``/``."""
 
     def absolute(path: str | None) -> str | None:

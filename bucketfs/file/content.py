@@ -289,7 +289,7 @@ class Content:
             elif promise is not None and promise.is_sealed(pages, start, cut=cut):
                 journal = self._context.cache.journal
                 journal.change(promise.unseal())
-                await journal.settled()  # or else a power cut would make it look damaged
+                await journal.synced()  # or else a power cut would make it look damaged
             else:
                 break
             await self._writable()

@@ -8,7 +8,7 @@ opaque version tokens without their quotes, byte ranges are half open ``[start, 
 Idempotence: `head`, `get`, `list`, `list_uploads`, `copy_part`, `upload_part`, unconditional `put`,
 `copy`, `delete`, `delete_many` and `abort` may be repeated freely. `complete` and conditional `put`
 and `copy` may find after a lost answer that their own first try went through; the implementation
-settles this with a HEAD before it reports `PreconditionFailed` or `NotFound`. A deletion that is
+finds that out with a HEAD before it reports `PreconditionFailed` or `NotFound`. A deletion that is
 repeated finds nothing, which is no error, or, under a condition, what others have stored since.
 """
 

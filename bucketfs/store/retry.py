@@ -260,7 +260,7 @@ class RetryStore(StoreWrapper):
         call = Call("PutObject", key, len(body))
         if not (if_match or if_none_match):
             return await self.around(call, send)
-        return await self._settled(call, send, is_ours)
+        return await self._with_known_outcome(call, send, is_ours)
 
     async def copy(
         self,
@@ -294,7 +294,7 @@ class RetryStore(StoreWrapper):
             return is_new and found.etag == source_if_match
 
         # A copy onto itself may change the ETag, and so make its own repetition fail.
-        return await self._settled(Call("CopyObject", target), send, is_ours)
+        return await self._with_known_outcome(Call("CopyObject", target), send, is_ours)
 
     async def delete_many(
         self, keys: Sequence[str], *, if_match: Mapping[str, str] = NO_CONDITIONS
@@ -375,11 +375,11 @@ class RetryStore(StoreWrapper):
             is_new = if_none_match or (if_match and found.etag != if_match)
             return bool(is_new) and found.etag.endswith(f"-{len(parts)}")
 
-        info = await self._settled(Call("CompleteMultipartUpload", key), send, is_ours)
+        info = await self._with_known_outcome(Call("CompleteMultipartUpload", key), send, is_ours)
         self._uploads.discard(upload_id)
         return info
 
-    async def _settled(
+    async def _with_known_outcome(
         self,
         call: Call,
         send: Callable[[], Awaitable[ObjectInfo]],

@@ -196,7 +196,7 @@ class RawResponse:
             if turn < 0:
                 turn = _TURN
                 await trio.lowlevel.checkpoint()
-        wire.settle()
+        wire.wake_at_first_byte()
         self._finish(wire)
 
     async def _feed_framed(self, sink: Callable[[bytes | memoryview], None]) -> None:

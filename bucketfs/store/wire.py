@@ -61,7 +61,7 @@ class Wire:
         """As `read_into`, where `coming` bytes are sure to come: waits for a good piece of them.
 
         Whoever follows a network packet by packet wakes for each 28 KiB at 70 MB/s, which takes
-        more CPU than all the rest. `settle` goes before any other read.
+        more CPU than all the rest. `wake_at_first_byte` goes before any other read.
         """
         # OpenSSL may hold a record in part: that much less is sure to come through the socket.
         held = _TLS_HELD if isinstance(self.sock, ssl.SSLSocket) else 0
@@ -73,7 +73,7 @@ class Wire:
                 return self.sock.recv_into(buffer[:coming])  # slow, not silent
             raise
 
-    def settle(self) -> None:
+    def wake_at_first_byte(self) -> None:
         """Wake for the first byte again."""
         self._wake_at(1)
 

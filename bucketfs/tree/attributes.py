@@ -130,7 +130,7 @@ class Attributes:
         """
         return await self._ask(inode, whole)
 
-    async def settled(self, inode: Inode) -> None:
+    async def wait_for_answer(self, inode: Inode) -> None:
         """Wait for an answer about the inode that is under way, if one is."""
         while (asked := self._asking.get(inode)) is not None:
             await asked.ended()

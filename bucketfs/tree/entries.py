@@ -139,7 +139,7 @@ class Entries:
         inode.etag, inode.size, inode.modified = info.etag, len(body), info.last_modified
         inode.checked = clock.monotonic()
         self._state.index.put_headers(key, info.etag, info.last_modified, headers)
-        self._state.settle(inode)
+        self._state.drop_if_idle(inode)
         return inode
 
     async def make_directory(
@@ -161,7 +161,7 @@ class Entries:
                 self._state.learn_taken(parent, name)
             raise
         directory.listed = directory.checked = clock.monotonic()
-        self._state.settle(directory)
+        self._state.drop_if_idle(directory)
         return directory
 
     async def unlink(self, parent: Directory, name: str) -> None:
@@ -185,7 +185,7 @@ class Entries:
             await self.remove_object(inode)
             self._take_away(parent, inode, live)
         self._removals.removed(parent, inode, name, began)
-        self._state.settle(inode)
+        self._state.drop_if_idle(inode)
 
     async def remove_object(self, inode: Inode, *, replaced: bool = False) -> None:
         """Take a file's object from the bucket; the caller holds the inode's lock.
@@ -315,11 +315,11 @@ class Entries:
         directory = await self._finder.find(parent, name)
         if not isinstance(directory, Directory):
             raise FsError(errno.ENOTDIR)
-        await self._locks.settled(directory)
+        await self._locks.wait_for_renames(directory)
         with self._removals.going(directory):
             await gather(
                 [
-                    functools.partial(self._removals.settled, directory),
+                    functools.partial(self._removals.wait_for_directory, directory),
                     functools.partial(self.check_empty, directory),
                 ],
                 limit=2,
@@ -330,7 +330,7 @@ class Entries:
                 await self._delete(parent, directory, markers)
                 self._take_away(parent, directory, live)
         self._removals.removed(parent, directory, name, began)
-        self._state.settle(directory)
+        self._state.drop_if_idle(directory)
 
     async def check_empty(self, directory: Directory) -> None:
         """Raise FsError ENOTEMPTY unless neither the bucket nor this mount has an entry in it."""
@@ -344,7 +344,7 @@ class Entries:
     async def _must_be_free(self, parent: Directory, name: str) -> None:
         if parent.parent is None and parent is not self._state.root:
             raise FsError(errno.ENOENT, "the directory has been removed")
-        await self._removals.freed(parent, name)
+        await self._removals.wait_for_name(parent, name)
         if await self._finder.find_or_none(parent, name) is not None:
             raise FsError(errno.EEXIST)
 

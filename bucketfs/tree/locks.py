@@ -81,9 +81,9 @@ class Locks:
             for live in lives:
                 live.users -= 1
             for inode in claim.inodes:
-                self._state.settle(inode)
+                self._state.drop_if_idle(inode)
 
-    async def settled(self, inode: Inode) -> None:
+    async def wait_for_renames(self, inode: Inode) -> None:
         """Wait until no directory above the inode (or itself) is being renamed."""
         while (claim := self._renaming_above(inode)) is not None:
             await claim.done.wait()

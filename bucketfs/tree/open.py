@@ -77,7 +77,7 @@ class Opener:
         reads = flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_TRUNC
         if reads:
             self._ahead.opened(inode)
-            await self._attributes.settled(inode)  # its bytes may be on their way already
+            await self._attributes.wait_for_answer(inode)  # its bytes may be on their way already
         known = inode.content.conflicts if inode.content is not None else 0
         await self._check_version(inode, reads=reads)
         if flags & os.O_TRUNC:
@@ -229,7 +229,7 @@ class Opener:
             return
         else:
             self._state.close_content(inode)
-        self._state.settle(inode)
+        self._state.drop_if_idle(inode)
 
     async def _bury(self, inode: Inode) -> None:
         """The last user of a removed file is gone."""

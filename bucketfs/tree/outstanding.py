@@ -142,7 +142,7 @@ class Outstanding:
     async def _flush(self, wanted: list[Inode], failed: list[Failed], done: trio.Event) -> None:
         try:
             before = set(self._removals.failures())
-            await self._removals.drained()
+            await self._removals.wait_for_all()
             for directory, name, error in set(self._removals.failures()) - before:
                 path = self._state.shown_below(directory).lstrip("/") + name
                 failed.append(Failed(path, f"not removed: {error}"))

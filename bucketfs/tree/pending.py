@@ -75,18 +75,18 @@ class Pending:
                 return False
             try:
                 if self._is_current(content) or await self._take_down(inode, live, content):
-                    await self._settle()
+                    await self._sync_rows()
                     return True
             except (FsError, OSError) as error:
                 log.warning("%s does not wait for its upload: %s", self._state.shown(inode), error)
                 return False
         return False
 
-    async def _settle(self) -> None:
+    async def _sync_rows(self) -> None:
         """Have the rows safe from a power cut, and only then the pages of those before them go."""
         outdated, self._outdated = self._outdated, []
         try:
-            await self._journal.settled()
+            await self._journal.synced()
         finally:
             for pages in outdated:
                 self._cache.release(pages)

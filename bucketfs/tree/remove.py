@@ -6,15 +6,15 @@ here: whatever has gathered while the last DeleteObjects was under way, and unti
 it or a moment later, leaves with the next one. Then each directory they were in is looked after:
 one that nothing makes exist any more gets a marker.
 
-The task that deletes takes no locks, because those who have some wait for it (`deleted`). Looking
+The task that deletes takes no locks, because those who have some wait for it (`wait_for_deletions`). Looking
 after a directory takes that one's lock, so each is a task of its own, which nobody who has a lock
-may wait for (`settled`, `drained`).
+may wait for (`wait_for_directory`, `wait_for_all`).
 
 Invariants:
 - a name in `TreeState.leaving` is in no answer to anyone, and nothing new takes its key before the
-  deletion has ended (`freed`, `deleted`);
+  deletion has ended (`wait_for_name`, `wait_for_deletions`);
 - a directory in `leaving` is kept in memory, whatever a listing says;
-- what could not be deleted is there again afterwards, and the directory's next `settled` raises
+- what could not be deleted is there again afterwards, and the directory's next `wait_for_directory` raises
   why.
 """
 
@@ -154,12 +154,12 @@ class Removals:
             self._working = True
             self._state.background.start(self._work, "delete")
 
-    async def freed(self, directory: Directory, name: str) -> None:
+    async def wait_for_name(self, directory: Directory, name: str) -> None:
         """Wait until nothing that is leaving has this name any more."""
         while name in self._state.leaving.get(directory, ()):
             await self._next()
 
-    async def settled(self, directory: Directory) -> None:
+    async def wait_for_directory(self, directory: Directory) -> None:
         """Wait until all removed names of a directory are gone from the bucket.
 
         Raises:
@@ -172,23 +172,23 @@ class Removals:
             raise failure
 
     def failures(self) -> Iterator[tuple[Directory, str, StoreError | FsError]]:
-        """Names that are back because they could not be deleted, until `settled` tells why."""
+        """Names that are back because they could not be deleted, until `wait_for_directory` tells why."""
         for directory, failures in self._failures.items():
             for name, failure in failures.items():
                 yield directory, name, failure
 
-    async def deleted(self) -> None:
+    async def wait_for_deletions(self) -> None:
         """Wait until whatever is leaving now has left the bucket; the caller may have locks."""
         wanted = self._added
         while self._done < wanted:
             await self._next()
 
-    async def drained(self) -> None:
-        """As `deleted`, and until the directories have been looked after.
+    async def wait_for_all(self) -> None:
+        """As `wait_for_deletions`, and until the directories have been looked after.
 
         That takes locks: the caller has none.
         """
-        await self.deleted()
+        await self.wait_for_deletions()
         for ended in list(self._looks):
             await ended.wait()
 
@@ -270,7 +270,7 @@ class Removals:
         # before the names are free: the next mount after a power cut deletes what it finds there
         # with the same ETag, which a new file of the same bytes has
         with contextlib.suppress(FsError):
-            await self._state.journal.settled()
+            await self._state.journal.synced()
         for key in keys:
             if key not in failed:
                 self._state.index.drop_headers(key)
@@ -325,4 +325,4 @@ class Removals:
         if not self._items[directory]:
             del self._items[directory], self._state.leaving[directory]
             self._state.enliven(directory).users -= 1
-            self._state.settle(directory)
+            self._state.drop_if_idle(directory)

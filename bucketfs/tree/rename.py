@@ -106,7 +106,7 @@ class Renamer:
             StoreError: It could not be copied, and nothing has changed; or the originals of what
                 was copied could not be deleted.
         """
-        await self._removals.deleted()  # no deletion may hit what is copied to its key
+        await self._removals.wait_for_deletions()  # no deletion may hit what is copied to its key
         source = await self._finder.find(old_parent, old_name)
         look = self._finder.find_or_none if replace else self._finder.find_now
         target = await look(new_parent, new_name)
@@ -428,7 +428,7 @@ class Renamer:
             moorings = AsyncExitStack()
             try:
                 await self._moor_below(source, moorings)
-                await self._removals.deleted()
+                await self._removals.wait_for_deletions()
                 await self._entries.keep_emptied_below(source)
                 await self._entries.keep_directory(old_parent, source)
                 if claim:

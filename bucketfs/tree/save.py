@@ -38,7 +38,7 @@ ATTRIBUTE_DELAY = 0.05
 #: what it renames or removes at once has cost nothing.
 LULL, LULL_MOST = 0.05, 1.0
 #: Seconds after an upload until the journal's knowledge of it is on the disk, with that of others.
-SETTLE_AFTER = 1.0
+SYNC_AFTER = 1.0
 #: Pause before an upload that failed is tried again in the background, doubling up to the second.
 RETRY_FIRST, RETRY_MOST = 1.0, 60.0
 #: Failures that trying again cannot mend (refused credentials may be renewed, so not EACCES; a
@@ -77,7 +77,7 @@ class Saver:
         #: When the last promised file was closed, and what ends when no other was for a while.
         self._closed = 0.0
         self._lull: trio.Event | None = None
-        self._settling = False
+        self._syncing = False
         self.undeleted: set[str] = set()
         self._small = trio.Semaphore(state.files.parallel)
         self._large = trio.Semaphore(_LARGE_AT_ONCE)
@@ -135,7 +135,7 @@ class Saver:
                 await self.publisher.content(inode, live)
             finally:
                 if promised and (live.content is None or live.content.promise is None):
-                    self._settle_soon()
+                    self._sync_journal_soon()
             self.uploaded.files += 1
             self.uploaded.bytes += inode.size
         elif live.lost is not None:
@@ -149,9 +149,9 @@ class Saver:
         Raises:
             StoreError: A request failed, or an earlier one of a removal.
         """
-        await self._removals.settled(directory)
+        await self._removals.wait_for_directory(directory)
         if self._state.config.writeback:
-            await self._state.journal.settled()
+            await self._state.journal.synced()
         await self.save(directory)
 
     def later(self, inode: Inode) -> None:
@@ -232,19 +232,19 @@ class Saver:
         async with lane:
             await self.save(inode, late=True)
 
-    def _settle_soon(self) -> None:
+    def _sync_journal_soon(self) -> None:
         """A power cut must not have what has arrived long ago be uploaded once more."""
-        if not self._settling:
-            self._settling = True
-            self._state.background.start(self._settle, "take the journal to the disk")
+        if not self._syncing:
+            self._syncing = True
+            self._state.background.start(self._sync_journal, "take the journal to the disk")
 
-    async def _settle(self) -> None:
+    async def _sync_journal(self) -> None:
         try:
-            await trio.sleep(SETTLE_AFTER)
+            await trio.sleep(SYNC_AFTER)
         finally:
-            self._settling = False
+            self._syncing = False
         with contextlib.suppress(FsError):
-            await self._state.journal.settled()
+            await self._state.journal.synced()
 
     def _is_hopeless(self, inode: Inode, live: Live, error: StoreError | FsError) -> bool:
         """Whether trying again cannot help; a full store or disk may get room again."""
@@ -287,7 +287,7 @@ class Saver:
         content = live.content
         if content is not None and not content.handles and (live.unlinked or not content.unsaved):
             self._state.close_content(inode)
-        self._state.settle(inode)
+        self._state.drop_if_idle(inode)
 
     async def drain(self) -> None:
         """Save everything that is unsaved, once; what cannot be is left on the local disk.
@@ -296,7 +296,7 @@ class Saver:
         first: they have been promised longer.
         """
         self._leave_unfinished()
-        await self._removals.drained()
+        await self._removals.wait_for_all()
         for key in list(self._state.deferred):
             if (inode := self._state.take_deferred(key)) is not None:
                 self.undeleted.add(key)

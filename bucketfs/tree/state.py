@@ -340,7 +340,7 @@ class TreeState:
             self.live.add(inode)
         return inode.live
 
-    def settle(self, inode: Inode) -> None:
+    def drop_if_idle(self, inode: Inode) -> None:
         """Drop the live state when nothing would be lost."""
         if inode.live is not None and not inode.live.busy:
             inode.live = None

@@ -68,7 +68,7 @@ class Tree:
     async def read_link(self, inode: Inode) -> bytes:
         """Target of a symbolic link: the object's body."""
         self.ahead.link_read(inode)
-        await self.attributes.settled(inode)  # which may have brought it along
+        await self.attributes.wait_for_answer(inode)  # which may have brought it along
         content = self.state.content(inode)
         content.handles += 1
         try:
@@ -78,7 +78,7 @@ class Tree:
             content.handles -= 1
             if not content.handles:
                 self.state.close_content(inode)
-                self.state.settle(inode)
+                self.state.drop_if_idle(inode)
 
     def posix(self, inode: Inode) -> Posix:
         """Known attributes; a directory's times move with its entries.

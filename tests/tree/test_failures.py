@@ -228,7 +228,7 @@ async def test_a_cancelled_multipart_upload_leaves_nothing(bucket: Bucket, tmp_p
 
 
 async def test_a_lost_answer_is_no_conflict_with_oneself(bucket: Bucket, tmp_path: Path) -> None:
-    """The store settles its own repetitions; what it cannot settle is retried here without loss."""
+    """The store deals with its own repetitions; what it cannot end is retried here without loss."""
     async with planted(bucket, tmp_path) as mount:
         handle = await mount.create("f")
         await mount.write(handle, 0, b"bytes")

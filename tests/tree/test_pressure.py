@@ -68,7 +68,7 @@ class Checked(Bucket):
         return await super().complete(key, *args, **conditions)  # type: ignore[arg-type]
 
 
-async def settled(bucket: Bucket) -> None:
+async def until_at_rest(bucket: Bucket) -> None:
     """No upload is left behind."""
     await trio.sleep(100)
     assert not await bucket.list_uploads("")
@@ -88,7 +88,7 @@ async def test_a_writer_waits_and_the_disk_stays_bounded(bucket: Bucket, tmp_pat
         await mount.close(handle)
         assert bucket.peek("f") == DATA
         assert bucket.sent <= SIZE + CACHE, "hardly a byte travels twice"
-        await settled(bucket)
+        await until_at_rest(bucket)
     async with planted(bucket, tmp_path / "fresh") as mount:
         assert await mount.names() == {"f"}
         assert await mount.read("f") == DATA
@@ -113,7 +113,7 @@ async def test_what_left_is_read_again(bucket: Bucket, tmp_path: Path) -> None:
             assert await mount.pread(handle, start, MIB) == DATA[start : start + MIB]
         await mount.close(handle)
         assert bucket.peek("f") == DATA
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_a_header_written_last(bucket: Bucket, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ async def test_a_header_written_last(bucket: Bucket, tmp_path: Path) -> None:
         assert bucket.peek("f") == DATA[:3] + b"header" + DATA[9:]
         assert bucket.requests["CompleteMultipartUpload"] == 1
         assert bucket.sent <= SIZE + PART
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 @pytest.mark.parametrize("copies", [True, False])
@@ -147,7 +147,7 @@ async def test_what_left_is_overwritten(tmp_path: Path, copies: bool) -> None:
         assert await mount.pread(handle, 12 * MIB - 100, 200) == data[12 * MIB - 100 :][:200]
         await mount.close(handle)
         assert bucket.peek("f") == bytes(data)
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_the_ordinary_writer_needs_neither_copies_nor_a_second_request(
@@ -167,7 +167,7 @@ async def test_the_ordinary_writer_needs_neither_copies_nor_a_second_request(
         assert set(bucket.requested()) == {
             "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"
         }  # fmt: skip
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 @pytest.mark.parametrize("copies", [True, False])
@@ -183,7 +183,7 @@ async def test_written_in_any_order(tmp_path: Path, copies: bool) -> None:
             assert mount.cache.held <= CACHE + 8 * MIB + 4 * PART
         await mount.close(handle)
         assert bucket.peek("f") == DATA
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_an_object_rewritten_in_place(bucket: Bucket, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ async def test_an_object_rewritten_in_place(bucket: Bucket, tmp_path: Path) -> N
         assert await write(mount, handle, DATA[::-1]) <= CACHE + 8 * MIB + 4 * PART
         await mount.close(handle)
         assert bucket.peek("f") == DATA[::-1]
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 @pytest.mark.parametrize("copies", [True, False])
@@ -208,7 +208,7 @@ async def test_appended_to_an_object(tmp_path: Path, copies: bool) -> None:
         await mount.close(handle)
         assert bucket.peek("f") == DATA + DATA, "the upload has the old version, too"
         assert len(bucket.objects) == 2
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 @pytest.mark.parametrize("size", [0, 10, 3 * MIB, 12 * MIB + 7, 70 * MIB])
@@ -224,7 +224,7 @@ async def test_what_left_is_cut_off(bucket: Bucket, tmp_path: Path, size: int, g
             data += bytes(9 * MIB) + DATA[: 50 * MIB]
         await mount.close(handle)
         assert bucket.peek("f") == data
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_renamed_meanwhile(bucket: Bucket, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ async def test_renamed_meanwhile(bucket: Bucket, tmp_path: Path) -> None:
         assert bucket.peek("g") == DATA
         assert list(bucket.objects) == ["g"]
         assert bucket.sent - sent <= 2 * CACHE
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_a_writer_goes_on_while_its_file_is_renamed(bucket: Bucket, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ async def test_a_writer_goes_on_while_its_file_is_renamed(bucket: Bucket, tmp_pa
         await mount.close(handle)
         assert list(bucket.objects) == ["h"]
         assert bucket.peek("h") == DATA
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_its_directory_renamed_meanwhile(bucket: Bucket, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ async def test_its_directory_renamed_meanwhile(bucket: Bucket, tmp_path: Path) -
         await mount.close(handle)
         assert set(bucket.objects) == {"c/", "c/b/", "c/b/f"}
         assert bucket.peek("c/b/f") == DATA
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_a_rename_that_cannot_surface_changes_nothing(bucket: Bucket, tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ async def test_a_rename_that_cannot_surface_changes_nothing(bucket: Bucket, tmp_
         await mount.close(handle)
         assert list(bucket.objects) == ["f"]
         assert bucket.peek("f") == DATA
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_replaced_by_a_rename(bucket: Bucket, tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ async def test_replaced_by_a_rename(bucket: Bucket, tmp_path: Path) -> None:
         await mount.close(handle)
         assert list(bucket.objects) == ["f"]
         assert bucket.peek("f") == b"new"
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_removed_meanwhile(bucket: Bucket, tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ async def test_removed_meanwhile(bucket: Bucket, tmp_path: Path) -> None:
         assert await mount.pread(handle, 8 * MIB, 5) == b"again"
         await mount.close(handle)
         assert list(bucket.objects) == []
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_an_overwritten_object_removed_meanwhile(bucket: Bucket, tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ async def test_an_overwritten_object_removed_meanwhile(bucket: Bucket, tmp_path:
         assert mount.cache.held <= CACHE + 16 * MIB
         await mount.close(handle)
         assert list(bucket.objects) == []
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_fsync_makes_durable_what_is_written_and_copies_it_later(
@@ -339,7 +339,7 @@ async def test_fsync_makes_durable_what_is_written_and_copies_it_later(
         await mount.close(handle)
         assert bucket.peek("f") == DATA + DATA
         assert bucket.sent - sent <= SIZE + 32 * MIB + CACHE
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 @pytest.mark.parametrize("conditions", [True, False])
@@ -369,7 +369,7 @@ async def test_others_version_is_kept_beside(
         assert name.startswith("f.conflict-")
         assert bucket.peek(name) == b"theirs"
         assert await mount.names() == {"f", name}
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_others_go_on_replacing_it(bucket: Bucket, tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ async def test_others_go_on_replacing_it(bucket: Bucket, tmp_path: Path) -> None
         assert bucket.peek("f") == DATA
         kept = {bucket.peek(key) for key in bucket.objects if key != "f"}
         assert kept == {b"theirs 1", b"theirs 2", b"theirs 3"}
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_others_removed_the_object(bucket: Bucket, tmp_path: Path) -> None:
@@ -398,7 +398,7 @@ async def test_others_removed_the_object(bucket: Bucket, tmp_path: Path) -> None
         await mount.close(handle)
         assert list(bucket.objects) == ["f"]
         assert bucket.peek("f") == DATA
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 @pytest.mark.parametrize("when", ["read", "write on", "close"])
@@ -424,7 +424,7 @@ async def test_an_upload_thrown_away_by_others(
         assert list(bucket.objects) == []
         with pytest.raises(FsError, match="EIO"):
             await mount.close(handle)
-        await settled(bucket)
+        await until_at_rest(bucket)
         assert "its bytes are in" in caplog.text
         assert list(bucket.objects) == []
 
@@ -439,7 +439,7 @@ async def test_written_anew_after_its_upload_is_gone(bucket: Bucket, tmp_path: P
         await write(mount, handle, DATA)
         await mount.close(handle)
         assert bucket.peek("f") == DATA
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_nothing_afloat_and_the_upload_gone(bucket: Bucket, tmp_path: Path) -> None:
@@ -449,7 +449,7 @@ async def test_nothing_afloat_and_the_upload_gone(bucket: Bucket, tmp_path: Path
         await write(mount, handle, DATA[40 * MIB :], 40 * MIB)
         await mount.close(handle)
         assert bucket.peek("f") == DATA
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 @pytest.mark.parametrize(
@@ -482,7 +482,7 @@ async def test_a_failed_save_is_tried_again(
         await mount.close(handle)
         assert bucket.peek("f") == DATA + DATA
         assert bucket.sent - sent <= SIZE + 2 * CACHE
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_a_save_that_failed_at_the_last_close_is_tried_again(
@@ -500,7 +500,7 @@ async def test_a_save_that_failed_at_the_last_close_is_tried_again(
         assert bucket.peek("f") == DATA
         assert bucket.sent - sent <= PART, "nothing but the last part travels again"
         assert bucket.requests["CreateMultipartUpload"] == 1
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_a_save_cancelled_while_it_completes(bucket: Bucket, tmp_path: Path) -> None:
@@ -511,7 +511,7 @@ async def test_a_save_cancelled_while_it_completes(bucket: Bucket, tmp_path: Pat
             await mount.flush(handle)
         await mount.close(handle)
         assert bucket.peek("f") == DATA
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_a_store_that_takes_nothing_is_an_error_of_write(
@@ -531,7 +531,7 @@ async def test_a_store_that_takes_nothing_is_an_error_of_write(
         await write(mount, handle, DATA[done:], done)
         await mount.close(handle)
         assert bucket.peek("f") == DATA
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 @pytest.mark.parametrize("nth", [1, 2, 5])
@@ -555,7 +555,7 @@ async def test_one_failure_is_made_up_for(
             await mount.flush(handle)
         await mount.close(handle)
         assert bucket.peek("f") == DATA
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_a_full_disk_makes_the_writer_wait(
@@ -574,7 +574,7 @@ async def test_a_full_disk_makes_the_writer_wait(
         handle = await written(mount, "f")
         await mount.close(handle)
         assert bucket.peek("f") == DATA
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_two_writers_share_a_small_cache(bucket: Bucket, tmp_path: Path) -> None:
@@ -588,7 +588,7 @@ async def test_two_writers_share_a_small_cache(bucket: Bucket, tmp_path: Path) -
         await mount.close(second)
         assert bucket.peek("f") == DATA
         assert bucket.peek("g") == DATA[::-1]
-        await settled(bucket)
+        await until_at_rest(bucket)
 
 
 async def test_unmounting_with_a_dead_store_names_what_is_where(

@@ -216,10 +216,10 @@ async def test_the_marker_of_an_emptied_directory_waits_for_the_lock(
             await mount.unlink(f"d/{name}")
         async with mount.tree.locks.exclusive(directory):
             with trio.fail_after(60):
-                await mount.tree.removals.deleted()
+                await mount.tree.removals.wait_for_deletions()
             await trio.sleep(5)
             assert mount.stored() == []
-        await mount.tree.removals.drained()
+        await mount.tree.removals.wait_for_all()
         assert mount.stored() == ["d/"]
         assert not mount.tree.state.live
 
@@ -272,7 +272,7 @@ async def test_a_tree_in_which_a_directory_was_emptied_is_renamed(
         await mount.names("d/sub")
         for name in names[:-1]:
             await mount.unlink(f"d/sub/{name}")
-        await mount.tree.removals.drained()
+        await mount.tree.removals.wait_for_all()
         (await mount.directory("d")).checked = mount.root.listed = NEVER
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
@@ -281,7 +281,7 @@ async def test_a_tree_in_which_a_directory_was_emptied_is_renamed(
                 await mount.unlink(f"d/sub/{names[-1]}")
                 assert f"d/sub/{names[-1]}" in mount.stored()
         assert mount.stored() == ["e/f", "e/sub/"]
-        await mount.tree.removals.drained()
+        await mount.tree.removals.wait_for_all()
         assert not mount.tree.state.live
 
 
@@ -326,7 +326,7 @@ async def test_rmdirs_refused_while_names_are_leaving(
                     await mount.rmdir("d")
                 assert caught.value.errno == errno.ENOTEMPTY
                 await trio.sleep(bucket.latency / 3)
-        await mount.tree.removals.drained()
+        await mount.tree.removals.wait_for_all()
         assert not mount.tree.state.leaving
         assert mount.stored() == [f"d/{names[-1]}"]
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
@@ -372,7 +372,7 @@ async def test_thousands_leave_side_by_side(bucket: Bucket, tmp_path: Path) -> N
             mount.tree.removals.add(directory, name, [f"d/{name}"])
             mount.tree.state.unlink(directory.children[name])
         began = trio.current_time()
-        await mount.tree.removals.drained()
+        await mount.tree.removals.wait_for_all()
         assert trio.current_time() - began == pytest.approx(2 * bucket.latency), "and the marker"
         assert bucket.requested() == {"DeleteObjects": 3, "PutObject": 1}
 

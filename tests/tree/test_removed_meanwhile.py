@@ -174,7 +174,7 @@ async def test_the_kernel_keeps_no_answer_about_a_name_that_may_come_back(
         assert mount.tree.state.is_leaving(directory, names[-1])
         assert await finder.find_or_none(directory, names[-1]) is None
         assert finder.negative_timeout(directory, names[-1]) == 0
-        await mount.tree.removals.drained()
+        await mount.tree.removals.wait_for_all()
         assert finder.negative_timeout(directory, names[-1]) > 0
 
 

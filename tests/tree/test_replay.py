@@ -40,7 +40,7 @@ async def after_a_crash(
         yield mount
 
 
-async def settled(mount: Mount) -> None:
+async def until_at_rest(mount: Mount) -> None:
     """All has been uploaded, and the journal is empty."""
     await trio.sleep(100)
     journal = mount.cache.journal
@@ -61,7 +61,7 @@ async def test_pending_files_are_uploaded(bucket: Bucket, tmp_path: Path, size: 
     async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
         assert await mount.names("d") == {"f"}
         assert await mount.read("d/f") == noise(size)
-        await settled(mount)
+        await until_at_rest(mount)
         assert mount.bucket.peek("d/f") == noise(size)
         metadata = mount.bucket.objects["d/f"].headers.metadata
         assert metadata["mode"] == str(0o100644)
@@ -84,7 +84,7 @@ async def test_a_directory_that_only_waiting_files_make_is_shown(
         assert await mount.names() == {"d"}
         assert await mount.names("d") == {"f"}
         mount.bucket.fault = None
-        await settled(mount)
+        await until_at_rest(mount)
 
 
 async def test_what_was_appended_to_an_object(bucket: Bucket, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ async def test_what_was_appended_to_an_object(bucket: Bucket, tmp_path: Path) ->
         await mount.close(handle)
 
     async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
-        await settled(mount)
+        await until_at_rest(mount)
         assert mount.bucket.peek("f") == noise(40 * MIB) + noise(MIB, 2)
         assert mount.bucket.received == 0
 
@@ -120,7 +120,7 @@ async def test_what_was_promised_outlives_a_change_that_was_not(
         await mount.write(handle, size // 2, b"other")
 
     async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
-        await settled(mount)
+        await until_at_rest(mount)
         assert mount.bucket.peek("f") == noise(size)
         assert mount.bucket.peek("g") == noise(size)
 
@@ -139,7 +139,7 @@ async def test_an_upload_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_pat
 
     bucket.poke("old", b"before")
     async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
-        await settled(mount)
+        await until_at_rest(mount)
         assert mount.stored() == ["new", "old"]
         assert await mount.read("old") == b"bytes"
 
@@ -159,7 +159,7 @@ async def test_an_fsync_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_path
 
     async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
         assert await mount.read("f") == b"bytes and more"
-        await settled(mount)
+        await until_at_rest(mount)
         assert mount.stored() == ["f"]
         assert await mount.read("f") == b"bytes and more"
 
@@ -172,7 +172,7 @@ async def test_a_conflict_met_by_a_replay(bucket: Bucket, tmp_path: Path) -> Non
         bucket.poke("f", b"theirs")
 
     async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
-        await settled(mount)
+        await until_at_rest(mount)
         assert mount.bucket.peek("f") == b"theirs"
         [copy] = [key for key in mount.bucket.objects if ".conflict-" in key]
         assert mount.bucket.peek(copy) == b"ours"
@@ -187,7 +187,7 @@ async def test_a_failed_save_in_the_default_mode(bucket: Bucket, tmp_path: Path)
             await mount.save("f", b"bytes")
 
     async with after_a_crash(bucket, tmp_path, before) as mount:
-        await settled(mount)
+        await until_at_rest(mount)
         assert mount.bucket.peek("f") == b"bytes"
 
 
@@ -199,7 +199,7 @@ async def test_the_default_mode_uploads_what_writeback_left(bucket: Bucket, tmp_
         assert mount.cache.journal.failed() == []
     bucket.fault = None
     async with planted(bucket, tmp_path) as mount:
-        await settled(mount)
+        await until_at_rest(mount)
         assert bucket.peek("f") == b"bytes"
 
 
@@ -298,7 +298,7 @@ async def test_a_large_file_may_change_after_its_promise(bucket: Bucket, tmp_pat
 
     wanted[5 * MIB : 5 * MIB + 7] = b"changed"
     async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
-        await settled(mount)
+        await until_at_rest(mount)
         assert mount.bucket.peek("f") == wanted
 
 
@@ -352,7 +352,7 @@ async def test_multipart_uploads_are_aborted(bucket: Bucket, tmp_path: Path) -> 
         mount.cache.journal.begin("g", 0)
 
     async with after_a_crash(bucket, tmp_path, before) as mount:
-        await settled(mount)
+        await until_at_rest(mount)
         assert [upload.key for upload in mount.bucket.uploads.values()] == ["gg"]
 
 
@@ -369,7 +369,7 @@ async def test_the_upload_of_this_mount_is_not_taken_for_one_that_was_left(
         assert {upload.upload_id for upload in mount.cache.journal.uploads()} == {""}
 
     async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
-        await settled(mount)
+        await until_at_rest(mount)
         requested = mount.bucket.requested()
         assert requested["CreateMultipartUpload"] == requested["CompleteMultipartUpload"] == 1
         assert "AbortMultipartUpload" not in requested
@@ -391,7 +391,7 @@ async def test_removals_are_carried_out(bucket: Bucket, tmp_path: Path) -> None:
 
     async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
         assert mount.stored() == ["b", "c"]
-        await settled(mount)
+        await until_at_rest(mount)
 
 
 async def test_a_removed_file_that_was_open_is_deleted(bucket: Bucket, tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ async def test_a_removed_file_that_was_open_is_deleted(bucket: Bucket, tmp_path:
 
     async with after_a_crash(bucket, tmp_path, before) as mount:
         assert mount.stored() == []
-        await settled(mount)
+        await until_at_rest(mount)
 
 
 @pytest.mark.parametrize("operation", ["CopyObject", "DeleteObject"])
@@ -422,7 +422,7 @@ async def test_a_file_has_one_of_its_names(bucket: Bucket, tmp_path: Path, opera
             assert [mount.bucket.peek(key) for key in mount.stored()] == [b"bytes", b"other"]
         else:
             assert [(key, mount.bucket.peek(key)) for key in mount.stored()] == [("b", b"bytes")]
-        await settled(mount)
+        await until_at_rest(mount)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -447,7 +447,7 @@ async def test_a_file_that_waited_is_replaced(
     async with after_a_crash(
         bucket, tmp_path, before, writeback=True, overwrite=overwrite
     ) as mount:
-        await settled(mount)
+        await until_at_rest(mount)
         found = {key: mount.bucket.peek(key) for key in mount.stored()}
         if operation == "DeleteObject":
             assert found == {"f": b"new bytes"}
@@ -481,7 +481,7 @@ async def test_a_directory_has_one_of_its_names(
 
     async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
         assert {key for key in mount.stored() if key != "x/new"} == {"x" + k[1:] for k in keys}
-        await settled(mount)
+        await until_at_rest(mount)
         assert mount.bucket.peek("x/new") == b"new"
         assert await mount.names("x") == {"a", "b", "e", "new"}
 
@@ -513,7 +513,7 @@ async def test_what_was_written_since_a_renaming_was_begun_stays(
         again.fault = None
     async with planted(again, tmp_path / "left") as mount:
         assert again.peek(changed) == data
-        await settled(mount)
+        await until_at_rest(mount)
     caplog.clear()
 
 
@@ -535,7 +535,7 @@ async def test_a_changed_file_is_renamed(bucket: Bucket, tmp_path: Path) -> None
         assert set(bucket.objects) == {"a", "b"}
 
     async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
-        await settled(mount)
+        await until_at_rest(mount)
         assert mount.stored() == ["b"]
         assert mount.bucket.peek("b") == noise(20 * MIB) + b"more"
 
@@ -554,7 +554,7 @@ async def test_rows_of_another_prefix_are_left(
         assert mount.stored() == ["p/", "p/g"]
     assert "1 entries of the journal are of other prefixes" in caplog.text
     async with planted(bucket, tmp_path) as mount:
-        await settled(mount)
+        await until_at_rest(mount)
         assert bucket.peek("f") == noise(100_000)
 
 
@@ -573,8 +573,8 @@ async def test_each_prefix_gets_the_cache_in_which_it_waits(bucket: Bucket, tmp_
         planted(bucket, tmp_path, prefix="q/") as second,
         planted(bucket, tmp_path, prefix="p/") as first,
     ):
-        await settled(first)
-        await settled(second)
+        await until_at_rest(first)
+        await until_at_rest(second)
         assert (bucket.peek("p/f"), bucket.peek("q/f")) == (b"first", b"second")
 
 
@@ -591,7 +591,7 @@ async def test_a_mount_that_may_not_write_leaves_everything(
         assert mount.stored() == []
     assert "1 entries of the journal wait" in caplog.text
     async with planted(bucket, tmp_path) as mount:
-        await settled(mount)
+        await until_at_rest(mount)
         assert bucket.peek("f") == b"bytes"
 
 
@@ -604,7 +604,7 @@ async def test_a_clean_unmount_leaves_nothing_to_do(
             await mount.rename("f", "g")
             await mount.tree.saver.drain()
         async with planted(bucket, tmp_path, writeback=True) as mount:
-            await settled(mount)
+            await until_at_rest(mount)
     assert "was not unmounted" not in caplog.text
 
 
@@ -620,7 +620,7 @@ async def test_a_cache_in_which_something_waits_is_taken_first(
         await second.save("f", b"bytes")
     bucket.fault = None
     async with planted(bucket, tmp_path) as mount:
-        await settled(mount)
+        await until_at_rest(mount)
         assert bucket.peek("f") == b"bytes"
 
 

@@ -140,7 +140,7 @@ def test_a_batch_is_written_as_a_whole(path: Path) -> None:
     assert waiting(journal) == [ROW]
 
 
-async def test_settled_once_for_all_who_wait(path: Path) -> None:
+async def test_synced_once_for_all_who_wait(path: Path) -> None:
     journal = Journal(path)
     syncs = 0
 
@@ -149,29 +149,29 @@ async def test_settled_once_for_all_who_wait(path: Path) -> None:
         syncs += 1
         await trio.sleep(0.001)
 
-    await journal.settled()
+    await journal.synced()
     journal.in_thread = slow
     async with trio.open_nursery() as nursery:
         for number in range(16):
             journal.remove([Removal(f"{number}", "")])
-            nursery.start_soon(journal.settled)
+            nursery.start_soon(journal.synced)
     assert 1 <= syncs <= 2
-    await journal.settled()
+    await journal.synced()
     assert syncs <= 2, "nothing has been written since"
 
 
-async def test_settled_for_real(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_synced_for_real(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "_CHECKPOINT_FROM", 64 << 10)
     journal = Journal(path)
     for number in range(100):
         journal.put(replace(ROW, file=f"{number}"), b"x" * 8000)
-        await journal.settled()
+        await journal.synced()
     assert path.with_name(path.name + "-wal").stat().st_size < 400 << 10, "it is used again"
     for number in range(100):
         journal.drop(f"{number}")
-    await journal.settled()
+    await journal.synced()
     journal.put(ROW)
-    await journal.settled()
+    await journal.synced()
     journal.close()
     assert waiting(Journal(path)) == [ROW]
 
@@ -187,7 +187,7 @@ async def test_a_disk_that_does_not_sync_is_told_to_all(path: Path) -> None:
     journal.in_thread = refuse
     for _ in range(2):
         with pytest.raises(FsError, match="cannot be written"):
-            await journal.settled()
+            await journal.synced()
 
 
 @pytest.mark.parametrize("content", [b"no database at all" * 100, b""])
