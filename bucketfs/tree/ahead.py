@@ -121,7 +121,7 @@ class Ahead:
             child
             for child in entries
             if not isinstance(child, Directory)
-            and not (child.live or is_known(child))
+            and not (child.open_state or is_known(child))
             and self._attributes.is_here(child)
         ]
         inside = sum(child.parent is order.directory for child in stale)
@@ -300,7 +300,7 @@ class Ahead:
         budget = BATCH_MAX
         wanted = []
         for child in entries:
-            if isinstance(child, Directory) or child.live or child.size > FILE_MAX:
+            if isinstance(child, Directory) or child.open_state or child.size > FILE_MAX:
                 continue
             if child is inode or self._is_fetched(child):
                 continue
@@ -330,7 +330,7 @@ class Ahead:
     async def _ask_quietly(
         self, inode: Inode, is_known: Callable[[Inode], bool], whole: int
     ) -> None:
-        if inode.parent is None or inode.live or self._attributes.is_asking(inode):
+        if inode.parent is None or inode.open_state or self._attributes.is_asking(inode):
             return  # it was removed, or somebody is at it already
         if is_known(inode):
             return

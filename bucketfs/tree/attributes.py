@@ -288,7 +288,7 @@ class Attributes:
             inode, due = self._hidden[0]
             await trio.sleep_until(due)
             self._hidden.popleft()
-            if inode.live is None:
+            if inode.open_state is None:
                 inode.posix = None
             else:
                 self._hidden.append((inode, due + max(1.0, self._state.config.ttl)))

@@ -51,10 +51,10 @@ class Changer:
 
     def replace(self, inode: Inode, posix: Posix) -> None:
         """New attributes, which the bucket does not have yet."""
-        live = self._state.enliven(inode)
+        open_state = self._state.ensure_open_state(inode)
         inode.posix = posix
-        live.attributes_unsaved = True
-        live.attribute_changes += 1
+        open_state.attributes_unsaved = True
+        open_state.attribute_changes += 1
         self._state.note_change(inode)
         self._publisher.pending.update(inode)
 

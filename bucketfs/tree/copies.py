@@ -101,7 +101,7 @@ class TreeCopies:
         able = self._state.store.capabilities.copy_if_match
         opened = {
             self._state.path(inode)
-            for inode in self._state.live
+            for inode in self._state.open_inodes
             if inode.content is not None and is_below(inode, directory)
         }
         return lambda info: info.etag if able or info.key in opened else ""

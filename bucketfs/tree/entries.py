@@ -20,7 +20,7 @@ from bucketfs.store.base import BytesBody
 from bucketfs.tasks import gather
 from bucketfs.tree.attributes import LINK_MAX, Attributes
 from bucketfs.tree.find import Finder
-from bucketfs.tree.inode import Directory, Inode, Live, is_below
+from bucketfs.tree.inode import Directory, Inode, OpenState, is_below
 from bucketfs.tree.listing import Lister
 from bucketfs.tree.locks import Locks
 from bucketfs.tree.posix import Posix
@@ -89,7 +89,7 @@ class Entries:
         else:
             await self._must_be_free(parent, name)
             inode = self._new(parent, name, mode, uid, gid)
-            self._state.enliven(inode).exclusive = exclusive
+            self._state.ensure_open_state(inode).exclusive = exclusive
         self._state.content(inode)
         return inode
 
@@ -179,11 +179,11 @@ class Entries:
         if inode.content is not None:
             inode.content.interrupt()
         # the directory, too, which gets a marker if this is all that makes it one
-        async with self._locks.exclusive(inode, parent) as live:
+        async with self._locks.exclusive(inode, parent) as open_state:
             if inode.parent is not parent or inode.name != name:
                 raise FsError(errno.ESTALE, "replaced while it was to be removed")
             await self.remove_object(inode)
-            self._take_away(parent, inode, live)
+            self._take_away(parent, inode, open_state)
         self._removals.removed(parent, inode, name, began)
         self._state.drop_if_idle(inode)
 
@@ -204,8 +204,8 @@ class Entries:
                 await content.load(0, content.size)
                 content.forget_base()  # the cache must not count on the bucket for these any more
             elif not replaced:
-                assert inode.live is not None
-                key = inode.live.deferred_delete = self._state.key(inode)
+                assert inode.open_state is not None
+                key = inode.open_state.deferred_delete = self._state.key(inode)
                 self._state.deferred[key] = inode
                 self._state.journal.remove([Removal(key, inode.etag)])
                 return
@@ -230,12 +230,12 @@ class Entries:
             self._state.index.drop_headers(key)
         await self.keep_left(parent)
 
-    def _take_away(self, parent: Directory, inode: Inode, live: Live) -> None:
-        live.unlinked = True
-        live.attributes_unsaved = False
-        self._publisher.pending.forget(live.content)
-        if live.content is not None:
-            live.content.outgoing.drop()
+    def _take_away(self, parent: Directory, inode: Inode, open_state: OpenState) -> None:
+        open_state.unlinked = True
+        open_state.attributes_unsaved = False
+        self._publisher.pending.forget(open_state.content)
+        if open_state.content is not None:
+            open_state.content.outgoing.drop()
         self._state.note_change(inode)
         self._state.unlink(inode)
         self._state.touch(parent)
@@ -324,11 +324,11 @@ class Entries:
                 ],
                 limit=2,
             )
-            async with self._locks.exclusive(directory, parent) as live:
+            async with self._locks.exclusive(directory, parent) as open_state:
                 path = self._state.path(directory)
                 markers = [path + suffix for suffix in sorted(directory.markers or ())]
                 await self._delete(parent, directory, markers)
-                self._take_away(parent, directory, live)
+                self._take_away(parent, directory, open_state)
         self._removals.removed(parent, directory, name, began)
         self._state.drop_if_idle(directory)
 

@@ -179,7 +179,7 @@ class Finder:
         child = parent.children.get(name)
         if not isinstance(child, Directory):
             child = self._state.new_directory(parent, name)
-        elif child.live is None and "/" in markers:
+        elif child.open_state is None and "/" in markers:
             child.posix = None  # the marker may have been rewritten
         child.markers = (child.markers or frozenset()) - {"/"} | markers
         child.checked = clock.monotonic()

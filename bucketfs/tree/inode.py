@@ -25,7 +25,7 @@ NEVER = float("-inf")
 
 
 @dataclass(slots=True, eq=False)
-class Live:
+class OpenState:
     """What an inode has while it is open, unsaved, or being changed in the bucket.
 
     Attributes:
@@ -61,7 +61,7 @@ class Live:
     error: str = ""
 
     @property
-    def busy(self) -> bool:
+    def in_use(self) -> bool:
         """Whether forgetting this would lose something."""
         return (
             self.content is not None
@@ -90,7 +90,7 @@ class Inode:
     """
 
     __slots__ = (
-        "changed", "checked", "etag", "ino", "live", "lookups", "modified", "name", "opened",
+        "changed", "checked", "etag", "ino", "lookups", "modified", "name", "open_state", "opened",
         "parent", "posix", "size",
     )  # fmt: skip
 
@@ -106,12 +106,12 @@ class Inode:
         self.checked = NEVER
         self.changed = 0
         self.opened = ""
-        self.live: Live | None = None
+        self.open_state: OpenState | None = None
 
     @property
     def content(self) -> Content | None:
         """The bytes while the file is open or unsaved."""
-        return self.live.content if self.live else None
+        return self.open_state.content if self.open_state else None
 
     @property
     def current_size(self) -> int:
@@ -124,7 +124,7 @@ class Inode:
     @property
     def unlinked(self) -> bool:
         """Whether it was removed while something still held it."""
-        return self.live is not None and self.live.unlinked
+        return self.open_state is not None and self.open_state.unlinked
 
 
 class Directory(Inode):

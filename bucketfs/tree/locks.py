@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from bucketfs.tree.inode import Directory, Inode, Live, is_below
+from bucketfs.tree.inode import Directory, Inode, OpenState, is_below
 from bucketfs.tree.state import TreeState
 
 
@@ -58,7 +58,9 @@ class Locks:
         self._waiting: list[_Claim] = []
 
     @asynccontextmanager
-    async def exclusive(self, *inodes: Inode, tree: Directory | None = None) -> AsyncIterator[Live]:
+    async def exclusive(
+        self, *inodes: Inode, tree: Directory | None = None
+    ) -> AsyncIterator[OpenState]:
         """Nobody else writes the objects of these inodes meanwhile.
 
         Yields the first one's state.
@@ -69,17 +71,17 @@ class Locks:
                 Uploads below that can be interrupted are, and those that wait go after.
         """
         claim = _Claim(frozenset(inodes), tree)
-        lives = [self._state.enliven(inode) for inode in claim.inodes]
-        for live in lives:
-            live.users += 1
+        open_states = [self._state.ensure_open_state(inode) for inode in claim.inodes]
+        for open_state in open_states:
+            open_state.users += 1
         try:
             await self._grant(claim)
             self._mark(claim, held=True)
-            yield self._state.enliven(inodes[0])
+            yield self._state.ensure_open_state(inodes[0])
         finally:
             self._withdraw(claim)
-            for live in lives:
-                live.users -= 1
+            for open_state in open_states:
+                open_state.users -= 1
             for inode in claim.inodes:
                 self._state.drop_if_idle(inode)
 
@@ -125,7 +127,7 @@ class Locks:
 
     def _mark(self, claim: _Claim, *, held: bool) -> None:
         for inode in claim.inodes:
-            self._state.enliven(inode).held = held
+            self._state.ensure_open_state(inode).held = held
         if claim.tree is not None:
             claim.tree.renaming = held
 

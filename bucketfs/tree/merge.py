@@ -151,7 +151,7 @@ class Merge:
             directory.markers = known - {"/"}
             return
         directory.markers = known | {"/"}
-        if directory.live is not None and directory.live.attributes_unsaved:
+        if directory.open_state is not None and directory.open_state.attributes_unsaved:
             return
         if directory.modified and directory.modified != marker.last_modified:
             directory.posix = None
@@ -162,14 +162,14 @@ class Merge:
     def _merge_directory(self, name: str, markers: set[str]) -> None:
         child = self._directory.children.get(name)
         if not isinstance(child, Directory):
-            if child is not None and child.live is not None:
+            if child is not None and child.open_state is not None:
                 return
             child = self._state.new_directory(self._directory, name)
         if markers:
             child.markers = (child.markers or frozenset()) | markers
 
     def _merge_file(self, child: Inode, info: ObjectInfo) -> None:
-        if child.live is not None and (child.content is None or child.content.unsaved):
+        if child.open_state is not None and (child.content is None or child.content.unsaved):
             return
         if child.etag != info.etag or child.modified != info.last_modified:
             self._state.adopt(child, etag=info.etag, size=info.size, modified=info.last_modified)

@@ -215,14 +215,14 @@ class Opener:
     def _target(self, inode: Inode) -> Target:
         if is_renaming(inode):
             raise FsError(errno.EBUSY, "its directory is being renamed")
-        return self._saver.publisher.target(inode, self._state.enliven(inode))
+        return self._saver.publisher.target(inode, self._state.ensure_open_state(inode))
 
     async def _drop(self, inode: Inode, content: Content) -> None:
         content.handles -= 1
-        live = inode.live
-        if content.handles or live is None or live.content is not content:
+        open_state = inode.open_state
+        if content.handles or open_state is None or open_state.content is not content:
             return
-        if live.unlinked:
+        if open_state.unlinked:
             await self._bury(inode)
         elif content.unsaved:
             self._saver.keep_trying(inode)
@@ -233,9 +233,9 @@ class Opener:
 
     async def _bury(self, inode: Inode) -> None:
         """The last user of a removed file is gone."""
-        live = inode.live
-        assert live is not None
-        key = live.deferred_delete
+        open_state = inode.open_state
+        assert open_state is not None
+        key = open_state.deferred_delete
         self._state.close_content(inode)
         if key and self._state.take_deferred(key) is inode:
             with contextlib.suppress(PreconditionFailed):
@@ -268,7 +268,7 @@ class Opener:
         content = inode.content
         if inode.parent is None or (content is not None and content.unsaved):
             return
-        if inode.live is not None and inode.live.attributes_unsaved:
+        if inode.open_state is not None and inode.open_state.attributes_unsaved:
             return
         if self._state.age(inode) <= self._state.config.open_ttl:
             return

@@ -16,7 +16,7 @@ import trio
 
 from bucketfs.errors import FsError, StoreError
 from bucketfs.tasks import gather, internal
-from bucketfs.tree.inode import Inode, Live
+from bucketfs.tree.inode import Inode, OpenState
 from bucketfs.tree.remove import Removals
 from bucketfs.tree.save import Saver, is_being_written, is_unsaved
 from bucketfs.tree.state import GivenUp, TreeState
@@ -108,12 +108,14 @@ class Outstanding:
 
     def waiting(self) -> list[Waiting]:
         """Everything that is unsaved, in the order in which it began to wait; the open last."""
-        found = [self._waiting(inode, live) for inode, live in self._unsaved()]
+        found = [self._waiting(inode, open_state) for inode, open_state in self._unsaved()]
         return sorted(found, key=lambda item: (item.state is State.OPEN, item.since, item.path))
 
     def remaining(self) -> Remaining:
         """How much waits."""
-        closed = [live for _, live in self._unsaved() if not is_being_written(live)]
+        closed = [
+            open_state for _, open_state in self._unsaved() if not is_being_written(open_state)
+        ]
         return Remaining(
             files=len(closed),
             size=sum(map(_size, closed)),
@@ -132,8 +134,8 @@ class Outstanding:
         done = trio.Event()
         wanted = [
             inode
-            for inode, live in self._unsaved()
-            if not is_being_written(live) and self._is_below(inode, below)
+            for inode, open_state in self._unsaved()
+            if not is_being_written(open_state) and self._is_below(inode, below)
         ]
         self._state.background.start(functools.partial(self._flush, wanted, failed, done), "flush")
         await done.wait()
@@ -193,33 +195,33 @@ class Outstanding:
             tell(self.remaining())
             await trio.sleep(_LOOK)
 
-    def _unsaved(self) -> Iterator[tuple[Inode, Live]]:
-        for inode in list(self._state.live):
-            live = inode.live
-            if live is not None and not live.unlinked and is_unsaved(live):
-                yield inode, live
+    def _unsaved(self) -> Iterator[tuple[Inode, OpenState]]:
+        for inode in list(self._state.open_inodes):
+            open_state = inode.open_state
+            if open_state is not None and not open_state.unlinked and is_unsaved(open_state):
+                yield inode, open_state
 
-    def _waiting(self, inode: Inode, live: Live) -> Waiting:
-        state = _state_of(live)
-        since = 0.0 if state is State.OPEN else live.since
+    def _waiting(self, inode: Inode, open_state: OpenState) -> Waiting:
+        state = _state_of(open_state)
+        since = 0.0 if state is State.OPEN else open_state.since
         path = self._state.shown_below(inode)
-        return Waiting(path, _size(live), state, since, live.tries, live.error)
+        return Waiting(path, _size(open_state), state, since, open_state.tries, open_state.error)
 
     def _is_below(self, inode: Inode, below: str) -> bool:
         path = self._state.shown_below(inode).rstrip("/")
         return not below or path == below or path.startswith(below + "/")
 
 
-def _size(live: Live) -> int:
-    return live.content.dirty.total if live.content is not None else 0
+def _size(open_state: OpenState) -> int:
+    return open_state.content.dirty.total if open_state.content is not None else 0
 
 
-def _state_of(live: Live) -> State:
-    if live.held:
+def _state_of(open_state: OpenState) -> State:
+    if open_state.held:
         return State.UPLOADING
-    if is_being_written(live):
+    if is_being_written(open_state):
         return State.OPEN
-    return State.RETRYING if live.error else State.WAITING
+    return State.RETRYING if open_state.error else State.WAITING
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -28,7 +28,7 @@ from bucketfs.file.content import Content
 from bucketfs.file.promise import COPIED, Promise
 from bucketfs.file.target import Target
 from bucketfs.store.base import Headers
-from bucketfs.tree.inode import Directory, Inode, Live, is_below
+from bucketfs.tree.inode import Directory, Inode, OpenState, is_below
 from bucketfs.tree.state import TreeState
 
 log = logging.getLogger(__name__)
@@ -57,24 +57,24 @@ class Pending:
         self._cache = state.files.cache
         self._journal = state.files.cache.journal
         self.count = self.bytes = 0
-        self.target: Callable[[Inode, Live], Target]
+        self.target: Callable[[Inode, OpenState], Target]
         #: What rows counted on until others took their place, which may not be safe yet.
         self._outdated: list[PageFile] = []
 
-    async def promise(self, inode: Inode, live: Live) -> bool:
+    async def promise(self, inode: Inode, open_state: OpenState) -> bool:
         """Have the unsaved bytes of a file on the disk, so that they survive a power cut.
 
         Returns:
             False when the file has to be brought to the bucket instead.
         """
         for _ in range(_TRIES):
-            content = live.content
+            content = open_state.content
             if content is None or not content.unsaved:
                 return True
-            if not self._may_wait(live, content):
+            if not self._may_wait(open_state, content):
                 return False
             try:
-                if self._is_current(content) or await self._take_down(inode, live, content):
+                if self._is_current(content) or await self._take_down(inode, open_state, content):
                     await self._sync_rows()
                     return True
             except (FsError, OSError) as error:
@@ -96,14 +96,19 @@ class Pending:
 
         A file that cannot be noted is no worse off than before.
         """
-        live = inode.live
-        content = live.content if live is not None else None
-        if live is None or content is None or not content.unsaved or self._is_current(content):
+        open_state = inode.open_state
+        content = open_state.content if open_state is not None else None
+        if (
+            open_state is None
+            or content is None
+            or not content.unsaved
+            or self._is_current(content)
+        ):
             return
-        if live.unlinked or content.outgoing.afloat or content.outgoing.lost:
+        if open_state.unlinked or content.outgoing.afloat or content.outgoing.lost:
             return
         try:
-            self._put(inode, live, content, self._seals(content))
+            self._put(inode, open_state, content, self._seals(content))
         except (FsError, OSError) as error:
             log.warning("a crash would lose %s: %s", self._state.shown(inode), error)
         while self._outdated:
@@ -111,24 +116,24 @@ class Pending:
 
     def update(self, inode: Inode) -> None:
         """The inode has another key, other attributes, or replaces another version now."""
-        live = inode.live
-        if live is None or live.content is None or live.content.promise is None:
+        open_state = inode.open_state
+        if open_state is None or open_state.content is None or open_state.content.promise is None:
             return
-        promise = live.content.promise
-        if live.content.publishing:
-            self._attempt(live.content, promise.row.headers)
+        promise = open_state.content.promise
+        if open_state.content.publishing:
+            self._attempt(open_state.content, promise.row.headers)
         try:
-            target = self.target(inode, live)
+            target = self.target(inode, open_state)
         except FsError:
             return  # it has lost its name: what the row says is as good as it gets
-        base = live.content.base
+        base = open_state.content.base
         promise.row = replace(
             promise.row,
             key=target.key,
             headers=target.headers,
             if_match=target.if_match,
             base=(base.key, base.etag, base.size) if base is not None else promise.row.base,
-            attempts=tuple(live.content.attempts),
+            attempts=tuple(open_state.content.attempts),
         )
         self._journal.change(promise.row)
 
@@ -156,7 +161,7 @@ class Pending:
     def update_below(self, directory: Directory) -> None:
         """The directory has another name."""
         with self._journal.batch():
-            for inode in self._state.live:
+            for inode in self._state.open_inodes:
                 if is_below(inode, directory):
                     self.update(inode)
 
@@ -194,9 +199,9 @@ class Pending:
             return Seals()
         return Seals.of(_counted(content), content.fetcher.pages.read)
 
-    def _may_wait(self, live: Live, content: Content) -> bool:
+    def _may_wait(self, open_state: OpenState, content: Content) -> bool:
         """Whether a file may be promised: not too much waits, and all that is needed is here."""
-        if live.unlinked or live.lost is not None:
+        if open_state.unlinked or open_state.lost is not None:
             return False
         if content.outgoing.afloat or content.outgoing.lost:
             return False
@@ -209,7 +214,7 @@ class Pending:
     def _is_current(self, content: Content) -> bool:
         return content.promise is not None and content.promise.revision == content.revision
 
-    async def _take_down(self, inode: Inode, live: Live, content: Content) -> bool:
+    async def _take_down(self, inode: Inode, open_state: OpenState, content: Content) -> bool:
         """Take the bytes to the disk, then write the row; answers whether nothing came between."""
         pages, revision = content.fetcher.pages, content.revision
         seals = Seals()
@@ -217,11 +222,11 @@ class Pending:
             seals = await self._sync(pages, _counted(content))
             if (content.revision, content.fetcher.pages) != (revision, pages):
                 return False
-            if live.content is not content or not content.unsaved or not self._may_wait(
-                live, content
+            if open_state.content is not content or not content.unsaved or not self._may_wait(
+                open_state, content
             ):  # fmt: skip
                 return False
-        self._put(inode, live, content, seals)
+        self._put(inode, open_state, content, seals)
         return True
 
     async def _sync(self, pages: PageFile, valid: Sequence[Extent]) -> Seals:
@@ -241,13 +246,13 @@ class Pending:
             os.close(fd)
         return seals
 
-    def _put(self, inode: Inode, live: Live, content: Content, seals: Seals) -> None:
+    def _put(self, inode: Inode, open_state: OpenState, content: Content, seals: Seals) -> None:
         """Write the row; raises FsError, and then the promise is as it was."""
         pages, old, data = content.fetcher.pages, content.promise, None
         if inline := _is_inline(content):
             data = pages.read(0, content.size)
             seals = Seals.of([(0, len(data))], lambda start, stop: data[start:stop])
-        row = self._row(inode, live, content, seals)
+        row = self._row(inode, open_state, content, seals)
         with self._journal.batch():
             self._journal.put(row, data)
             if old is not None and old.row.file != row.file:
@@ -258,8 +263,8 @@ class Pending:
         if old is not None and old.pages is not pages:
             self._outdated.append(old.pages)
 
-    def _row(self, inode: Inode, live: Live, content: Content, seals: Seals) -> Row:
-        target, base, pages = self.target(inode, live), content.base, content.fetcher.pages
+    def _row(self, inode: Inode, open_state: OpenState, content: Content, seals: Seals) -> Row:
+        target, base, pages = self.target(inode, open_state), content.base, content.fetcher.pages
         return Row(
             file=pages.path.name,
             key=target.key,

@@ -59,7 +59,7 @@ class Pruner:
 
 
 def _is_forgettable(inode: Inode) -> bool:
-    if inode.lookups or inode.live is not None:
+    if inode.lookups or inode.open_state is not None:
         return False
     return not (isinstance(inode, Directory) and (inode.children or inode.asking))
 

@@ -29,7 +29,7 @@ from bucketfs.file.context import Version
 from bucketfs.file.plan import SINGLE_PUT
 from bucketfs.file.target import Target
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo
-from bucketfs.tree.inode import NEVER, Directory, Inode, Live
+from bucketfs.tree.inode import NEVER, Directory, Inode, OpenState
 from bucketfs.tree.names import NAME_MAX
 from bucketfs.tree.pending import Pending
 from bucketfs.tree.posix import DIRECTORY_TYPE, NANO, encode, metadata_size, with_times_of
@@ -82,7 +82,7 @@ class Publisher:
             raise FsError(errno.ENOSPC, f"more than {METADATA_MAX} bytes of metadata")
         return headers
 
-    async def content(self, inode: Inode, live: Live) -> None:
+    async def content(self, inode: Inode, open_state: OpenState) -> None:
         """Store bytes and attributes.
 
         Raises:
@@ -91,18 +91,18 @@ class Publisher:
             StoreError: The upload failed, nothing has changed.
             bucketfs.file.upload.Interrupted: Somebody needs the inode's lock.
         """
-        content = live.content
+        content = open_state.content
         assert content is not None
         content.hold()  # what a refusal leads to is done with the same bytes
         try:
-            await self._store(inode, live, content)
+            await self._store(inode, open_state, content)
         finally:
             content.unhold()
 
-    async def _store(self, inode: Inode, live: Live, content: Content) -> None:
-        if live.lost is not None and not self._take_name_back(inode, live.lost):
-            await self._keep_beside(inode, live, content, None)
-        target = self.target(inode, live)
+    async def _store(self, inode: Inode, open_state: OpenState, content: Content) -> None:
+        if open_state.lost is not None and not self._take_name_back(inode, open_state.lost):
+            await self._keep_beside(inode, open_state, content, None)
+        target = self.target(inode, open_state)
         try:
             info, target = await self._publish_ours(inode, target, content)
         except PreconditionFailed as error:
@@ -112,22 +112,22 @@ class Publisher:
             elif content.outgoing.afloat:
                 info, target = await self._prevail(inode, target, content)
             else:
-                info, target = await self._contest(inode, live, target, error)
+                info, target = await self._contest(inode, open_state, target, error)
         except FsError as error:
             if error.errno != errno.ESTALE or content.outgoing.afloat:
                 raise
-            info, target = await self._contest(inode, live, target, error)
-        live.exclusive = False
+            info, target = await self._contest(inode, open_state, target, error)
+        open_state.exclusive = False
         self._state.retain(target.key)
-        self._saved(inode, live, info, target.headers, target.changes)
+        self._saved(inode, open_state, info, target.headers, target.changes)
 
-    async def surface(self, inode: Inode, live: Live) -> None:
+    async def surface(self, inode: Inode, open_state: OpenState) -> None:
         """Have nothing of a file in an unfinished upload only; raises as `content` does."""
-        while live.content is not None and live.content.outgoing.afloat:
+        while open_state.content is not None and open_state.content.outgoing.afloat:
             with contextlib.suppress(upload.Interrupted):
-                await self.content(inode, live)
+                await self.content(inode, open_state)
 
-    def target(self, inode: Inode, live: Live) -> Target:
+    def target(self, inode: Inode, open_state: OpenState) -> Target:
         """Where the inode's bytes go now.
 
         Raises:
@@ -139,23 +139,23 @@ class Publisher:
         return Target(
             key,
             self.headers(inode),
-            changes=live.attribute_changes,
+            changes=open_state.attribute_changes,
             if_match=etag,
             if_none_match=not etag,
         )
 
-    async def attributes(self, inode: Inode, live: Live) -> None:
+    async def attributes(self, inode: Inode, open_state: OpenState) -> None:
         """Store attributes alone: a marker, or a copy of the object onto itself.
 
         Raises:
             StoreError: It failed, nothing has changed.
         """
-        changes = live.attribute_changes
+        changes = open_state.attribute_changes
         headers = self.headers(inode)
         if isinstance(inode, Directory) and not inode.size:
             key = self._state.prefix(inode)
             if not key:
-                live.attributes_unsaved = False  # a whole bucket has no object for its root
+                open_state.attributes_unsaved = False  # a whole bucket has no object for its root
                 return
             info = await self._state.store.put(key, BytesBody(b""), headers)
             inode.markers = (inode.markers or frozenset()) | {"/"}
@@ -166,17 +166,17 @@ class Publisher:
             except NotFound as error:
                 if error.code in _NOT_THE_OBJECT:
                     raise
-                self._forget_removed(inode, live)
+                self._forget_removed(inode, open_state)
                 return
             theirs = inode.checked == NEVER  # it may be of a version that we have not seen
-        self._saved(inode, live, info, headers, changes)
+        self._saved(inode, open_state, info, headers, changes)
         if theirs:
             inode.checked, inode.opened = NEVER, ""
 
-    def _forget_removed(self, inode: Inode, live: Live) -> None:
+    def _forget_removed(self, inode: Inode, open_state: OpenState) -> None:
         """Others have removed the object whose attributes were changed here: they went with it."""
         log.warning("%s was removed by someone else, with its new attributes", inode.name)
-        live.attributes_unsaved = False
+        open_state.attributes_unsaved = False
         inode.checked = NEVER
         if inode.parent is not None:
             inode.parent.listed = NEVER
@@ -284,14 +284,14 @@ class Publisher:
         return True
 
     async def _contest(
-        self, inode: Inode, live: Live, target: Target, cause: Exception
+        self, inode: Inode, open_state: OpenState, target: Target, cause: Exception
     ) -> tuple[ObjectInfo, Target]:
         """Others have the name: overwrite their version or keep ours beside, as `_keep_beside`."""
-        content = live.content
+        content = open_state.content
         assert content is not None
         whole = not content.fetcher.missing(0, content.size)
-        if not self._state.config.overwrite or live.exclusive or not whole:
-            await self._keep_beside(inode, live, content, cause)
+        if not self._state.config.overwrite or open_state.exclusive or not whole:
+            await self._keep_beside(inode, open_state, content, cause)
         content.forget_base()
         log.warning("%r was changed by someone else; their version is overwritten", inode.name)
         return await upload.publish(self._state.files, content, _unconditional(target))
@@ -344,7 +344,7 @@ class Publisher:
         return True
 
     async def _keep_beside(
-        self, inode: Inode, live: Live, content: Content, cause: Exception | None
+        self, inode: Inode, open_state: OpenState, content: Content, cause: Exception | None
     ) -> NoReturn:
         """Store our bytes under a conflict name; the inode goes on there, with all later writes.
 
@@ -354,9 +354,9 @@ class Publisher:
         """
         if content.outgoing.afloat:
             raise FsError(errno.EIO, f"{inode.name!r} has bytes in an upload of its old name only")
-        parent, name = live.lost or (inode.parent, inode.name)
+        parent, name = open_state.lost or (inode.parent, inode.name)
         assert parent is not None
-        code = errno.EEXIST if live.exclusive else errno.ESTALE
+        code = errno.EEXIST if open_state.exclusive else errno.ESTALE
         new_name = _conflict_name(name, clock.wall_ns())
         try:
             await content.load(0, content.size)  # the version may be there after all
@@ -370,7 +370,7 @@ class Publisher:
         target = Target(
             self._state.child_key(parent, new_name),
             self.headers(inode),
-            changes=live.attribute_changes,
+            changes=open_state.attribute_changes,
             if_none_match=True,
         )
         info, target = await upload.publish(self._state.files, content, target)
@@ -379,28 +379,28 @@ class Publisher:
         self._state.unlink(inode)
         self._state.link(parent, new_name, inode)
         self._state.watcher.moved(parent, name)
-        self._saved(inode, live, info, target.headers, target.changes)
+        self._saved(inode, open_state, info, target.headers, target.changes)
         content.conflicts += 1
         raise FsError(code, f"{name!r} was changed by someone else") from cause
 
     def _saved(
-        self, inode: Inode, live: Live, info: ObjectInfo, headers: Headers, changes: int
+        self, inode: Inode, open_state: OpenState, info: ObjectInfo, headers: Headers, changes: int
     ) -> None:
-        if live.content is not None and not live.content.unsaved:
-            self.pending.forget(live.content)
+        if open_state.content is not None and not open_state.content.unsaved:
+            self.pending.forget(open_state.content)
         inode.etag = inode.opened = info.etag
         inode.modified = info.last_modified
-        if live.content is not None and not live.content.unsaved:
-            inode.size = live.content.size
+        if open_state.content is not None and not open_state.content.unsaved:
+            inode.size = open_state.content.size
         inode.checked = clock.monotonic()
         self._state.note_change(inode)
         self._state.index.put_headers(info.key, info.etag, info.last_modified, headers)
-        live.attributes_unsaved = live.attribute_changes != changes
-        if not live.attributes_unsaved and inode.posix is not None:
+        open_state.attributes_unsaved = open_state.attribute_changes != changes
+        if not open_state.attributes_unsaved and inode.posix is not None:
             # a streamed upload carries the times of its beginning: what is shown stays what is
             # stored
             inode.posix = with_times_of(inode.posix, headers)
-        if live.attributes_unsaved:
+        if open_state.attributes_unsaved:
             self._save_later(inode)
 
 

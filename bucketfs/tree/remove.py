@@ -6,16 +6,16 @@ here: whatever has gathered while the last DeleteObjects was under way, and unti
 it or a moment later, leaves with the next one. Then each directory they were in is looked after:
 one that nothing makes exist any more gets a marker.
 
-The task that deletes takes no locks, because those who have some wait for it (`wait_for_deletions`). Looking
-after a directory takes that one's lock, so each is a task of its own, which nobody who has a lock
-may wait for (`wait_for_directory`, `wait_for_all`).
+The task that deletes takes no locks, because those who have some wait for it
+(`wait_for_deletions`). Looking after a directory takes that one's lock, so each is a task of its
+own, which nobody who has a lock may wait for (`wait_for_directory`, `wait_for_all`).
 
 Invariants:
 - a name in `TreeState.leaving` is in no answer to anyone, and nothing new takes its key before the
   deletion has ended (`wait_for_name`, `wait_for_deletions`);
 - a directory in `leaving` is kept in memory, whatever a listing says;
-- what could not be deleted is there again afterwards, and the directory's next `wait_for_directory` raises
-  why.
+- what could not be deleted is there again afterwards, and the directory's next
+  `wait_for_directory` raises why.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Removals:
         leaving = self._state.leaving
         if directory not in leaving:
             leaving[directory] = {}
-            self._state.enliven(directory).users += 1
+            self._state.ensure_open_state(directory).users += 1
         leaving[directory][name] = keys
         self._items[directory] += 1
         self._queue.append(_Leaving(directory, name, keys))
@@ -172,7 +172,7 @@ class Removals:
             raise failure
 
     def failures(self) -> Iterator[tuple[Directory, str, StoreError | FsError]]:
-        """Names that are back because they could not be deleted, until `wait_for_directory` tells why."""
+        """Names that could not be deleted and are back, until `wait_for_directory` tells why."""
         for directory, failures in self._failures.items():
             for name, failure in failures.items():
                 yield directory, name, failure
@@ -324,5 +324,5 @@ class Removals:
         self._items[directory] -= items
         if not self._items[directory]:
             del self._items[directory], self._state.leaving[directory]
-            self._state.enliven(directory).users -= 1
+            self._state.ensure_open_state(directory).users -= 1
             self._state.drop_if_idle(directory)

@@ -24,7 +24,7 @@ from bucketfs.tree.claim import copy_to_free
 from bucketfs.tree.copies import TreeCopies
 from bucketfs.tree.entries import Entries
 from bucketfs.tree.find import Finder
-from bucketfs.tree.inode import NEVER, Directory, Inode, Live, is_below
+from bucketfs.tree.inode import NEVER, Directory, Inode, OpenState, is_below
 from bucketfs.tree.listing import Lister
 from bucketfs.tree.locks import Locks
 from bucketfs.tree.posix import encode
@@ -158,8 +158,8 @@ class Renamer:
         for inode in (source, target):
             if inode is not None and inode.content is not None:
                 inode.content.interrupt()
-        async with self._locks.exclusive(*inodes) as live, AsyncExitStack() as moorings:
-            await self._moor(source, live, moorings)
+        async with self._locks.exclusive(*inodes) as open_state, AsyncExitStack() as moorings:
+            await self._moor(source, open_state, moorings)
             if source.parent is None or (target is not None and target.parent is None):
                 raise FsError(errno.ENOENT, "removed while it was to be renamed")
             if old_parent is None or source.parent is not old_parent:
@@ -170,12 +170,12 @@ class Renamer:
                 await self._entries.remove_object(target, replaced=True)
             in_bucket = target.etag if target is not None else ""
             left = False
-            if live.content is not None and live.content.new:
+            if open_state.content is not None and open_state.content.new:
                 left = await self._forget_old(source, old_key)
                 if target is not None and target.content is not None:
                     # what an upload of the target may have made of the key is replaced as well
-                    live.content.attempts += target.content.attempts
-                    live.content.strayed |= target.content.strayed
+                    open_state.content.attempts += target.content.attempts
+                    open_state.content.strayed |= target.content.strayed
                 source.etag = in_bucket  # the object that the upload is going to replace
                 self._relink(source, target, new_parent, new_name)
             else:
@@ -225,15 +225,15 @@ class Renamer:
             raise
         self._state.journal.renamed(row.old)
 
-    async def _moor(self, inode: Inode, live: Live, moorings: AsyncExitStack) -> None:
+    async def _moor(self, inode: Inode, open_state: OpenState, moorings: AsyncExitStack) -> None:
         """No upload beside the writer of a file has bytes under the old key, until it has the new.
 
         The caller holds the inode's lock, or that of the tree it is in.
         """
-        content = live.content
+        content = open_state.content
         if content is not None and inode.parent is not None:
             moorings.enter_context(content.outgoing.moored())
-            await self._publisher.surface(inode, live)
+            await self._publisher.surface(inode, open_state)
             content.interrupt()
 
     async def _forget_old(self, source: Inode, old_key: str) -> bool:
@@ -275,10 +275,10 @@ class Renamer:
 
     async def _move_object(self, source: Inode, old_key: str, onto: _Onto) -> bool:
         """Copy and delete; answers whether something of others' stays under the old key."""
-        live = source.live
-        assert live is not None
+        open_state = source.open_state
+        assert open_state is not None
         assert source.parent is not None
-        changes = live.attribute_changes
+        changes = open_state.attribute_changes
         headers = self._new_headers(source, onto.name)
         old = Version(old_key, source.etag, source.size)
         await self._entries.keep_directory(source.parent, source)
@@ -316,8 +316,10 @@ class Renamer:
         self._state.index.drop_headers(old_key)
         if headers is not None:
             self._state.index.put_headers(onto.key, info.etag, info.last_modified, headers)
-            if live.attribute_changes == changes and not (live.content and live.content.unsaved):
-                live.attributes_unsaved = False
+            if open_state.attribute_changes == changes and not (
+                open_state.content and open_state.content.unsaved
+            ):
+                open_state.attributes_unsaved = False
         return left
 
     async def _delete_original(self, old: Version, copy: ObjectInfo, *, sure: bool) -> bool:
@@ -356,14 +358,14 @@ class Renamer:
         They are rewritten for attributes that wait to be saved, and for a content type that only
         said what the old name's extension says.
         """
-        live = source.live
-        assert live is not None
+        open_state = source.open_state
+        assert open_state is not None
         posix = source.posix
         if posix is None:
             return None
         old_type, new_type = content_type(source.name), content_type(new_name)
         kept = posix.foreign.content_type if posix.foreign else ""
-        if not live.attributes_unsaved and (old_type == new_type or kept != old_type):
+        if not open_state.attributes_unsaved and (old_type == new_type or kept != old_type):
             return None
         if posix.foreign and kept == old_type:
             foreign = Headers(posix.foreign.metadata, "", posix.foreign.other)
@@ -385,9 +387,9 @@ class Renamer:
         changed = [source] if target is None else [source, target]
         self._state.note_change(*changed)
         if target is not None:
-            if target.live is not None:
-                target.live.unlinked = True
-                target.live.attributes_unsaved = False
+            if target.open_state is not None:
+                target.open_state.unlinked = True
+                target.open_state.attributes_unsaved = False
                 if target.content is not None:
                     target.content.outgoing.drop()
             self._state.unlink(target)
@@ -415,7 +417,7 @@ class Renamer:
         old_parent = source.parent
         if old_parent is None:
             raise FsError(errno.ENOENT, "removed while it was to be renamed")
-        for inode in self._state.live:
+        for inode in self._state.open_inodes:
             if inode.content is not None and is_below(inode, source):
                 inode.content.interrupt()
         # the target, too: nobody writes its marker while that of the source takes its place
@@ -453,9 +455,9 @@ class Renamer:
             await self._entries.keep_left(old_parent)
 
     async def _moor_below(self, source: Directory, moorings: AsyncExitStack) -> None:
-        for inode in list(self._state.live):
-            if inode.live is not None and is_below(inode, source):
-                await self._moor(inode, inode.live, moorings)
+        for inode in list(self._state.open_inodes):
+            if inode.open_state is not None and is_below(inode, source):
+                await self._moor(inode, inode.open_state, moorings)
 
     async def _claim(self, source: Directory, new_prefix: str) -> str:
         """Make the marker of the new name, as only one client can; answers its ETag."""

@@ -242,9 +242,9 @@ class Replay:
             return
         inode = self._state.new_file(parent, name)
         self._furnish(inode, row)
-        live = self._state.enliven(inode)
-        live.content = Content.promised(self._state.files, row, pages)
-        self._saver.pending.adopted(live.content)
+        open_state = self._state.ensure_open_state(inode)
+        open_state.content = Content.promised(self._state.files, row, pages)
+        self._saver.pending.adopted(open_state.content)
         self._state.note_change(inode)
         self._saver.keep_trying(inode)
         self.done.pending += 1

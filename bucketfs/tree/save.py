@@ -21,7 +21,7 @@ from bucketfs.errors import FsError, NotFound, StoreError, errno_of
 from bucketfs.file.content import Content
 from bucketfs.file.upload import Interrupted
 from bucketfs.tasks import gather
-from bucketfs.tree.inode import NEVER, Directory, Inode, Live
+from bucketfs.tree.inode import NEVER, Directory, Inode, OpenState
 from bucketfs.tree.locks import Locks
 from bucketfs.tree.pending import Pending
 from bucketfs.tree.publish import Publisher
@@ -91,7 +91,7 @@ class Saver:
             FsError, StoreError: As `save`.
         """
         if self._state.config.writeback and await self.pending.promise(
-            inode, self._state.enliven(inode)
+            inode, self._state.ensure_open_state(inode)
         ):
             self._closed = trio.current_time()
             self.keep_trying(inode, in_a_lull=True)
@@ -110,38 +110,38 @@ class Saver:
             FsError: EFBIG, ENOSPC, ENAMETOOLONG; ESTALE when someone else changed the object.
             StoreError: The request failed; the inode is as unsaved as before.
         """
-        while inode.live is not None and is_unsaved(inode.live):
-            _waits(inode.live)
+        while inode.open_state is not None and is_unsaved(inode.open_state):
+            _waits(inode.open_state)
             try:
-                async with self._locks.exclusive(inode) as live:
-                    if not (late and is_being_written(live)):
-                        await self._save(inode, live)
+                async with self._locks.exclusive(inode) as open_state:
+                    if not (late and is_being_written(open_state)):
+                        await self._save(inode, open_state)
                 break
             except Interrupted:
                 continue  # it was renamed or removed meanwhile; that had the lock first
             except Exception as error:
-                inode.live.tries += 1
-                inode.live.error = str(error)
+                inode.open_state.tries += 1
+                inode.open_state.error = str(error)
                 raise
-        if inode.live is not None and not is_unsaved(inode.live):
-            inode.live.since, inode.live.tries, inode.live.error = 0.0, 0, ""
+        if inode.open_state is not None and not is_unsaved(inode.open_state):
+            inode.open_state.since, inode.open_state.tries, inode.open_state.error = 0.0, 0, ""
 
-    async def _save(self, inode: Inode, live: Live) -> None:
-        if live.unlinked:
+    async def _save(self, inode: Inode, open_state: OpenState) -> None:
+        if open_state.unlinked:
             return
-        if live.content is not None and live.content.unsaved:
-            promised = live.content.promise is not None
+        if open_state.content is not None and open_state.content.unsaved:
+            promised = open_state.content.promise is not None
             try:
-                await self.publisher.content(inode, live)
+                await self.publisher.content(inode, open_state)
             finally:
-                if promised and (live.content is None or live.content.promise is None):
+                if promised and (open_state.content is None or open_state.content.promise is None):
                     self._sync_journal_soon()
             self.uploaded.files += 1
             self.uploaded.bytes += inode.size
-        elif live.lost is not None:
-            live.attributes_unsaved = False  # nothing but the attributes of a lost name
-        elif live.attributes_unsaved:
-            await self.publisher.attributes(inode, live)
+        elif open_state.lost is not None:
+            open_state.attributes_unsaved = False  # nothing but the attributes of a lost name
+        elif open_state.attributes_unsaved:
+            await self.publisher.attributes(inode, open_state)
 
     async def save_directory(self, directory: Directory) -> None:
         """Have the bucket hold a directory's attributes and no name that was removed from it.
@@ -156,34 +156,36 @@ class Saver:
 
     def later(self, inode: Inode) -> None:
         """Save the inode's attributes in a moment, together with what else changes until then."""
-        live = self._state.enliven(inode)
-        _waits(live)
-        if not live.saving_attributes:
-            live.saving_attributes = True
-            self._state.background.start(lambda: self._save_later(inode, live), "save attributes")
+        open_state = self._state.ensure_open_state(inode)
+        _waits(open_state)
+        if not open_state.saving_attributes:
+            open_state.saving_attributes = True
+            self._state.background.start(
+                lambda: self._save_later(inode, open_state), "save attributes"
+            )
 
     def keep_trying(self, inode: Inode, *, in_a_lull: bool = False) -> None:
         """Save what is unsaved after the last close, in the background, until it has worked.
 
         With `in_a_lull` the first try waits until programs have stopped closing files.
         """
-        live = self._state.enliven(inode)
+        open_state = self._state.ensure_open_state(inode)
         self.pending.note(inode)
-        _waits(live)
-        if not live.retrying:
-            live.retrying = True
+        _waits(open_state)
+        if not open_state.retrying:
+            open_state.retrying = True
             self._state.background.start(
-                lambda: self._retry(inode, live, in_a_lull), "save after close"
+                lambda: self._retry(inode, open_state, in_a_lull), "save after close"
             )
 
-    async def _save_later(self, inode: Inode, live: Live) -> None:
+    async def _save_later(self, inode: Inode, open_state: OpenState) -> None:
         try:
             await trio.sleep(ATTRIBUTE_DELAY)
         finally:
-            live.saving_attributes = False
-        if not live.retrying:
-            live.retrying = True
-            await self._retry(inode, live, in_a_lull=False)
+            open_state.saving_attributes = False
+        if not open_state.retrying:
+            open_state.retrying = True
+            await self._retry(inode, open_state, in_a_lull=False)
 
     async def _wait_for_lull(self) -> None:
         """One waits by the clock, the others for that one: there may be thousands of them."""
@@ -200,17 +202,17 @@ class Saver:
                 self._lull = None
                 lull.set()
 
-    async def _retry(self, inode: Inode, live: Live, in_a_lull: bool) -> None:
+    async def _retry(self, inode: Inode, open_state: OpenState, in_a_lull: bool) -> None:
         pause = RETRY_FIRST
         try:
             if in_a_lull:
                 await self._wait_for_lull()
-            while not is_being_written(live):
+            while not is_being_written(open_state):
                 try:
-                    return await self._save_in_turn(inode, live)
+                    return await self._save_in_turn(inode, open_state)
                 except (StoreError, FsError) as error:
-                    hopeless = self._is_hopeless(inode, live, error)
-                    if hopeless and self._give_up(inode, live, error):
+                    hopeless = self._is_hopeless(inode, open_state, error)
+                    if hopeless and self._give_up(inode, open_state, error):
                         return None
                     log.warning(
                         "%s is not saved yet, next try in %.0f s: %s",
@@ -222,12 +224,12 @@ class Saver:
                 await trio.sleep(pause)
                 pause = min(pause * 2, RETRY_MOST)
         finally:
-            live.retrying = False
-            self._after(inode, live)
+            open_state.retrying = False
+            self._after(inode, open_state)
 
-    async def _save_in_turn(self, inode: Inode, live: Live) -> None:
+    async def _save_in_turn(self, inode: Inode, open_state: OpenState) -> None:
         """Save, when it is this one's turn: first come, first served."""
-        content = live.content
+        content = open_state.content
         lane = self._small if content is None or content.size <= _SMALL else self._large
         async with lane:
             await self.save(inode, late=True)
@@ -246,9 +248,11 @@ class Saver:
         with contextlib.suppress(FsError):
             await self._state.journal.synced()
 
-    def _is_hopeless(self, inode: Inode, live: Live, error: StoreError | FsError) -> bool:
+    def _is_hopeless(
+        self, inode: Inode, open_state: OpenState, error: StoreError | FsError
+    ) -> bool:
         """Whether trying again cannot help; a full store or disk may get room again."""
-        if errno_of(error) in _PERMANENT or _is_broken(live):
+        if errno_of(error) in _PERMANENT or _is_broken(open_state):
             return True
         if isinstance(error, StoreError):
             return error.code == "MetadataTooLarge"
@@ -258,7 +262,7 @@ class Saver:
             return True  # too much metadata, which is ENOSPC as well
         return False
 
-    def _give_up(self, inode: Inode, live: Live, error: Exception) -> bool:
+    def _give_up(self, inode: Inode, open_state: OpenState, error: Exception) -> bool:
         """Leave what cannot be saved on the local disk; the bucket's version counts again.
 
         Returns:
@@ -268,11 +272,11 @@ class Saver:
         if where is None:
             self.pending.note(inode)
             return False
-        live.attributes_unsaved = False
+        open_state.attributes_unsaved = False
         inode.checked = NEVER
         inode.opened = ""
         log.error("%s cannot be saved: %s%s", self._state.shown(inode), error, where)
-        content = live.content
+        content = open_state.content
         if content is not None:
             if content.handles:
                 return True
@@ -282,10 +286,14 @@ class Saver:
             self._state.unlink(inode)
         return True
 
-    def _after(self, inode: Inode, live: Live) -> None:
+    def _after(self, inode: Inode, open_state: OpenState) -> None:
         """The last close may have been while the save was under way: clean up what it left."""
-        content = live.content
-        if content is not None and not content.handles and (live.unlinked or not content.unsaved):
+        content = open_state.content
+        if (
+            content is not None
+            and not content.handles
+            and (open_state.unlinked or not content.unsaved)
+        ):
             self._state.close_content(inode)
         self._state.drop_if_idle(inode)
 
@@ -301,7 +309,7 @@ class Saver:
             if (inode := self._state.take_deferred(key)) is not None:
                 self.undeleted.add(key)
                 await self._delete(key, inode.etag)
-        unsaved = self._state.live - self._left
+        unsaved = self._state.open_inodes - self._left
         jobs = [functools.partial(self._save_last, inode) for inode in unsaved]
         if jobs:
             await gather(jobs, limit=self._state.files.parallel)
@@ -309,11 +317,11 @@ class Saver:
     def _leave_unfinished(self) -> None:
         """Keep what programs are still writing out of the bucket, and in files of its own."""
         error = InterruptedError("no close and no fsync had finished it when the mount ended")
-        for inode in list(self._state.live):
-            live = inode.live
-            if live is None or live.unlinked or not is_being_written(live):
+        for inode in list(self._state.open_inodes):
+            open_state = inode.open_state
+            if open_state is None or open_state.unlinked or not is_being_written(open_state):
                 continue
-            content = live.content
+            content = open_state.content
             words = "; there is nothing in it"
             if content is not None and content.size:
                 words = self._leave_on_disk(inode, error) or "; its bytes are lost"
@@ -340,9 +348,14 @@ class Saver:
     def abandon(self) -> None:
         """Leave here what a drain that was cut short has not saved, for the next mount."""
         error = FsError(errno.EINTR, "unmounting was cut short")
-        for inode in list(self._state.live):
-            live = inode.live
-            if live is None or live.unlinked or not is_unsaved(live) or inode in self._left:
+        for inode in list(self._state.open_inodes):
+            open_state = inode.open_state
+            if (
+                open_state is None
+                or open_state.unlinked
+                or not is_unsaved(open_state)
+                or inode in self._left
+            ):
                 continue
             where = self._leave_behind(inode, error, to_next_mount=True)
             log.error("%s is not saved: %s%s", self._state.shown(inode), error.why, where)
@@ -373,8 +386,13 @@ class Saver:
 
         None where the disk refuses.
         """
-        content, live = inode.content, inode.live
-        if live is None or live.unlinked or not is_unsaved(live) or inode in self._left:
+        content, open_state = inode.content, inode.open_state
+        if (
+            open_state is None
+            or open_state.unlinked
+            or not is_unsaved(open_state)
+            or inode in self._left
+        ):
             return ""
         path, words = "", ""
         if content is not None and content.unsaved:
@@ -408,14 +426,16 @@ class Saver:
             self._state.journal.removed([key])
 
 
-def is_unsaved(live: Live) -> bool:
+def is_unsaved(open_state: OpenState) -> bool:
     """Whether the bucket lacks bytes or attributes."""
-    return live.attributes_unsaved or (live.content is not None and live.content.unsaved)
+    return open_state.attributes_unsaved or (
+        open_state.content is not None and open_state.content.unsaved
+    )
 
 
-def is_being_written(live: Live) -> bool:
+def is_being_written(open_state: OpenState) -> bool:
     """Whether a program has unsaved bytes open: its close saves them, whole."""
-    content = live.content
+    content = open_state.content
     if content is None or not content.unsaved or not content.writers:
         return False
     return content.promise is None or content.promise.revision != content.revision
@@ -429,10 +449,10 @@ def _gaps(content: Content) -> str:
     return f", without bytes {gaps}, which are those of the version in the bucket" if gaps else ""
 
 
-def _waits(live: Live) -> None:
-    live.since = live.since or clock.wall_ns() / 1e9
+def _waits(open_state: OpenState) -> None:
+    open_state.since = open_state.since or clock.wall_ns() / 1e9
 
 
-def _is_broken(live: Live) -> bool:
+def _is_broken(open_state: OpenState) -> bool:
     """Whether bytes are missing that nobody has any more."""
-    return live.content is not None and bool(live.content.outgoing.lost)
+    return open_state.content is not None and bool(open_state.content.outgoing.lost)

@@ -18,7 +18,7 @@ from bucketfs.errors import FsError
 from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version
 from bucketfs.store.base import ObjectInfo
-from bucketfs.tree.inode import NEVER, Directory, Inode, InodeTable, Live
+from bucketfs.tree.inode import NEVER, Directory, Inode, InodeTable, OpenState
 from bucketfs.tree.names import check_key
 from bucketfs.tree.posix import Defaults
 
@@ -108,7 +108,7 @@ class TreeState:
         self._asking_everywhere = 0
         #: Directories whose `removed` is not empty.
         self._removed_in: set[Directory] = set()
-        self.live: set[Inode] = set()
+        self.open_inodes: set[Inode] = set()
         #: Removed files whose objects stay until their last close, by key: they are in no listing.
         self.deferred: dict[str, Inode] = {}
         #: Names removed here whose objects are being deleted, with their keys (`Removals`).
@@ -171,10 +171,10 @@ class TreeState:
 
     def is_ours(self, inode: Inode) -> bool:
         """Whether the bucket has nothing newer to tell: the root, the removed, the unsaved."""
-        if inode.parent is None or inode.live is None:
+        if inode.parent is None or inode.open_state is None:
             return inode.parent is None
-        content = inode.live.content
-        return inode.live.attributes_unsaved or (content is not None and content.unsaved)
+        content = inode.open_state.content
+        return inode.open_state.attributes_unsaved or (content is not None and content.unsaved)
 
     def is_fresh(self, inode: Inode) -> bool:
         """Whether what is known of the inode needs no question to the bucket."""
@@ -213,9 +213,9 @@ class TreeState:
             self.unlink(old)
         if inode.parent is not None:
             self.unlink(inode)
-        if inode.live is not None:
-            inode.live.lost = None
-            inode.live.exclusive = False
+        if inode.open_state is not None:
+            inode.open_state.lost = None
+            inode.open_state.exclusive = False
         inode.parent = parent
         inode.name = name
         parent.children[name] = inode
@@ -230,8 +230,8 @@ class TreeState:
             return
         self.forget(inode)
         self._remember_removed(parent, inode.name)
-        if inode.live is not None and not inode.live.unlinked:
-            inode.live.lost = parent, inode.name
+        if inode.open_state is not None and not inode.open_state.unlinked:
+            inode.open_state.lost = parent, inode.name
 
     def forget(self, inode: Inode) -> None:
         """Take an inode from its name here; whoever asks the bucket for the name finds it again."""
@@ -319,7 +319,7 @@ class TreeState:
         if inode.etag == etag and inode.size == size:
             if inode.modified in (0, modified):
                 inode.modified = modified
-            elif inode.live is None:
+            elif inode.open_state is None:
                 inode.posix = None  # same bytes, other metadata
                 inode.modified = modified
             return inode
@@ -333,18 +333,18 @@ class TreeState:
             self.watcher.replaced(inode)
         return inode
 
-    def enliven(self, inode: Inode) -> Live:
-        """The inode's live state, made if missing."""
-        if inode.live is None:
-            inode.live = Live()
-            self.live.add(inode)
-        return inode.live
+    def ensure_open_state(self, inode: Inode) -> OpenState:
+        """The inode's open state, made if missing."""
+        if inode.open_state is None:
+            inode.open_state = OpenState()
+            self.open_inodes.add(inode)
+        return inode.open_state
 
     def drop_if_idle(self, inode: Inode) -> None:
-        """Drop the live state when nothing would be lost."""
-        if inode.live is not None and not inode.live.busy:
-            inode.live = None
-            self.live.discard(inode)
+        """Drop the open state when nothing would be lost."""
+        if inode.open_state is not None and not inode.open_state.in_use:
+            inode.open_state = None
+            self.open_inodes.discard(inode)
 
     def content(self, inode: Inode) -> Content:
         """The inode's bytes, opened if they are not yet.
@@ -356,16 +356,16 @@ class TreeState:
         if content is None:
             base = Version(self.key(inode), inode.etag, inode.size) if inode.etag else None
             content = Content(self.files, base)
-            self.enliven(inode).content = content
+            self.ensure_open_state(inode).content = content
         return content
 
     def empty_content(self, inode: Inode) -> Content:
         """The inode's bytes as O_TRUNC leaves them: none, which the bucket does not know yet."""
-        live = self.enliven(inode)
-        live.content = Content(self.files, None)
-        live.content.new = False
-        live.content.cut = True
-        return live.content
+        open_state = self.ensure_open_state(inode)
+        open_state.content = Content(self.files, None)
+        open_state.content.new = False
+        open_state.content.cut = True
+        return open_state.content
 
     def copy_condition(self, inode: Inode) -> str:
         """ETag that a copy of the inode's object is to be conditional on, "" for none.
@@ -399,21 +399,21 @@ class TreeState:
 
     def close_content(self, inode: Inode) -> None:
         """Let the inode's bytes go (to the cache)."""
-        if inode.live is not None and inode.live.content is not None:
-            inode.live.content.close()
-            inode.live.content = None
+        if inode.open_state is not None and inode.open_state.content is not None:
+            inode.open_state.content.close()
+            inode.open_state.content = None
 
     def holds_unsaved(self, inode: Inode) -> bool:
         """Whether forgetting the inode (and all below) would lose something that is only here."""
         if isinstance(inode, Directory) and any(map(self.holds_unsaved, inode.children.values())):
             return True
-        return inode.live is not None and inode.live.busy
+        return inode.open_state is not None and inode.open_state.in_use
 
     def take_deferred(self, key: str) -> Inode | None:
         """A removed file whose object still has this key, which something new is about to take."""
         inode = self.deferred.pop(key, None)
-        if inode is not None and inode.live is not None:
-            inode.live.deferred_delete = ""
+        if inode is not None and inode.open_state is not None:
+            inode.open_state.deferred_delete = ""
         return inode
 
     def learn_taken(self, directory: Directory, name: str) -> None:

@@ -109,7 +109,7 @@ class Tree:
 
     def _reclaim(self, wanted: int) -> int:
         freed = 0
-        for inode in list(self.state.live):
+        for inode in list(self.state.open_inodes):
             if freed >= wanted:
                 break
             if inode.content is not None:

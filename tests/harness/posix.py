@@ -62,7 +62,7 @@ def renameat2(old: Path, new: Path, flags: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def until_quiet(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Sync a file or directory: pending changes of its metadata are in the bucket afterwards."""
     fd = os.open(path, os.O_RDONLY)
     try:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import Folder
 from tests.harness.mounts import Mounts
-from tests.harness.posix import DirectoryStream, refused, until_quiet
+from tests.harness.posix import DirectoryStream, fsync_path, refused
 from tests.harness.witness import Witness
 
 #: More than a page of a listing and than the kernel asks for at once.
@@ -192,7 +192,7 @@ def test_times_of_a_directory_with_entries(folder: Folder, module_bucket: Witnes
     for when in (1_400_000_000_123_456_789, 0):
         os.utime(folder / "d", ns=(when, when))
         assert (folder / "d").stat().st_mtime_ns == when
-    until_quiet(folder / "d")
+    fsync_path(folder / "d")
     if not folder.local:
         assert float(module_bucket.metadata(folder.prefix + "d/")["mtime"]) == 0
     (folder / "d/file").write_text("changed")

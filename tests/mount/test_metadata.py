@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import Folder
 from tests.harness.mounts import Mounts, as_user
-from tests.harness.posix import refused, until_quiet
+from tests.harness.posix import fsync_path, refused
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
@@ -36,7 +36,7 @@ def test_chmod(folder: Folder, module_bucket: Witness, bits: int) -> None:
     for name in ("f", "d"):
         os.chmod(folder / name, bits)
         assert mode(folder, name) == bits
-        until_quiet(folder / name)
+        fsync_path(folder / name)
     if not folder.local:
         written = module_bucket.metadata(folder.prefix + "f")["mode"]
         assert written == str(stat.S_IFREG | bits)
@@ -68,7 +68,7 @@ def test_chown(folder: Folder, module_bucket: Witness) -> None:
         os.chown(folder / name, 77, -1)
         info = (folder / name).stat()
         assert (info.st_uid, info.st_gid) == (77, 99)
-        until_quiet(folder / name)
+        fsync_path(folder / name)
     if not folder.local:
         written = module_bucket.metadata(folder.prefix + "f")
         assert (written["uid"], written["gid"]) == ("77", "99")
@@ -82,7 +82,7 @@ def test_times_have_nanoseconds(folder: Folder, module_bucket: Witness) -> None:
         info = (folder / name).stat()
         assert (info.st_atime_ns, info.st_mtime_ns) == (ATIME, MTIME)
         assert abs(info.st_ctime - time.time()) < 60
-        until_quiet(folder / name)
+        fsync_path(folder / name)
     if not folder.local:
         written = module_bucket.metadata(folder.prefix + "f")
         assert written["mtime"] == "1600000000.123456789"
@@ -227,7 +227,7 @@ def test_content_type_and_other_headers_survive_chmod(
         Metadata={"custom": "kept"},
     )
     os.chmod(foreign / "page.html", 0o600)
-    until_quiet(foreign / "page.html")
+    fsync_path(foreign / "page.html")
     head = module_bucket.head(key)
     assert head is not None
     assert head["ContentType"] == "text/x-special"

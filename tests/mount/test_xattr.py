@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 
 from tests.conftest import Folder
 from tests.harness.mounts import Mounts
-from tests.harness.posix import refused, until_quiet
+from tests.harness.posix import fsync_path, refused
 from tests.harness.witness import Witness
 
 
@@ -37,7 +37,7 @@ def test_set_get_list_remove(folder: Folder, module_bucket: Witness) -> None:
             os.getxattr(path, "user.one")
         with refused(errno.ENODATA):
             os.removexattr(path, "user.one")
-        until_quiet(path)
+        fsync_path(path)
     if not folder.local:
         wanted = {"user.two": bytes(range(256)), "user.empty": b""}
         assert stored(module_bucket, folder.prefix + "f") == wanted
@@ -107,7 +107,7 @@ def test_those_of_s3fs_are_read(foreign: Folder, module_bucket: Witness) -> None
     module_bucket.put(foreign.prefix + "f", b"x", mode="33188", xattr=packed)
     assert os.getxattr(foreign / "f", "user.k") == b"v+k"
     os.setxattr(foreign / "f", "user.l", b"2")
-    until_quiet(foreign / "f")
+    fsync_path(foreign / "f")
     assert stored(module_bucket, foreign.prefix + "f") == {"user.k": b"v+k", "user.l": b"2"}
 
 

@@ -13,7 +13,7 @@ from bucketfs.cache.extents import Extents
 from bucketfs.cache.pages import PageFile
 from bucketfs.cache.rows import Pending, encode
 from bucketfs.file.content import Content
-from bucketfs.tree.inode import Directory, Inode, Live
+from bucketfs.tree.inode import Directory, Inode, OpenState
 from bucketfs.tree.save import is_unsaved
 from bucketfs.tree.tree import Tree
 
@@ -40,8 +40,8 @@ def check(tree: Tree, *, ended: bool = False, at_rest: bool = False) -> None:
 
 
 def _inodes(tree: Tree) -> set[Inode]:
-    """All that are in the tree, known to the kernel, or live."""
-    found: set[Inode] = {*tree.state.table._known.values(), *tree.state.live}
+    """All that are in the tree, known to the kernel, or open."""
+    found: set[Inode] = {*tree.state.table._known.values(), *tree.state.open_inodes}
     waiting: list[Inode] = [tree.state.root, *found]
     while waiting:
         inode = waiting.pop()
@@ -51,23 +51,23 @@ def _inodes(tree: Tree) -> set[Inode]:
     return found
 
 
-def _lived(tree: Tree) -> Iterator[tuple[Inode, Live, str]]:
-    for inode in tree.state.live:
-        if inode.live is not None:
-            yield inode, inode.live, repr(tree.state.shown(inode))
+def _open_inodes(tree: Tree) -> Iterator[tuple[Inode, OpenState, str]]:
+    for inode in tree.state.open_inodes:
+        if inode.open_state is not None:
+            yield inode, inode.open_state, repr(tree.state.shown(inode))
 
 
-def _contents(tree: Tree) -> Iterator[tuple[Inode, Live, Content, str]]:
-    for inode, live, shown in _lived(tree):
-        if live.content is not None:
-            yield inode, live, live.content, shown
+def _contents(tree: Tree) -> Iterator[tuple[Inode, OpenState, Content, str]]:
+    for inode, open_state, shown in _open_inodes(tree):
+        if open_state.content is not None:
+            yield inode, open_state, open_state.content, shown
 
 
 def _names(tree: Tree) -> Iterator[str]:
     for inode in _inodes(tree):
         shown = repr(tree.state.shown(inode))
-        if (inode.live is not None) != (inode in tree.state.live):
-            yield f"{shown}: has live state and is not among the live inodes, or the other way"
+        if (inode.open_state is not None) != (inode in tree.state.open_inodes):
+            yield f"{shown}: has open state and is not among the open inodes, or the other way"
         if not isinstance(inode, Directory):
             continue
         for name, child in inode.children.items():
@@ -80,13 +80,13 @@ def _names(tree: Tree) -> Iterator[str]:
 
 
 def _lives(tree: Tree) -> Iterator[str]:
-    for _, live, shown in _lived(tree):
-        if live.users < 0 or (live.held and not live.users):
-            yield f"{shown}: {live.users} users, held: {live.held}"
-    for inode, live, content, shown in _contents(tree):
+    for _, open_state, shown in _open_inodes(tree):
+        if open_state.users < 0 or (open_state.held and not open_state.users):
+            yield f"{shown}: {open_state.users} users, held: {open_state.held}"
+    for inode, open_state, content, shown in _contents(tree):
         if not 0 <= content.writers <= content.handles:
             yield f"{shown}: {content.writers} writers of {content.handles} handles"
-        if live.unlinked and content.promise is not None:
+        if open_state.unlinked and content.promise is not None:
             yield f"{shown}: is removed and promised"
         base = content.base
         clean = base is not None and not content.unsaved and inode.parent is not None
@@ -119,16 +119,20 @@ def _leaving(tree: Tree) -> Iterator[str]:
         yield "other directories are leaving than there are removals of"
     for directory, names in state.leaving.items():
         shown = repr(state.shown(directory))
-        if directory.live is None or directory.live.users < 1:
+        if directory.open_state is None or directory.open_state.users < 1:
             yield f"{shown}: nothing keeps it while names of it are leaving"
         for name in names.keys() & directory.children.keys():
             yield f"{shown}: {name!r} is leaving and there"
     for key, inode in state.deferred.items():
-        if inode.live is None or inode.live.deferred_delete != key or not inode.live.unlinked:
+        if (
+            inode.open_state is None
+            or inode.open_state.deferred_delete != key
+            or not inode.open_state.unlinked
+        ):
             yield f"{key!r} is not deleted by the last close of its file"
-    for _, live, shown in _lived(tree):
-        if live.deferred_delete and live.deferred_delete not in state.deferred:
-            yield f"{shown}: shall delete {live.deferred_delete!r}, which is shown"
+    for _, open_state, shown in _open_inodes(tree):
+        if open_state.deferred_delete and open_state.deferred_delete not in state.deferred:
+            yield f"{shown}: shall delete {open_state.deferred_delete!r}, which is shown"
 
 
 def _journal(tree: Tree) -> Iterator[str]:
@@ -199,10 +203,12 @@ def _disk(pages: PageFile) -> int:
 
 def _tried(tree: Tree) -> Iterator[str]:
     """What is unsaved has somebody who saves it."""
-    for _, live, shown in _lived(tree):
-        handles = live.content.handles if live.content is not None else 0
-        cared_for = handles or live.users or live.retrying or live.saving_attributes
-        if is_unsaved(live) and not live.unlinked and not cared_for:
+    for _, open_state, shown in _open_inodes(tree):
+        handles = open_state.content.handles if open_state.content is not None else 0
+        cared_for = (
+            handles or open_state.users or open_state.retrying or open_state.saving_attributes
+        )
+        if is_unsaved(open_state) and not open_state.unlinked and not cared_for:
             yield f"{shown}: is unsaved, and nobody tries to save it"
 
 
@@ -212,8 +218,10 @@ def _ended(tree: Tree) -> Iterator[str]:
         yield "an answer is waited for"
     for inode in _inodes(tree):
         shown = repr(state.shown(inode))
-        users = inode.live.users if inode.live is not None else 0
-        if users != (inode in state.leaving) or (inode.live is not None and inode.live.held):
+        users = inode.open_state.users if inode.open_state is not None else 0
+        if users != (inode in state.leaving) or (
+            inode.open_state is not None and inode.open_state.held
+        ):
             yield f"{shown}: {users} users"
         if isinstance(inode, Directory) and (inode.asking or inode.loading or inode.renaming):
             yield f"{shown}: is being asked for, listed or renamed"
@@ -231,8 +239,8 @@ def _at_rest(tree: Tree) -> Iterator[str]:
     state = tree.state
     if state.leaving or state.deferred:
         yield f"not deleted: {[*state.leaving.values(), *state.deferred]}"
-    for _, live, shown in _lived(tree):
-        yield f"{shown}: live for nothing: {live}"
+    for _, open_state, shown in _open_inodes(tree):
+        yield f"{shown}: open for nothing: {open_state}"
     for pages, users in _users(tree).items():
         if pages.pins != users:
             yield f"{pages.path.name}: {pages.pins} pins, {users} users"

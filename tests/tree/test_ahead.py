@@ -369,7 +369,7 @@ async def test_a_file_changed_meanwhile_is_not_fetched_ahead(
         inodes = [await mount.find(name) for name in names]
         await read_all(mount, names[:6])
         tree = mount.tree
-        waiting = [i for i in inodes if not (tree.attributes.is_here(i) or i.live)]
+        waiting = [i for i in inodes if not (tree.attributes.is_here(i) or i.open_state)]
         for inode in waiting:
             tree.changer.change(inode, Change(mode=0o640))
             tree.saver.later(inode)

@@ -51,7 +51,7 @@ async def test_chmod_chown_and_utimens_are_one_copy(bucket: Bucket, tmp_path: Pa
             }.items()
         )
         assert bucket.peek("f") == b"bytes"
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
 
 
 class Short(Bucket):
@@ -86,7 +86,7 @@ async def test_a_change_during_the_copy_is_saved_too(bucket: Bucket, tmp_path: P
         change(mount, inode, mode=0o644)
         await trio.sleep(10)
         assert bucket.objects["f"].headers.metadata["mode"] == str(0o100644)
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
 
 
 async def test_changes_of_an_open_written_file_go_with_its_bytes(
@@ -129,7 +129,7 @@ async def test_a_chmod_while_the_bytes_are_published(bucket: Bucket, tmp_path: P
             change(mount, handle.inode, mode=0o600)
         await trio.sleep(5)
         assert bucket.objects["f"].headers.metadata["mode"] == str(0o100600)
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
 
 
 async def test_a_failed_change_is_tried_again(bucket: Bucket, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ async def test_a_refused_change_is_given_up_and_the_truth_shown(
         again = await mount.find("f")
         assert again is inode
         assert mount.tree.posix(again).mode == 0o100600
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
 
 
 async def test_a_change_does_not_undo_what_someone_else_wrote(

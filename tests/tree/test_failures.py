@@ -42,7 +42,7 @@ async def test_a_failed_upload_is_tried_again(bucket: Bucket, tmp_path: Path) ->
         await mount.close(reader)
         await trio.sleep(100)
         assert bucket.peek("f") == b"bytes"
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
 
 
 async def test_a_reader_does_not_keep_it_from_being_tried_again(
@@ -71,7 +71,7 @@ async def test_the_retry_alone_saves_it(bucket: Bucket, tmp_path: Path) -> None:
         bucket.fault = None
         await trio.sleep(5)
         assert bucket.peek("f") == b"bytes"
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
 
 
 async def test_a_permanent_failure_is_given_up(bucket: Bucket, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ async def test_a_permanent_failure_is_given_up(bucket: Bucket, tmp_path: Path) -
         bucket.fault = None
         assert await mount.names() == {"g"}
         assert await mount.read("g") == b"old"
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
         assert rescued(tmp_path) == [b"bytes"] * 2, "they stay on the local disk"
 
 

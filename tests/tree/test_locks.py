@@ -55,10 +55,10 @@ async def test_who_waits_holds_nothing(bucket: Bucket, tmp_path: Path) -> None:
             await held.wait()
             nursery.start_soon(_hold, mount, waits, release, a, b)
             await wait_all_tasks_blocked()
-            assert a.live is not None
-            assert not a.live.held
+            assert a.open_state is not None
+            assert not a.open_state.held
             release.set()
-        assert a.live is None
+        assert a.open_state is None
 
 
 async def test_a_tree_waits_for_all_below_and_goes_before_who_waits(
@@ -101,4 +101,4 @@ async def test_who_gives_up_waiting_stands_in_nobodys_way(bucket: Bucket, tmp_pa
             release.set()
         async with mount.tree.locks.exclusive(f):
             pass
-        assert f.live is None
+        assert f.open_state is None

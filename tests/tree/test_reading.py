@@ -299,11 +299,11 @@ async def test_links(bucket: Bucket, tmp_path: Path) -> None:
         assert await _read_links(mount, "l") == b"some/target"
         assert await _read_links(mount, "l") == b"some/target"
         assert bucket.requested() == {"HeadObject": 1, "ListObjectsV2": 1, "GetObject": 1}
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
 
 
 async def test_nothing_is_left_open(bucket: Bucket, tmp_path: Path) -> None:
-    """Inodes at rest carry no live state, the cache no pin."""
+    """Inodes at rest carry no open state, the cache no pin."""
     bucket.poke("f", b"x")
     async with planted(bucket, tmp_path) as mount:
         for _ in range(3):
@@ -312,7 +312,7 @@ async def test_nothing_is_left_open(bucket: Bucket, tmp_path: Path) -> None:
             await mount.write(handle, 1, b"y")
             await mount.close(handle)
             await trio.sleep(2)
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
         assert mount.cache.held <= BLOCK, "the versions before are gone"
 
 

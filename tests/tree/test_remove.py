@@ -56,7 +56,7 @@ async def test_many_names_are_few_requests(bucket: Bucket, tmp_path: Path) -> No
         assert requested.pop("DeleteObject") == PATIENCE
         assert requested.pop("DeleteObjects") <= 3
         assert requested == {"ListObjectsV2": 1}, "whether it is empty; no marker for a moment"
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
         assert not mount.tree.state.leaving
 
 
@@ -221,7 +221,7 @@ async def test_the_marker_of_an_emptied_directory_waits_for_the_lock(
             assert mount.stored() == []
         await mount.tree.removals.wait_for_all()
         assert mount.stored() == ["d/"]
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
 
 
 class Writers(Bucket):
@@ -282,7 +282,7 @@ async def test_a_tree_in_which_a_directory_was_emptied_is_renamed(
                 assert f"d/sub/{names[-1]}" in mount.stored()
         assert mount.stored() == ["e/f", "e/sub/"]
         await mount.tree.removals.wait_for_all()
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
 
 
 def refuse_deletions(bucket: Bucket) -> None:

@@ -156,7 +156,7 @@ async def test_a_file_that_others_removed_is_not_opened(bucket: Bucket, tmp_path
             with pytest.raises(FsError) as caught:
                 await attempt
             assert caught.value.errno == errno.ESTALE
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
 
 
 async def test_the_kernel_keeps_no_answer_about_a_name_that_may_come_back(

@@ -28,7 +28,7 @@ async def test_one_delete(bucket: Bucket, tmp_path: Path) -> None:
         assert bucket.requested() == {"DeleteObject": 1}
         assert mount.stored() == ["g"]
         assert await mount.names() == {"g"}
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
 
 
 async def test_an_implicit_directory_gets_its_marker_before_its_last_file_goes(
@@ -86,7 +86,7 @@ async def test_an_open_small_file_is_fetched_and_deleted_at_once(
         assert await mount.pread(reader, 2 * MIB, 4) == b"xxxx"
         await mount.close(reader)
         assert mount.stored() == []
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
 
 
 @pytest.fixture

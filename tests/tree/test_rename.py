@@ -34,7 +34,7 @@ async def test_a_file_is_a_copy_and_a_delete(bucket: Bucket, tmp_path: Path) -> 
         assert await mount.find("new") is inode
         assert await mount.names() == {"new"}
         assert await mount.read("new") == b"bytes"
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
 
 
 async def test_waiting_attributes_go_with_the_copy(bucket: Bucket, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ async def test_waiting_attributes_go_with_the_copy(bucket: Bucket, tmp_path: Pat
         assert bucket.requested() == {"CopyObject": 1, "DeleteObject": 1}
         metadata = bucket.objects["new.txt"].headers.metadata
         assert (metadata["mode"], metadata["color"]) == (str(0o100640), "red")
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
 
 
 async def test_an_unsaved_file_costs_nothing(bucket: Bucket, tmp_path: Path) -> None:
@@ -189,8 +189,8 @@ async def test_attributes_of_a_replaced_directory_do_not_come_late(
         await trio.sleep(ATTRIBUTE_DELAY - 0.01)
         bucket.latency = 5.0
         await trio.sleep(0.02)
-        assert replaced.live is not None
-        assert replaced.live.held, "they are on their way"
+        assert replaced.open_state is not None
+        assert replaced.open_state.held, "they are on their way"
         bucket.latency = 0.01
         await mount.rename("source", "target")
         await trio.sleep(60)

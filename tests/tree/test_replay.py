@@ -46,7 +46,7 @@ async def until_at_rest(mount: Mount) -> None:
     journal = mount.cache.journal
     assert (journal.pending(), journal.removals(), journal.renames()) == ([], [], [])
     assert journal.uploads() == []
-    assert not mount.tree.state.live
+    assert not mount.tree.state.open_inodes
     files = {path.name for path in mount.cache.directory.glob("*.pages")}
     assert files == {row.file for row in mount.cache.index.pages()}
 

@@ -37,7 +37,7 @@ def check(mount: Mount) -> None:
     """The journal and the contents agree."""
     promised = {
         inode.content.promise.row.file
-        for inode in mount.tree.state.live
+        for inode in mount.tree.state.open_inodes
         if inode.content is not None and inode.content.promise is not None
     }
     journal = mount.cache.journal
@@ -60,7 +60,7 @@ async def test_close_does_not_wait_for_the_bucket(bucket: Bucket, tmp_path: Path
         assert bucket.requested() == {"PutObject": 5}
         assert mount.tree.outstanding.waiting() == []
         assert (mount.tree.saver.uploaded.files, mount.tree.saver.uploaded.bytes) == (5, 25)
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
 
 
 @pytest.mark.parametrize("size", [0, 5, 40 << 10, 17 * MIB, 70 * MIB])
@@ -526,7 +526,7 @@ async def test_a_try_that_is_late_does_not_publish_what_is_being_written(
         await mount.close(handle)
         await trio.sleep(5)
         assert bucket.peek("f") == b"half and half"
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
 
 
 async def test_fsync_tells_of_a_conflict_that_another_upload_meets(

@@ -29,7 +29,7 @@ async def test_a_new_file_is_one_put(bucket: Bucket, tmp_path: Path) -> None:
         await mount.save("f", b"bytes")
         assert bucket.requested() == {"PutObject": 1}
         assert bucket.peek("f") == b"bytes"
-        assert not mount.tree.state.live
+        assert not mount.tree.state.open_inodes
         assert await mount.read("f") == b"bytes"
         assert bucket.requested() == {}
 
@@ -163,7 +163,7 @@ class TestConflicts:
             assert await mount.read("f") == b"theirs"
             await trio.sleep(200)
             assert len(mount.stored()) == 2
-            assert not mount.tree.state.live
+            assert not mount.tree.state.open_inodes
 
     async def test_created_by_two(self, bucket: Bucket, tmp_path: Path) -> None:
         async with planted(bucket, tmp_path) as mount:
