@@ -32,7 +32,7 @@ from bucketfs.cache import tags
 from bucketfs.cache.directory import sync_directory
 from bucketfs.cache.extents import Extents
 from bucketfs.cache.journal_file import beside, is_instead, open_or_set_aside
-from bucketfs.cache.rows import Failed, Pending, Removal, Rename, Upload, decode, encode
+from bucketfs.cache.rows import FailedRow, PendingRow, Removal, Rename, Upload, decode, encode
 from bucketfs.cache.tags import Tag
 from bucketfs.errors import FsError
 from bucketfs.tasks import Turns
@@ -76,7 +76,7 @@ class Journal:
         self._owed: list[_Statement] = []
         self._batched: list[_Statement] = []
         #: Rows of such a batch whose page files are still to be tagged.
-        self._untagged: list[Pending] = []
+        self._untagged: list[PendingRow] = []
         self._written = 0
         self._promises = False
         self._number: int = self._read("SELECT coalesce(max(id), 0) FROM uploads")[0][0]
@@ -120,7 +120,7 @@ class Journal:
 
     # ---- files that wait for their upload --------------------------------------------------------
 
-    def put(self, row: Pending, data: bytes | None = None) -> None:
+    def put(self, row: PendingRow, data: bytes | None = None) -> None:
         """Remember a file, in place of what was known of its page file.
 
         Args:
@@ -142,7 +142,7 @@ class Journal:
                 self._promise("DELETE FROM saved WHERE file = ?", row.file)
             self._untagged.append(row)
 
-    def change(self, row: Pending) -> None:
+    def change(self, row: PendingRow) -> None:
         """The file has another key or other headers; its bytes are as they were, or unsealed."""
         row = self._stamped(row)
         with self.batch():
@@ -162,7 +162,7 @@ class Journal:
         """What the row says is not so: nothing is uploaded, until somebody has looked at it."""
         self._do("UPDATE pending SET error = ? WHERE file = ?", error, file)
 
-    def pending(self) -> list[Pending]:
+    def pending(self) -> list[PendingRow]:
         """Files that wait, those first that have waited longest."""
         rows = self._read("SELECT file, key, error, state, seals, sum FROM pending")
         return sorted((decode(*row) for row in rows), key=lambda row: row.since)
@@ -174,7 +174,7 @@ class Journal:
 
     # ---- files that could not be uploaded --------------------------------------------------------
 
-    def fail(self, row: Failed) -> None:
+    def fail(self, row: FailedRow) -> None:
         """A file was given up, its bytes are in `row.path`."""
         self._do(
             "INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?)",
@@ -185,10 +185,10 @@ class Journal:
         """Somebody has seen to a file that was given up."""
         self._do("DELETE FROM failed WHERE path = ?", path)
 
-    def failed(self) -> list[Failed]:
+    def failed(self) -> list[FailedRow]:
         """Files that were given up."""
         rows = self._read("SELECT path, key, error, since FROM failed ORDER BY since")
-        return [Failed(*row) for row in rows]
+        return [FailedRow(*row) for row in rows]
 
     # ---- objects that are to go ------------------------------------------------------------------
 
@@ -268,7 +268,7 @@ class Journal:
             del self._owed[older:]
             raise
 
-    def _stamped(self, row: Pending) -> Pending:
+    def _stamped(self, row: PendingRow) -> PendingRow:
         """The row with the time of its writing, which no other has."""
         self._written = max(self._written + 1, time.time_ns())
         return replace(row, written=self._written)

@@ -12,7 +12,7 @@ from pathlib import Path
 from bucketfs.cache import tags
 from bucketfs.cache.directory import UNSAVED, sync_directory
 from bucketfs.cache.journal import Journal
-from bucketfs.cache.rows import Failed, Pending
+from bucketfs.cache.rows import FailedRow, PendingRow
 from bucketfs.cache.tags import Tag
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def _tagged(directory: Path) -> Iterator[tuple[Path, Tag]]:
             yield path, tag
 
 
-def _is_older(row: Pending, tag: Tag) -> bool:
+def _is_older(row: PendingRow, tag: Tag) -> bool:
     """Whether a row cannot be read, or is not the last that was written of its file."""
     return row.unreadable or row.written < tag.written
 
@@ -73,7 +73,7 @@ def _keep(directory: Path, journal: Journal, path: Path, tag: Tag) -> Path:
     error = f"the journal, which is damaged, does not know any more that it waits{rest}"
     with journal.batch():
         journal.drop(path.name)
-        journal.fail(Failed(str(aside.relative_to(directory)), key, error, time.time()))
+        journal.fail(FailedRow(str(aside.relative_to(directory)), key, error, time.time()))
     tags.beside(path).unlink(missing_ok=True)
     log.error("%r is not in the bucket yet: %s; its bytes are in %s", key, error, aside)
     return aside

@@ -59,7 +59,7 @@ class Rename:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class FailedRow:
     """A file that cannot be uploaded; its bytes are in `path`, below the cache's directory.
 
     `since` is the Unix time at which it was given up.
@@ -72,7 +72,7 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pending:
+class PendingRow:
     """A file whose bytes are not in the bucket yet: what its page file does not say itself.
 
     Attributes:
@@ -124,7 +124,7 @@ _PLAIN = ("since", "size", "stored", "limit", "new", "cut", "if_match")
 _OTHERS = ("valid", "dirty", "base", "headers", "attempts", "ahead", "written")
 
 
-def encode(row: Pending) -> tuple[str, bytes, int]:
+def encode(row: PendingRow) -> tuple[str, bytes, int]:
     """The columns ``state``, ``seals`` and ``sum`` of a row."""
     state: dict[str, Any] = {**row.more, **{name: getattr(row, name) for name in _PLAIN}}
     state |= {"valid": row.valid, "dirty": row.dirty, "base": row.base, "written": row.written}
@@ -136,7 +136,7 @@ def encode(row: Pending) -> tuple[str, bytes, int]:
     return text, row.seals, _sum(row.key, text, row.seals)
 
 
-def decode(file: str, key: str, error: str, text: str, seals: bytes, total: int) -> Pending:
+def decode(file: str, key: str, error: str, text: str, seals: bytes, total: int) -> PendingRow:
     """A row as it was given to `encode`; one that is not says so in its `error`, and nothing else.
 
     Raises nothing: the disk may have made anything of the columns.
@@ -146,7 +146,7 @@ def decode(file: str, key: str, error: str, text: str, seals: bytes, total: int)
     state = json.loads(text)
     metadata, content_type, other = state["headers"]
     base = state["base"]
-    return Pending(
+    return PendingRow(
         file=file,
         key=key,
         error=error,
@@ -168,8 +168,8 @@ def _sum(key: object, text: object, seals: object) -> int:
     return crc32c(b"\0".join(parts))
 
 
-def _damaged(file: str, key: object) -> Pending:
-    return Pending(
+def _damaged(file: str, key: object) -> PendingRow:
+    return PendingRow(
         file=file, key=str(key), since=0.0, size=0, valid=(), stored=0, dirty=(), limit=0, new=True,
         cut=False, base=None, if_match="", headers=Headers(),
         error="the journal's row of it was damaged on the disk", unreadable=True,

@@ -18,7 +18,7 @@ from bucketfs.fuse.offline import carry_out
 from bucketfs.options import Options
 from bucketfs.store import open_store
 from bucketfs.store.config import StoreConfig
-from bucketfs.tree.outstanding import Failed
+from bucketfs.tree.outstanding import FailedFlush
 
 
 def apply(options: Options, only: Path | None) -> int:
@@ -72,7 +72,7 @@ async def _apply(options: Options, config: StoreConfig, directories: list[Path])
         return codes
 
 
-def _tell(directory: Path, failed: list[Failed]) -> int:
+def _tell(directory: Path, failed: list[FailedFlush]) -> int:
     """Say what is still left."""
     for one in failed:
         print(f"bucketfs: {show.name(one.path)}: {show.name(one.error)}", file=sys.stderr)

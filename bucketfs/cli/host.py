@@ -21,7 +21,7 @@ from bucketfs.fuse.host import Service
 from bucketfs.options import Options
 from bucketfs.store.trace import Tally, TraceStore
 from bucketfs.tasks import Turns
-from bucketfs.tree.outstanding import Left, Remaining
+from bucketfs.tree.outstanding import LeftBehind, Remaining
 
 log = logging.getLogger("bucketfs.serve")
 
@@ -55,7 +55,7 @@ class MountHost:
         self._logged = 0.0
         self._turns = Turns()
         self.ready = False
-        self.left = Left()
+        self.left = LeftBehind()
         self.hurry = trio.Event()
         self._server = control.Server(
             {
@@ -104,7 +104,7 @@ class MountHost:
             log.warning("%s; a second signal leaves them on this machine", words)
         self._turns.moved()
 
-    async def drained(self, left: Left) -> None:
+    async def drained(self, left: LeftBehind) -> None:
         """Tell those who wait for the end, and wait until they have heard."""
         self.left = left
         self._over = True

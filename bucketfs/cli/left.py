@@ -19,7 +19,7 @@ from bucketfs.cache import orphans
 from bucketfs.cache.directory import JOURNAL, UNSAVED
 from bucketfs.cache.extents import Extents
 from bucketfs.cache.journal import Journal
-from bucketfs.cache.rows import Pending, Removal, Rename, Upload
+from bucketfs.cache.rows import PendingRow, Removal, Rename, Upload
 from bucketfs.errors import FsError
 from bucketfs.tree.replay import DamagedError, check
 
@@ -56,11 +56,11 @@ class Entry:
     since: float = 0.0
     note: str = ""
     damaged: bool = False
-    row: Pending | Upload | Removal | Rename | None = None
+    row: PendingRow | Upload | Removal | Rename | None = None
 
 
 @dataclass(slots=True)
-class Left:
+class Leftovers:
     """A cache directory and what is left in it.
 
     Attributes:
@@ -76,7 +76,7 @@ class Left:
 
 
 @contextmanager
-def opened(directory: Path) -> Iterator[tuple[Left, Journal | None]]:
+def opened(directory: Path) -> Iterator[tuple[Leftovers, Journal | None]]:
     """What is left in a cache directory, which no mount can take meanwhile.
 
     The journal is None when there is none, or a mount has it.
@@ -84,7 +84,7 @@ def opened(directory: Path) -> Iterator[tuple[Left, Journal | None]]:
     Raises:
         FsError: It cannot be read.
     """
-    left = Left(directory, *places.whose(directory))
+    left = Leftovers(directory, *places.whose(directory))
     descriptor = places.lock(directory)
     if descriptor is None:
         left.in_use = True
@@ -136,14 +136,14 @@ def _rescued(journal: Journal | None, directory: Path) -> Iterator[Entry]:
             yield Entry(Kind.RESCUED, name, status.st_size, since, note)
 
 
-def _elsewhere(row: Pending, journal: Journal) -> int:
+def _elsewhere(row: PendingRow, journal: Journal) -> int:
     """How many bytes of a file only the bucket has."""
     if journal.data(row.file) is not None:
         return 0
     return sum(stop - start for start, stop in Extents(row.valid).missing(0, row.size))
 
 
-def save(entry: Entry, left: Left, journal: Journal | None, target: Path) -> Path:
+def save(entry: Entry, left: Leftovers, journal: Journal | None, target: Path) -> Path:
     """Copy the bytes of a file to a place below `target`; answers where.
 
     What only the bucket has becomes a hole. Nothing that is there is written over.
@@ -154,11 +154,11 @@ def save(entry: Entry, left: Left, journal: Journal | None, target: Path) -> Pat
     path = _free(target, entry.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     row = entry.row
-    data = _good_data(row, left.directory, journal) if isinstance(row, Pending) else None
+    data = _good_data(row, left.directory, journal) if isinstance(row, PendingRow) else None
     with path.open("xb") as out:
         if data is not None:
             out.write(data)
-        elif isinstance(row, Pending) and row.size:
+        elif isinstance(row, PendingRow) and row.size:
             with (left.directory / row.file).open("rb") as source:
                 for start, stop in row.valid:
                     source.seek(start)
@@ -167,13 +167,13 @@ def save(entry: Entry, left: Left, journal: Journal | None, target: Path) -> Pat
                         out.write(source.read(min(_PIECE, stop - at)))
             out.truncate(row.size)
         else:  # or a row that does not say any more what it has
-            name = row.file if isinstance(row, Pending) else entry.name
+            name = row.file if isinstance(row, PendingRow) else entry.name
             with (left.directory / name).open("rb") as source:
                 shutil.copyfileobj(source, out, _PIECE)
     return path
 
 
-def _good_data(row: Pending, directory: Path, journal: Journal | None) -> bytes | None:
+def _good_data(row: PendingRow, directory: Path, journal: Journal | None) -> bytes | None:
     """All bytes of a file, where the journal has them; None where the page file is better."""
     data = journal.data(row.file) if journal is not None else None
     try:
@@ -194,7 +194,7 @@ def _free(target: Path, name: str) -> Path:
     return path
 
 
-def discard(entry: Entry, left: Left, journal: Journal | None) -> None:
+def discard(entry: Entry, left: Leftovers, journal: Journal | None) -> None:
     """Forget one thing, and delete the bytes that are here.
 
     Raises:
@@ -208,7 +208,7 @@ def discard(entry: Entry, left: Left, journal: Journal | None) -> None:
             return
         case _ if journal is None:
             raise FsError(errno.EINVAL, "only a journal has rows")
-        case Pending() as row:
+        case PendingRow() as row:
             journal.drop(row.file)
             (left.directory / row.file).unlink(missing_ok=True)
         case Upload() as row:

@@ -19,7 +19,7 @@ from bucketfs.cache import directory as places
 from bucketfs.cache.journal import Journal
 from bucketfs.cli import arguments, left, show, words
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.left import Entry, Kind, Left
+from bucketfs.cli.left import Entry, Kind, Leftovers
 from bucketfs.errors import FsError
 
 USAGE = """usage: bucketfs recover [BUCKET] [--cache DIR] [--json]
@@ -120,7 +120,7 @@ def _directories(cache: str | None, bucket: str) -> Iterator[Path]:
             yield directory
 
 
-Action = Callable[[Entry, Left, Journal | None], bool]
+Action = Callable[[Entry, Leftovers, Journal | None], bool]
 
 
 def _each(chosen: Sequence[Path], action: Action) -> int:
@@ -140,7 +140,7 @@ def _each(chosen: Sequence[Path], action: Action) -> int:
     return ExitCode.OK if well else ExitCode.FAILED
 
 
-def _save(entry: Entry, found: Left, journal: Journal | None, target: Path) -> bool:
+def _save(entry: Entry, found: Leftovers, journal: Journal | None, target: Path) -> bool:
     if entry.kind not in (Kind.FILE, Kind.RESCUED):
         return True
     try:
@@ -157,7 +157,7 @@ def _discard(chosen: Sequence[Path], wanted: set[str] | None) -> int:
     """Discard what has these names, or everything (None)."""
     met: set[str] = set()
 
-    def action(entry: Entry, found: Left, journal: Journal | None) -> bool:
+    def action(entry: Entry, found: Leftovers, journal: Journal | None) -> bool:
         if wanted is not None and entry.name not in wanted:
             return True
         met.add(entry.name)
@@ -197,7 +197,7 @@ def _list(chosen: Sequence[Path], *, as_json: bool) -> int:
     return ExitCode.FAILED if something else ExitCode.OK
 
 
-def as_data(found: Left) -> Mapping[str, Any]:
+def as_data(found: Leftovers) -> Mapping[str, Any]:
     """A directory for JSON."""
     return {
         "directory": str(found.directory),
@@ -218,7 +218,7 @@ def as_data(found: Left) -> Mapping[str, Any]:
     }
 
 
-def lines(found: Left, now: float) -> Iterator[str]:
+def lines(found: Leftovers, now: float) -> Iterator[str]:
     """A directory for people.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 from bucketfs.cli.protocol import MOST_NAMED
 from bucketfs.fuse.host import Service
 from bucketfs.store.trace import Tally
-from bucketfs.tree.outstanding import Left, Remaining, State
+from bucketfs.tree.outstanding import LeftBehind, Remaining, State
 from bucketfs.tree.state import GivenUp
 
 
@@ -43,7 +43,7 @@ def remaining(sums: Remaining) -> dict[str, int]:
     return {"files": sums.files, "bytes": sums.size, "removals": sums.removals}
 
 
-def left(sums: Left) -> dict[str, Any]:
+def left(sums: LeftBehind) -> dict[str, Any]:
     """What the bucket lacks of a mount that has ended."""
     return {"left": given_up(sums.files), "files": len(sums.files), "removals": sums.removals}
 

@@ -5,13 +5,13 @@ needed; what programs wrote since (`dirty`); and zeros where the file was made l
 the inode, not on a path or a handle, so all handles of a file share it, and renaming changes
 nothing.
 
-When the disk has to be relieved, parts of the file may be `afloat`: only the upload that runs
-beside the writer has them (`Stream`). Whatever needs such a byte again first *surfaces* the file:
+When the disk has to be relieved, parts of the file may be `upload_only`: only the upload that runs
+beside the writer has them (`StreamedUpload`). Whatever needs such a byte again first publishes the file:
 it is published as it is, and the object is its base version from then on.
 
 Invariants:
-- positions at and after ``fetcher.limit`` are valid locally (written, or zeros), afloat, or lost;
-- ``dirty`` lies within ``[0, size)``, and its positions are valid, afloat, or lost;
+- positions at and after ``fetcher.limit`` are valid locally (written, or zeros), upload-only, or lost;
+- ``dirty`` lies within ``[0, size)``, and its positions are valid, upload-only, or lost;
 - while the content is being published nobody changes it: writers wait in `_writable`;
 - nothing leaves the page file that a `promise` counts on.
 """
@@ -27,12 +27,12 @@ import trio
 
 from bucketfs.cache.extents import Extent, Extents
 from bucketfs.cache.pages import PageFile
-from bucketfs.cache.rows import Pending
+from bucketfs.cache.rows import PendingRow
 from bucketfs.errors import FsError
 from bucketfs.file import window
 from bucketfs.file.context import FileContext, Version
 from bucketfs.file.fetch import Fetcher
-from bucketfs.file.outgoing import ALLOWANCE, Outgoing
+from bucketfs.file.outgoing import ALLOWANCE, EarlyUpload
 from bucketfs.file.promise import Promise
 from bucketfs.file.readers import Reader
 
@@ -54,11 +54,11 @@ class Content:
         cut: It was made shorter (or emptied) since it was published.
         revision: Counts changes, to see whether one came between two moments.
         conflicts: How often others' version won over what was written here.
-        outgoing: What leaves of the file before it is published.
+        early_upload: What leaves of the file before it is published.
         served: Some program (or the kernel's page cache) has bytes of the base version.
         promise: What the journal says of it, while the bucket lacks something of that.
         attempts: Size and user metadata of uploads that failed, and yet may have arrived.
-        strayed: One of them may stand under the key that the file has now.
+        may_have_arrived: One of them may stand under the key that the file has now.
     """
 
     def __init__(
@@ -85,17 +85,17 @@ class Content:
         self.cut = False
         self.served = False
         self.conflicts = 0
-        self.outgoing = Outgoing(context, self)
+        self.early_upload = EarlyUpload(context, self)
         #: Cancelled when someone needs the file more urgently than its upload goes on.
         self.upload: trio.CancelScope | None = None
         self._publishing: trio.Event | None = None
         self._holds = 0
         self.promise: Promise | None = None
         self.attempts: list[tuple[int, Mapping[str, str]]] = []
-        self.strayed = False
+        self.may_have_arrived = False
 
     @classmethod
-    def promised(cls, context: FileContext, row: Pending, pages: PageFile) -> Content:
+    def promised(cls, context: FileContext, row: PendingRow, pages: PageFile) -> Content:
         """What an earlier mount promised; the caller's pin on `pages` passes over to it."""
         base = Version(*row.base) if row.base else None
         content = cls(context, base, pages)
@@ -104,7 +104,7 @@ class Content:
         content.fetcher.limit = row.limit
         content.promise = Promise(pages, row, inline=False, revision=0)
         content.attempts = [*row.attempts, *row.ahead, (row.size, row.headers.metadata)]
-        content.strayed = True
+        content.may_have_arrived = True
         return content
 
     @property
@@ -123,7 +123,7 @@ class Content:
         if not self.unsaved:
             self._context.cache.label(self.fetcher.pages, base.key, base.etag, base.size)
 
-    def forget_base(self) -> None:
+    def drop_base(self) -> None:
         """The base version is gone: what is not here reads as zeros from now on.
 
         Nothing is fetched; the content has been proven (`prove`).
@@ -143,10 +143,10 @@ class Content:
         self.fetcher = Fetcher(self._context, pages, base, self._damaged)
         self.size = base.size
 
-    def leave(self, reader: Reader) -> None:
+    def remove_reader(self, reader: Reader) -> None:
         """A handle that reads is closed."""
         self.readers.discard(reader)
-        self._context.readers.leave(reader)
+        self._context.readers.remove(reader)
 
     async def read(self, reader: Reader, start: int, length: int) -> bytes:
         """Bytes from `start`, fewer than `length` only at the end of the file.
@@ -160,7 +160,7 @@ class Content:
             return b""
         if self.fetcher.pages.unproven is not None:
             await self.fetcher.prove(start, stop)
-        await self.outgoing.within_reach(start, stop)
+        await self.early_upload.within_reach(start, stop)
         wanted = bool(self.fetcher.missing(start, stop))
         cursor = self._context.readers.advance(
             reader, start, stop, waited=wanted, capacity=self._context.cache.capacity
@@ -174,7 +174,7 @@ class Content:
                     raise
                 log.info("reading past the cache's disk: %s", error)
                 return await self._read_past_the_disk(start, stop)
-            await self.outgoing.within_reach(start, stop)
+            await self.early_upload.within_reach(start, stop)
         self.served = True
         stop = min(stop, self.size)  # it may have been cut while this waited
         return self.fetcher.pages.read(start, stop) if start < stop else b""
@@ -182,13 +182,13 @@ class Content:
     async def _read_past_the_disk(self, start: int, stop: int) -> bytes:
         self._loading.append((start, stop))
         try:
-            while self.outgoing.is_afloat(start, stop):
-                await self.outgoing.emerge()
+            while self.early_upload.is_upload_only(start, stop):
+                await self.early_upload.publish_early()
             data = await self.fetcher.past_the_disk(start, stop)
         finally:
             self._loading.remove((start, stop))
         self.served = True
-        self.outgoing.check(start, stop)
+        self.early_upload.check(start, stop)
         return data[: max(0, self.size - start)]
 
     async def prove(self) -> None:
@@ -201,7 +201,7 @@ class Content:
         if self.fetcher.limit < min(stop, self.size):
             ours.append((max(start, self.fetcher.limit), min(stop, self.size)))
         for a, b in ours:
-            self.outgoing.lost.add(a, b)
+            self.early_upload.lost.add(a, b)
             log.error(
                 "bytes %d-%d of %s, which no bucket has, were damaged on the disk and are lost",
                 a, b - 1, self.fetcher.pages.path,
@@ -221,7 +221,7 @@ class Content:
         self._loading.append((start, stop))
         try:
             await self.fetcher.ensure(start, stop)
-            self.outgoing.check(start, stop)
+            self.early_upload.check(start, stop)
             yield
         finally:
             self._loading.remove((start, stop))
@@ -243,9 +243,9 @@ class Content:
         self._check_size(stop)
         await self._ready(offset, stop)
         while self._context.cache.short:
-            shed = await self.outgoing.shed()
+            freed = await self.early_upload.free_disk()
             await self._ready(offset, stop)
-            if not shed:
+            if not freed:
                 break
         done = await self._store(offset, data)
         if offset > self.size:
@@ -254,14 +254,14 @@ class Content:
         self.size = max(self.size, offset + done)
         self.touched = True
         self.revision += 1
-        self.outgoing.written(offset, offset + done)
+        self.early_upload.written(offset, offset + done)
         return done
 
     async def _store(self, offset: int, data: bytes) -> int:
         while True:
             # making room must not drop the rest of the parts that are being changed
             stop = offset + len(data)
-            spans = [(offset, stop), *self.outgoing.spans(offset, stop)]
+            spans = [(offset, stop), *self.early_upload.spans(offset, stop)]
             self._loading += spans
             try:
                 return self._context.cache.write(self.fetcher.pages, offset, data)
@@ -271,7 +271,7 @@ class Content:
             finally:
                 for span in spans:
                     self._loading.remove(span)
-            if not full or not await self.outgoing.shed(ALLOWANCE):
+            if not full or not await self.early_upload.free_disk(ALLOWANCE):
                 raise failure
             await self._ready(offset, stop)
 
@@ -284,8 +284,8 @@ class Content:
             await self._writable()  # publishing may have begun meanwhile
         while True:
             pages, promise = self.fetcher.pages, self.promise
-            if self.outgoing.needs_surfacing(start, stop):
-                await self.outgoing.emerge()
+            if self.early_upload.must_publish_first(start, stop):
+                await self.early_upload.publish_early()
             elif promise is not None and promise.is_sealed(pages, start, cut=cut):
                 journal = self._context.cache.journal
                 journal.change(promise.unseal())
@@ -294,7 +294,7 @@ class Content:
                 break
             await self._writable()
         if promise is not None and promise.counts_on(pages, start, cut=cut):
-            self.outgoing.drop()
+            self.early_upload.drop()
             self.fetcher.pages = self._context.cache.fork(pages, start if cut else self.size)
 
     async def truncate(self, size: int) -> None:
@@ -309,7 +309,7 @@ class Content:
             self.dirty.remove(size, self.size)
             self.fetcher.limit = min(self.fetcher.limit, size)
             self.cut = True
-            self.outgoing.cut(size)
+            self.early_upload.cut(size)
             self.size = size
         self.touched = True
         self.revision += 1
@@ -352,8 +352,8 @@ class Content:
         """Stop an upload under way, if it can be stopped without leaving its outcome open."""
         if self.upload is not None:
             self.upload.cancel()
-        if self._publishing is None and not self.outgoing.afloat:
-            self.outgoing.drop()
+        if self._publishing is None and not self.early_upload.has_upload_only:
+            self.early_upload.drop()
 
     def unhold(self) -> None:
         """Let writers go on, if nobody else holds them."""
@@ -364,13 +364,13 @@ class Content:
 
     def published(self, version: Version) -> None:
         """The bucket holds exactly these bytes now, as `version`."""
-        self.outgoing.published()
+        self.early_upload.published()
         self.fetcher.cancel()  # what is still under way belongs to the version before
         self.fetcher.base = version
         self.fetcher.limit = version.size
         self.dirty.clear()
         self.attempts.clear()
-        self.strayed = False
+        self.may_have_arrived = False
         self.new = self.cut = self.touched = False
         self._context.cache.label(self.fetcher.pages, version.key, version.etag, version.size)
 
@@ -381,11 +381,11 @@ class Content:
         """
         if self.promise is not None:
             return 0
-        freed = self.outgoing.let_go(wanted)
+        freed = self.early_upload.drop_arrived(wanted)
         if self.base is None:
             return freed
         keep = self.kept()
-        for start, stop in (*self.dirty, *self.outgoing.unsent()):
+        for start, stop in (*self.dirty, *self.early_upload.unsent()):
             keep.add(start, stop)
         for start, stop in self._droppable(keep):
             end = min(stop, start + wanted - freed)
@@ -413,6 +413,6 @@ class Content:
 
         Only when no handle is left and nothing is unsaved (or it is unwanted).
         """
-        self.outgoing.drop()
+        self.early_upload.drop()
         self.fetcher.cancel()
         self._context.cache.release(self.fetcher.pages)

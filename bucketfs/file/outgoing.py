@@ -2,7 +2,7 @@
 
 Under pressure a writer waits here until parts have arrived in the upload, whose pages may then be
 dropped. Where that does not help, because the file is not written from its start to its end, it is
-published early (`Outgoing.surface`), which makes all of its pages clean.
+published early (`EarlyUpload.publish`), which makes all of its pages clean.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bucketfs.cache.extents import Extent, Extents
 from bucketfs.cache.pages import PageBody
 from bucketfs.errors import FsError, NotFound, Unsupported
 from bucketfs.file.context import FileContext, copy_range
-from bucketfs.file.stream import STREAM_FROM, Stream
+from bucketfs.file.stream import STREAM_FROM, StreamedUpload
 from bucketfs.file.target import Target
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ log = logging.getLogger(__name__)
 ALLOWANCE = 64 << 20
 
 
-class Outgoing:
+class EarlyUpload:
     """The way out of one file's bytes.
 
     Attributes:
         target: Where the file is to be published; asked when a part of it can leave early.
-        surface: Publishes the file as it is, as fsync does; None for one that nobody writes.
+        publish: Publishes the file as it is, as fsync does; None for one that nobody writes.
         stream: The upload that runs beside the writer.
-        lost: What nobody has any more: it was afloat in an upload that is gone, or was here alone
+        lost: What nobody has any more: it was only in an upload that is gone, or was here alone
             and is damaged.
     """
 
@@ -47,15 +47,15 @@ class Outgoing:
         self._context = context
         self._content = content
         self.target: Callable[[], Target] | None = None
-        self.surface: Callable[[], Awaitable[None]] | None = None
-        self.stream: Stream | None = None
+        self.publish: Callable[[], Awaitable[None]] | None = None
+        self.stream: StreamedUpload | None = None
         self.lost = Extents()
-        self._moored: trio.Event | None = None
+        self._pinned: trio.Event | None = None
 
-    def needs_surfacing(self, start: int, stop: int) -> bool:
+    def must_publish_first(self, start: int, stop: int) -> bool:
         """Whether the upload would be incomplete with other bytes than it has for this range.
 
-        While something is afloat there is no way but completing it, which must not come to depend
+        While something is upload-only there is no way but completing it, which must not come to depend
         on bytes that are not here: those of the version that it replaces may vanish.
         """
         stream = self.upload()
@@ -63,33 +63,33 @@ class Outgoing:
             return False
         valid = self._content.fetcher.pages.valid
         here = all(valid.covers(a, b) for a, b in stream.spans(start, stop))
-        return stream.uncertain or (bool(stream.afloat) and not here)
+        return stream.uncertain or (bool(stream.upload_only) and not here)
 
-    async def emerge(self) -> None:
+    async def publish_early(self) -> None:
         """Publish the file as it is.
 
         Raises:
             FsError, StoreError: As saving does.
         """
-        assert self.surface is not None, "only what has a writer is streamed"
-        await self.surface()
+        assert self.publish is not None, "only what has a writer is streamed"
+        await self.publish()
 
     async def within_reach(self, start: int, stop: int) -> None:
-        """Have nothing of ``[start, stop)`` afloat.
+        """Have nothing of ``[start, stop)`` in the upload only.
 
         Raises:
             FsError: EIO, when some of it is lost; else as saving does.
             StoreError: The file could not be published.
         """
-        while self.is_afloat(start, stop):
-            await self.emerge()
+        while self.is_upload_only(start, stop):
+            await self.publish_early()
             await self._content.load(start, stop)
         self.check(start, stop)
 
-    def is_afloat(self, start: int, stop: int) -> bool:
+    def is_upload_only(self, start: int, stop: int) -> bool:
         """Whether only the upload has some of ``[start, stop)``."""
         stream = self.upload()
-        return stream is not None and stream.afloat.overlaps(start, stop)
+        return stream is not None and stream.upload_only.overlaps(start, stop)
 
     def check(self, start: int, stop: int) -> None:
         """Raise FsError, EIO, when some of ``[start, stop)`` is lost."""
@@ -122,9 +122,9 @@ class Outgoing:
 
     def unsent(self) -> list[Extent]:
         """What must stay here because the upload has to be completed, and lacks it."""
-        return self.stream.unsent() if self.stream is not None and self.stream.afloat else []
+        return self.stream.unsent() if self.stream is not None and self.stream.upload_only else []
 
-    async def shed(self, wanted: int = 0) -> bool:
+    async def free_disk(self, wanted: int = 0) -> bool:
         """Wait until some of this file has left the disk; answers whether any has.
 
         Args:
@@ -135,13 +135,13 @@ class Outgoing:
             wanted = min(self._context.cache.short, self._content.fetcher.pages.held - ALLOWANCE)
         if wanted <= 0:
             return False
-        if self._moored is not None:
-            await self._moored.wait()
+        if self._pinned is not None:
+            await self._pinned.wait()
             return True
         stream = self.upload()
         if stream is not None:
             try:
-                if await stream.shed(wanted, self._content.reclaim) > 0:
+                if await stream.free_disk(wanted, self._content.reclaim) > 0:
                     return True
             except (NotFound, Unsupported):
                 if not stream.gone:
@@ -151,9 +151,9 @@ class Outgoing:
                     return True
         if self._content.reclaim(wanted):
             return True
-        if self.surface is None or self._stuck() <= ALLOWANCE:
+        if self.publish is None or self._stuck() <= ALLOWANCE:
             return False
-        await self.surface()
+        await self.publish()
         return self._content.reclaim(wanted) > 0
 
     def _stuck(self) -> int:
@@ -163,10 +163,10 @@ class Outgoing:
         changed = self._content.dirty.within(0, self._content.fetcher.limit)
         return sum(stop - start for start, stop in changed)
 
-    def let_go(self, wanted: int) -> int:
+    def drop_arrived(self, wanted: int) -> int:
         """Drop about `wanted` bytes of parts that have arrived; answers how many."""
         stream = self.upload()
-        if stream is None or self._moored is not None or self._content.publishing:
+        if stream is None or self._pinned is not None or self._content.publishing:
             return 0
         if self._content.promise is not None:
             return 0  # an upload that is not completed keeps no promise
@@ -175,7 +175,7 @@ class Outgoing:
             if freed >= wanted:
                 break
             if not keep.overlaps(part.start, part.stop):
-                stream.let_go(part)
+                stream.pages_dropped(part)
                 self._context.cache.shrink(self._content.fetcher.pages, part.start, part.stop)
                 freed += part.stop - part.start
         return freed
@@ -185,7 +185,7 @@ class Outgoing:
         if self.upload() is None and self._streamable():
             assert self.target is not None
             try:
-                self.stream = Stream(
+                self.stream = StreamedUpload(
                     self._context, self.send_part, self.target(),
                     copies=self._content.base is not None,
                 )  # fmt: skip
@@ -196,7 +196,7 @@ class Outgoing:
 
     def _streamable(self) -> bool:
         """Whether it pays to send parts before the file is closed."""
-        if self.target is None or self._moored is not None or self.lost:
+        if self.target is None or self._pinned is not None or self.lost:
             return False
         if not self._context.can_stream:
             return False
@@ -219,30 +219,30 @@ class Outgoing:
             body = PageBody(self._content.fetcher.pages, start, stop)
             return await store.upload_part(key, upload_id, number, body)
 
-    def upload(self) -> Stream | None:
+    def upload(self) -> StreamedUpload | None:
         """The upload beside the writer, unless there is none any more."""
         stream = self.stream
         if stream is not None and stream.gone:
-            if stream.afloat:
+            if stream.upload_only:
                 log.error(
                     "the upload %s of %r was thrown away by others, and with it bytes %s",
-                    stream.upload_id, stream.target.key, _shown(stream.afloat),
+                    stream.upload_id, stream.target.key, _shown(stream.upload_only),
                 )  # fmt: skip
             self.drop()
         return self.stream
 
-    def take(self, key: str) -> Stream | None:
+    def take(self, key: str) -> StreamedUpload | None:
         """The upload that has run beside the writer, to be completed; None if there is none.
 
         Raises:
-            FsError: EIO, when bytes are lost, or afloat in an upload of another key.
+            FsError: EIO, when bytes are lost, or only in an upload of another key.
         """
         stream = self.upload()
         if self.lost:
             raise FsError(errno.EIO, f"bytes {_shown(self.lost)} of {key!r} are lost")
         if stream is None:
             return None
-        if stream.afloat:
+        if stream.upload_only:
             if stream.target.key != key:
                 raise FsError(errno.EIO, f"{stream.target.key!r} cannot be published as {key!r}")
             return stream
@@ -252,40 +252,40 @@ class Outgoing:
         return None
 
     @property
-    def afloat(self) -> bool:
+    def has_upload_only(self) -> bool:
         """Whether some bytes are in an unfinished upload only."""
-        return self.stream is not None and bool(self.stream.afloat)
+        return self.stream is not None and bool(self.stream.upload_only)
 
     @contextmanager
-    def moored(self) -> Iterator[None]:
-        """Nothing goes afloat during the block, in which the file's key changes."""
-        outer, self._moored = self._moored, trio.Event()
+    def key_pinned(self) -> Iterator[None]:
+        """No page is dropped during the block, in which the file's key changes."""
+        outer, self._pinned = self._pinned, trio.Event()
         try:
             yield
         finally:
-            self._moored.set()
-            self._moored = outer
+            self._pinned.set()
+            self._pinned = outer
 
     def drop(self) -> None:
-        """Throw away the upload that runs beside the writer; what is afloat is lost."""
+        """Throw away the upload that runs beside the writer; what only that has is lost."""
         if self.stream is not None:
-            for start, stop in self.stream.afloat:
+            for start, stop in self.stream.upload_only:
                 self.lost.add(start, stop)
             self.stream.abandon()
             self.stream = None
 
-    def leave(self) -> str:
+    def hand_over(self) -> str:
         """Leave the upload for whoever rescues the file; words that say what is in it."""
-        if not self.afloat:
+        if not self.has_upload_only:
             return ""
         stream, self.stream = self.stream, None
         assert stream is not None
         stream.close()
         self._context.cache.journal.end(stream.upload_id)  # the next mount must not abort it
-        for start, stop in stream.afloat:
+        for start, stop in stream.upload_only:
             self.lost.add(start, stop)
         return (
-            f"; bytes {_shown(stream.afloat)} are in the unfinished upload {stream.upload_id}"
+            f"; bytes {_shown(stream.upload_only)} are in the unfinished upload {stream.upload_id}"
             f" of {stream.target.key!r} ({stream.shown()})"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bucketfs.cache.pages import PageFile
-from bucketfs.cache.rows import Pending
+from bucketfs.cache.rows import PendingRow
 
 #: A promised file up to this size is copied before its bytes change, so that after a crash it is
 #: either what was promised or what was promised next. Larger ones change in place, as on a disk.
@@ -24,7 +24,7 @@ class Promise:
     """
 
     pages: PageFile
-    row: Pending
+    row: PendingRow
     inline: bool
     revision: int
 
@@ -46,7 +46,7 @@ class Promise:
             return False
         return bool(self.row.seals) and not self.counts_on(pages, start, cut=cut)
 
-    def unseal(self) -> Pending:
+    def unseal(self) -> PendingRow:
         """The row from now on, with bytes that may change."""
         self.row = replace(self.row, seals=b"")
         return self.row

@@ -43,7 +43,7 @@ class Readers:
         self._streams += reader.streams - before
         return reader.cursors[0]
 
-    def leave(self, reader: Reader) -> None:
+    def remove(self, reader: Reader) -> None:
         """The handle is closed."""
         self._streams -= reader.streams
         reader.cursors = ()

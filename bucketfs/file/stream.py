@@ -2,14 +2,14 @@
 
 A part is sent as soon as the program has written past it, and again when its bytes have changed
 since: a part of the same number takes the place of the one before. When the disk has to be relieved
-the pages of a part that has arrived may be dropped; it is `afloat` then, and the upload is the only
+the pages of a part that has arrived may be dropped; it is `upload_only` then, and the upload is the only
 place that has its bytes until it is completed. What such an upload has received cannot be read, so
-that nothing may need a byte that is afloat but completing the upload, and an upload with such parts
+that nothing may need a byte that is upload-only but completing the upload, and an upload with such parts
 is never thrown away unless its bytes are unwanted.
 
 The first part is never dropped, as formats write their headers last.
 
-Invariants: a part is afloat only while the upload has exactly its bytes; no two requests for one
+Invariants: a part is upload-only only while the upload has exactly its bytes; no two requests for one
 part number are under way at once, as the later answer need not be that of the later bytes.
 """
 
@@ -60,7 +60,7 @@ class SentPart:
     changed: bool = False
 
 
-class Stream:
+class StreamedUpload:
     """One multipart upload that runs beside its writer.
 
     Args:
@@ -71,7 +71,7 @@ class Stream:
     Attributes:
         target: As given.
         upload_id: The store's name for it, "" until it has answered.
-        afloat: What only the upload has.
+        upload_only: What only the upload has.
         gone: The store does not know the upload any more, or cannot make one like this.
         uncertain: It was asked to complete the upload, and whether it has is not known.
     """
@@ -81,7 +81,7 @@ class Stream:
     ) -> None:
         self.target = target
         self.upload_id = ""
-        self.afloat = Extents()
+        self.upload_only = Extents()
         self.gone = False
         self.uncertain = False
         self._context = context
@@ -92,7 +92,7 @@ class Stream:
         #: change again and wait until they are needed there.
         self._failed: set[SentPart] = set()
         self._changed: set[SentPart] = set()
-        #: Parts that have arrived and are not afloat, by number.
+        #: Parts that have arrived and are not upload-only, by number.
         self._landed: dict[int, SentPart] = {}
         self._busy: set[int] = set()
         self._written = 0
@@ -170,7 +170,7 @@ class Stream:
         return [(part.start, part.stop) for part in self._over(start, stop)]
 
     def spoil(self, start: int, stop: int) -> None:
-        """``[start, stop)``, which is not afloat, is being written again."""
+        """``[start, stop)``, which is not upload-only, is being written again."""
         for part in self._over(start, stop):
             part.etag, part.changed = "", True
             self._failed.discard(part)
@@ -178,17 +178,17 @@ class Stream:
             self._landed.pop(part.number, None)
 
     def cut(self, size: int) -> None:
-        """The file ends at `size` now; no part that is afloat goes on behind that."""
+        """The file ends at `size` now; no upload-only part goes on behind that."""
         self._written = min(self._written, size)
         while self._parts and self._parts[-1].stop > size:
-            self._forget_last()
+            self._drop_last_part()
 
-    def _forget_last(self) -> None:
+    def _drop_last_part(self) -> None:
         part = self._parts.pop()
         self._failed.discard(part)
         self._changed.discard(part)
         self._landed.pop(part.number, None)
-        self.afloat.remove(part.start, part.stop)
+        self.upload_only.remove(part.start, part.stop)
 
     def droppable(self, limit: int) -> Iterator[SentPart]:
         """Parts whose pages may be dropped.
@@ -202,11 +202,11 @@ class Stream:
                 if part.number > 1 and part.start >= limit:
                     yield part
 
-    def let_go(self, part: SentPart) -> None:
+    def pages_dropped(self, part: SentPart) -> None:
         """The pages of a part are being dropped."""
         assert part.etag
         del self._landed[part.number]
-        self.afloat.add(part.start, part.stop)
+        self.upload_only.add(part.start, part.stop)
 
     def unsent(self) -> list[Extent]:
         """Parts that have to be sent (again) to complete the upload."""
@@ -219,7 +219,7 @@ class Stream:
         )
         return f"parts {parts}"
 
-    async def shed(self, wanted: int, drop: Callable[[int], int]) -> int:
+    async def free_disk(self, wanted: int, drop: Callable[[int], int]) -> int:
         """Wait until parts have arrived and `drop` could free `wanted` bytes of disk.
 
         Returns:
@@ -307,7 +307,7 @@ class Stream:
         """The upload was not completed: the file may change again."""
         self._finishing = False
         if self._parts and not self._is_whole(self._parts[-1]):
-            self._forget_last()
+            self._drop_last_part()
         self._turns.moved()
 
     def _is_whole(self, part: SentPart) -> bool:
@@ -378,7 +378,7 @@ class Stream:
         self._error = error
         self._rest_until = trio.current_time() + REST
         forgotten = isinstance(error, NotFound) and error.code == "NoSuchUpload"
-        if forgotten or (isinstance(error, Unsupported) and not self.afloat):
+        if forgotten or (isinstance(error, Unsupported) and not self.upload_only):
             self.gone = True
 
     async def _abort(self) -> None:

@@ -2,7 +2,7 @@
 
 The object appears whole or not at all: one PutObject, or parts that only CompleteMultipartUpload
 makes visible. A failed upload is aborted and leaves the content as it was, unsaved; only one that
-is the sole place of some bytes (`Outgoing.afloat`) stays, and the next try goes on with it.
+is the sole place of some bytes (`EarlyUpload.has_upload_only`) stays, and the next try goes on with it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bucketfs.file import multipart
 from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version, copy_range
 from bucketfs.file.plan import Part, Put, TooLarge, plan_flush
-from bucketfs.file.stream import Stream
+from bucketfs.file.stream import StreamedUpload
 from bucketfs.file.target import Target
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import gather
@@ -62,7 +62,7 @@ async def publish(
         try:
             return await _publish_as_able(context, content, target)
         except Damaged as error:
-            if tries == DAMAGE_TRIES or content.outgoing.lost or not error.etag:
+            if tries == DAMAGE_TRIES or content.early_upload.lost or not error.etag:
                 raise
             log.warning("%s; it is sent again", error)
             # nobody else can have made this version, which must not stay in the way of ours
@@ -89,7 +89,7 @@ async def _publish_once(
 ) -> tuple[ObjectInfo, Target]:
     content.hold()
     try:
-        stream = content.outgoing.take(target.key)
+        stream = content.early_upload.take(target.key)
         info = await _finish(content, target, stream) if stream is not None else None
         if info is not None and stream is not None:
             target = replace(target, headers=stream.target.headers, changes=stream.target.changes)
@@ -101,7 +101,7 @@ async def _publish_once(
         content.unhold()
 
 
-async def _finish(content: Content, target: Target, stream: Stream) -> ObjectInfo | None:
+async def _finish(content: Content, target: Target, stream: StreamedUpload) -> ObjectInfo | None:
     """Complete the upload that ran beside the writer; None if the store has forgotten it."""
     try:
         # parts go on by themselves; once the upload is being completed it has to be waited for
@@ -117,14 +117,14 @@ async def _finish(content: Content, target: Target, stream: Stream) -> ObjectInf
         stream.resume()
         if isinstance(error, Damaged):
             stream.gone = True  # it has become an object, though not the one it should
-            content.outgoing.upload()
+            content.early_upload.upload()
         if isinstance(error, NotFound) and error.code == "NoSuchUpload":
             stream.gone = True
-            if content.outgoing.take(target.key) is None:
+            if content.early_upload.take(target.key) is None:
                 log.info("%r is sent again, its upload was thrown away by others", target.key)
                 return None
-        if not content.outgoing.afloat:
-            content.outgoing.drop()
+        if not content.early_upload.has_upload_only:
+            content.early_upload.drop()
         raise
 
 

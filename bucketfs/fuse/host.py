@@ -9,7 +9,7 @@ import trio
 
 from bucketfs.cache.cache import PageCache
 from bucketfs.metrics import Metrics
-from bucketfs.tree.outstanding import Left, Remaining
+from bucketfs.tree.outstanding import LeftBehind, Remaining
 from bucketfs.tree.tree import Tree
 
 
@@ -56,6 +56,6 @@ class Host(Protocol):
         """The mount serves no more, and so much is not in the bucket. Called about each second."""
         ...
 
-    async def drained(self, left: Left) -> None:
+    async def drained(self, left: LeftBehind) -> None:
         """Nothing is waited for any more; what is left is on the local disk."""
         ...

@@ -11,10 +11,10 @@ from bucketfs.fuse.session import open_cache, plant
 from bucketfs.options import Options
 from bucketfs.store.base import Store
 from bucketfs.tasks import Background
-from bucketfs.tree.outstanding import Failed
+from bucketfs.tree.outstanding import FailedFlush
 
 
-async def carry_out(store: Store, options: Options, directory: Path) -> list[Failed]:
+async def carry_out(store: Store, options: Options, directory: Path) -> list[FailedFlush]:
     """Do what the next mount with this cache would do, and wait until it is done.
 
     What cannot be done stays where it is, for the next time.

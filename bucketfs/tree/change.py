@@ -56,7 +56,7 @@ class Changer:
         open_state.attributes_unsaved = True
         open_state.attribute_changes += 1
         self._state.note_change(inode)
-        self._publisher.pending.update(inode)
+        self._publisher.promises.update(inode)
 
     def touch_content(self, inode: Inode) -> None:
         """A program changed the bytes: mtime and ctime are now; saved along with the bytes."""

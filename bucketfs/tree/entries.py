@@ -202,7 +202,7 @@ class Entries:
             missing = sum(b - a for a, b in content.fetcher.missing(0, content.size))
             if missing <= UNLINK_FETCH:
                 await content.load(0, content.size)
-                content.forget_base()  # the cache must not count on the bucket for these any more
+                content.drop_base()  # the cache must not count on the bucket for these any more
             elif not replaced:
                 assert inode.open_state is not None
                 key = inode.open_state.deferred_delete = self._state.key(inode)
@@ -212,7 +212,7 @@ class Entries:
         if replaced:
             return
         if content is not None and not in_bucket:
-            await self._publisher.withdraw(self._state.key(inode), content)
+            await self._publisher.delete_attempt(self._state.key(inode), content)
         if in_bucket:
             assert inode.parent is not None
             await self._delete(inode.parent, inode, [self._state.key(inode)])
@@ -233,9 +233,9 @@ class Entries:
     def _take_away(self, parent: Directory, inode: Inode, open_state: OpenState) -> None:
         open_state.unlinked = True
         open_state.attributes_unsaved = False
-        self._publisher.pending.forget(open_state.content)
+        self._publisher.promises.drop(open_state.content)
         if open_state.content is not None:
-            open_state.content.outgoing.drop()
+            open_state.content.early_upload.drop()
         self._state.note_change(inode)
         self._state.unlink(inode)
         self._state.touch(parent)

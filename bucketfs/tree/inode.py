@@ -2,10 +2,10 @@
 
 An inode is a node of the tree as this mount knows it. It belongs to a name (`parent`, `name`) until
 it is unlinked or replaced, and to the kernel as long as the kernel counts lookups on it; state of
-open and unsaved files hangs on it (`Live`), so it survives every renaming.
+open and unsaved files hangs on it (`OpenState`), so it survives every renaming.
 
 A large listing makes one `Inode` an entry: the class is kept small, what few inodes need is in
-`Live`.
+`OpenState`.
 """
 
 from __future__ import annotations

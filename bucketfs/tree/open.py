@@ -196,7 +196,7 @@ class Opener:
 
         What was written after the last flush is saved in the background.
         """
-        handle.content.leave(handle.reader)
+        handle.content.remove_reader(handle.reader)
         handle.content.writers -= handle.writable
         await self._drop(handle.inode, handle.content)
 
@@ -207,9 +207,9 @@ class Opener:
         handle.conflicts = content.conflicts
         content.readers.add(handle.reader)
         content.writers += writable
-        if writable and content.outgoing.target is None:
-            content.outgoing.target = lambda: self._target(inode)
-            content.outgoing.surface = lambda: self._saver.save(inode)
+        if writable and content.early_upload.target is None:
+            content.early_upload.target = lambda: self._target(inode)
+            content.early_upload.publish = lambda: self._saver.save(inode)
         return handle
 
     def _target(self, inode: Inode) -> Target:

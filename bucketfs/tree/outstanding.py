@@ -75,7 +75,7 @@ class Remaining:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class FailedFlush:
     """What a flush could not do."""
 
     path: str
@@ -83,7 +83,7 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class LeftBehind:
     """What the bucket lacks of a mount that has ended.
 
     Attributes:
@@ -122,7 +122,7 @@ class Outstanding:
             removals=sum(map(len, self._state.leaving.values())),
         )
 
-    async def flush(self, below: str = "") -> list[Failed]:
+    async def flush(self, below: str = "") -> list[FailedFlush]:
         """Wait until everything that waits now is in the bucket, or has failed.
 
         What is begun for it goes on when the caller is cancelled.
@@ -130,7 +130,7 @@ class Outstanding:
         Args:
             below: A path below the mount point without slashes around it, "" for all of it.
         """
-        failed: list[Failed] = []
+        failed: list[FailedFlush] = []
         done = trio.Event()
         wanted = [
             inode
@@ -141,29 +141,33 @@ class Outstanding:
         await done.wait()
         return failed
 
-    async def _flush(self, wanted: list[Inode], failed: list[Failed], done: trio.Event) -> None:
+    async def _flush(
+        self, wanted: list[Inode], failed: list[FailedFlush], done: trio.Event
+    ) -> None:
         try:
             before = set(self._removals.failures())
             await self._removals.wait_for_all()
             for directory, name, error in set(self._removals.failures()) - before:
                 path = self._state.shown_below(directory).lstrip("/") + name
-                failed.append(Failed(path, f"not removed: {error}"))
+                failed.append(FailedFlush(path, f"not removed: {error}"))
             jobs = [functools.partial(self._flush_one, inode, failed) for inode in wanted]
             if jobs:
                 await gather(jobs, limit=self._state.files.parallel)
         finally:
             done.set()
 
-    async def _flush_one(self, inode: Inode, failed: list[Failed]) -> None:
+    async def _flush_one(self, inode: Inode, failed: list[FailedFlush]) -> None:
         try:
             await self._saver.save(inode)
         except (StoreError, FsError) as error:
-            failed.append(Failed(self._state.shown_below(inode), str(error)))
+            failed.append(FailedFlush(self._state.shown_below(inode), str(error)))
         except Exception as error:
             log.exception("%s is not saved", self._state.shown(inode))
-            failed.append(Failed(self._state.shown_below(inode), str(internal("flush", error))))
+            failed.append(
+                FailedFlush(self._state.shown_below(inode), str(internal("flush", error)))
+            )
 
-    async def drain(self, hurry: trio.Event, tell: Callable[[Remaining], None]) -> Left:
+    async def drain(self, hurry: trio.Event, tell: Callable[[Remaining], None]) -> LeftBehind:
         """Save everything, as `Saver.drain` does; what is left when `hurry` is set stays here.
 
         Args:
@@ -182,7 +186,7 @@ class Outstanding:
                 nursery.cancel_scope.cancel()
         if scope.cancelled_caught:
             self._saver.abandon()
-        return Left(
+        return LeftBehind(
             tuple(lost for lost in self._state.given_up if lost not in before),
             self.remaining().removals
             + len(self._state.deferred)

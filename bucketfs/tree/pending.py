@@ -20,8 +20,8 @@ from dataclasses import replace
 from bucketfs.cache.directory import sync_directory
 from bucketfs.cache.extents import Extent
 from bucketfs.cache.pages import PageFile, read_exactly
-from bucketfs.cache.rows import Attempt, Failed
-from bucketfs.cache.rows import Pending as Row
+from bucketfs.cache.rows import Attempt, FailedRow
+from bucketfs.cache.rows import PendingRow as Row
 from bucketfs.cache.seals import Seals
 from bucketfs.errors import FsError
 from bucketfs.file.content import Content
@@ -44,7 +44,7 @@ _ATTEMPTS = 8
 _TRIES = 3
 
 
-class Pending:
+class Promises:
     """The promises of one mount.
 
     Attributes:
@@ -105,7 +105,7 @@ class Pending:
             or self._is_current(content)
         ):
             return
-        if open_state.unlinked or content.outgoing.afloat or content.outgoing.lost:
+        if open_state.unlinked or content.early_upload.has_upload_only or content.early_upload.lost:
             return
         try:
             self._put(inode, open_state, content, self._seals(content))
@@ -165,7 +165,7 @@ class Pending:
                 if is_below(inode, directory):
                     self.update(inode)
 
-    def forget(self, content: Content | None) -> None:
+    def drop(self, content: Content | None) -> None:
         """The bucket has the bytes, or nobody wants them any more."""
         if content is None or content.promise is None:
             return
@@ -181,11 +181,11 @@ class Pending:
 
         A promise of an earlier state of it stands.
         """
-        row = Failed(path, self._state.shown(inode), str(error), time.time())
+        row = FailedRow(path, self._state.shown(inode), str(error), time.time())
         with self._journal.batch():
             self._journal.fail(row)
             if inode.content is not None and self._is_current(inode.content):
-                self.forget(inode.content)
+                self.drop(inode.content)
 
     def adopted(self, content: Content) -> None:
         """A promise of an earlier mount is this one's now."""
@@ -203,7 +203,7 @@ class Pending:
         """Whether a file may be promised: not too much waits, and all that is needed is here."""
         if open_state.unlinked or open_state.lost is not None:
             return False
-        if content.outgoing.afloat or content.outgoing.lost:
+        if content.early_upload.has_upload_only or content.early_upload.lost:
             return False
         mine = content.promise
         count, held = self.count, self.bytes
@@ -287,8 +287,8 @@ class Pending:
 def _known_by(content: Content, headers: Headers) -> list[Attempt]:
     """What an object of the content's upload under way can be known by."""
     known: list[Attempt] = [(content.size, headers.metadata)]
-    if content.outgoing.stream is not None:
-        known.append((content.size, content.outgoing.stream.target.headers.metadata))
+    if content.early_upload.stream is not None:
+        known.append((content.size, content.early_upload.stream.target.headers.metadata))
     return known
 
 

@@ -31,7 +31,7 @@ from bucketfs.file.target import Target
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo
 from bucketfs.tree.inode import NEVER, Directory, Inode, OpenState
 from bucketfs.tree.names import NAME_MAX
-from bucketfs.tree.pending import Pending
+from bucketfs.tree.pending import Promises
 from bucketfs.tree.posix import DIRECTORY_TYPE, NANO, encode, metadata_size, with_times_of
 from bucketfs.tree.state import TreeState
 
@@ -58,16 +58,16 @@ class Publisher:
     Args:
         state: The tree.
         save_later: Called with an inode whose attributes changed while they were being saved.
-        pending: What the journal knows of files that are not saved yet.
+        promises: What the journal knows of files that are not saved yet.
     """
 
     def __init__(
-        self, state: TreeState, save_later: Callable[[Inode], None], pending: Pending
+        self, state: TreeState, save_later: Callable[[Inode], None], promises: Promises
     ) -> None:
         self._state = state
         self._save_later = save_later
-        self.pending = pending
-        pending.target = self.target
+        self.promises = promises
+        promises.target = self.target
 
     def headers(self, inode: Inode) -> Headers:
         """What the inode's object is to carry.
@@ -109,21 +109,21 @@ class Publisher:
             found = await self._arrived(target, content)
             if found is not None:
                 info, target = found
-            elif content.outgoing.afloat:
+            elif content.early_upload.has_upload_only:
                 info, target = await self._prevail(inode, target, content)
             else:
                 info, target = await self._contest(inode, open_state, target, error)
         except FsError as error:
-            if error.errno != errno.ESTALE or content.outgoing.afloat:
+            if error.errno != errno.ESTALE or content.early_upload.has_upload_only:
                 raise
             info, target = await self._contest(inode, open_state, target, error)
         open_state.exclusive = False
         self._state.retain(target.key)
         self._saved(inode, open_state, info, target.headers, target.changes)
 
-    async def surface(self, inode: Inode, open_state: OpenState) -> None:
+    async def finish_upload(self, inode: Inode, open_state: OpenState) -> None:
         """Have nothing of a file in an unfinished upload only; raises as `content` does."""
-        while open_state.content is not None and open_state.content.outgoing.afloat:
+        while open_state.content is not None and open_state.content.early_upload.has_upload_only:
             with contextlib.suppress(upload.Interrupted):
                 await self.content(inode, open_state)
 
@@ -197,13 +197,13 @@ class Publisher:
         except NotFound as error:
             if error.code in _NOT_THE_OBJECT:
                 raise
-            if content.outgoing.afloat:
+            if content.early_upload.has_upload_only:
                 raise PreconditionFailed(error.code, status=error.status, key=error.key) from error
             await content.prove()
             if content.fetcher.missing(0, content.size):
                 raise FsError(errno.ESTALE, f"{target.key!r} was removed by others") from error
         # others removed the object, and all of it is here: it becomes the file again
-        content.forget_base()
+        content.drop_base()
         again = dataclasses.replace(target, if_match="", if_none_match=True)
         return await upload.publish(self._state.files, content, again)
 
@@ -211,30 +211,30 @@ class Publisher:
         self, inode: Inode, target: Target, content: Content
     ) -> tuple[ObjectInfo, Target]:
         """Publish, and remember an upload whose outcome is not known."""
-        self.pending.attempting(content, target.headers)
+        self.promises.attempting(content, target.headers)
         try:
             return await self._publish(target, content)
         except PreconditionFailed:
             raise
         except (Exception, trio.Cancelled) as error:
             refused = isinstance(error, StoreError) and 400 <= error.status < 500
-            content.strayed = content.strayed or not refused
-            self.pending.attempted(inode, content, target.headers)
+            content.may_have_arrived = content.may_have_arrived or not refused
+            self.promises.attempted(inode, content, target.headers)
             raise
 
-    async def withdraw(self, key: str, content: Content) -> None:
+    async def delete_attempt(self, key: str, content: Content) -> None:
         """Delete what an upload of unknown outcome has made of a key that the file is to lose.
 
         Raises:
             StoreError: A request failed.
         """
-        if not content.strayed:
+        if not content.may_have_arrived:
             return
         with contextlib.suppress(NotFound):
             found = await self._state.store.head(key)
             if self._is_attempt(found, content):
                 await self._state.store.delete(key, if_match=found.etag)
-        content.strayed = False
+        content.may_have_arrived = False
 
     def _is_attempt(self, found: ObjectInfo, content: Content) -> bool:
         """Whether an object is of an upload of ours that is said to have failed."""
@@ -250,7 +250,9 @@ class Publisher:
         it is not of these very bytes, it is replaced by them.
         """
         revision = content.revision
-        if (content.promise is None and not content.attempts) or content.outgoing.afloat:
+        if (
+            content.promise is None and not content.attempts
+        ) or content.early_upload.has_upload_only:
             return None
         try:
             found = await self._state.store.head(target.key)
@@ -292,7 +294,7 @@ class Publisher:
         whole = not content.fetcher.missing(0, content.size)
         if not self._state.config.overwrite or open_state.exclusive or not whole:
             await self._keep_beside(inode, open_state, content, cause)
-        content.forget_base()
+        content.drop_base()
         log.warning("%r was changed by someone else; their version is overwritten", inode.name)
         return await upload.publish(self._state.files, content, _unconditional(target))
 
@@ -352,7 +354,7 @@ class Publisher:
             FsError: ESTALE (EEXIST for a file created with O_EXCL), always; EIO, and nothing has
                 changed, when that would lose bytes.
         """
-        if content.outgoing.afloat:
+        if content.early_upload.has_upload_only:
             raise FsError(errno.EIO, f"{inode.name!r} has bytes in an upload of its old name only")
         parent, name = open_state.lost or (inode.parent, inode.name)
         assert parent is not None
@@ -366,7 +368,7 @@ class Publisher:
         gaps = content.fetcher.missing(0, content.size)
         if gaps:
             log.error("of the version of %r that was changed here, %s are lost", name, gaps)
-        content.forget_base()
+        content.drop_base()
         target = Target(
             self._state.child_key(parent, new_name),
             self.headers(inode),
@@ -387,7 +389,7 @@ class Publisher:
         self, inode: Inode, open_state: OpenState, info: ObjectInfo, headers: Headers, changes: int
     ) -> None:
         if open_state.content is not None and not open_state.content.unsaved:
-            self.pending.forget(open_state.content)
+            self.promises.drop(open_state.content)
         inode.etag = inode.opened = info.etag
         inode.modified = info.last_modified
         if open_state.content is not None and not open_state.content.unsaved:

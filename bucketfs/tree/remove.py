@@ -315,12 +315,12 @@ class Removals:
             log.error("an emptied directory may vanish: %s", error)
             self._note_failure(directory, "", error)
         finally:
-            self._let_go(directory, items)
+            self._forget_batch(directory, items)
             del self._looks[ended]
             ended.set()
             self._turns.moved()
 
-    def _let_go(self, directory: Directory, items: int) -> None:
+    def _forget_batch(self, directory: Directory, items: int) -> None:
         self._items[directory] -= items
         if not self._items[directory]:
             del self._items[directory], self._state.leaving[directory]

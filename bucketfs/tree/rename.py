@@ -158,8 +158,8 @@ class Renamer:
         for inode in (source, target):
             if inode is not None and inode.content is not None:
                 inode.content.interrupt()
-        async with self._locks.exclusive(*inodes) as open_state, AsyncExitStack() as moorings:
-            await self._moor(source, open_state, moorings)
+        async with self._locks.exclusive(*inodes) as open_state, AsyncExitStack() as pins:
+            await self._pin_key(source, open_state, pins)
             if source.parent is None or (target is not None and target.parent is None):
                 raise FsError(errno.ENOENT, "removed while it was to be renamed")
             if old_parent is None or source.parent is not old_parent:
@@ -175,7 +175,7 @@ class Renamer:
                 if target is not None and target.content is not None:
                     # what an upload of the target may have made of the key is replaced as well
                     open_state.content.attempts += target.content.attempts
-                    open_state.content.strayed |= target.content.strayed
+                    open_state.content.may_have_arrived |= target.content.may_have_arrived
                 source.etag = in_bucket  # the object that the upload is going to replace
                 self._relink(source, target, new_parent, new_name)
             else:
@@ -225,15 +225,15 @@ class Renamer:
             raise
         self._state.journal.renamed(row.old)
 
-    async def _moor(self, inode: Inode, open_state: OpenState, moorings: AsyncExitStack) -> None:
+    async def _pin_key(self, inode: Inode, open_state: OpenState, pins: AsyncExitStack) -> None:
         """No upload beside the writer of a file has bytes under the old key, until it has the new.
 
         The caller holds the inode's lock, or that of the tree it is in.
         """
         content = open_state.content
         if content is not None and inode.parent is not None:
-            moorings.enter_context(content.outgoing.moored())
-            await self._publisher.surface(inode, open_state)
+            pins.enter_context(content.early_upload.key_pinned())
+            await self._publisher.finish_upload(inode, open_state)
             content.interrupt()
 
     async def _forget_old(self, source: Inode, old_key: str) -> bool:
@@ -244,15 +244,15 @@ class Renamer:
         content = source.content
         assert content is not None
         if not source.etag:
-            await self._publisher.withdraw(old_key, content)
+            await self._publisher.delete_attempt(old_key, content)
             return False
         assert source.parent is not None
         await self._entries.keep_directory(source.parent, source)
         try:
             await self._state.store.delete(old_key, if_match=source.etag)
         except PreconditionFailed:
-            if content.strayed:
-                await self._publisher.withdraw(old_key, content)
+            if content.may_have_arrived:
+                await self._publisher.delete_attempt(old_key, content)
             else:
                 log.warning(_THEIRS_STAY, old_key)
             return True
@@ -391,7 +391,7 @@ class Renamer:
                 target.open_state.unlinked = True
                 target.open_state.attributes_unsaved = False
                 if target.content is not None:
-                    target.content.outgoing.drop()
+                    target.content.early_upload.drop()
             self._state.unlink(target)
         self._state.unlink(source)
         if source.posix is not None:
@@ -400,8 +400,8 @@ class Renamer:
         self._state.link(new_parent, new_name, source)
         with self._state.journal.batch():
             if target is not None:
-                self._publisher.pending.forget(target.content)
-            self._publisher.pending.update(source)
+                self._publisher.promises.drop(target.content)
+            self._publisher.promises.update(source)
             if ends:
                 self._state.journal.renamed(ends)
 
@@ -427,9 +427,9 @@ class Renamer:
                 raise FsError(errno.ESTALE, "renamed or removed while it was to be renamed")
             new_prefix = self._state.child_key(new_parent, new_name) + "/"
             old_name, claimed = source.name, ""
-            moorings = AsyncExitStack()
+            pins = AsyncExitStack()
             try:
-                await self._moor_below(source, moorings)
+                await self._pin_keys_below(source, pins)
                 await self._removals.wait_for_deletions()
                 await self._entries.keep_emptied_below(source)
                 await self._entries.keep_directory(old_parent, source)
@@ -447,17 +447,17 @@ class Renamer:
                     # readers go on under the new keys before the old ones are gone
                     self._relink(source, target, new_parent, new_name)
                     self._tree.take_over(source, copies, asked)
-                    self._publisher.pending.update_below(source)
+                    self._publisher.promises.update_below(source)
                     if await self._tree.delete_originals(copies, asked):
                         self._state.learn_taken(old_parent, old_name)
             finally:
-                await moorings.aclose()
+                await pins.aclose()
             await self._entries.keep_left(old_parent)
 
-    async def _moor_below(self, source: Directory, moorings: AsyncExitStack) -> None:
+    async def _pin_keys_below(self, source: Directory, pins: AsyncExitStack) -> None:
         for inode in list(self._state.open_inodes):
             if inode.open_state is not None and is_below(inode, source):
-                await self._moor(inode, inode.open_state, moorings)
+                await self._pin_key(inode, inode.open_state, pins)
 
     async def _claim(self, source: Directory, new_prefix: str) -> str:
         """Make the marker of the new name, as only one client can; answers its ETag."""

@@ -25,7 +25,7 @@ from pathlib import Path
 from bucketfs.cache.extents import Extents
 from bucketfs.cache.pages import PageFile, read_exactly
 from bucketfs.cache.rows import Attempt, Removal, Rename
-from bucketfs.cache.rows import Pending as Row
+from bucketfs.cache.rows import PendingRow as Row
 from bucketfs.cache.seals import Seals
 from bucketfs.errors import FsError, KeyTaken, NotFound, PreconditionFailed, StoreError
 from bucketfs.file import multipart
@@ -244,7 +244,7 @@ class Replay:
         self._furnish(inode, row)
         open_state = self._state.ensure_open_state(inode)
         open_state.content = Content.promised(self._state.files, row, pages)
-        self._saver.pending.adopted(open_state.content)
+        self._saver.promises.adopted(open_state.content)
         self._state.note_change(inode)
         self._saver.keep_trying(inode)
         self.done.pending += 1

@@ -2,7 +2,7 @@
 
 What fails stays unsaved and is tried again: `close` reports it, the last close hands it to a
 background task, unmounting tries a last time and then leaves the bytes in a file on the local disk.
-With `TreeConfig.writeback` close only promises the bytes (`Pending`), and that same background task
+With `TreeConfig.writeback` close only promises the bytes (`Promises`), and that same background task
 brings them to the bucket; what unmounting cannot save then waits in the journal for the next mount.
 """
 
@@ -23,7 +23,7 @@ from bucketfs.file.upload import Interrupted
 from bucketfs.tasks import gather
 from bucketfs.tree.inode import NEVER, Directory, Inode, OpenState
 from bucketfs.tree.locks import Locks
-from bucketfs.tree.pending import Pending
+from bucketfs.tree.pending import Promises
 from bucketfs.tree.publish import Publisher
 from bucketfs.tree.remove import Removals
 from bucketfs.tree.state import GivenUp, TreeState
@@ -62,7 +62,7 @@ class Saver:
 
     Attributes:
         publisher: Writes the objects.
-        pending: What the journal knows of files that are not saved yet.
+        promises: What the journal knows of files that are not saved yet.
         uploaded: Counts what has been.
         undeleted: Keys of removed files that the drain could not delete, or not in time.
     """
@@ -71,8 +71,8 @@ class Saver:
         self._state = state
         self._locks = locks
         self._removals = removals
-        self.pending = Pending(state)
-        self.publisher = Publisher(state, self.later, self.pending)
+        self.promises = Promises(state)
+        self.publisher = Publisher(state, self.later, self.promises)
         self.uploaded = Uploaded()
         #: When the last promised file was closed, and what ends when no other was for a while.
         self._closed = 0.0
@@ -90,7 +90,7 @@ class Saver:
         Raises:
             FsError, StoreError: As `save`.
         """
-        if self._state.config.writeback and await self.pending.promise(
+        if self._state.config.writeback and await self.promises.promise(
             inode, self._state.ensure_open_state(inode)
         ):
             self._closed = trio.current_time()
@@ -170,7 +170,7 @@ class Saver:
         With `in_a_lull` the first try waits until programs have stopped closing files.
         """
         open_state = self._state.ensure_open_state(inode)
-        self.pending.note(inode)
+        self.promises.note(inode)
         _waits(open_state)
         if not open_state.retrying:
             open_state.retrying = True
@@ -270,7 +270,7 @@ class Saver:
         """
         where = self._leave_on_disk(inode, error)
         if where is None:
-            self.pending.note(inode)
+            self.promises.note(inode)
             return False
         open_state.attributes_unsaved = False
         inode.checked = NEVER
@@ -325,8 +325,8 @@ class Saver:
             words = "; there is nothing in it"
             if content is not None and content.size:
                 words = self._leave_on_disk(inode, error) or "; its bytes are lost"
-            if content is not None and not content.outgoing.afloat:
-                content.outgoing.drop()
+            if content is not None and not content.early_upload.has_upload_only:
+                content.early_upload.drop()
             if content is not None and content.promise is not None:
                 words += "; the next mount of this bucket here goes on with what was closed before"
             log.error("%s is not saved: %s%s", self._state.shown(inode), error, words)
@@ -367,7 +367,7 @@ class Saver:
         """Keep what is not saved when the mount ends; words that say where."""
         content, words = inode.content, ""
         if to_next_mount:
-            self.pending.note(inode)
+            self.promises.note(inode)
             promise = content.promise if content is not None else None
             if content is not None and promise is not None and promise.revision == content.revision:
                 words = "; the next mount of this bucket here goes on with it"
@@ -376,7 +376,7 @@ class Saver:
             where = self._leave_on_disk(inode, error)
             words = where or ""
             if where is None:
-                self.pending.note(inode)
+                self.promises.note(inode)
                 self._note_given_up(inode, str(error), "")
         self._left.add(inode)
         return words
@@ -403,8 +403,8 @@ class Saver:
                 log.error("%s cannot be put under unsaved/: %s", self._state.shown(inode), failure)
                 return None
             path = str(kept)
-            self.pending.fail(inode, str(kept.relative_to(cache.directory)), error)
-            words = f"; its bytes are in {path}{_gaps(content)}{content.outgoing.leave()}"
+            self.promises.fail(inode, str(kept.relative_to(cache.directory)), error)
+            words = f"; its bytes are in {path}{_gaps(content)}{content.early_upload.hand_over()}"
         self._note_given_up(inode, str(error), path)
         return words
 
@@ -455,4 +455,4 @@ def _waits(open_state: OpenState) -> None:
 
 def _is_broken(open_state: OpenState) -> bool:
     """Whether bytes are missing that nobody has any more."""
-    return open_state.content is not None and bool(open_state.content.outgoing.lost)
+    return open_state.content is not None and bool(open_state.content.early_upload.lost)

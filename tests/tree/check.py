@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from bucketfs.cache.extents import Extents
 from bucketfs.cache.pages import PageFile
-from bucketfs.cache.rows import Pending, encode
+from bucketfs.cache.rows import PendingRow, encode
 from bucketfs.file.content import Content
 from bucketfs.tree.inode import Directory, Inode, OpenState
 from bucketfs.tree.save import is_unsaved
@@ -98,9 +98,9 @@ def _lives(tree: Tree) -> Iterator[str]:
 def _bytes(content: Content) -> Iterator[str]:
     """Whether each byte of a file is somewhere (see `Content`)."""
     pages, limit = content.fetcher.pages, content.fetcher.limit
-    somewhere = Extents([*pages.valid, *content.outgoing.lost])
-    if content.outgoing.stream is not None:
-        for start, stop in content.outgoing.stream.afloat:
+    somewhere = Extents([*pages.valid, *content.early_upload.lost])
+    if content.early_upload.stream is not None:
+        for start, stop in content.early_upload.stream.upload_only:
             somewhere.add(start, stop)
     if content.dirty.end > content.size:
         yield f"is dirty up to {content.dirty.end} of {content.size} bytes"
@@ -148,7 +148,7 @@ def _journal(tree: Tree) -> Iterator[str]:
             yield f"{promise.row.key!r} is promised and has no row"
         elif _said(rows[file]) != _said(promise.row):
             yield f"the row of {promise.row.key!r} says {rows[file]}"
-    pending, size = tree.saver.pending, sum(promise.row.size for promise in promises.values())
+    pending, size = tree.saver.promises, sum(promise.row.size for promise in promises.values())
     if (pending.count, pending.bytes) != (len(promises), size):
         yield f"{pending.count} promises, {pending.bytes} bytes: it is {len(promises)}, {size}"
     removals = {row.key for row in journal.removals()}
@@ -156,12 +156,12 @@ def _journal(tree: Tree) -> Iterator[str]:
         yield f"removed, and a crash would bring back: {missing}"
     uploads = {row.upload_id for row in journal.uploads()}
     for *_, content, shown in _contents(tree):
-        stream = content.outgoing.stream
+        stream = content.early_upload.stream
         if stream is not None and stream.upload_id and stream.upload_id not in uploads:
             yield f"{shown}: a crash would leave its upload {stream.upload_id}"
 
 
-def _said(row: Pending) -> tuple[object, ...]:
+def _said(row: PendingRow) -> tuple[object, ...]:
     """A row without the moment of its writing."""
     return (row.key, *encode(replace(row, written=0)))
 
@@ -169,7 +169,7 @@ def _said(row: Pending) -> tuple[object, ...]:
 def _users(tree: Tree) -> Counter[PageFile]:
     """How often each page file is in use."""
     cache = tree.state.files.cache
-    users = Counter([*tree.saver.pending._outdated, *cache._kept.values()])
+    users = Counter([*tree.saver.promises._outdated, *cache._kept.values()])
     for *_, content, _ in _contents(tree):
         users[content.fetcher.pages] += 1
         if content.promise is not None and content.promise.pages is not content.fetcher.pages:
@@ -226,7 +226,7 @@ def _ended(tree: Tree) -> Iterator[str]:
         if isinstance(inode, Directory) and (inode.asking or inode.loading or inode.renaming):
             yield f"{shown}: is being asked for, listed or renamed"
     for *_, content, shown in _contents(tree):
-        fetcher, stream = content.fetcher, content.outgoing.stream
+        fetcher, stream = content.fetcher, content.early_upload.stream
         if content.publishing or content._loading or content.upload:
             yield f"{shown}: is being published or loaded"
         if fetcher._flights or fetcher._awaited:

@@ -307,15 +307,15 @@ async def test_writing_into_what_is_damaged_does_not_hide_it(
         content = restored(mount, tmp_path / "x.pages", DATA, Extents([(0, len(DATA))]))
         flip(tmp_path / "x.pages", 2 * MIB)
         await content.write(2 * MIB + 5, b"some")
-        assert list(content.outgoing.lost) == [(2 * MIB, 2 * MIB + 5), (2 * MIB + 9, 3 * MIB)]
+        assert list(content.early_upload.lost) == [(2 * MIB, 2 * MIB + 5), (2 * MIB + 9, 3 * MIB)]
         await content.truncate(2 * MIB + 8)
-        assert list(content.outgoing.lost) == [(2 * MIB, 2 * MIB + 5)]
+        assert list(content.early_upload.lost) == [(2 * MIB, 2 * MIB + 5)]
         content.close()
     async with planted(bucket, tmp_path / "2") as mount:
         content = restored(mount, tmp_path / "y.pages", DATA, Extents([(0, len(DATA))]))
         flip(tmp_path / "y.pages", 2 * MIB)
         await content.truncate(2 * MIB + 8)
-        assert list(content.outgoing.lost) == [(2 * MIB, 2 * MIB + 8)]
+        assert list(content.early_upload.lost) == [(2 * MIB, 2 * MIB + 8)]
         content.close()
     caplog.clear()
 

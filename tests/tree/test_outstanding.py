@@ -12,7 +12,7 @@ from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import BytesBody, Headers
 from bucketfs.store.memory import Fault
 from bucketfs.tree import entries
-from bucketfs.tree.outstanding import Left, Remaining, State
+from bucketfs.tree.outstanding import LeftBehind, Remaining, State
 from tests.tree.builder import Bucket, Mount, planted
 
 pytestmark = pytest.mark.mock_clock
@@ -160,7 +160,7 @@ async def test_drain_tells_how_much_is_left(bucket: Bucket, tmp_path: Path) -> N
         bucket.fault = None
         bucket.answer = 3.5
         told: list[Remaining] = []
-        assert await mount.tree.outstanding.drain(trio.Event(), told.append) == Left()
+        assert await mount.tree.outstanding.drain(trio.Event(), told.append) == LeftBehind()
         assert told[0] == Remaining(files=1, size=5, removals=0)
         assert 3 <= len(told) <= 5
         assert bucket.peek("f") == b"bytes"
@@ -235,7 +235,7 @@ async def test_removals_that_are_not_waited_for_are_left(
             nursery.start_soon(lose_patience)
             left = await mount.tree.outstanding.drain(hurry, lambda _: None)
         assert left
-        assert left == Left((), 1 if kept_open else len(mount.stored()))
+        assert left == LeftBehind((), 1 if kept_open else len(mount.stored()))
         bucket.fault = None
 
 
@@ -254,7 +254,7 @@ async def test_removals_that_are_refused_are_left(
             bucket.refuse("DeleteObjects")
             await emptied(mount)
         left = await mount.tree.outstanding.drain(trio.Event(), lambda _: None)
-        assert left == Left((), len(mount.stored()))
+        assert left == LeftBehind((), len(mount.stored()))
         assert left.removals
 
 

@@ -42,9 +42,9 @@ def check(mount: Mount) -> None:
     }
     journal = mount.cache.journal
     assert {row.file for row in journal.pending()} == promised
-    assert mount.tree.saver.pending.count == len(promised)
+    assert mount.tree.saver.promises.count == len(promised)
     if not promised:
-        assert mount.tree.saver.pending.bytes == 0
+        assert mount.tree.saver.promises.bytes == 0
         assert not list(mount.cache.directory.glob("*.sqlite.damaged"))
 
 

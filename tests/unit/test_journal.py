@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bucketfs.cache import journal as journal_module
 from bucketfs.cache.journal import Journal
-from bucketfs.cache.rows import Failed, Pending, Removal, Rename, decode, encode
+from bucketfs.cache.rows import FailedRow, PendingRow, Removal, Rename, decode, encode
 from bucketfs.errors import FsError
 from bucketfs.store.base import Headers
 
@@ -34,7 +34,7 @@ journal.removed(["y"])
 os.kill(os.getpid(), 9)
 """
 
-ROW = Pending(
+ROW = PendingRow(
     file="0.pages",
     key="a/key",
     since=1.5,
@@ -62,7 +62,7 @@ def keys(journal: Journal) -> list[tuple[str, str]]:
     return [(upload.key, upload.upload_id) for upload in journal.uploads()]
 
 
-def waiting(journal: Journal) -> list[Pending]:
+def waiting(journal: Journal) -> list[PendingRow]:
     """The rows of the pending files but for the time of their writing."""
     return [replace(row, written=0) for row in journal.pending()]
 
@@ -112,7 +112,7 @@ def test_pending_files(path: Path) -> None:
 
 def test_failures_and_renames(path: Path) -> None:
     journal = Journal(path)
-    failed, rename = Failed("unsaved/f", "f", "EFBIG", 1.0), Rename("a/", "b/")
+    failed, rename = FailedRow("unsaved/f", "f", "EFBIG", 1.0), Rename("a/", "b/")
     journal.fail(failed)
     journal.rename(rename)
     journal.close()
@@ -315,7 +315,7 @@ texts = st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2)
 
 @given(
     st.builds(
-        Pending,
+        PendingRow,
         file=st.text(),
         key=st.text(),
         since=st.floats(0, 1e10),
@@ -334,7 +334,7 @@ texts = st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2)
         more=st.just({"seals": [1, 2]}),
     )
 )
-def test_a_row_is_read_as_it_was_written(row: Pending) -> None:
+def test_a_row_is_read_as_it_was_written(row: PendingRow) -> None:
     assert decode(row.file, row.key, row.error, *encode(row)) == row
 
 

@@ -171,6 +171,6 @@ def test_a_reader_gives_way_when_others_come() -> None:
             go_on(other)
     assert go_on(one) == capacity // 16
     for other in others:
-        readers.leave(other)
+        readers.remove(other)
     while go_on(one) < MOST_WINDOW:
         pass
