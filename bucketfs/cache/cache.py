@@ -356,7 +356,7 @@ class PageCache:
         ):
             file = by_name[name]
             goal -= file.held
-            self._forget(file)
+            self._drop_file(file)
         for reclaim in self._reclaimers:
             if goal <= 0:
                 break
@@ -366,7 +366,7 @@ class PageCache:
         if disk.f_bavail * disk.f_frsize < wanted:
             raise FsError(errno.ENOSPC, f"no space left on the disk of the cache {self._directory}")
 
-    def _forget(self, file: PageFile) -> None:
+    def _drop_file(self, file: PageFile) -> None:
         assert file.identity is not None
         assert not file.pins
         del self._files[file.identity]

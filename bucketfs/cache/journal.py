@@ -105,11 +105,11 @@ class Journal:
         """The store has named the upload."""
         self._do("UPDATE uploads SET upload_id = ? WHERE id = ?", upload_id, number)
 
-    def forget(self, number: int) -> None:
+    def drop_upload(self, number: int) -> None:
         """The upload never began, or there is nothing of it any more."""
         self._do("DELETE FROM uploads WHERE id = ?", number)
 
-    def end(self, upload_id: str) -> None:
+    def end_upload(self, upload_id: str) -> None:
         """An upload has been completed or aborted, or is left to somebody else."""
         self._do("DELETE FROM uploads WHERE upload_id = ?", upload_id)
 

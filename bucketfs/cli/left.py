@@ -212,7 +212,7 @@ def discard(entry: Entry, left: Leftovers, journal: Journal | None) -> None:
             journal.drop(row.file)
             (left.directory / row.file).unlink(missing_ok=True)
         case Upload() as row:
-            journal.forget(row.number)
+            journal.drop_upload(row.number)
         case Removal() as row:
             journal.removed([row.key])
         case Rename() as row:

@@ -6,11 +6,12 @@ the inode, not on a path or a handle, so all handles of a file share it, and ren
 nothing.
 
 When the disk has to be relieved, parts of the file may be `upload_only`: only the upload that runs
-beside the writer has them (`StreamedUpload`). Whatever needs such a byte again first publishes the file:
-it is published as it is, and the object is its base version from then on.
+beside the writer has them (`StreamedUpload`). Whatever needs such a byte again first publishes the
+file: it is published as it is, and the object is its base version from then on.
 
 Invariants:
-- positions at and after ``fetcher.limit`` are valid locally (written, or zeros), upload-only, or lost;
+- positions at and after ``fetcher.limit`` are valid locally (written, or zeros), upload-only, or
+  lost;
 - ``dirty`` lies within ``[0, size)``, and its positions are valid, upload-only, or lost;
 - while the content is being published nobody changes it: writers wait in `_writable`;
 - nothing leaves the page file that a `promise` counts on.

@@ -37,7 +37,7 @@ async def begin(context: FileContext, key: str, headers: Headers, *, copies: boo
             upload_id = await context.store.create_upload(key, headers, copies=copies)
         except StoreError as error:
             if error.status:  # with no answer at all it may have begun
-                journal.forget(number)
+                journal.drop_upload(number)
             raise
         journal.began(number, upload_id)
         return upload_id
@@ -58,7 +58,7 @@ async def complete(
     info = await context.store.complete(
         key, upload_id, parts, size=size, if_match=if_match, if_none_match=if_none_match
     )
-    context.cache.journal.end(upload_id)
+    context.cache.journal.end_upload(upload_id)
     return info
 
 
@@ -74,7 +74,7 @@ async def abort(context: FileContext, key: str, upload_id: str) -> None:
         except StoreError as error:
             log.warning("the parts of a given-up upload stay behind for now: %s", error)
         else:
-            context.cache.journal.end(upload_id)
+            context.cache.journal.end_upload(upload_id)
 
 
 async def clear(store: Store, journal: Journal, left: Sequence[Upload]) -> None:
@@ -97,7 +97,7 @@ async def _clear(store: Store, journal: Journal, upload: Upload) -> None:
     except StoreError as error:
         log.warning("the parts of an upload that a crash left stay behind for now: %s", error)
         return
-    journal.forget(upload.number)
+    journal.drop_upload(upload.number)
 
 
 async def _ids(store: Store, upload: Upload) -> list[str]:

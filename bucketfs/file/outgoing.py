@@ -55,8 +55,8 @@ class EarlyUpload:
     def must_publish_first(self, start: int, stop: int) -> bool:
         """Whether the upload would be incomplete with other bytes than it has for this range.
 
-        While something is upload-only there is no way but completing it, which must not come to depend
-        on bytes that are not here: those of the version that it replaces may vanish.
+        While something is upload-only there is no way but completing it, which must not come to
+        depend on bytes that are not here: those of the version that it replaces may vanish.
         """
         stream = self.upload()
         if stream is None:
@@ -281,7 +281,7 @@ class EarlyUpload:
         stream, self.stream = self.stream, None
         assert stream is not None
         stream.close()
-        self._context.cache.journal.end(stream.upload_id)  # the next mount must not abort it
+        self._context.cache.journal.end_upload(stream.upload_id)  # the next mount must not abort it
         for start, stop in stream.upload_only:
             self.lost.add(start, stop)
         return (

@@ -2,15 +2,15 @@
 
 A part is sent as soon as the program has written past it, and again when its bytes have changed
 since: a part of the same number takes the place of the one before. When the disk has to be relieved
-the pages of a part that has arrived may be dropped; it is `upload_only` then, and the upload is the only
-place that has its bytes until it is completed. What such an upload has received cannot be read, so
-that nothing may need a byte that is upload-only but completing the upload, and an upload with such parts
-is never thrown away unless its bytes are unwanted.
+the pages of a part that has arrived may be dropped; it is `upload_only` then, and the upload is the
+only place that has its bytes until it is completed. What such an upload has received cannot be
+read, so that nothing may need a byte that is upload-only but completing the upload, and an upload
+with such parts is never thrown away unless its bytes are unwanted.
 
 The first part is never dropped, as formats write their headers last.
 
-Invariants: a part is upload-only only while the upload has exactly its bytes; no two requests for one
-part number are under way at once, as the later answer need not be that of the later bytes.
+Invariants: a part is upload-only only while the upload has exactly its bytes; no two requests for
+one part number are under way at once, as the later answer need not be that of the later bytes.
 """
 
 from __future__ import annotations

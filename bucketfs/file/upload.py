@@ -2,7 +2,8 @@
 
 The object appears whole or not at all: one PutObject, or parts that only CompleteMultipartUpload
 makes visible. A failed upload is aborted and leaves the content as it was, unsaved; only one that
-is the sole place of some bytes (`EarlyUpload.has_upload_only`) stays, and the next try goes on with it.
+is the sole place of some bytes (`EarlyUpload.has_upload_only`) stays, and the next try goes on with
+it.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ async def if_moved(inode: Inode) -> AsyncIterator[None]:
             # in a thread, as the directory's lock may be held by one whom this loop has to answer
             with trio.move_on_after(PATIENCE):
                 await trio.to_thread.run_sync(
-                    functools.partial(_forget, parent.ino, name), abandon_on_cancel=True
+                    functools.partial(_invalidate, parent.ino, name), abandon_on_cancel=True
                 )
         raise
 
@@ -65,7 +65,7 @@ def moved(parent: Directory, name: str) -> None:
     pyfuse3.invalidate_entry_async(parent.ino, name.encode(), ignore_enoent=True)
 
 
-def _forget(parent: int, name: str) -> None:
+def _invalidate(parent: int, name: str) -> None:
     # the kernel may not know the name
     with contextlib.suppress(OSError):
         pyfuse3.invalidate_entry(parent, name.encode())

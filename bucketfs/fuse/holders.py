@@ -46,7 +46,7 @@ def writable_descriptors(pid: int, ino: int, name: str) -> int:
     )
 
 
-def still_held(pid: int, ino: int, name: str) -> bool:
+def is_open_for_writing(pid: int, ino: int, name: str) -> bool:
     """Whether process `pid` or a descendant has a file of this inode number and name open.
 
     At worst (nobody is found who is there) an empty object is stored before the full one.

@@ -19,7 +19,7 @@ from bucketfs.fuse import again
 from bucketfs.fuse.directory import OpenDirectory
 from bucketfs.fuse.encode import BLOCK_SIZE, Encoder
 from bucketfs.fuse.guard import guarded
-from bucketfs.fuse.holders import process_of, still_held, writable_descriptors
+from bucketfs.fuse.holders import is_open_for_writing, process_of, writable_descriptors
 from bucketfs.metrics import Metrics
 from bucketfs.tree.change import Change
 from bucketfs.tree.inode import Inode
@@ -38,7 +38,7 @@ _ASSUMED_FILES = 1 << 30
 
 def _is_held(handle: Handle) -> bool:
     """Whether its opener, or a process that this has begun, has a file open."""
-    return still_held(handle.pid, handle.inode.ino, handle.inode.name)
+    return is_open_for_writing(handle.pid, handle.inode.ino, handle.inode.name)
 
 
 class Operations(pyfuse3.Operations):

@@ -19,11 +19,11 @@ CREDENTIALS: Final = "client._request_signer._credentials"
 
 #: Names, and what they are used for.
 USED: Final = {
-    CREDENTIALS: "the short way signs with them, and renewed keys are put there",
-    "client._endpoint.http_session.send": "the short way sends its requests by it",
+    CREDENTIALS: "the fast path signs with them, and renewed keys are put there",
+    "client._endpoint.http_session.send": "the fast path sends its requests by it",
     "client._ruleset_resolver.construct_endpoint": "replaced: asked once an operation and bucket",
-    "client._ruleset_resolver.auth_schemes_to_signing_ctx": "says what the short way signs for",
-    "client._serializer.serialize_to_request": "writes the requests of the short way",
+    "client._ruleset_resolver.auth_schemes_to_signing_ctx": "says what the fast path signs for",
+    "client._serializer.serialize_to_request": "writes the requests of the fast path",
     "client._user_agent_creator.to_string": "replaced: rendered once",
     "client.meta.events._emitter._handlers.prefix_search": "replaced: leaves handlers out",
     "client.meta.events._emitter._lookup_cache.clear": "forgets the handlers that are left out",

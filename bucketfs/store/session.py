@@ -4,7 +4,7 @@ aiobotocore spends 0.52 ms of CPU on a HEAD before any byte is sent, most of it 
 never uses; cut down as here it is 0.20 ms. What is cut, by public hooks where there is one: the
 user agent is made once, the endpoint is resolved once an operation, dates stay strings, the event
 handlers named in `_UNUSED` and `_UNREACHED` are gone. The requests that files are made of take
-`ShortWay`. Both lean on names that are private (`internals`); without these a connection works, and
+`FastPath`. Both lean on names that are private (`internals`); without these a connection works, and
 takes more CPU. Retries are ours (`bucketfs.store.retry`), so botocore makes one attempt.
 """
 
@@ -41,7 +41,7 @@ from bucketfs.store.config import StoreConfig
 from bucketfs.store.error_body import parse_error
 from bucketfs.store.listing import is_listing
 from bucketfs.store.server_time import ServerTime
-from bucketfs.store.short import OPERATIONS, ShortWay
+from bucketfs.store.short import OPERATIONS, FastPath
 from bucketfs.store.signing import EMPTY_SHA256, canonical_value, timestamp
 from bucketfs.store.transport import TrioSession
 from bucketfs.store.wrapper import SLOW
@@ -166,11 +166,10 @@ class Connection:
             log.warning(
                 _LONG_WAY, aiobotocore.__version__, botocore.__version__, ", ".join(missing)
             )
-        self._renewable = internals.CREDENTIALS not in missing
-        self._short = None if missing else ShortWay(client, trim(client), _Parser(), self._time.now)
+        self._renewable = internals.CREDENTIALS not in missing self._fast_path = None if missing
+        else FastPath(client, trim(client), _Parser(), self._time.now)
         client.meta.events.register("before-sign.s3", self._set_clock)
-        client.meta.events.register("before-call.s3.HeadBucket", _ask_once)
-        for slow in SLOW:
+        client.meta.events.register("before-call.s3.HeadBucket", _ask_once) for slow in SLOW:
             client.meta.events.register(f"before-call.s3.{slow}", self._allow_silence)
         self._config = config
         self._credentials = credentials
@@ -181,7 +180,7 @@ class Connection:
     async def request(self, operation: str, params: dict[str, Any]) -> Any:
         """Make an API call by its S3 name. Raises botocore's exceptions.
 
-        The answer is botocore's; of those of `short.OPERATIONS` only the headers, and as ``Body``
+        The answer is botocore's; of those of `fast_path.OPERATIONS` only the headers, and as ``Body``
         the transport's response. A request refused for its time is signed again, once.
         """
         offset = self._time.offset
@@ -200,8 +199,8 @@ class Connection:
         context["read_timeout"] = min(self._config.silence * _LONGER, self._config.patience)
 
     async def _request(self, operation: str, params: dict[str, Any]) -> Any:
-        if operation in OPERATIONS and self._short is not None:
-            answer = await self._short.request(operation, params)
+        if operation in OPERATIONS and self._fast_path is not None:
+            answer = await self._fast_path.request(operation, params)
             if answer is not None:
                 return answer
         answer = await getattr(self.client, xform_name(operation))(**params)

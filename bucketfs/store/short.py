@@ -1,8 +1,8 @@
-"""The short way of the requests that make up a mount's day: HEAD, GET, PUT, DELETE, parts.
+"""The fast path of the requests that make up a mount's day: HEAD, GET, PUT, DELETE, parts.
 
 aiobotocore's own way raises a dozen events a request and copies its headers through five classes,
 for the sake of services and features that play no part here; that takes twice as long as all the
-rest of a HEAD. The short way asks botocore for what it knows: how a request is written, where it
+rest of a HEAD. The fast path asks botocore for what it knows: how a request is written, where it
 goes, who signs it, what an error says. It leaves the events out, and reads no answer but an error.
 
 The first request of each operation goes the long way, and so does each that is told to go elsewhere
@@ -66,7 +66,7 @@ class _Route:
     scope: Scope
 
 
-class ShortWay:
+class FastPath:
     """See the module.
 
     Args:

@@ -29,7 +29,7 @@ from bucketfs.tree.attributes import LINK_MAX, WHOLE_FILE, Attributes
 from bucketfs.tree.inode import Directory, Inode
 from bucketfs.tree.listing import FULL_PAGE, LOOKUP_PAGES, Lister
 from bucketfs.tree.state import TreeState
-from bucketfs.tree.walk import LOOKS, NEAR, ONLY_LOOKING, Habit, Walk
+from bucketfs.tree.walk import LOOKS, NEAR, ONLY_LOOKING, Habit, Progress
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ class _Order:
     directory: Directory
     listed: float
     names: Sequence[str]
-    walk: Walk = field(default_factory=Walk)
-    links: Walk = field(default_factory=Walk)
+    walk: Progress = field(default_factory=Progress)
+    links: Progress = field(default_factory=Progress)
     link: int = -1
 
     def is_done(self) -> bool:
@@ -66,7 +66,7 @@ class _Order:
         return self.walk.streak > 0 and self.walk.last >= len(self.names) - NEAR
 
 
-class Ahead:
+class Prefetcher:
     """Fetches ahead in directories that are listed."""
 
     def __init__(self, state: TreeState, attributes: Attributes, lister: Lister) -> None:
@@ -159,7 +159,7 @@ class Ahead:
         room = positions.stop - max(positions.start, len(order.names))
         for behind in self._behind(order.directory):
             if behind.is_done() and behind.walk.began < order.walk.began:
-                behind.walk = Walk()  # that was in an earlier round
+                behind.walk = Progress()  # that was in an earlier round
             begin, end = behind.walk.fetched, min(room, len(behind.names))
             if begin < end and behind.walk.last < 0:
                 behind.walk.fetched = end

@@ -182,7 +182,7 @@ class TreeCopies:
             return None
         return found if may_be_copy(found, original) else None
 
-    def take_over(
+    def adopt_copies(
         self,
         directory: Directory,
         copies: Sequence[tuple[ObjectInfo, ObjectInfo]],
@@ -192,9 +192,9 @@ class TreeCopies:
 
         The directory has its new name already.
         """
-        self._take_over(directory, {new.key: (old, new) for old, new in copies}, asked)
+        self._adopt_copies(directory, {new.key: (old, new) for old, new in copies}, asked)
 
-    def _take_over(
+    def _adopt_copies(
         self,
         directory: Directory,
         copies: Mapping[str, tuple[ObjectInfo, ObjectInfo]],
@@ -205,7 +205,7 @@ class TreeCopies:
             directory.etag, directory.modified = marker[1].etag, marker[1].last_modified
         for child in directory.children.values():
             if isinstance(child, Directory):
-                self._take_over(child, copies, asked)
+                self._adopt_copies(child, copies, asked)
                 continue
             old, new = copies.get(self._state.path(child), (None, None))
             if old is None or new is None or old.etag != child.etag:

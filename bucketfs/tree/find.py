@@ -137,9 +137,9 @@ class Finder:
             removed = parent.removed.get(name, 0) > since
             if changed or removed or self._state.is_leaving(parent, name):
                 return child
-        return self._take_over(parent, name, key, answers)
+        return self._learn(parent, name, key, answers)
 
-    def _take_over(self, parent: Directory, name: str, key: str, answers: _Answers) -> Inode | None:
+    def _learn(self, parent: Directory, name: str, key: str, answers: _Answers) -> Inode | None:
         if answers.directory:
             return self._found_directory(parent, name, answers.markers)
         if answers.file is not None and key not in self._state.deferred:

@@ -18,7 +18,7 @@ from bucketfs.file.content import Content
 from bucketfs.file.context import Version
 from bucketfs.file.readers import Reader
 from bucketfs.file.target import Target
-from bucketfs.tree.ahead import FILE_MAX, Ahead
+from bucketfs.tree.ahead import FILE_MAX, Prefetcher
 from bucketfs.tree.attributes import Attributes
 from bucketfs.tree.change import Changer
 from bucketfs.tree.inode import NEVER, Directory, Inode
@@ -53,7 +53,7 @@ class Opener:
         self,
         state: TreeState,
         attributes: Attributes,
-        ahead: Ahead,
+        ahead: Prefetcher,
         changer: Changer,
         saver: Saver,
     ) -> None:

@@ -43,22 +43,22 @@ class Pruner:
             for directory in sorted(directories, key=lambda directory: directory.listed):
                 if self._state.entries <= KEPT_ENTRIES:
                     break
-                self._forget(directory)
+                self._drop_entries(directory)
                 await trio.lowlevel.checkpoint()
         finally:
             self._running = False
 
-    def _forget(self, directory: Directory) -> None:
+    def _drop_entries(self, directory: Directory) -> None:
         if directory.readers or directory.asking or directory.renaming:
             return
-        forgettable = [child for child in directory.children.values() if _is_forgettable(child)]
+        forgettable = [child for child in directory.children.values() if _may_be_dropped(child)]
         for child in forgettable:
-            self._state.forget(child)
+            self._state.detach(child)
         if forgettable:
             directory.listed = NEVER
 
 
-def _is_forgettable(inode: Inode) -> bool:
+def _may_be_dropped(inode: Inode) -> bool:
     if inode.lookups or inode.open_state is not None:
         return False
     return not (isinstance(inode, Directory) and (inode.children or inode.asking))

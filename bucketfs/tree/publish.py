@@ -101,7 +101,7 @@ class Publisher:
 
     async def _store(self, inode: Inode, open_state: OpenState, content: Content) -> None:
         if open_state.lost is not None and not self._take_name_back(inode, open_state.lost):
-            await self._keep_beside(inode, open_state, content, None)
+            await self._keep_ours_beside(inode, open_state, content, None)
         target = self.target(inode, open_state)
         try:
             info, target = await self._publish_ours(inode, target, content)
@@ -110,13 +110,13 @@ class Publisher:
             if found is not None:
                 info, target = found
             elif content.early_upload.has_upload_only:
-                info, target = await self._prevail(inode, target, content)
+                info, target = await self._replace_theirs(inode, target, content)
             else:
-                info, target = await self._contest(inode, open_state, target, error)
+                info, target = await self._resolve_conflict(inode, open_state, target, error)
         except FsError as error:
             if error.errno != errno.ESTALE or content.early_upload.has_upload_only:
                 raise
-            info, target = await self._contest(inode, open_state, target, error)
+            info, target = await self._resolve_conflict(inode, open_state, target, error)
         open_state.exclusive = False
         self._state.retain(target.key)
         self._saved(inode, open_state, info, target.headers, target.changes)
@@ -166,14 +166,14 @@ class Publisher:
             except NotFound as error:
                 if error.code in _NOT_THE_OBJECT:
                     raise
-                self._forget_removed(inode, open_state)
+                self._drop_attributes(inode, open_state)
                 return
             theirs = inode.checked == NEVER  # it may be of a version that we have not seen
         self._saved(inode, open_state, info, headers, changes)
         if theirs:
             inode.checked, inode.opened = NEVER, ""
 
-    def _forget_removed(self, inode: Inode, open_state: OpenState) -> None:
+    def _drop_attributes(self, inode: Inode, open_state: OpenState) -> None:
         """Others have removed the object whose attributes were changed here: they went with it."""
         log.warning("%s was removed by someone else, with its new attributes", inode.name)
         open_state.attributes_unsaved = False
@@ -285,7 +285,7 @@ class Publisher:
         self._state.link(parent, name, inode)
         return True
 
-    async def _contest(
+    async def _resolve_conflict(
         self, inode: Inode, open_state: OpenState, target: Target, cause: Exception
     ) -> tuple[ObjectInfo, Target]:
         """Others have the name: overwrite their version or keep ours beside, as `_keep_beside`."""
@@ -293,12 +293,12 @@ class Publisher:
         assert content is not None
         whole = not content.fetcher.missing(0, content.size)
         if not self._state.config.overwrite or open_state.exclusive or not whole:
-            await self._keep_beside(inode, open_state, content, cause)
+            await self._keep_ours_beside(inode, open_state, content, cause)
         content.drop_base()
         log.warning("%r was changed by someone else; their version is overwritten", inode.name)
         return await upload.publish(self._state.files, content, _unconditional(target))
 
-    async def _prevail(
+    async def _replace_theirs(
         self, inode: Inode, target: Target, content: Content
     ) -> tuple[ObjectInfo, Target]:
         """Publish over others' version, which is kept beside unless it is to be overwritten.
@@ -310,7 +310,7 @@ class Publisher:
             return await upload.publish(self._state.files, content, _unconditional(target))
         for last in (*[False] * (CONFLICT_TRIES - 1), True):
             try:
-                theirs = await self._put_aside(inode, target.key)
+                theirs = await self._copy_theirs_aside(inode, target.key)
                 again = dataclasses.replace(target, if_match=theirs, if_none_match=not theirs)
                 return await upload.publish(self._state.files, content, again)
             except (PreconditionFailed, NotFound):
@@ -318,7 +318,7 @@ class Publisher:
                     raise
         raise AssertionError("unreachable")
 
-    async def _put_aside(self, inode: Inode, key: str) -> str:
+    async def _copy_theirs_aside(self, inode: Inode, key: str) -> str:
         """Copy an object to a conflict name; answers its ETag, "" if there is none."""
         try:
             found = await self._state.store.head(key)
@@ -345,7 +345,7 @@ class Publisher:
             return False
         return True
 
-    async def _keep_beside(
+    async def _keep_ours_beside(
         self, inode: Inode, open_state: OpenState, content: Content, cause: Exception | None
     ) -> NoReturn:
         """Store our bytes under a conflict name; the inode goes on there, with all later writes.

@@ -250,7 +250,7 @@ class Removals:
                 limit=_SIDE_BY_SIDE,
             )
         finally:
-            self._forget(batch, stayed)
+            self._free_names(batch, stayed)
             for directory, items in Counter(item.directory for item in batch).items():
                 self._start_look(directory, items)
 
@@ -275,7 +275,9 @@ class Removals:
             if key not in failed:
                 self._state.index.drop_headers(key)
 
-    def _forget(self, batch: Sequence[_Leaving], stayed: dict[str, StoreError | FsError]) -> None:
+    def _free_names(
+        self, batch: Sequence[_Leaving], stayed: dict[str, StoreError | FsError]
+    ) -> None:
         """The deletions have ended: the names are free, or there again."""
         for item in batch:
             self._state.leaving[item.directory].pop(item.name, None)
@@ -315,12 +317,12 @@ class Removals:
             log.error("an emptied directory may vanish: %s", error)
             self._note_failure(directory, "", error)
         finally:
-            self._forget_batch(directory, items)
+            self._batch_ended(directory, items)
             del self._looks[ended]
             ended.set()
             self._turns.moved()
 
-    def _forget_batch(self, directory: Directory, items: int) -> None:
+    def _batch_ended(self, directory: Directory, items: int) -> None:
         self._items[directory] -= items
         if not self._items[directory]:
             del self._items[directory], self._state.leaving[directory]

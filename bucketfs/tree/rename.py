@@ -446,7 +446,7 @@ class Renamer:
                         source.markers = (source.markers or frozenset()) | {"/"}
                     # readers go on under the new keys before the old ones are gone
                     self._relink(source, target, new_parent, new_name)
-                    self._tree.take_over(source, copies, asked)
+                    self._tree.adopt_copies(source, copies, asked)
                     self._publisher.promises.update_below(source)
                     if await self._tree.delete_originals(copies, asked):
                         self._state.learn_taken(old_parent, old_name)

@@ -2,8 +2,9 @@
 
 What fails stays unsaved and is tried again: `close` reports it, the last close hands it to a
 background task, unmounting tries a last time and then leaves the bytes in a file on the local disk.
-With `TreeConfig.writeback` close only promises the bytes (`Promises`), and that same background task
-brings them to the bucket; what unmounting cannot save then waits in the journal for the next mount.
+With `TreeConfig.writeback` close only promises the bytes (`Promises`), and that same background
+task brings them to the bucket; what unmounting cannot save then waits in the journal for the next
+mount.
 """
 
 from __future__ import annotations

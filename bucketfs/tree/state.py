@@ -228,12 +228,12 @@ class TreeState:
         parent = inode.parent
         if parent is None:
             return
-        self.forget(inode)
+        self.detach(inode)
         self._remember_removed(parent, inode.name)
         if inode.open_state is not None and not inode.open_state.unlinked:
             inode.open_state.lost = parent, inode.name
 
-    def forget(self, inode: Inode) -> None:
+    def detach(self, inode: Inode) -> None:
         """Take an inode from its name here; whoever asks the bucket for the name finds it again."""
         parent = inode.parent
         assert parent is not None
@@ -267,7 +267,7 @@ class TreeState:
             yield self.changes
         finally:
             directory.asking -= 1
-            self._forget_removed()
+            self._clear_removed()
 
     @contextmanager
     def asking_everywhere(self) -> Iterator[int]:
@@ -277,9 +277,9 @@ class TreeState:
             yield self.changes
         finally:
             self._asking_everywhere -= 1
-            self._forget_removed()
+            self._clear_removed()
 
-    def _forget_removed(self) -> None:
+    def _clear_removed(self) -> None:
         if self._asking_everywhere:
             return
         for directory in [d for d in self._removed_in if not d.asking]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from bucketfs.errors import FsError
 from bucketfs.file.context import FileContext
-from bucketfs.tree.ahead import Ahead
+from bucketfs.tree.ahead import Prefetcher
 from bucketfs.tree.attributes import Attributes
 from bucketfs.tree.change import Changer
 from bucketfs.tree.entries import Entries
@@ -46,7 +46,7 @@ class Tree:
         self.lister = Lister(self.state)
         self.attributes = Attributes(self.state)
         self.subtree = Subtree(self.state, self.lister, self.attributes)
-        self.ahead = Ahead(self.state, self.attributes, self.lister)
+        self.ahead = Prefetcher(self.state, self.attributes, self.lister)
         self.locks = Locks(self.state)
         self.removals = Removals(self.state)
         self.saver = Saver(self.state, self.locks, self.removals)

@@ -26,7 +26,7 @@ PART_TRUSTED = 0.7
 
 
 @dataclass(slots=True)
-class Walk:
+class Progress:
     """How far somebody has gone through a directory; positions are those of the listing.
 
     Attributes:
@@ -89,7 +89,7 @@ class Walk:
         self.asked_at = now
         return self.asked > MANY_MISSES
 
-    def goes_on(self, before: Walk, now: float) -> None:
+    def goes_on(self, before: Progress, now: float) -> None:
         """Who has finished another directory in order, if just now, begins with this one."""
         if now - before.latest > HABIT:
             return

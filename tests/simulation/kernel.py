@@ -419,7 +419,7 @@ def install() -> None:
     pyfuse3.invalidate_inode = lambda *_args, **_options: None  # no page is remembered here
     pyfuse3.invalidate_entry = pyfuse3.invalidate_entry_async = _invalidate_entry
     pyfuse3.readdir_reply = lambda token, name, entry, _position: token(name, entry)
-    operations.still_held = lambda *_args: False
+    operations.is_open_for_writing = lambda *_args: False
 
 
 def _invalidate_entry(parent: int, name: bytes, **_options: object) -> None:

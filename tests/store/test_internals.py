@@ -42,7 +42,7 @@ from bucketfs.errors import NotFound, StoreError
 from bucketfs.store import internals, open_store
 from bucketfs.store import session as ours
 from bucketfs.store.base import BytesBody, Headers, Store
-from bucketfs.store.short import OPERATIONS, ShortWay
+from bucketfs.store.short import OPERATIONS, FastPath
 from tests.harness.witness import Witness
 from tests.store.conftest import config_of
 from tests.store.test_transport import CONFIG, error, talking
@@ -52,33 +52,33 @@ SHADOWED: dict[str, tuple[Any, str, str]] = {
     "AioBaseClient._make_api_call": (
         client.AioBaseClient._make_api_call,
         "9416446a5d8349a2",
-        "ShortWay.request does the same without events",
+        "FastPath.request does the same without events",
     ),
     "AioBaseClient._convert_to_request_dict": (
         client.AioBaseClient._convert_to_request_dict,
         "066557f5366aef3a",
-        "ShortWay._prepare",
+        "FastPath._prepare",
     ),
     "AioBaseClient._resolve_endpoint_ruleset": (
         client.AioBaseClient._resolve_endpoint_ruleset,
         "6085234faca5e2c9",
-        "ShortWay._route",
+        "FastPath._route",
     ),
     "AioEndpoint._send_request": (
         endpoint.AioEndpoint._send_request,
         "f2dfbdb48e73960d",
-        "ShortWay.request; retries are `store.retry`'s",
+        "FastPath.request; retries are `store.retry`'s",
     ),
     "AioEndpoint._do_get_response": (
         endpoint.AioEndpoint._do_get_response,
         "a81fc92ed9973768",
-        "ShortWay.request and _check",
+        "FastPath.request and _check",
     ),
-    "AioEndpoint._send": (endpoint.AioEndpoint._send, "acb1b760041284bb", "ShortWay.request"),
+    "AioEndpoint._send": (endpoint.AioEndpoint._send, "acb1b760041284bb", "FastPath.request"),
     "convert_to_response_dict": (
         endpoint.convert_to_response_dict,
         "7b32c63320bd3988",
-        "ShortWay._check writes the dict that is parsed",
+        "FastPath._check writes the dict that is parsed",
     ),
     "AioEndpointCreator.create_endpoint": (
         endpoint.AioEndpointCreator.create_endpoint,
@@ -108,7 +108,7 @@ SHADOWED: dict[str, tuple[Any, str, str]] = {
     "AioRequestSigner.sign": (
         signers.AioRequestSigner.sign,
         "8ebd621e9afc6342",
-        "ShortWay._prepare signs itself",
+        "FastPath._prepare signs itself",
     ),
     "AioRequestSigner.get_auth_instance": (
         signers.AioRequestSigner.get_auth_instance,
@@ -130,7 +130,7 @@ SHADOWED: dict[str, tuple[Any, str, str]] = {
     "EndpointRulesetResolver.auth_schemes_to_signing_ctx": (
         EndpointRulesetResolver.auth_schemes_to_signing_ctx,
         "f20b9f71c553f661",
-        "ShortWay._route",
+        "FastPath._route",
     ),
     "UserAgentString.to_string": (
         useragent.UserAgentString.to_string,
@@ -160,11 +160,11 @@ SHADOWED: dict[str, tuple[Any, str, str]] = {
     "_handle_200_error": (
         handlers._handle_200_error,
         "a3182648d2550c15",
-        "ShortWay._check, session._keep_page: errors in a 200",
+        "FastPath._check, session._keep_page: errors in a 200",
     ),
 }
 
-#: Handlers of botocore's events for the operations of the short way, which leaves them out.
+#: Handlers of botocore's events for the operations of the fast path, which leaves them out.
 LEFT_OUT: dict[str, set[str]] = {
     "provide-client-params": set(),
     "before-parameter-build": {
@@ -251,7 +251,7 @@ async def test_handlers_that_the_short_way_leaves_out(event: str) -> None:
             for operation in OPERATIONS
             for handler in search(f"{event}.s3.{operation}")
         }
-    assert found == LEFT_OUT[event], "read what is new: must ShortWay do it, or session._UNUSED?"
+    assert found == LEFT_OUT[event], "read what is new: must FastPath do it, or session._UNUSED?"
 
 
 async def test_every_name_is_there() -> None:
@@ -334,9 +334,9 @@ def lose(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 @pytest.fixture
 def only_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
     async def request(*_: Any) -> None:
-        raise AssertionError("the short way was taken")
+        raise AssertionError("the fast path was taken")
 
-    monkeypatch.setattr(ShortWay, "request", request)
+    monkeypatch.setattr(FastPath, "request", request)
 
 
 @pytest.mark.usefixtures("only_the_long_way")

@@ -58,7 +58,7 @@ async def test_the_endpoints_clock_counts(off: float, caplog: pytest.LogCaptureF
 
 
 async def test_a_clock_that_jumps_while_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The short way is refused; a HEAD has no body to say why."""
+    """The fast path is refused; a HEAD has no body to say why."""
     refused = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n%s\r\n\r\n" % date(0)
     async with talking(HEAD, refused, HEAD, HEAD) as (store, script):
         await store.head("k")

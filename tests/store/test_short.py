@@ -1,4 +1,4 @@
-"""The short way of a request beside the long one: a server cannot tell them apart."""
+"""The fast path of a request beside the long one: a server cannot tell them apart."""
 
 from __future__ import annotations
 

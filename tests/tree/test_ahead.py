@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bucketfs.tree.attributes import WHOLE_FILE
 from bucketfs.tree.change import Change
 from bucketfs.tree.save import ATTRIBUTE_DELAY
-from bucketfs.tree.walk import LOOKS, MOST_DEPTH, Walk
+from bucketfs.tree.walk import LOOKS, MOST_DEPTH, Progress
 from tests.tree.builder import MIB, Bucket, Mount, noise, planted, said
 
 mock_clock = pytest.mark.mock_clock
@@ -336,7 +336,7 @@ async def test_one_look_costs_one_request(bucket: Bucket, tmp_path: Path) -> Non
 @given(st.lists(st.integers(0, 500), max_size=60))
 def test_no_walk_asks_for_an_entry_twice_in_a_row_of_order(positions: list[int]) -> None:
     """What is asked for lies ahead, in bounds, and is asked for once in a streak."""
-    walk = Walk()
+    walk = Progress()
     asked: set[int] = set()
     for position in positions:
         streak = walk.streak
@@ -351,7 +351,7 @@ def test_no_walk_asks_for_an_entry_twice_in_a_row_of_order(positions: list[int])
 
 @given(st.lists(st.integers(0, 500), max_size=60))
 def test_looking_is_bounded_and_never_backwards(positions: list[int]) -> None:
-    walk = Walk()
+    walk = Progress()
     for position in positions:
         wanted = walk.looked_at(position)
         assert len(wanted) <= LOOKS

@@ -200,7 +200,7 @@ async def test_a_bucket_that_has_every_name(tmp_path: Path) -> None:
         inode = await mount.find("f")
         bucket.requested()
         with trio.move_on_after(100) as scope, pytest.raises(FsError) as raised:
-            await mount.tree.saver.publisher._put_aside(inode, "f")
+            await mount.tree.saver.publisher._copy_theirs_aside(inode, "f")
         assert not scope.cancelled_caught
         assert raised.value.errno == errno.EIO
         assert bucket.requested() == {"HeadObject": 1 + CONFLICT_NAMES}

@@ -10,18 +10,18 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bucketfs.fuse import holders
-from bucketfs.fuse.holders import process_of, still_held, writable_descriptors
+from bucketfs.fuse.holders import is_open_for_writing, process_of, writable_descriptors
 
 
 def test_a_descriptor_of_this_process_is_found(tmp_path: Path) -> None:
     path = tmp_path / "f"
     with path.open("wb") as file:
         ino = os.fstat(file.fileno()).st_ino
-        assert still_held(os.getpid(), ino, "f")
-        assert not still_held(os.getpid(), ino, "g")
+        assert is_open_for_writing(os.getpid(), ino, "f")
+        assert not is_open_for_writing(os.getpid(), ino, "g")
         path.unlink()
-        assert still_held(os.getpid(), ino, "f")
-    assert not still_held(os.getpid(), ino, "f")
+        assert is_open_for_writing(os.getpid(), ino, "f")
+    assert not is_open_for_writing(os.getpid(), ino, "f")
 
 
 def test_a_descriptor_of_a_child_is_found(tmp_path: Path) -> None:
@@ -36,9 +36,9 @@ def test_a_descriptor_of_a_child_is_found(tmp_path: Path) -> None:
     with child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
-        assert still_held(os.getpid(), ino, "f")
+        assert is_open_for_writing(os.getpid(), ino, "f")
         child.communicate()
-    assert not still_held(os.getpid(), ino, "f")
+    assert not is_open_for_writing(os.getpid(), ino, "f")
 
 
 def test_of_very_many_descriptors_only_the_lowest_are_looked_at(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_of_very_many_descriptors_only_the_lowest_are_looked_at(tmp_path: Path) 
         for number in range(holders._MOST_DESCRIPTORS):
             stack.enter_context((tmp_path / str(number)).open("wb"))
         file = stack.enter_context((tmp_path / "f").open("wb"))
-        assert not still_held(os.getpid(), os.fstat(file.fileno()).st_ino, "f")
+        assert not is_open_for_writing(os.getpid(), os.fstat(file.fileno()).st_ino, "f")
 
 
 def test_descriptors_that_may_write(tmp_path: Path) -> None:

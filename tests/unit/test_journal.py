@@ -73,7 +73,7 @@ def test_rows_survive_a_kill(path: Path) -> None:
     journal = Journal(path)
     assert keys(journal) == [("a key", "one")]
     assert journal.removals() == [Removal("x", "etag")]
-    journal.end("one")
+    journal.end_upload("one")
     journal.close()
     assert Journal(path).uploads() == []
 
@@ -83,7 +83,7 @@ def test_an_upload_without_an_answer_is_known_by_its_key(path: Path) -> None:
     number = journal.begin("key", 3.0)
     [upload] = journal.uploads()
     assert (upload.key, upload.upload_id, upload.since) == ("key", "", 3.0)
-    journal.forget(number)
+    journal.drop_upload(number)
     assert journal.uploads() == []
 
 
