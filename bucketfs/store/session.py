@@ -166,10 +166,13 @@ class Connection:
             log.warning(
                 _LONG_WAY, aiobotocore.__version__, botocore.__version__, ", ".join(missing)
             )
-        self._renewable = internals.CREDENTIALS not in missing self._fast_path = None if missing
-        else FastPath(client, trim(client), _Parser(), self._time.now)
+        self._renewable = internals.CREDENTIALS not in missing
+        self._fast_path = (
+            None if missing else FastPath(client, trim(client), _Parser(), self._time.now)
+        )
         client.meta.events.register("before-sign.s3", self._set_clock)
-        client.meta.events.register("before-call.s3.HeadBucket", _ask_once) for slow in SLOW:
+        client.meta.events.register("before-call.s3.HeadBucket", _ask_once)
+        for slow in SLOW:
             client.meta.events.register(f"before-call.s3.{slow}", self._allow_silence)
         self._config = config
         self._credentials = credentials
@@ -180,8 +183,8 @@ class Connection:
     async def request(self, operation: str, params: dict[str, Any]) -> Any:
         """Make an API call by its S3 name. Raises botocore's exceptions.
 
-        The answer is botocore's; of those of `fast_path.OPERATIONS` only the headers, and as ``Body``
-        the transport's response. A request refused for its time is signed again, once.
+        The answer is botocore's; of those of `fast_path.OPERATIONS` only the headers, and as
+        ``Body`` the transport's response. A request refused for its time is signed again, once.
         """
         offset = self._time.offset
         try:

@@ -5,7 +5,7 @@ by HEADs side by side. Who opens one file after another in the order of the list
 -r`, `tar`, a dataset's loader) gets the next small files whole, before they are asked for, and the
 versions of those that are in the cache. Who reads symbolic links in that order gets the targets of
 the next ones. All end at the first sign of disorder. Who opens many cached files of a directory in
-no order gets their versions by one listing. The decisions are `walk`'s; `Ahead` carries them out.
+no order gets their versions by one listing. The decisions are `policy`'s; `Prefetcher` carries them out.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ WORTH_LISTING = 12
 
 @dataclass(slots=True)
 class _Order:
-    """A directory's names as its listing of time `listed` has them, and walks along them.
+    """A directory's names as its listing of time `listed` has them, and how far programs are in them.
 
     Attributes:
-        walk: Along all.
+        progress: Along all.
         links: Along the symbolic links alone, in numbers of its own.
         link: Position of the link read last, -1 for none.
     """
@@ -57,13 +57,13 @@ class _Order:
     directory: Directory
     listed: float
     names: Sequence[str]
-    walk: Progress = field(default_factory=Progress)
+    progress: Progress = field(default_factory=Progress)
     links: Progress = field(default_factory=Progress)
     link: int = -1
 
     def is_done(self) -> bool:
         """Whether its files were opened in order, up to the last ones."""
-        return self.walk.streak > 0 and self.walk.last >= len(self.names) - NEAR
+        return self.progress.streak > 0 and self.progress.last >= len(self.names) - NEAR
 
 
 class Prefetcher:
@@ -87,14 +87,14 @@ class Prefetcher:
         if order is None:
             return
         before, self._reading = self._reading, order
-        walk, now = order.walk, clock.monotonic()
+        progress, now = order.progress, clock.monotonic()
         if before is not None and before.directory is not order.directory and before.is_done():
-            walk.goes_on(before.walk, now)
-        positions = walk.opened(position, now, self._state.config.open_ttl)
+            progress.goes_on(before.progress, now)
+        positions = progress.opened(position, now, self._state.config.open_ttl)
         if positions:
             entries = list(self._from_here_on(order, positions))
             self._fetch(self._files(inode, entries), FILE_MAX, "files ahead")
-            self._renew(order, entries, walk.until(positions.stop, now))
+            self._renew(order, entries, progress.until(positions.stop, now))
 
     def _fetch(self, inodes: list[Inode], whole: int, name: str) -> None:
         self._ask(inodes, self._is_fetched, whole=whole, name=name)
@@ -134,7 +134,7 @@ class Prefetcher:
         order, _ = self._place(inode)
         if order is None or not self._attributes.is_here(inode):
             return
-        if order.walk.outdated(clock.monotonic(), self._state.config.open_ttl):
+        if order.progress.outdated(clock.monotonic(), self._state.config.open_ttl):
             self._list_anew(order)
 
     def _list_anew(self, order: _Order) -> bool:
@@ -158,11 +158,11 @@ class Prefetcher:
         yield from self._entries(order, positions)
         room = positions.stop - max(positions.start, len(order.names))
         for behind in self._behind(order.directory):
-            if behind.is_done() and behind.walk.began < order.walk.began:
-                behind.walk = Progress()  # that was in an earlier round
-            begin, end = behind.walk.fetched, min(room, len(behind.names))
-            if begin < end and behind.walk.last < 0:
-                behind.walk.fetched = end
+            if behind.is_done() and behind.progress.began < order.progress.began:
+                behind.progress = Progress()  # that was in an earlier round
+            begin, end = behind.progress.fetched, min(room, len(behind.names))
+            if begin < end and behind.progress.last < 0:
+                behind.progress.fetched = end
                 yield from self._entries(behind, range(begin, end))
             room -= len(behind.names)
             if room <= 0:
@@ -215,8 +215,8 @@ class Prefetcher:
         if isinstance(inode, Directory):
             # who goes into each of them looks at directories, too, and may open what is in them
             if order is not None:
-                order.walk.directories += 1
-                if order.walk.directories >= ONLY_LOOKING:
+                order.progress.directories += 1
+                if order.progress.directories >= ONLY_LOOKING:
                     self._look_ahead(inode, order, position, beyond=False)
             return 0
         habit = self._habit()
@@ -228,7 +228,7 @@ class Prefetcher:
         return 0 if still else WHOLE_FILE
 
     def _look_ahead(self, inode: Inode, order: _Order, position: int, *, beyond: bool) -> None:
-        positions = order.walk.looked_at(position)
+        positions = order.progress.looked_at(position)
         wanted = self._unknown(order, positions)
         if beyond and positions.stop >= len(order.names):
             wanted += self._unknown_behind(order.directory)
@@ -251,9 +251,9 @@ class Prefetcher:
         wanted: list[Inode] = []
         room = LOOKS
         for order in self._behind(directory):
-            begin, end = order.walk.looked, min(room, len(order.names))
+            begin, end = order.progress.looked, min(room, len(order.names))
             if begin < end:
-                order.walk.looked = end
+                order.progress.looked = end
                 wanted += self._unknown(order, range(begin, end))
             room -= len(order.names)
             if room <= 0:
