@@ -25,7 +25,7 @@ def fuzz(name: str, seconds: str) -> None:
     import atheris
 
     logging.disable()
-    with atheris.instrument_imports(include=["bucketfs.store", "bucketfs.tree.posix"]):
+    with atheris.instrument_imports(include=["bucketfs.store", "bucketfs.tree.core.posix"]):
         from tests.store import test_any_answer
     once = getattr(test_any_answer, name).hypothesis.fuzz_one_input
     atheris.Setup([name, f"-max_total_time={seconds}", "-verbosity=0"], once)

@@ -18,7 +18,7 @@ from bucketfs.fuse.offline import carry_out
 from bucketfs.options import Options
 from bucketfs.store import open_store
 from bucketfs.store.config import StoreConfig
-from bucketfs.tree.outstanding import FailedFlush
+from bucketfs.tree.saving.outstanding import FailedFlush
 
 
 def apply(options: Options, only: Path | None) -> int:

@@ -21,7 +21,7 @@ from bucketfs.fuse.host import Service
 from bucketfs.options import Options
 from bucketfs.store.trace import Tally, TraceStore
 from bucketfs.tasks import Turns
-from bucketfs.tree.outstanding import LeftBehind, Remaining
+from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 
 log = logging.getLogger("bucketfs.serve")
 

@@ -21,7 +21,7 @@ from bucketfs.cache.extents import Extents
 from bucketfs.cache.journal import Journal
 from bucketfs.cache.rows import PendingRow, Removal, Rename, Upload
 from bucketfs.errors import FsError
-from bucketfs.tree.replay import DamagedError, check
+from bucketfs.tree.saving.replay import DamagedError, check
 
 #: Bytes copied at a time.
 _PIECE = 1 << 20

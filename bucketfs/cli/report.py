@@ -9,8 +9,8 @@ from typing import Any
 from bucketfs.cli.protocol import MOST_NAMED
 from bucketfs.fuse.host import Service
 from bucketfs.store.trace import Tally
-from bucketfs.tree.outstanding import LeftBehind, Remaining, State
-from bucketfs.tree.state import GivenUp
+from bucketfs.tree.core.state import GivenUp
+from bucketfs.tree.saving.outstanding import LeftBehind, Remaining, State
 
 
 def service(parts: Service) -> dict[str, Any]:

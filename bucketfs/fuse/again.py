@@ -16,7 +16,7 @@ import pyfuse3
 import trio
 
 from bucketfs.errors import FsError, StoreError, errno_of
-from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.core.inode import Directory, Inode
 
 #: Seconds for which an answer waits until the kernel has forgotten a name.
 PATIENCE = 1.0

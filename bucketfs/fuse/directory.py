@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyfuse3
 
 from bucketfs.fuse.encode import Encoder
-from bucketfs.tree.inode import Directory
+from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.tree import Tree
 
 #: Entries looked up together at first; Linux 6.18 takes 187 at a time, older kernels 25.

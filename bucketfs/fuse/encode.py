@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import pyfuse3
 
-from bucketfs.tree.inode import Directory, Inode
-from bucketfs.tree.posix import Posix
+from bucketfs.tree.core.inode import Directory, Inode
+from bucketfs.tree.core.posix import Posix
 from bucketfs.tree.tree import Tree
 
 #: What programs take as the best length of a read or write. Python and stdio buffer this much:

@@ -9,7 +9,7 @@ import trio
 
 from bucketfs.cache.cache import PageCache
 from bucketfs.metrics import Metrics
-from bucketfs.tree.outstanding import LeftBehind, Remaining
+from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 from bucketfs.tree.tree import Tree
 
 

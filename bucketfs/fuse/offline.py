@@ -11,7 +11,7 @@ from bucketfs.fuse.session import open_cache, plant
 from bucketfs.options import Options
 from bucketfs.store.base import Store
 from bucketfs.tasks import Background
-from bucketfs.tree.outstanding import FailedFlush
+from bucketfs.tree.saving.outstanding import FailedFlush
 
 
 async def carry_out(store: Store, options: Options, directory: Path) -> list[FailedFlush]:

@@ -21,10 +21,10 @@ from bucketfs.fuse.encode import BLOCK_SIZE, Encoder
 from bucketfs.fuse.guard import guarded
 from bucketfs.fuse.holders import is_open_for_writing, process_of, writable_descriptors
 from bucketfs.metrics import Metrics
-from bucketfs.tree.change import Change
-from bucketfs.tree.inode import Inode
-from bucketfs.tree.names import NAME_MAX, decode_name
-from bucketfs.tree.open import Handle
+from bucketfs.tree.core.inode import Inode
+from bucketfs.tree.core.names import NAME_MAX, decode_name
+from bucketfs.tree.saving.change import Change
+from bucketfs.tree.saving.open import Handle
 from bucketfs.tree.tree import Tree
 
 #: Attributes of other namespaces (``system.``: ACLs) mean nothing to a bucket.

@@ -22,8 +22,8 @@ from bucketfs.fuse.operations import Operations
 from bucketfs.options import Options
 from bucketfs.store.base import Store
 from bucketfs.tasks import Background
-from bucketfs.tree.posix import Defaults
-from bucketfs.tree.state import TreeConfig, Watcher
+from bucketfs.tree.core.posix import Defaults
+from bucketfs.tree.core.state import TreeConfig, Watcher
 from bucketfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)

@@ -11,23 +11,23 @@ from dataclasses import replace
 
 from bucketfs.errors import FsError
 from bucketfs.file.context import FileContext
-from bucketfs.tree.ahead import Prefetcher
-from bucketfs.tree.attributes import Attributes
-from bucketfs.tree.change import Changer
-from bucketfs.tree.entries import Entries
-from bucketfs.tree.find import Finder
-from bucketfs.tree.inode import Directory, Inode
-from bucketfs.tree.listing import Lister
-from bucketfs.tree.locks import Locks
-from bucketfs.tree.open import Opener
-from bucketfs.tree.outstanding import Outstanding
-from bucketfs.tree.posix import Posix
-from bucketfs.tree.remove import Removals
-from bucketfs.tree.rename import Renamer
-from bucketfs.tree.replay import Replay
-from bucketfs.tree.save import Saver
-from bucketfs.tree.state import Nobody, TreeConfig, TreeState, Watcher
-from bucketfs.tree.subtree import Subtree
+from bucketfs.tree.core.inode import Directory, Inode
+from bucketfs.tree.core.locks import Locks
+from bucketfs.tree.core.posix import Posix
+from bucketfs.tree.core.state import Nobody, TreeConfig, TreeState, Watcher
+from bucketfs.tree.lookup.attributes import Attributes
+from bucketfs.tree.lookup.find import Finder
+from bucketfs.tree.lookup.lister import Lister
+from bucketfs.tree.namespace.entries import Entries
+from bucketfs.tree.namespace.rename import Renamer
+from bucketfs.tree.prefetch.prefetcher import Prefetcher
+from bucketfs.tree.prefetch.subtree import Subtree
+from bucketfs.tree.saving.change import Changer
+from bucketfs.tree.saving.open import Opener
+from bucketfs.tree.saving.outstanding import Outstanding
+from bucketfs.tree.saving.remove import Removals
+from bucketfs.tree.saving.replay import Replay
+from bucketfs.tree.saving.save import Saver
 
 
 class Tree:

@@ -21,8 +21,8 @@ from bucketfs.store.config import StoreConfig
 from bucketfs.store.fallback import FallbackStore
 from bucketfs.store.retry import RetryPolicy, RetryStore
 from bucketfs.tasks import Background
-from bucketfs.tree.change import Change
-from bucketfs.tree.inode import Directory
+from bucketfs.tree.core.inode import Directory
+from bucketfs.tree.saving.change import Change
 from bucketfs.tree.tree import Tree
 from tests.faults.scenario import Entry, World, of_objects
 from tests.tree.builder import CONFIG, Bucket, Mount, in_place

@@ -21,7 +21,7 @@ from trio._core import _run
 
 from bucketfs.cache.pages import PageFile
 from bucketfs.file.readers import Reader
-from bucketfs.tree.inode import Inode
+from bucketfs.tree.core.inode import Inode
 
 #: Unix time at which each run begins.
 EPOCH = 1_800_000_000

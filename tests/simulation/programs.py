@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import trio
 
-from bucketfs.tree.inode import Inode
+from bucketfs.tree.core.inode import Inode
 from tests.simulation.kernel import File, Kernel, Killed
 from tests.simulation.oracle import DIRECTORY, Call, Oracle
 from tests.simulation.versions import Versions

@@ -22,7 +22,7 @@ from bucketfs.store.error_body import parse_error
 from bucketfs.store.http1 import Answer, HeaderMap, Malformed
 from bucketfs.store.listing import parse_listing, parse_uploads, token_ahead
 from bucketfs.store.server_time import ServerTime
-from bucketfs.tree.posix import Defaults, decode
+from bucketfs.tree.core.posix import Defaults, decode
 from tests.store.test_listing import MODEL
 from tests.store.test_transport import OK
 

@@ -13,8 +13,8 @@ from bucketfs.cache.extents import Extents
 from bucketfs.cache.pages import PageFile
 from bucketfs.cache.rows import PendingRow, encode
 from bucketfs.file.content import Content
-from bucketfs.tree.inode import Directory, Inode, OpenState
-from bucketfs.tree.save import is_unsaved
+from bucketfs.tree.core.inode import Directory, Inode, OpenState
+from bucketfs.tree.saving.save import is_unsaved
 from bucketfs.tree.tree import Tree
 
 #: Bytes by which the file system may change its mind about a file that was closed meanwhile.

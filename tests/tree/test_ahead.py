@@ -10,10 +10,10 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketfs.tree.attributes import WHOLE_FILE
-from bucketfs.tree.change import Change
-from bucketfs.tree.save import ATTRIBUTE_DELAY
-from bucketfs.tree.walk import LOOKS, MOST_DEPTH, Progress
+from bucketfs.tree.lookup.attributes import WHOLE_FILE
+from bucketfs.tree.prefetch.policy import LOOKS, MOST_DEPTH, Progress
+from bucketfs.tree.saving.change import Change
+from bucketfs.tree.saving.save import ATTRIBUTE_DELAY
 from tests.tree.builder import MIB, Bucket, Mount, noise, planted, said
 
 mock_clock = pytest.mark.mock_clock

@@ -12,8 +12,8 @@ import trio
 
 from bucketfs.errors import FsError
 from bucketfs.store.base import ObjectInfo, Sink
-from bucketfs.tree.change import Change
-from bucketfs.tree.inode import Inode
+from bucketfs.tree.core.inode import Inode
+from bucketfs.tree.saving.change import Change
 from tests.tree.builder import TTL, Bucket, Mount, planted, said
 
 pytestmark = pytest.mark.mock_clock

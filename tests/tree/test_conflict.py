@@ -12,8 +12,8 @@ import trio
 
 from bucketfs.errors import FsError, KeyTaken, PreconditionFailed, errno_of
 from bucketfs.store.base import Capabilities
-from bucketfs.tree.claim import CARRIED_MOST
-from bucketfs.tree.posix import decode
+from bucketfs.tree.core.posix import decode
+from bucketfs.tree.namespace.claim import CARRIED_MOST
 from tests.tree.builder import CONFIG, MIB, Bucket, Mount, noise, planted
 
 pytestmark = pytest.mark.mock_clock

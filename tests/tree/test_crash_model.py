@@ -25,8 +25,8 @@ from bucketfs.file import outgoing as outgoing_module
 from bucketfs.file import plan as plan_module
 from bucketfs.store.base import NO_CONDITIONS, Capabilities, Headers, ObjectInfo
 from bucketfs.store.memory import Fault
-from bucketfs.tree import pending as pending_module
-from bucketfs.tree.inode import Directory
+from bucketfs.tree.core.inode import Directory
+from bucketfs.tree.saving import promises as pending_module
 from tests.tree.builder import Bucket, Mount, killed, planted
 
 KIB = 1 << 10

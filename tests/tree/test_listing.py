@@ -18,7 +18,7 @@ import trio.testing
 
 from bucketfs.errors import FsError
 from bucketfs.store.base import ListPage, ObjectInfo
-from bucketfs.tree.inode import Directory
+from bucketfs.tree.core.inode import Directory
 from tests.tree.builder import MIB, TTL, Bucket, Mount, planted, said
 
 pytestmark = pytest.mark.mock_clock

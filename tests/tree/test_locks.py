@@ -7,7 +7,7 @@ from pathlib import Path
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.core.inode import Directory, Inode
 from tests.tree.builder import Bucket, Mount, planted
 
 

@@ -11,7 +11,7 @@ import trio
 
 from bucketfs.errors import FsError
 from bucketfs.store.base import Headers
-from bucketfs.tree.inode import Directory
+from bucketfs.tree.core.inode import Directory
 from tests.tree.builder import TTL, Bucket, planted, said
 
 pytestmark = pytest.mark.mock_clock

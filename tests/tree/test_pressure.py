@@ -16,7 +16,7 @@ from bucketfs.errors import FsError, NoAnswer, PreconditionFailed, StoreError
 from bucketfs.file import outgoing as outgoing_module
 from bucketfs.store.base import Capabilities, ObjectInfo
 from bucketfs.store.memory import Fault
-from bucketfs.tree.open import Handle
+from bucketfs.tree.saving.open import Handle
 from tests.tree.builder import MIB, Bucket, Mount, noise, planted
 
 pytestmark = pytest.mark.mock_clock

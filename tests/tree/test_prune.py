@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from bucketfs.tree import prune
-from bucketfs.tree.inode import Directory
+from bucketfs.tree.core.inode import Directory
+from bucketfs.tree.lookup import prune
 from tests.tree.builder import Bucket, Mount, planted
 
 pytestmark = pytest.mark.mock_clock

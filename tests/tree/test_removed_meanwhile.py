@@ -14,10 +14,10 @@ import trio
 from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import ListPage, ObjectInfo
 from bucketfs.store.memory import Fault
-from bucketfs.tree import prune
-from bucketfs.tree.change import Change
-from bucketfs.tree.inode import NEVER
-from bucketfs.tree.merge import Merge, Picture, sort
+from bucketfs.tree.core.inode import NEVER
+from bucketfs.tree.lookup import prune
+from bucketfs.tree.lookup.merge import Merge, Picture, sort
+from bucketfs.tree.saving.change import Change
 from tests.tree.builder import Bucket, planted, said
 
 pytestmark = pytest.mark.mock_clock

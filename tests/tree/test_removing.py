@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from bucketfs.errors import FsError, PreconditionFailed, StoreError
-from bucketfs.tree import entries
-from bucketfs.tree.inode import Directory
+from bucketfs.tree.core.inode import Directory
+from bucketfs.tree.namespace import entries
 from tests.tree.builder import MIB, TTL, Bucket, planted
 
 pytestmark = pytest.mark.mock_clock

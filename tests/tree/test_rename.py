@@ -13,9 +13,9 @@ import trio
 
 from bucketfs.errors import FsError, NoAnswer, StoreError
 from bucketfs.store.memory import Fault
-from bucketfs.tree.change import Change
-from bucketfs.tree.inode import Directory
-from bucketfs.tree.save import ATTRIBUTE_DELAY
+from bucketfs.tree.core.inode import Directory
+from bucketfs.tree.saving.change import Change
+from bucketfs.tree.saving.save import ATTRIBUTE_DELAY
 from tests.tree.builder import MIB, TTL, Bucket, noise, planted, said
 
 pytestmark = pytest.mark.mock_clock

@@ -14,7 +14,7 @@ from bucketfs.errors import FsError, NoAnswer, StoreError, Unsupported, errno_of
 from bucketfs.file.fetch import ALONE
 from bucketfs.file.upload import WAYS
 from bucketfs.store.base import ObjectInfo, Sink
-from bucketfs.tree.publish import CONFLICT_NAMES
+from bucketfs.tree.saving.publish import CONFLICT_NAMES
 from tests.tree.builder import MIB, Bucket, Mount, noise, planted
 
 pytestmark = pytest.mark.mock_clock

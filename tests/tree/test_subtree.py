@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketfs.store.base import ObjectInfo
-from bucketfs.tree.inode import Directory
-from bucketfs.tree.merge import Picture
-from bucketfs.tree.subtree import cover
+from bucketfs.tree.core.inode import Directory
+from bucketfs.tree.lookup.merge import Picture
+from bucketfs.tree.prefetch.subtree import cover
 from tests.tree.builder import Bucket, Mount, planted
 
 mock_clock = pytest.mark.mock_clock

@@ -33,8 +33,8 @@ from bucketfs.cli import (
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.protocol import ProtocolError, Request
 from bucketfs.metrics import Metrics
-from bucketfs.tree.outstanding import Remaining, State, Waiting
-from bucketfs.tree.save import Uploaded
+from bucketfs.tree.saving.outstanding import Remaining, State, Waiting
+from bucketfs.tree.saving.save import Uploaded
 from tests.harness.mounts import as_user
 
 PATHS = st.binary(max_size=300).map(os.fsdecode)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketfs.fuse.directory import PIECE, OpenDirectory
-from bucketfs.tree.inode import Directory, Inode
+from bucketfs.tree.core.inode import Directory, Inode
 
 
 class Kernel:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketfs.store.base import ListPage, ObjectInfo
-from bucketfs.tree.listing import Picture, sort
-from bucketfs.tree.names import FOLDER_SUFFIX, is_visible
+from bucketfs.tree.core.names import FOLDER_SUFFIX, is_visible
+from bucketfs.tree.lookup.lister import Picture, sort
 
 parts = st.sampled_from(["a", "b", "c", "", ".", "..", "x" * 256, "n\0", "a" + FOLDER_SUFFIX, "é"])
 keys = st.sets(st.lists(parts, min_size=1, max_size=3).map("/".join).filter(bool), max_size=25)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketfs.store.base import Headers
-from bucketfs.tree.posix import (
+from bucketfs.tree.core.posix import (
     DIRECTORY_TYPE,
     NANO,
     Defaults,

@@ -12,10 +12,10 @@ from bucketfs.errors import NotFound, PreconditionFailed, StoreError
 from bucketfs.file.context import Version
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import gather
-from bucketfs.tree.inode import Directory, Inode, is_below
-from bucketfs.tree.listing import Lister
-from bucketfs.tree.names import check_key
-from bucketfs.tree.state import TreeState
+from bucketfs.tree.core.inode import Directory, Inode, is_below
+from bucketfs.tree.core.names import check_key
+from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.lookup.lister import Lister
 
 log = logging.getLogger(__name__)
 

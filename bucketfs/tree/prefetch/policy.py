@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bucketfs.tree.inode import NEVER
-from bucketfs.tree.listing import MANY_MISSES
+from bucketfs.tree.core.inode import NEVER
+from bucketfs.tree.lookup.lister import MANY_MISSES
 
 #: Entries whose attributes are asked for together: enough to keep all connections busy for a few
 #: round trips, few enough to be wasted on someone who stops.

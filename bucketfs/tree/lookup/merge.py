@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bucketfs.store.base import ListPage, ObjectInfo
-from bucketfs.tree.inode import NEVER, Directory, Inode
-from bucketfs.tree.names import FOLDER_SUFFIX, is_visible
-from bucketfs.tree.state import TreeState
+from bucketfs.tree.core.inode import NEVER, Directory, Inode
+from bucketfs.tree.core.names import FOLDER_SUFFIX, is_visible
+from bucketfs.tree.core.state import TreeState
 
 
 @dataclass(slots=True)

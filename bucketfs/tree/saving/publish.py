@@ -29,11 +29,11 @@ from bucketfs.file.context import Version
 from bucketfs.file.plan import SINGLE_PUT
 from bucketfs.file.target import Target
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo
-from bucketfs.tree.inode import NEVER, Directory, Inode, OpenState
-from bucketfs.tree.names import NAME_MAX
-from bucketfs.tree.pending import Promises
-from bucketfs.tree.posix import DIRECTORY_TYPE, NANO, encode, metadata_size, with_times_of
-from bucketfs.tree.state import TreeState
+from bucketfs.tree.core.inode import NEVER, Directory, Inode, OpenState
+from bucketfs.tree.core.names import NAME_MAX
+from bucketfs.tree.core.posix import DIRECTORY_TYPE, NANO, encode, metadata_size, with_times_of
+from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.saving.promises import Promises
 
 log = logging.getLogger(__name__)
 

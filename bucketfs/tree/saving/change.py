@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from bucketfs import clock
 from bucketfs.errors import FsError
-from bucketfs.tree.inode import Directory, Inode
-from bucketfs.tree.posix import Posix
-from bucketfs.tree.publish import Publisher
-from bucketfs.tree.state import TreeState
+from bucketfs.tree.core.inode import Directory, Inode
+from bucketfs.tree.core.posix import Posix
+from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.saving.publish import Publisher
 
 
 @dataclass(frozen=True, slots=True)

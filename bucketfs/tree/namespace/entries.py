@@ -18,15 +18,15 @@ from bucketfs.cache.rows import Removal
 from bucketfs.errors import FsError, KeyTaken, StoreError
 from bucketfs.store.base import BytesBody
 from bucketfs.tasks import gather
-from bucketfs.tree.attributes import LINK_MAX, Attributes
-from bucketfs.tree.find import Finder
-from bucketfs.tree.inode import Directory, Inode, OpenState, is_below
-from bucketfs.tree.listing import Lister
-from bucketfs.tree.locks import Locks
-from bucketfs.tree.posix import Posix
-from bucketfs.tree.publish import Publisher
-from bucketfs.tree.remove import Removals
-from bucketfs.tree.state import TreeState
+from bucketfs.tree.core.inode import Directory, Inode, OpenState, is_below
+from bucketfs.tree.core.locks import Locks
+from bucketfs.tree.core.posix import Posix
+from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.lookup.attributes import LINK_MAX, Attributes
+from bucketfs.tree.lookup.find import Finder
+from bucketfs.tree.lookup.lister import Lister
+from bucketfs.tree.saving.publish import Publisher
+from bucketfs.tree.saving.remove import Removals
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ import trio
 
 from bucketfs.errors import FsError, StoreError
 from bucketfs.tasks import gather, internal
-from bucketfs.tree.inode import Inode, OpenState
-from bucketfs.tree.remove import Removals
-from bucketfs.tree.save import Saver, is_being_written, is_unsaved
-from bucketfs.tree.state import GivenUp, TreeState
+from bucketfs.tree.core.inode import Inode, OpenState
+from bucketfs.tree.core.state import GivenUp, TreeState
+from bucketfs.tree.saving.remove import Removals
+from bucketfs.tree.saving.save import Saver, is_being_written, is_unsaved
 
 log = logging.getLogger(__name__)
 

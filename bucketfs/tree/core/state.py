@@ -18,9 +18,9 @@ from bucketfs.errors import FsError
 from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version
 from bucketfs.store.base import ObjectInfo
-from bucketfs.tree.inode import NEVER, Directory, Inode, InodeTable, OpenState
-from bucketfs.tree.names import check_key
-from bucketfs.tree.posix import Defaults
+from bucketfs.tree.core.inode import NEVER, Directory, Inode, InodeTable, OpenState
+from bucketfs.tree.core.names import check_key
+from bucketfs.tree.core.posix import Defaults
 
 #: Files that were given up and are still told of.
 _GIVEN_UP_KEPT = 1000

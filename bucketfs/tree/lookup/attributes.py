@@ -20,10 +20,10 @@ from bucketfs import clock
 from bucketfs.errors import FsError, NotFound, StoreError, errno_of
 from bucketfs.store.base import Headers, ObjectInfo
 from bucketfs.tasks import Shared
-from bucketfs.tree.inode import Directory, Inode
-from bucketfs.tree.names import FOLDER_SUFFIX
-from bucketfs.tree.posix import NANO, Posix, decode, plain
-from bucketfs.tree.state import TreeState
+from bucketfs.tree.core.inode import Directory, Inode
+from bucketfs.tree.core.names import FOLDER_SUFFIX
+from bucketfs.tree.core.posix import NANO, Posix, decode, plain
+from bucketfs.tree.core.state import TreeState
 
 log = logging.getLogger(__name__)
 

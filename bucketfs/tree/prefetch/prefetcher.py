@@ -5,7 +5,8 @@ by HEADs side by side. Who opens one file after another in the order of the list
 -r`, `tar`, a dataset's loader) gets the next small files whole, before they are asked for, and the
 versions of those that are in the cache. Who reads symbolic links in that order gets the targets of
 the next ones. All end at the first sign of disorder. Who opens many cached files of a directory in
-no order gets their versions by one listing. The decisions are `policy`'s; `Prefetcher` carries them out.
+no order gets their versions by one listing. The decisions are `policy`'s; `Prefetcher` carries them
+out.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from bucketfs import clock
 from bucketfs.errors import FsError, StoreError
 from bucketfs.file.fetch import ALONE
 from bucketfs.tasks import gather
-from bucketfs.tree.attributes import LINK_MAX, WHOLE_FILE, Attributes
-from bucketfs.tree.inode import Directory, Inode
-from bucketfs.tree.listing import FULL_PAGE, LOOKUP_PAGES, Lister
-from bucketfs.tree.state import TreeState
-from bucketfs.tree.walk import LOOKS, NEAR, ONLY_LOOKING, Habit, Progress
+from bucketfs.tree.core.inode import Directory, Inode
+from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.lookup.attributes import LINK_MAX, WHOLE_FILE, Attributes
+from bucketfs.tree.lookup.lister import FULL_PAGE, LOOKUP_PAGES, Lister
+from bucketfs.tree.prefetch.policy import LOOKS, NEAR, ONLY_LOOKING, Habit, Progress
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ WORTH_LISTING = 12
 
 @dataclass(slots=True)
 class _Order:
-    """A directory's names as its listing of time `listed` has them, and how far programs are in them.
+    """A directory's names as its listing of time `listed` has them, and how far programs are.
 
     Attributes:
         progress: Along all.

@@ -20,17 +20,17 @@ from bucketfs.cache.rows import Rename
 from bucketfs.errors import FsError, KeyTaken, NotFound, PreconditionFailed, StoreError
 from bucketfs.file.context import Version
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo
-from bucketfs.tree.claim import copy_to_free
-from bucketfs.tree.copies import TreeCopies
-from bucketfs.tree.entries import Entries
-from bucketfs.tree.find import Finder
-from bucketfs.tree.inode import NEVER, Directory, Inode, OpenState, is_below
-from bucketfs.tree.listing import Lister
-from bucketfs.tree.locks import Locks
-from bucketfs.tree.posix import encode
-from bucketfs.tree.publish import Publisher, content_type
-from bucketfs.tree.remove import Removals
-from bucketfs.tree.state import TreeState
+from bucketfs.tree.core.inode import NEVER, Directory, Inode, OpenState, is_below
+from bucketfs.tree.core.locks import Locks
+from bucketfs.tree.core.posix import encode
+from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.lookup.find import Finder
+from bucketfs.tree.lookup.lister import Lister
+from bucketfs.tree.namespace.claim import copy_to_free
+from bucketfs.tree.namespace.copies import TreeCopies
+from bucketfs.tree.namespace.entries import Entries
+from bucketfs.tree.saving.publish import Publisher, content_type
+from bucketfs.tree.saving.remove import Removals
 
 log = logging.getLogger(__name__)
 

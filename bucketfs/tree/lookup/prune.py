@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import trio
 
-from bucketfs.tree.inode import NEVER, Directory, Inode
-from bucketfs.tree.state import TreeState
+from bucketfs.tree.core.inode import NEVER, Directory, Inode
+from bucketfs.tree.core.state import TreeState
 
 #: Entries kept: some 450 MB. Directories go, those first that were listed longest ago, until so
 #: many are left.

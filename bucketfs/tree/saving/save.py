@@ -22,12 +22,12 @@ from bucketfs.errors import FsError, NotFound, StoreError, errno_of
 from bucketfs.file.content import Content
 from bucketfs.file.upload import Interrupted
 from bucketfs.tasks import gather
-from bucketfs.tree.inode import NEVER, Directory, Inode, OpenState
-from bucketfs.tree.locks import Locks
-from bucketfs.tree.pending import Promises
-from bucketfs.tree.publish import Publisher
-from bucketfs.tree.remove import Removals
-from bucketfs.tree.state import GivenUp, TreeState
+from bucketfs.tree.core.inode import NEVER, Directory, Inode, OpenState
+from bucketfs.tree.core.locks import Locks
+from bucketfs.tree.core.state import GivenUp, TreeState
+from bucketfs.tree.saving.promises import Promises
+from bucketfs.tree.saving.publish import Publisher
+from bucketfs.tree.saving.remove import Removals
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 import trio
 
-from bucketfs.tree.inode import Directory, Inode, OpenState, is_below
-from bucketfs.tree.state import TreeState
+from bucketfs.tree.core.inode import Directory, Inode, OpenState, is_below
+from bucketfs.tree.core.state import TreeState
 
 
 @dataclass(slots=True, eq=False)

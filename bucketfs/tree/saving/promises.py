@@ -28,8 +28,8 @@ from bucketfs.file.content import Content
 from bucketfs.file.promise import COPIED, Promise
 from bucketfs.file.target import Target
 from bucketfs.store.base import Headers
-from bucketfs.tree.inode import Directory, Inode, OpenState, is_below
-from bucketfs.tree.state import TreeState
+from bucketfs.tree.core.inode import Directory, Inode, OpenState, is_below
+from bucketfs.tree.core.state import TreeState
 
 log = logging.getLogger(__name__)
 

@@ -34,8 +34,8 @@ from cachetools import LRUCache
 from bucketfs import clock
 from bucketfs.errors import FsError, StoreError
 from bucketfs.tasks import Turns, gather, internal
-from bucketfs.tree.inode import NEVER, Directory, Inode
-from bucketfs.tree.state import TreeState
+from bucketfs.tree.core.inode import NEVER, Directory, Inode
+from bucketfs.tree.core.state import TreeState
 
 log = logging.getLogger(__name__)
 

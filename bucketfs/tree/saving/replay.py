@@ -32,12 +32,12 @@ from bucketfs.file import multipart
 from bucketfs.file.content import Content
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import gather
-from bucketfs.tree.inode import Directory, Inode
-from bucketfs.tree.listing import Lister
-from bucketfs.tree.names import is_visible
-from bucketfs.tree.posix import decode
-from bucketfs.tree.save import Saver
-from bucketfs.tree.state import TreeState
+from bucketfs.tree.core.inode import Directory, Inode
+from bucketfs.tree.core.names import is_visible
+from bucketfs.tree.core.posix import decode
+from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.lookup.lister import Lister
+from bucketfs.tree.saving.save import Saver
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from bucketfs import clock
 from bucketfs.store.base import ListPage, ObjectInfo
 from bucketfs.store.pages import Repeats, read_pages
 from bucketfs.tasks import Shared
-from bucketfs.tree.inode import Directory
-from bucketfs.tree.merge import Merge, Picture, sort
-from bucketfs.tree.prune import Pruner
-from bucketfs.tree.state import TreeState
+from bucketfs.tree.core.inode import Directory
+from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.lookup.merge import Merge, Picture, sort
+from bucketfs.tree.lookup.prune import Pruner
 
 #: Cold lookups in one directory after which it is listed instead: a LIST page costs as much as
 #: twelve HEADs, and whoever looks up four names one after the other will look up more.

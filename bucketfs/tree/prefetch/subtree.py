@@ -19,11 +19,11 @@ from bucketfs import clock
 from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import ListPage, ObjectInfo
 from bucketfs.store.pages import read_pages
-from bucketfs.tree.attributes import Attributes
-from bucketfs.tree.inode import Directory
-from bucketfs.tree.listing import Lister
-from bucketfs.tree.merge import Picture, sort
-from bucketfs.tree.state import TreeState
+from bucketfs.tree.core.inode import Directory
+from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.lookup.attributes import Attributes
+from bucketfs.tree.lookup.lister import Lister
+from bucketfs.tree.lookup.merge import Picture, sort
 
 log = logging.getLogger(__name__)
 

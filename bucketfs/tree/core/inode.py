@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from bucketfs.errors import FsError
 from bucketfs.file.content import Content
 from bucketfs.tasks import Shared
-from bucketfs.tree.posix import Posix
+from bucketfs.tree.core.posix import Posix
 
 #: FUSE_ROOT_ID: the number the kernel expects the root to have.
 ROOT_INO = 1

@@ -16,11 +16,11 @@ from bucketfs import clock
 from bucketfs.errors import FsError, NotFound
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import Shared, gather
-from bucketfs.tree.attributes import Attributes
-from bucketfs.tree.inode import NEVER, Directory, Inode
-from bucketfs.tree.listing import LARGE_MISSES, LOOKUP_PAGES, MANY_MISSES, Lister
-from bucketfs.tree.names import FOLDER_SUFFIX, check_key
-from bucketfs.tree.state import TreeState
+from bucketfs.tree.core.inode import NEVER, Directory, Inode
+from bucketfs.tree.core.names import FOLDER_SUFFIX, check_key
+from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.lookup.attributes import Attributes
+from bucketfs.tree.lookup.lister import LARGE_MISSES, LOOKUP_PAGES, MANY_MISSES, Lister
 
 #: Negative answers kept per directory.
 _NEGATIVES = 10_000

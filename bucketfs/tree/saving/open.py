@@ -18,13 +18,13 @@ from bucketfs.file.content import Content
 from bucketfs.file.context import Version
 from bucketfs.file.readers import Reader
 from bucketfs.file.target import Target
-from bucketfs.tree.ahead import FILE_MAX, Prefetcher
-from bucketfs.tree.attributes import Attributes
-from bucketfs.tree.change import Changer
-from bucketfs.tree.inode import NEVER, Directory, Inode
-from bucketfs.tree.locks import is_renaming
-from bucketfs.tree.save import Saver
-from bucketfs.tree.state import TreeState
+from bucketfs.tree.core.inode import NEVER, Directory, Inode
+from bucketfs.tree.core.locks import is_renaming
+from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.lookup.attributes import Attributes
+from bucketfs.tree.prefetch.prefetcher import FILE_MAX, Prefetcher
+from bucketfs.tree.saving.change import Changer
+from bucketfs.tree.saving.save import Saver
 
 
 @dataclass(slots=True, eq=False)

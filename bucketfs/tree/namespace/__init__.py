@@ -1,0 +1,1 @@
+"""Operations on names: making, removing and renaming files and directories."""
