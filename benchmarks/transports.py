@@ -13,7 +13,7 @@ The transports:
               asynchronous iterators, no compression, no pool time-out)
     httpcore  a session class straight on httpcore's connection pool
     aiohttp   aiobotocore's default on a uvloop thread, called from trio over a bridge
-    ours      bucketfs.store.transport: llhttp and non-blocking sockets
+    ours      bucketfs.store.http.transport: llhttp and non-blocking sockets
     store     the same by the short way, with all of bucketfs.store around it: retries, limits,
               counters, headers read and translated
 """
@@ -47,9 +47,9 @@ from httpcore2._async.http11 import AsyncHTTP11Connection
 
 from bucketfs.credentials import StaticKeys
 from bucketfs.store import StoreConfig, open_store
+from bucketfs.store.aws.connection import set_handlers, trim
 from bucketfs.store.base import Body, BytesBody, Headers, Store
-from bucketfs.store.session import set_handlers, trim
-from bucketfs.store.transport import TrioSession
+from bucketfs.store.http.transport import TrioSession
 
 SMALL = 4096
 MIDDLE = 64 << 10

@@ -19,7 +19,7 @@ from bucketfs.cli import control, daemon, manual, protocol, report, show
 from bucketfs.cli.notify import notify
 from bucketfs.fuse.host import Service
 from bucketfs.options import Options
-from bucketfs.store.trace import Tally, TraceStore
+from bucketfs.store.layers.trace import Tally, TraceStore
 from bucketfs.tasks import Turns
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bucketfs.cli.protocol import MOST_NAMED
 from bucketfs.fuse.host import Service
-from bucketfs.store.trace import Tally
+from bucketfs.store.layers.trace import Tally
 from bucketfs.tree.core.state import GivenUp
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining, State
 

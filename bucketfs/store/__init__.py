@@ -1,7 +1,9 @@
 """The bucket: `open_store` gives a `Store` that limits, retries and makes up for what S3 lacks.
 
-From the outside in: `fallback` builds missing requests out of others, `retry` repeats what failed,
-`limit` bounds how many run at once, `trace` counts, `s3` sends. Each is a `Store` itself.
+`base` is what the layers above know: the `Store` protocol and its values (and `long_listing`, how
+to read many pages). `config` says how to reach a bucket, `capability` and `refusal` what its
+endpoint can do. The rooms, each of which uses only those before it: `http` (bytes on sockets),
+`aws` (S3's requests and answers), `layers` (limits, repetitions, fallbacks).
 """
 
 from __future__ import annotations
@@ -9,16 +11,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from bucketfs.store.aws.connection import connect
+from bucketfs.store.aws.s3 import S3Store
 from bucketfs.store.base import Store
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
-from bucketfs.store.fallback import FallbackStore
-from bucketfs.store.limit import LimitStore
-from bucketfs.store.outage import Outage
-from bucketfs.store.retry import RetryPolicy, RetryStore
-from bucketfs.store.s3 import S3Store
-from bucketfs.store.session import connect
-from bucketfs.store.trace import TraceStore
+from bucketfs.store.layers.fallback import FallbackStore
+from bucketfs.store.layers.limit import LimitStore
+from bucketfs.store.layers.outage import Outage
+from bucketfs.store.layers.retry import RetryPolicy, RetryStore
+from bucketfs.store.layers.trace import TraceStore
 from bucketfs.tasks import alongside
 
 __all__ = ["StoreConfig", "open_store"]

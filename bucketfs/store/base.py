@@ -295,7 +295,7 @@ class Store(Protocol):
         """One page of keys in byte order. ``delimiter=""`` lists the whole subtree.
 
         `on_token` is called, where the store can tell early, with what `next_token` of the page is
-        going to be; a guess, which the page confirms (see `bucketfs.store.pages`).
+        going to be; a guess, which the page confirms (see `bucketfs.store.long_listing`).
         """
         ...
 

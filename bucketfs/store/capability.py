@@ -2,9 +2,9 @@
 
 The table says what was measured or documented for each kind of server; an endpoint not in it is
 taken for a full S3 until it answers otherwise. Every ability that is missing has a fallback in
-`bucketfs.store.fallback`. The dangerous kind of server is the one that *ignores* a condition and
-answers 200: a server not in the table is therefore not trusted with conditions on Complete and on
-the source of a copy, and for a mount that writes `probe` tries those of PUT, of the target of a
+`bucketfs.store.layers.fallback`. The dangerous kind of server is the one that *ignores* a condition
+and answers 200: a server not in the table is therefore not trusted with conditions on Complete and
+on the source of a copy, and for a mount that writes `probe` tries those of PUT, of the target of a
 copy and of deletions out on a key of its own.
 """
 

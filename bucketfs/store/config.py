@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from bucketfs.credentials import Credentials
 
+#: Requests the server may work on for minutes without sending a byte.
+SLOW: Final = frozenset({"CopyObject", "UploadPartCopy", "CompleteMultipartUpload"})
 #: Host endings of Amazon's own S3, in all partitions.
 _AWS_HOSTS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws")
 

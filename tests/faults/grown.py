@@ -18,8 +18,8 @@ from bucketfs.errors import FsError, StoreError, errno_of
 from bucketfs.file.context import FileContext
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
-from bucketfs.store.fallback import FallbackStore
-from bucketfs.store.retry import RetryPolicy, RetryStore
+from bucketfs.store.layers.fallback import FallbackStore
+from bucketfs.store.layers.retry import RetryPolicy, RetryStore
 from bucketfs.tasks import Background
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.saving.change import Change

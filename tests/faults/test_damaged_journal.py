@@ -23,7 +23,7 @@ import pytest
 import trio
 
 from bucketfs.errors import FsError
-from bucketfs.store.memory import Fault
+from tests.harness.memory import Fault
 from tests.tree.builder import Bucket, killed, noise, planted
 
 pytestmark = [pytest.mark.mock_clock, pytest.mark.time_limit(3600)]

@@ -21,9 +21,9 @@ from bucketfs.errors import NoAnswer, StoreError
 from bucketfs.file import outgoing as outgoing_module
 from bucketfs.file import plan as plan_module
 from bucketfs.store.base import Capabilities
-from bucketfs.store.memory import Fault
 from tests.faults.grown import TreeFiles, contents, fill, grown
 from tests.faults.scenario import Scenario, Step, play, save, view
+from tests.harness.memory import Fault
 from tests.tree.builder import Bucket
 
 KIB = 1 << 10

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from sortedcontainers import SortedDict
 
 from bucketfs.store.base import Body, Capabilities, Headers, ObjectInfo
-from bucketfs.store.memory import MemoryStore, StoredObject
+from tests.harness.memory import MemoryStore, StoredObject
 
 #: The mount whose request is being carried out.
 writer: ContextVar[str] = ContextVar("writer", default="")

@@ -12,7 +12,7 @@ import trio
 
 from bucketfs.errors import BrokenBody, NoAnswer, StoreError
 from bucketfs.store.base import ObjectInfo, Sink
-from bucketfs.store.wrapper import Call, StoreWrapper
+from bucketfs.store.layers.wrapper import Call, StoreWrapper
 from tests.simulation.bucket import SharedBucket, writer
 
 T = TypeVar("T")

@@ -21,8 +21,8 @@ from bucketfs.fuse.operations import Operations
 from bucketfs.fuse.session import open_cache, plant
 from bucketfs.options import Options
 from bucketfs.store.base import Capabilities
-from bucketfs.store.limit import LimitStore
-from bucketfs.store.retry import RetryPolicy, RetryStore
+from bucketfs.store.layers.limit import LimitStore
+from bucketfs.store.layers.retry import RetryPolicy, RetryStore
 from bucketfs.tasks import Background
 from bucketfs.tree.tree import Tree
 from tests.simulation import allowed, chance, disk

@@ -11,7 +11,7 @@ import pytest
 from bucketfs.credentials import StaticKeys
 from bucketfs.store import StoreConfig, open_store
 from bucketfs.store.base import Store
-from bucketfs.store.memory import MemoryStore
+from tests.harness.memory import MemoryStore
 from tests.harness.witness import Witness
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from bucketfs.errors import NoAnswer, PreconditionFailed, StoreError
 from bucketfs.store import capability
+from bucketfs.store.aws.list_answers import Listing, parse_listing
 from bucketfs.store.base import BytesBody, Capabilities, Headers, ObjectInfo, Store, UploadInfo
-from bucketfs.store.listing import Listing, parse_listing
-from bucketfs.store.pages import read_pages
+from bucketfs.store.long_listing import read_pages
 from tests.store.test_transport import HEAD, talking
 
 LIST = "<ListBucketResult><EncodingType>url</EncodingType>{}</ListBucketResult>"

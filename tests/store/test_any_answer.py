@@ -17,11 +17,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from bucketfs.errors import advice, errno_of
-from bucketfs.store.answers import header_params, object_info, time_told, translate, unix_time
-from bucketfs.store.error_body import parse_error
-from bucketfs.store.http1 import Answer, HeaderMap, Malformed
-from bucketfs.store.listing import parse_listing, parse_uploads, token_ahead
-from bucketfs.store.server_time import ServerTime
+from bucketfs.store.aws.answers import header_params, object_info, time_told, translate, unix_time
+from bucketfs.store.aws.error_body import parse_error
+from bucketfs.store.aws.list_answers import parse_listing, parse_uploads, token_ahead
+from bucketfs.store.aws.server_time import ServerTime
+from bucketfs.store.http.http1 import Answer, HeaderMap, Malformed
 from bucketfs.tree.core.posix import Defaults, decode
 from tests.store.test_listing import MODEL
 from tests.store.test_transport import OK

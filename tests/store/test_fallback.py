@@ -27,8 +27,8 @@ from bucketfs.errors import (
 from bucketfs.store.base import NO_CONDITIONS, BytesBody, Capabilities, Headers, version_token
 from bucketfs.store.capability import AWS, UNKNOWN, Provider, profile_of
 from bucketfs.store.config import StoreConfig
-from bucketfs.store.fallback import FallbackStore, part_plan
-from bucketfs.store.memory import Fault, FaultHook, MemoryStore
+from bucketfs.store.layers.fallback import FallbackStore, part_plan
+from tests.harness.memory import Fault, FaultHook, MemoryStore
 from tests.store.test_transport import BODY, HEAD, talking
 
 PLAIN = Headers()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketfs.store.http1 import Answer, Malformed, request_head
+from bucketfs.store.http.http1 import Answer, Malformed, request_head
 
 OK = b"HTTP/1.1 200 OK\r\n"
 

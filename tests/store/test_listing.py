@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketfs.errors import NoAnswer
-from bucketfs.store.answers import storage_class, unix_time, unquote
+from bucketfs.store.aws.answers import storage_class, unix_time, unquote
+from bucketfs.store.aws.list_answers import Listing, parse_listing, token_ahead
 from bucketfs.store.base import ObjectInfo, is_etag
-from bucketfs.store.listing import Listing, parse_listing, token_ahead
 from tests.store.test_transport import talking
 
 MODEL = ServiceModel(Loader().load_service_model("s3", "service-2"))

@@ -13,11 +13,11 @@ from bucketfs.credentials import Anonymous
 from bucketfs.errors import NoAnswer, StoreError
 from bucketfs.store.base import BytesBody, Headers
 from bucketfs.store.config import StoreConfig
-from bucketfs.store.memory import Fault, MemoryStore
-from bucketfs.store.outage import Outage
-from bucketfs.store.retry import RetryPolicy, RetryStore
-from bucketfs.store.wrapper import Call
+from bucketfs.store.layers.outage import Outage
+from bucketfs.store.layers.retry import RetryPolicy, RetryStore
+from bucketfs.store.layers.wrapper import Call
 from bucketfs.tasks import alongside
+from tests.harness.memory import Fault, MemoryStore
 
 MIB = 1 << 20
 PATIENCE = 100.0

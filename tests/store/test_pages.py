@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketfs.errors import StoreError
+from bucketfs.store.aws.list_answers import parse_listing, token_ahead
 from bucketfs.store.base import BytesBody, Headers, ListPage, ObjectInfo
-from bucketfs.store.listing import parse_listing, token_ahead
-from bucketfs.store.memory import MemoryStore
-from bucketfs.store.pages import read_pages
+from bucketfs.store.long_listing import read_pages
+from tests.harness.memory import MemoryStore
 from tests.store.test_transport import OK, Script, error, talking
 
 

@@ -17,10 +17,10 @@ from bucketfs import clock
 from bucketfs.credentials import StaticKeys
 from bucketfs.errors import NoAnswer, StoreError
 from bucketfs.store.base import BytesBody, Headers, Store, UploadInfo
-from bucketfs.store.memory import Fault, MemoryStore
-from bucketfs.store.outcome import lost_uploads
-from bucketfs.store.retry import RetryPolicy, RetryStore
-from bucketfs.store.trace import TraceStore
+from bucketfs.store.layers.outcome import lost_uploads
+from bucketfs.store.layers.retry import RetryPolicy, RetryStore
+from bucketfs.store.layers.trace import TraceStore
+from tests.harness.memory import Fault, MemoryStore
 from tests.store.test_transport import BODY, HEAD, OK, Script, Seen, code_of, error, talking
 
 LOST = NoAnswer("ConnectionClosed")

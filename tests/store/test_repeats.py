@@ -9,7 +9,7 @@ import pytest
 
 from bucketfs.errors import NoAnswer, StoreError, Unsupported
 from bucketfs.store.base import BytesBody, Headers, Store
-from bucketfs.store.pages import EMPTY_PAGES, read_pages
+from bucketfs.store.long_listing import EMPTY_PAGES, read_pages
 from tests.store.test_transport import BODY, HEAD, OK, talking
 
 CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {

@@ -19,12 +19,12 @@ from bucketfs.errors import (
     PreconditionFailed,
     StoreError,
 )
+from bucketfs.store.aws.sums import multipart_etag
 from bucketfs.store.base import NO_CONDITIONS, BytesBody, Headers
-from bucketfs.store.limit import LimitStore
-from bucketfs.store.memory import Fault, FaultHook, MemoryStore
-from bucketfs.store.retry import RetryPolicy, RetryStore, is_transient
-from bucketfs.store.sums import multipart_etag
-from bucketfs.store.trace import TraceStore
+from bucketfs.store.layers.limit import LimitStore
+from bucketfs.store.layers.retry import RetryPolicy, RetryStore, is_transient
+from bucketfs.store.layers.trace import TraceStore
+from tests.harness.memory import Fault, FaultHook, MemoryStore
 
 PLAIN = Headers()
 LOST = NoAnswer("ConnectionClosed")

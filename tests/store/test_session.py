@@ -16,7 +16,7 @@ import pytest
 from bucketfs.credentials import Chain
 from bucketfs.errors import StoreError, advice, errno_of
 from bucketfs.store import open_store
-from bucketfs.store.answers import unix_time
+from bucketfs.store.aws.answers import unix_time
 from tests.store.test_transport import CONFIG, HEAD, scripted, talking
 
 

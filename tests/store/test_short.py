@@ -12,7 +12,7 @@ from bucketfs.errors import NotFound, PreconditionFailed, StoreError, Unsupporte
 from bucketfs.store import capability
 from bucketfs.store.base import BytesBody, Capabilities, Headers, Store
 from bucketfs.store.config import Encryption
-from bucketfs.store.fallback import FallbackStore
+from bucketfs.store.layers.fallback import FallbackStore
 from tests.store.test_transport import BODY, HEAD, OK, Seen, error, talking
 
 DONE = OK + b'Content-Length: 0\r\nETag: "e"\r\n\r\n'

@@ -12,8 +12,8 @@ from botocore.credentials import ReadOnlyCredentials
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import bucketfs.store.session  # noqa: F401 - registers the signer of the long way
-from bucketfs.store.signing import EMPTY_SHA256, Scope, canonical_value, sign
+import bucketfs.store.aws.connection  # noqa: F401 - registers the signer of the long way
+from bucketfs.store.aws.signing import EMPTY_SHA256, Scope, canonical_value, sign
 
 WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=20)
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=10)

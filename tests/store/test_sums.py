@@ -14,11 +14,11 @@ from crc32c import crc32c
 from bucketfs.credentials import Anonymous
 from bucketfs.errors import Damaged, StoreError
 from bucketfs.store import StoreConfig, open_store
+from bucketfs.store.aws.sums import Checksums, multipart_etag, sums_of
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo, Store
 from bucketfs.store.capability import Provider
-from bucketfs.store.fallback import FallbackStore
-from bucketfs.store.memory import Fault, MemoryStore
-from bucketfs.store.sums import Checksums, multipart_etag, sums_of
+from bucketfs.store.layers.fallback import FallbackStore
+from tests.harness.memory import Fault, MemoryStore
 from tests.harness.proxy import Proxy
 from tests.harness.witness import Witness
 from tests.store.conftest import config_of

@@ -23,8 +23,8 @@ from bucketfs.errors import (
     Unsupported,
 )
 from bucketfs.store import StoreConfig, open_store
+from bucketfs.store.aws.connection import tls_context
 from bucketfs.store.base import BytesBody, Headers, Store
-from bucketfs.store.session import tls_context
 
 OK = b"HTTP/1.1 200 OK\r\n"
 HEAD = (

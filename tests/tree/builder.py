@@ -25,13 +25,13 @@ from bucketfs.cache.cache import PageCache
 from bucketfs.errors import StoreError
 from bucketfs.file.context import FileContext
 from bucketfs.store.base import Headers, ObjectInfo, Store
-from bucketfs.store.memory import Fault, MemoryStore
 from bucketfs.tasks import Background
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
 from bucketfs.tree.core.posix import Defaults
 from bucketfs.tree.core.state import TreeConfig, Watcher
 from bucketfs.tree.saving.open import Handle
 from bucketfs.tree.tree import Tree
+from tests.harness.memory import Fault, MemoryStore
 from tests.tree.check import check
 
 P = ParamSpec("P")

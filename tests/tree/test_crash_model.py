@@ -24,9 +24,9 @@ from bucketfs.errors import FsError, NoAnswer, StoreError
 from bucketfs.file import outgoing as outgoing_module
 from bucketfs.file import plan as plan_module
 from bucketfs.store.base import NO_CONDITIONS, Capabilities, Headers, ObjectInfo
-from bucketfs.store.memory import Fault
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.saving import promises as pending_module
+from tests.harness.memory import Fault
 from tests.tree.builder import Bucket, Mount, killed, planted
 
 KIB = 1 << 10

@@ -12,7 +12,7 @@ import trio
 
 from bucketfs.cache.pages import PageFile
 from bucketfs.errors import FsError, NoAnswer, NotFound, StoreError
-from bucketfs.store.memory import Fault
+from tests.harness.memory import Fault
 from tests.tree.builder import MIB, Bucket, noise, planted
 
 pytestmark = pytest.mark.mock_clock

@@ -18,7 +18,7 @@ from bucketfs.file.readers import Reader
 from bucketfs.file.target import Target
 from bucketfs.file.upload import publish
 from bucketfs.store.base import Headers, ObjectInfo
-from bucketfs.store.memory import Fault
+from tests.harness.memory import Fault
 from tests.tree.builder import MIB, Bucket, Mount, noise, planted
 
 pytestmark = pytest.mark.mock_clock

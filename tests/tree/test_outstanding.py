@@ -10,9 +10,9 @@ import trio
 
 from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import BytesBody, Headers
-from bucketfs.store.memory import Fault
 from bucketfs.tree.namespace import entries
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining, State
+from tests.harness.memory import Fault
 from tests.tree.builder import Bucket, Mount, planted
 
 pytestmark = pytest.mark.mock_clock

@@ -15,8 +15,8 @@ import trio
 from bucketfs.errors import FsError, NoAnswer, PreconditionFailed, StoreError
 from bucketfs.file import outgoing as outgoing_module
 from bucketfs.store.base import Capabilities, ObjectInfo
-from bucketfs.store.memory import Fault
 from bucketfs.tree.saving.open import Handle
+from tests.harness.memory import Fault
 from tests.tree.builder import MIB, Bucket, Mount, noise, planted
 
 pytestmark = pytest.mark.mock_clock

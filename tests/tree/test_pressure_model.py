@@ -22,7 +22,7 @@ from bucketfs.errors import StoreError
 from bucketfs.file import outgoing as outgoing_module
 from bucketfs.file import plan as plan_module
 from bucketfs.store.base import Capabilities
-from bucketfs.store.memory import Fault
+from tests.harness.memory import Fault
 from tests.tree.builder import Bucket, Mount, planted
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from bucketfs.errors import FsError, StoreError
-from bucketfs.store.memory import Fault
+from tests.harness.memory import Fault
 from tests.tree.builder import MIB, TTL, Bucket, Mount, noise, planted, said
 
 pytestmark = pytest.mark.mock_clock

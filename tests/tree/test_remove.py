@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import ObjectInfo
-from bucketfs.store.memory import Fault
 from bucketfs.tree.core.inode import NEVER, Directory
 from bucketfs.tree.saving.change import Change
 from bucketfs.tree.saving.remove import PATIENCE, PAUSE, Streak
+from tests.harness.memory import Fault
 from tests.tree.builder import TTL, Bucket, Mount, planted
 
 mock_clock = pytest.mark.mock_clock

@@ -13,11 +13,11 @@ import trio
 
 from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import ListPage, ObjectInfo
-from bucketfs.store.memory import Fault
 from bucketfs.tree.core.inode import NEVER
 from bucketfs.tree.lookup import prune
 from bucketfs.tree.lookup.merge import Merge, Picture, sort
 from bucketfs.tree.saving.change import Change
+from tests.harness.memory import Fault
 from tests.tree.builder import Bucket, planted, said
 
 pytestmark = pytest.mark.mock_clock

@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from bucketfs.errors import FsError, NoAnswer, StoreError
-from bucketfs.store.memory import Fault
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.saving.change import Change
 from bucketfs.tree.saving.save import ATTRIBUTE_DELAY
+from tests.harness.memory import Fault
 from tests.tree.builder import MIB, TTL, Bucket, noise, planted, said
 
 pytestmark = pytest.mark.mock_clock

@@ -17,8 +17,8 @@ from bucketfs.errors import FsError, KeyTaken, NoAnswer, PreconditionFailed, Sto
 from bucketfs.store.base import Capabilities, Store
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
-from bucketfs.store.fallback import FallbackStore
-from bucketfs.store.memory import Fault, FaultHook
+from bucketfs.store.layers.fallback import FallbackStore
+from tests.harness.memory import Fault, FaultHook
 from tests.tree.builder import Bucket, Mount, killed, planted
 
 pytestmark = pytest.mark.mock_clock

@@ -15,7 +15,7 @@ import trio
 from bucketfs.cli import left
 from bucketfs.errors import StoreError
 from bucketfs.store.base import Headers
-from bucketfs.store.memory import Fault, FaultHook
+from tests.harness.memory import Fault, FaultHook
 from tests.tree.builder import MIB, Bucket, Mount, killed, noise, planted
 
 pytestmark = pytest.mark.mock_clock

@@ -11,9 +11,9 @@ import trio
 from bucketfs.errors import FsError, StoreError
 from bucketfs.file import outgoing as outgoing_module
 from bucketfs.file.plan import FIRST_PART
-from bucketfs.store.memory import Fault
 from bucketfs.tree.saving.change import Change
 from bucketfs.tree.saving.open import Handle
+from tests.harness.memory import Fault
 from tests.tree.builder import MIB, Bucket, Mount, noise, planted
 
 pytestmark = pytest.mark.mock_clock

@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from bucketfs.errors import FsError, NoAnswer, StoreError
-from bucketfs.store.memory import Fault
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.core.state import Nobody, Watcher
 from bucketfs.tree.saving import promises as pending_module
+from tests.harness.memory import Fault
 from tests.tree.builder import MIB, Bucket, Mount, in_place, noise, planted
 
 pytestmark = pytest.mark.mock_clock

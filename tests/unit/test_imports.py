@@ -44,7 +44,7 @@ WIRE = {
 MAY_USE_WIRE = ("bucketfs.store.", "bucketfs.cli.demo", "bucketfs.cli.demo_tour")
 
 #: What the layers above know of the store: what it is asked, and how long listings are read.
-INTERFACE = ("bucketfs.store.base", "bucketfs.store.pages")
+INTERFACE = ("bucketfs.store.base", "bucketfs.store.long_listing")
 
 MODULES = sorted(ROOT.rglob("*.py"))
 

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bucketfs.errors import NoAnswer
-from bucketfs.store.ranges import Asked, Surplus, Told, Window, believed, length_of
+from bucketfs.store.aws.ranges import Asked, Surplus, Told, Window, believed, length_of
 
 OBJECT = bytes(range(40))
 SIZE = len(OBJECT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bucketfs import clock
 from bucketfs.store.base import ListPage, ObjectInfo
-from bucketfs.store.pages import Repeats, read_pages
+from bucketfs.store.long_listing import Repeats, read_pages
 from bucketfs.tasks import Shared
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.core.state import TreeState

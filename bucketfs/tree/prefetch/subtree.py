@@ -18,7 +18,7 @@ from cachetools import LRUCache
 from bucketfs import clock
 from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import ListPage, ObjectInfo
-from bucketfs.store.pages import read_pages
+from bucketfs.store.long_listing import read_pages
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.attributes import Attributes

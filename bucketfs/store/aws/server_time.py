@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from bucketfs import clock
-from bucketfs.store.answers import time_told
+from bucketfs.store.aws.answers import time_told
 
-_log = logging.getLogger("bucketfs.store.server_time")
+_log = logging.getLogger("bucketfs.store.aws.server_time")
 
 #: What a refusal says that is about time. HEAD has no body to say it with: any 403 will do.
 _REFUSALS: Final = frozenset({"RequestTimeTooSkewed", "RequestExpired", "403"})

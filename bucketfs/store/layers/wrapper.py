@@ -22,9 +22,6 @@ from bucketfs.store.base import (
 
 T = TypeVar("T")
 
-#: Requests the server may work on for minutes without sending a byte.
-SLOW: Final = frozenset({"CopyObject", "UploadPartCopy", "CompleteMultipartUpload"})
-
 
 @dataclass(frozen=True, slots=True)
 class Call:

@@ -23,8 +23,8 @@ from http import HTTPStatus
 from typing import Final
 
 from bucketfs.errors import NoAnswer
+from bucketfs.store.aws.error_body import words
 from bucketfs.store.base import Sink
-from bucketfs.store.error_body import words
 
 #: RFC 9110, 14.4. ``*`` is a size that the server does not know.
 _CONTENT_RANGE: Final = re.compile(

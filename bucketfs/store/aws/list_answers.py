@@ -15,7 +15,7 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import unescape
 
-from bucketfs.store.answers import storage_class, unix_time, unquote
+from bucketfs.store.aws.answers import storage_class, unix_time, unquote
 from bucketfs.store.base import ListPage, ObjectInfo, UploadInfo
 
 T = TypeVar("T")

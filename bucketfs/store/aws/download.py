@@ -1,7 +1,7 @@
 """What `S3Store.get` does with the answer: is it that version, and did all of its body come.
 
-`bucketfs.store.ranges` says what an answer's labels are worth; here is what takes a HEAD, or the
-body itself, to tell.
+`bucketfs.store.aws.ranges` says what an answer's labels are worth; here is what takes a HEAD, or
+the body itself, to tell.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from bucketfs.errors import BrokenBody, PreconditionFailed, StoreError
-from bucketfs.store.answers import translate
+from bucketfs.store.aws.answers import translate
+from bucketfs.store.aws.error_body import words
+from bucketfs.store.aws.ranges import Asked, Surplus, Told, Window
 from bucketfs.store.base import ObjectInfo, Sink
-from bucketfs.store.error_body import words
-from bucketfs.store.ranges import Asked, Surplus, Told, Window
-from bucketfs.store.transport import Incomplete, RawResponse
+from bucketfs.store.http.transport import Incomplete, RawResponse
 
 Head = Callable[[str], Awaitable[ObjectInfo]]
 

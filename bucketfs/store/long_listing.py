@@ -18,7 +18,7 @@ from cachetools import LRUCache
 from bucketfs.errors import NoAnswer, StoreError
 from bucketfs.store.base import ListPage, Store
 
-_log = logging.getLogger("bucketfs.store.pages")
+_log = logging.getLogger("bucketfs.store.long_listing")
 
 #: Pages without an entry that may follow each other: of a million old versions and delete
 #: markers, which stores look through and do not show.

@@ -11,11 +11,11 @@ from typing import TypeVar
 from bucketfs import clock
 from bucketfs.errors import NotFound, PreconditionFailed, StoreError
 from bucketfs.store.base import ObjectInfo, Sink, Store
-from bucketfs.store.wrapper import Call, StoreWrapper
+from bucketfs.store.layers.wrapper import Call, StoreWrapper
 
 T = TypeVar("T")
 
-_log = logging.getLogger("bucketfs.store.trace")
+_log = logging.getLogger("bucketfs.store.layers.trace")
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from botocore.auth import UNSIGNED_PAYLOAD
 from crc32c import crc32c
 
 from bucketfs.errors import Damaged
-from bucketfs.store.answers import Payload
+from bucketfs.store.aws.answers import Payload
 from bucketfs.store.base import Body, ObjectInfo, is_etag
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig

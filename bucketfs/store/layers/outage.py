@@ -19,9 +19,9 @@ import trio
 
 from bucketfs import clock
 from bucketfs.errors import NoAnswer, StoreError
-from bucketfs.store.wrapper import Call
+from bucketfs.store.layers.wrapper import Call
 
-_log = logging.getLogger("bucketfs.store.outage")
+_log = logging.getLogger("bucketfs.store.layers.outage")
 
 #: Seconds between two questions to a silent endpoint, and before the first: most silences are one
 #: lost answer, which the next try makes up for.

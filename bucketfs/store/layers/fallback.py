@@ -30,14 +30,14 @@ from bucketfs.store.base import (
 )
 from bucketfs.store.body import FileBody
 from bucketfs.store.capability import Provider, probe
-from bucketfs.store.deletion import Deletions
+from bucketfs.store.layers.deletion import Deletions
+from bucketfs.store.layers.wrapper import StoreWrapper
 from bucketfs.store.refusal import as_taken, is_refusal, unsupported
-from bucketfs.store.wrapper import StoreWrapper
 from bucketfs.tasks import gather
 
 T = TypeVar("T")
 
-_log = logging.getLogger("bucketfs.store.fallback")
+_log = logging.getLogger("bucketfs.store.layers.fallback")
 
 #: Parts of a server-side copy: large, since no byte of them travels, but many run side by side.
 _COPY_PART: Final = 256 << 20

@@ -30,16 +30,17 @@ from bucketfs.errors import (
     StoreError,
     advice,
 )
+from bucketfs.store.aws.sums import multipart_etag
 from bucketfs.store.base import NO_CONDITIONS, Body, Headers, ObjectInfo, Sink, Store
-from bucketfs.store.limit import SMALL
-from bucketfs.store.outage import Outage
-from bucketfs.store.outcome import is_open, lost_uploads
-from bucketfs.store.sums import multipart_etag
-from bucketfs.store.wrapper import SLOW, Call, StoreWrapper, get_call
+from bucketfs.store.config import SLOW
+from bucketfs.store.layers.limit import SMALL
+from bucketfs.store.layers.outage import Outage
+from bucketfs.store.layers.outcome import is_open, lost_uploads
+from bucketfs.store.layers.wrapper import Call, StoreWrapper, get_call
 
 T = TypeVar("T")
 
-_log = logging.getLogger("bucketfs.store.retry")
+_log = logging.getLogger("bucketfs.store.layers.retry")
 
 _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TRANSIENT_CODES: Final = frozenset(

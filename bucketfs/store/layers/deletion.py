@@ -1,7 +1,7 @@
 """Deletions under conditions, where the endpoint honours them and where it does not.
 
-Used by `bucketfs.store.fallback`, with whose store it shares the retrying one below. What the
-endpoint would ignore is looked at just before: by a HEAD for one object or two, by listings for
+Used by `bucketfs.store.layers.fallback`, with whose store it shares the retrying one below. What
+the endpoint would ignore is looked at just before: by a HEAD for one object or two, by listings for
 more. What it says is another version is looked at afterwards: some say so of any version.
 """
 

@@ -41,8 +41,8 @@ from botocore.exceptions import (
 )
 from botocore.httpsession import ProxyConfiguration
 
-from bucketfs.store.http1 import Answer, Malformed, request_head
-from bucketfs.store.wire import Wire, discard, open_wire
+from bucketfs.store.http.http1 import Answer, Malformed, request_head
+from bucketfs.store.http.wire import Wire, discard, open_wire
 
 #: Read at once. 64 KiB took twice the CPU a byte, 1 MiB no less than this.
 _READ: Final = 256 * 1024

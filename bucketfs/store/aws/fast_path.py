@@ -26,8 +26,8 @@ from botocore.awsrequest import AWSPreparedRequest
 from botocore.exceptions import ClientError
 from botocore.utils import percent_encode_sequence
 
-from bucketfs.store.signing import EMPTY_SHA256, Keys, Scope, sign, timestamp
-from bucketfs.store.transport import Origin
+from bucketfs.store.aws.signing import EMPTY_SHA256, Keys, Scope, sign, timestamp
+from bucketfs.store.http.transport import Origin
 
 #: Operations without a listing in their answer, and without special rules in botocore.
 OPERATIONS: Final = frozenset(

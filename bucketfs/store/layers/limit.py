@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import trio
 
 from bucketfs.store.base import Store
-from bucketfs.store.wrapper import Call, StoreWrapper
+from bucketfs.store.layers.wrapper import Call, StoreWrapper
 
 T = TypeVar("T")
 

@@ -25,7 +25,7 @@ from bucketfs.errors import (
     StoreError,
     Unsupported,
 )
-from bucketfs.store.answers import (
+from bucketfs.store.aws.answers import (
     customer_key_params,
     header_params,
     headers_of,
@@ -38,6 +38,12 @@ from bucketfs.store.answers import (
     translate,
     unquote,
 )
+from bucketfs.store.aws.connection import Connection
+from bucketfs.store.aws.download import feed, refused, verify
+from bucketfs.store.aws.error_body import error_code, words
+from bucketfs.store.aws.list_answers import Listing, parse_listing, parse_uploads, token_ahead
+from bucketfs.store.aws.ranges import Asked, Told, believed, length_of
+from bucketfs.store.aws.sums import Checksums
 from bucketfs.store.base import (
     NO_CONDITIONS,
     Body,
@@ -53,14 +59,8 @@ from bucketfs.store.base import (
 )
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
-from bucketfs.store.download import feed, refused, verify
-from bucketfs.store.error_body import error_code, words
-from bucketfs.store.listing import Listing, parse_listing, parse_uploads, token_ahead
-from bucketfs.store.pages import Repeats, tell_left_out
-from bucketfs.store.ranges import Asked, Told, believed, length_of
+from bucketfs.store.long_listing import Repeats, tell_left_out
 from bucketfs.store.refusal import as_taken
-from bucketfs.store.session import Connection
-from bucketfs.store.sums import Checksums
 
 #: Most keys S3 takes in one DeleteObjects, and shows in one page of a listing.
 _BATCH: Final = 1000

@@ -5,7 +5,7 @@ never uses; cut down as here it is 0.20 ms. What is cut, by public hooks where t
 user agent is made once, the endpoint is resolved once an operation, dates stay strings, the event
 handlers named in `_UNUSED` and `_UNREACHED` are gone. The requests that files are made of take
 `FastPath`. Both lean on names that are private (`internals`); without these a connection works, and
-takes more CPU. Retries are ours (`bucketfs.store.retry`), so botocore makes one attempt.
+takes more CPU. Retries are ours (`bucketfs.store.layers.retry`), so botocore makes one attempt.
 """
 
 from __future__ import annotations
@@ -35,16 +35,15 @@ from botocore.parsers import ResponseParserError
 from bucketfs import clock
 from bucketfs.credentials import Anonymous, Chain, Credentials, StaticKeys
 from bucketfs.errors import StoreError
-from bucketfs.store import internals
-from bucketfs.store.answers import NO_KEYS, headers_of
-from bucketfs.store.config import StoreConfig
-from bucketfs.store.error_body import parse_error
-from bucketfs.store.listing import is_listing
-from bucketfs.store.server_time import ServerTime
-from bucketfs.store.short import OPERATIONS, FastPath
-from bucketfs.store.signing import EMPTY_SHA256, canonical_value, timestamp
-from bucketfs.store.transport import TrioSession
-from bucketfs.store.wrapper import SLOW
+from bucketfs.store.aws import internals
+from bucketfs.store.aws.answers import NO_KEYS, headers_of
+from bucketfs.store.aws.error_body import parse_error
+from bucketfs.store.aws.fast_path import OPERATIONS, FastPath
+from bucketfs.store.aws.list_answers import is_listing
+from bucketfs.store.aws.server_time import ServerTime
+from bucketfs.store.aws.signing import EMPTY_SHA256, canonical_value, timestamp
+from bucketfs.store.config import SLOW, StoreConfig
+from bucketfs.store.http.transport import TrioSession
 
 log = logging.getLogger(__name__)
 

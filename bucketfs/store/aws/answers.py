@@ -41,9 +41,9 @@ from bucketfs.errors import (
     StoreError,
     Unsupported,
 )
+from bucketfs.store.aws.error_body import words
 from bucketfs.store.base import Body, Headers, ObjectInfo
 from bucketfs.store.config import StoreConfig
-from bucketfs.store.error_body import words
 
 _MONTHS: Final = {
     name: number
