@@ -145,7 +145,7 @@ class MemoryStore:
         start: int = 0,
         stop: int | None = None,
         if_match: str = "",
-        size: int | None = None,  # noqa: ARG002 - it lies to nobody
+        size: int | None = None,
     ) -> ObjectInfo:
         fault = await self._request("GetObject", key)
         found = self._find(key, "GetObject")
@@ -251,7 +251,7 @@ class MemoryStore:
         token: str | None = None,
         start_after: str = "",
         limit: int = 1000,
-        on_token: OnToken | None = None,  # noqa: ARG002 - nothing is known early
+        on_token: OnToken | None = None,
     ) -> ListPage:
         _lose_answer(await self._request("ListObjectsV2", prefix))
         after = token if token is not None else start_after
@@ -279,7 +279,7 @@ class MemoryStore:
         key: str,
         headers: Headers,
         *,
-        copies: bool = False,  # noqa: ARG002 - there are no checksums here
+        copies: bool = False,
     ) -> str:
         fault = await self._request("CreateMultipartUpload", key)
         self._serial += 1
