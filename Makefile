@@ -101,7 +101,7 @@ bench-quick: setup
 	$(SUDO) $(RUN) -m benchmarks --quick $(ARGS)
 
 docs: setup
-	$(RUN) -m bucketfs.cli.manual docs
+	$(RUN) -m bucketfs.cli.options.manual docs
 
 # A private environment under $(PREFIX)/lib/bucketfs; mount(8) finds its helpers in $(SBINDIR).
 install:

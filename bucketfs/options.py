@@ -3,7 +3,7 @@
 A row is a field of `Options`. The command line parser, ``--help``, the man page and
 ``docs/options.md`` all read this table and nothing else, so an option is added by adding a field.
 Names are s3fs's wherever s3fs has one. Options of s3fs without a meaning here, and the words that
-mount(8) adds, stand in `bucketfs.cli.compat`.
+mount(8) adds, stand in `bucketfs.cli.options.compat`.
 
 Nothing here does I/O, and nothing here knows how a value is used.
 """

@@ -29,9 +29,9 @@ from typing import Any
 import trio
 
 from bucketfs.cache import tags
-from bucketfs.cache.directory import sync_directory
 from bucketfs.cache.extents import Extents
 from bucketfs.cache.journal_file import beside, is_instead, open_or_set_aside
+from bucketfs.cache.places import sync_directory
 from bucketfs.cache.rows import FailedRow, PendingRow, Removal, Rename, Upload, decode, encode
 from bucketfs.cache.tags import Tag
 from bucketfs.errors import FsError

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bucketfs.cache import tags
-from bucketfs.cache.directory import UNSAVED, sync_directory
 from bucketfs.cache.journal import Journal
+from bucketfs.cache.places import UNSAVED, sync_directory
 from bucketfs.cache.rows import FailedRow, PendingRow
 from bucketfs.cache.tags import Tag
 

@@ -17,12 +17,12 @@ from bucketfs.cli.failure import ExitCode, Failure
 #: Commands and the modules whose ``run(argv)`` carries them out.
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
-        "mount": "bucketfs.cli.mount",
-        "umount": "bucketfs.cli.umount",
-        "status": "bucketfs.cli.status",
-        "flush": "bucketfs.cli.flush",
-        "recover": "bucketfs.cli.recover",
-        "demo": "bucketfs.cli.demo",
+        "mount": "bucketfs.cli.commands.mount",
+        "umount": "bucketfs.cli.commands.umount",
+        "status": "bucketfs.cli.commands.status",
+        "flush": "bucketfs.cli.commands.flush",
+        "recover": "bucketfs.cli.commands.recover",
+        "demo": "bucketfs.cli.demo.demo",
     }
 )
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, rest = os.path.basename(words[0]), words[1:]
     is_helper = name.startswith("mount.")
     try:
-        code = _run("bucketfs.cli.helper", rest) if is_helper else _dispatch(rest)
+        code = _run("bucketfs.cli.commands.helper", rest) if is_helper else _dispatch(rest)
         sys.stdout.flush()
     except Failure as failure:
         print(f"{name if is_helper else 'bucketfs'}: {failure.line}", file=sys.stderr)

@@ -32,8 +32,8 @@ from bucketfs.cache.rows import PendingRow
 from bucketfs.errors import FsError
 from bucketfs.file import window
 from bucketfs.file.context import FileContext, Version
+from bucketfs.file.early_upload import ALLOWANCE, EarlyUpload
 from bucketfs.file.fetch import Fetcher
-from bucketfs.file.outgoing import ALLOWANCE, EarlyUpload
 from bucketfs.file.promise import Promise
 from bucketfs.file.readers import Reader
 

@@ -22,7 +22,7 @@ from bucketfs.file import multipart
 from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version, copy_range
 from bucketfs.file.plan import Part, Put, TooLarge, plan_flush
-from bucketfs.file.stream import StreamedUpload
+from bucketfs.file.streamed_upload import StreamedUpload
 from bucketfs.file.target import Target
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import gather

@@ -15,11 +15,11 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
 from bucketfs.errors import FsError
-from bucketfs.fuse import again
-from bucketfs.fuse.directory import OpenDirectory
+from bucketfs.fuse import kernel_cache as again
 from bucketfs.fuse.encode import BLOCK_SIZE, Encoder
 from bucketfs.fuse.guard import guarded
-from bucketfs.fuse.holders import is_open_for_writing, process_of, writable_descriptors
+from bucketfs.fuse.open_descriptors import is_open_for_writing, process_of, writable_descriptors
+from bucketfs.fuse.readdir import OpenDirectory
 from bucketfs.metrics import Metrics
 from bucketfs.tree.core.inode import Inode
 from bucketfs.tree.core.names import NAME_MAX, decode_name

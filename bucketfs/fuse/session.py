@@ -12,10 +12,10 @@ import pyfuse3
 import trio
 
 from bucketfs.cache.cache import PageCache
-from bucketfs.cache.directory import cache_root, name_of
+from bucketfs.cache.places import cache_root, name_of
 from bucketfs.errors import MountRefused
 from bucketfs.file.context import FileContext
-from bucketfs.fuse import again
+from bucketfs.fuse import kernel_cache as again
 from bucketfs.fuse.encode import Encoder, View
 from bucketfs.fuse.host import Host, Service
 from bucketfs.fuse.operations import Operations

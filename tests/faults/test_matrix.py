@@ -18,7 +18,7 @@ import trio
 import trio.testing
 
 from bucketfs.errors import NoAnswer, StoreError
-from bucketfs.file import outgoing as outgoing_module
+from bucketfs.file import early_upload as outgoing_module
 from bucketfs.file import plan as plan_module
 from bucketfs.store.base import Capabilities
 from tests.faults.grown import TreeFiles, contents, fill, grown

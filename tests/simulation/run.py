@@ -15,7 +15,7 @@ import trio.testing
 
 from bucketfs.cache.cache import PageCache
 from bucketfs.errors import FsError, StoreError
-from bucketfs.fuse import again as kernel_cache
+from bucketfs.fuse import kernel_cache
 from bucketfs.fuse.encode import Encoder, View
 from bucketfs.fuse.operations import Operations
 from bucketfs.fuse.session import open_cache, plant

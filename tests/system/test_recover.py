@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bucketfs.cli.client import await_exit
+from bucketfs.cli.socket.client import await_exit
 from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from tests.system.conftest import Place, run

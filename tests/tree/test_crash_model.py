@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bucketfs.errors import FsError, NoAnswer, StoreError
-from bucketfs.file import outgoing as outgoing_module
+from bucketfs.file import early_upload as outgoing_module
 from bucketfs.file import plan as plan_module
 from bucketfs.store.base import NO_CONDITIONS, Capabilities, Headers, ObjectInfo
 from bucketfs.tree.core.inode import Directory

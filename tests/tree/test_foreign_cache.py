@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bucketfs.cache import directory as places
+from bucketfs.cache import places
 from bucketfs.cache.journal import Journal
 from bucketfs.cache.rows import Removal
 from bucketfs.errors import FsError

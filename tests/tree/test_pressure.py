@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from bucketfs.errors import FsError, NoAnswer, PreconditionFailed, StoreError
-from bucketfs.file import outgoing as outgoing_module
+from bucketfs.file import early_upload as outgoing_module
 from bucketfs.store.base import Capabilities, ObjectInfo
 from bucketfs.tree.saving.open import Handle
 from tests.harness.memory import Fault

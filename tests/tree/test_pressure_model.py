@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from bucketfs.cache import cache as cache_module
 from bucketfs.errors import StoreError
-from bucketfs.file import outgoing as outgoing_module
+from bucketfs.file import early_upload as outgoing_module
 from bucketfs.file import plan as plan_module
 from bucketfs.store.base import Capabilities
 from tests.harness.memory import Fault

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from bucketfs.cli import left
+from bucketfs.cli.commands import leftovers as left
 from bucketfs.errors import StoreError
 from bucketfs.store.base import Headers
 from tests.harness.memory import Fault, FaultHook

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from bucketfs.errors import FsError, StoreError
-from bucketfs.file import outgoing as outgoing_module
+from bucketfs.file import early_upload as outgoing_module
 from bucketfs.file.plan import FIRST_PART
 from bucketfs.tree.saving.change import Change
 from bucketfs.tree.saving.open import Handle

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bucketfs.cache.directory import cache_root
+from bucketfs.cache.places import cache_root
 
 
 @pytest.fixture(autouse=True)

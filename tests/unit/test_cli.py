@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from bucketfs.cli import bucket, demo, main, mounts, notify
+from bucketfs.cli import main, mounts
+from bucketfs.cli.demo.demo import demo
 from bucketfs.cli.failure import ExitCode, Failure
+from bucketfs.cli.options import bucket
+from bucketfs.cli.process import notify
 from bucketfs.credentials import Anonymous
 from bucketfs.errors import FsError, MountRefused, NoAnswer, NotFound, StoreError
 from bucketfs.options import Encryption, Options

@@ -18,20 +18,12 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketfs.cli import (
-    client,
-    control,
-    mounts,
-    protocol,
-    report,
-    runtime,
-    show,
-    status,
-    umount,
-    words,
-)
+from bucketfs.cli import mounts, show
+from bucketfs.cli.commands import status, umount
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.protocol import ProtocolError, Request
+from bucketfs.cli.options import words
+from bucketfs.cli.socket import client, control, protocol, report, runtime
+from bucketfs.cli.socket.protocol import ProtocolError, Request
 from bucketfs.metrics import Metrics
 from bucketfs.tree.saving.outstanding import Remaining, State, Waiting
 from bucketfs.tree.saving.save import Uploaded
@@ -162,7 +154,7 @@ class TestUnmounting:
         """fusermount3 ends so where there is no /etc/mtab, as in a bare container."""
         self.program(tools / "fusermount3", "echo failed to open /etc/mtab >&2; exit 1")
         self.program(tools / "umount", f'[ "$*" = "-l /m" ] && : > {tools}/unmounted')
-        umount.unmount("/m", lazy=True)
+        unmounting.unmount("/m", lazy=True)
         assert (tools / "unmounted").exists()
 
     @pytest.mark.parametrize(
@@ -177,7 +169,7 @@ class TestUnmounting:
         self.program(tools / "fusermount3", f"echo {said} >&2; exit 1")
         self.program(tools / "umount", "echo must be superuser >&2; exit 32")
         with pytest.raises(Failure) as caught:
-            umount.unmount("/m")
+            unmounting.unmount("/m")
         assert caught.value.line.startswith(line)
 
 

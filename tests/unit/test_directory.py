@@ -12,7 +12,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketfs.fuse.directory import PIECE, OpenDirectory
+from bucketfs.fuse.readdir import PIECE, OpenDirectory
 from bucketfs.tree.core.inode import Directory, Inode
 
 

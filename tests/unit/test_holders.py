@@ -9,8 +9,8 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
-from bucketfs.fuse import holders
-from bucketfs.fuse.holders import is_open_for_writing, process_of, writable_descriptors
+from bucketfs.fuse import open_descriptors as holders
+from bucketfs.fuse.open_descriptors import is_open_for_writing, process_of, writable_descriptors
 
 
 def test_a_descriptor_of_this_process_is_found(tmp_path: Path) -> None:

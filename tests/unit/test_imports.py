@@ -41,7 +41,7 @@ WIRE = {
     "h11",
     "httptools",
 }
-MAY_USE_WIRE = ("bucketfs.store.", "bucketfs.cli.demo", "bucketfs.cli.demo_tour")
+MAY_USE_WIRE = ("bucketfs.store.", "bucketfs.cli.demo.demo", "bucketfs.cli.demo.tour")
 
 #: What the layers above know of the store: what it is asked, and how long listings are read.
 INTERFACE = ("bucketfs.store.base", "bucketfs.store.long_listing")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bucketfs.cli import manual
+from bucketfs.cli.options import manual
 from bucketfs.options import TABLE
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketfs.cli import compat
-from bucketfs.cli.arguments import ParseError, parse, split_bucket, split_list, tokenise
-from bucketfs.cli.helper import translate
+from bucketfs.cli.commands.helper import translate
+from bucketfs.cli.options import compat
+from bucketfs.cli.options.arguments import ParseError, parse, split_bucket, split_list, tokenise
 from bucketfs.options import BY_NAME, TABLE, Encryption, Options
 from bucketfs.units import (
     GIB,

@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from bucketfs.cache.directory import sync_directory
 from bucketfs.cache.extents import Extent
 from bucketfs.cache.pages import PageFile, read_exactly
+from bucketfs.cache.places import sync_directory
 from bucketfs.cache.rows import Attempt, FailedRow
 from bucketfs.cache.rows import PendingRow as Row
 from bucketfs.cache.seals import Seals

@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bucketfs.cli import client, mounts, show, words
-from bucketfs.cli.client import Daemon, NoDaemon
+from bucketfs.cli import mounts, show
 from bucketfs.cli.failure import ExitCode, Failure
+from bucketfs.cli.options import words
+from bucketfs.cli.socket import client
+from bucketfs.cli.socket.client import Daemon, NoDaemon
 
 USAGE = """usage: bucketfs status [--json] [PATH]
 

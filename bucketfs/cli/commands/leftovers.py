@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from bucketfs.cache import directory as places
-from bucketfs.cache import orphans
-from bucketfs.cache.directory import JOURNAL, UNSAVED
+from bucketfs.cache import orphans, places
 from bucketfs.cache.extents import Extents
 from bucketfs.cache.journal import Journal
+from bucketfs.cache.places import JOURNAL, UNSAVED
 from bucketfs.cache.rows import PendingRow, Removal, Rename, Upload
 from bucketfs.errors import FsError
 from bucketfs.tree.saving.replay import DamagedError, check

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from bucketfs.cli import mounts, protocol, runtime, show
+from bucketfs.cli import mounts, show
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.mounts import Mount
-from bucketfs.cli.protocol import ProtocolError
+from bucketfs.cli.socket import protocol, runtime
+from bucketfs.cli.socket.protocol import ProtocolError
 
 #: Seconds a daemon may be silent.
 _PATIENCE = 15.0

@@ -20,7 +20,7 @@ from bucketfs.cache.extents import Extent, Extents
 from bucketfs.cache.pages import PageBody
 from bucketfs.errors import FsError, NotFound, Unsupported
 from bucketfs.file.context import FileContext, copy_range
-from bucketfs.file.stream import STREAM_FROM, StreamedUpload
+from bucketfs.file.streamed_upload import STREAM_FROM, StreamedUpload
 from bucketfs.file.target import Target
 
 if TYPE_CHECKING:

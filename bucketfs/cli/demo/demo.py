@@ -18,8 +18,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bucketfs.cli import mounts, umount
+from bucketfs.cli import mounts
 from bucketfs.cli.failure import ExitCode, Failure
+from bucketfs.cli.process import unmounting
 
 USAGE = """usage: bucketfs demo [DIR]
 
@@ -75,7 +76,7 @@ def run(argv: Sequence[str]) -> int:
             if sys.stdin.isatty() and sys.stdout.isatty():
                 return _wait(client, directory)
             # Only here: the tour needs boto3, which comes with the extra.
-            from bucketfs.cli import demo_tour  # noqa: PLC0415
+            from bucketfs.cli.demo.demo import tour as demo_tour  # noqa: PLC0415
 
             return demo_tour.tour(directory, client, BUCKET)
 
@@ -84,7 +85,7 @@ def run(argv: Sequence[str]) -> int:
 def _server() -> Iterator[str]:
     """A moto server in a process of its own; yields its address."""
     server = subprocess.Popen(
-        [sys.executable, "-m", "bucketfs.cli.demo_server"],
+        [sys.executable, "-m", "bucketfs.cli.demo.server"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -160,14 +161,14 @@ def _mounted(url: str, directory: Path) -> Iterator[None]:
 
 def unmount(directory: Path) -> None:
     """Unmount and wait for it, lazily if a program still has files open there."""
-    path = umount.absolute(str(directory))
+    path = unmounting.absolute(str(directory))
     if mounts.mounted_at(path, mounts.current()) is None:
         return
     try:
         umount.run([path])  # the cache and the server go next: the mount must be done with them
     except Failure as failure:
         print(f"bucketfs: {failure.line}", file=sys.stderr)
-        umount.unmount(path, lazy=True)
+        unmounting.unmount(path, lazy=True)
 
 
 def _wait(client: Any, directory: Path) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from bucketfs.cli import compat
+from bucketfs.cli.options import compat
 from bucketfs.options import BY_NAME, Options, Row
 
 

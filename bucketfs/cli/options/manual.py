@@ -1,7 +1,7 @@
 """Help, man page and option reference, all made from the one table.
 
-``python -m bucketfs.cli.manual DIRECTORY`` writes ``options.md`` and ``bucketfs.1`` there; a test
-holds the committed files to what this prints.
+``python -m bucketfs.cli.options.manual DIRECTORY`` writes ``options.md`` and ``bucketfs.1`` there;
+a test holds the committed files to what this prints.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from bucketfs.cli import compat
 from bucketfs.cli.failure import ExitCode
+from bucketfs.cli.options import compat
 from bucketfs.options import TABLE, Group, Row
 
 _SYNOPSIS = "bucketfs BUCKET[:/PREFIX] MOUNTPOINT [-f] [-d] [-o NAME[=VALUE],…]…"
@@ -114,7 +114,7 @@ def markdown() -> str:
     lines = [
         "# Options",
         "",
-        "<!-- Made by `python -m bucketfs.cli.manual docs`; edit bucketfs/options.py instead. -->",
+        "<!-- Made by `python -m bucketfs.cli.options.manual docs`; edit bucketfs/options.py instead. -->",
         "",
         f"    {_SYNOPSIS}",
         "",
@@ -172,7 +172,7 @@ def _markdown_row(row: Row) -> str:
 def man_page() -> str:
     """``bucketfs.1`` in man(7) macros."""
     lines = [
-        '.\\" Made by python -m bucketfs.cli.manual docs; edit bucketfs/options.py instead.',
+        '.\\" Made by python -m bucketfs.cli.options.manual docs; edit bucketfs/options.py instead.',
         '.TH BUCKETFS 1 "" "bucketfs" "User Commands"',
         ".SH NAME",
         "bucketfs \\- mount an S3 bucket as a directory",

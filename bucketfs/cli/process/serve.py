@@ -13,10 +13,11 @@ from collections.abc import AsyncIterator, Callable
 import trio
 
 from bucketfs import log as logs
-from bucketfs.cli import bucket, daemon
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.host import MountHost
-from bucketfs.cli.notify import notify
+from bucketfs.cli.options import bucket
+from bucketfs.cli.process import daemon
+from bucketfs.cli.process.mount_host import MountHost
+from bucketfs.cli.process.notify import notify
 from bucketfs.credentials import Credentials
 from bucketfs.fuse import session
 from bucketfs.options import Options

@@ -12,8 +12,9 @@ import shutil
 import stat
 import sys
 
-from bucketfs.cli import mounts, umount
+from bucketfs.cli import mounts
 from bucketfs.cli.failure import ExitCode, Failure
+from bucketfs.cli.process import unmounting
 from bucketfs.options import Options
 
 log = logging.getLogger("bucketfs.checks")
@@ -56,13 +57,13 @@ def mountpoint(options: Options) -> None:
 
 def _clear_dead_mounts(options: Options) -> None:
     """Unmount what daemons of ours left there when they died: nobody answers for it."""
-    path = umount.absolute(options.mountpoint)
+    path = unmounting.absolute(options.mountpoint)
     while (
         (mount := mounts.mounted_at(path, mounts.current())) is not None
         and mount.type == mounts.TYPE
         and _is_dead(path)
     ):
-        umount.unmount(path, lazy=True)
+        unmounting.unmount(path, lazy=True)
         line = f"{path}: the daemon of {mount.source} mounted there had died; unmounted"
         log.warning("%s", line)
         if not options.foreground:

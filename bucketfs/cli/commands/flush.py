@@ -6,9 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bucketfs.cli import client, mounts, show, words
-from bucketfs.cli.client import Daemon, NoDaemon
+from bucketfs.cli import mounts, show
 from bucketfs.cli.failure import ExitCode, Failure
+from bucketfs.cli.options import words
+from bucketfs.cli.socket import client
+from bucketfs.cli.socket.client import Daemon, NoDaemon
 
 USAGE = """usage: bucketfs flush [PATH]
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from bucketfs.cli import arguments, mount
+from bucketfs.cli.commands import mount
 from bucketfs.cli.failure import ExitCode, Failure
+from bucketfs.cli.options import arguments
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SWITCHES = frozenset("sfnvw")

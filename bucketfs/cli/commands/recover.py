@@ -15,11 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bucketfs.cache import directory as places
+from bucketfs.cache import places
 from bucketfs.cache.journal import Journal
-from bucketfs.cli import arguments, left, show, words
+from bucketfs.cli import show
+from bucketfs.cli.commands import leftovers as left
+from bucketfs.cli.commands.leftovers import Entry, Kind, Leftovers
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.left import Entry, Kind, Leftovers
+from bucketfs.cli.options import arguments, words
 from bucketfs.errors import FsError
 
 USAGE = """usage: bucketfs recover [BUCKET] [--cache DIR] [--json]
@@ -245,7 +247,7 @@ def _row(entry: Entry, now: float) -> tuple[str, ...]:
 def _apply(bucket: str, given: Sequence[str], cache: str | None) -> int:
     """Do what the next mount of a bucket with these options would do. Raises Failure."""
     # Listing needs neither FUSE nor a bucket.
-    from bucketfs.cli import apply  # noqa: PLC0415
+    from bucketfs.cli.commands import apply  # noqa: PLC0415
 
     only = Path(cache).absolute() if cache and Path(cache, places.JOURNAL).exists() else None
     line = [bucket, "/", "-f"]

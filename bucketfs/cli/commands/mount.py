@@ -1,7 +1,7 @@
 """``bucketfs BUCKET MOUNTPOINT``: the half before the fork.
 
 The command line, the mount point and the files with the keys are checked here, at once and without
-an event loop; `bucketfs.cli.serve` does the rest in the process that stays.
+an event loop; `bucketfs.cli.process.serve` does the rest in the process that stays.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bucketfs import log as logs
-from bucketfs.cli import arguments, checks, daemon, manual
 from bucketfs.cli.failure import ExitCode, Failure
+from bucketfs.cli.options import arguments, manual
+from bucketfs.cli.process import checks, daemon
 from bucketfs.credentials import (
     Credentials,
     CredentialsError,
@@ -63,7 +64,7 @@ def mount(options: Options) -> int:
     def body(report: daemon.Report) -> int:
         # The event loop and the AWS library belong to the process that serves, not to its parent;
         # and a wrong option is reported without waiting for them.
-        from bucketfs.cli import serve  # noqa: PLC0415
+        from bucketfs.cli.process import serve  # noqa: PLC0415
 
         return serve.serve(options, credentials, lambda: _find_again(options), report)
 

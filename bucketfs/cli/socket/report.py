@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bucketfs.cli.protocol import MOST_NAMED
+from bucketfs.cli.socket.protocol import MOST_NAMED
 from bucketfs.fuse.host import Service
 from bucketfs.store.layers.trace import Tally
 from bucketfs.tree.core.state import GivenUp

@@ -1,4 +1,4 @@
-"""The demo's S3 server, in a process of its own: ``python -m bucketfs.cli.demo_server``.
+"""The demo's S3 server, in a process of its own: ``python -m bucketfs.cli.demo.server``.
 
 Prints its address on one line, serves moto on 127.0.0.1 until its standard input ends (which
 happens when the demo ends, however it ends).

@@ -15,8 +15,11 @@ from typing import Any
 import trio
 
 from bucketfs import clock
-from bucketfs.cli import control, daemon, manual, protocol, report, show
-from bucketfs.cli.notify import notify
+from bucketfs.cli import show
+from bucketfs.cli.options import manual
+from bucketfs.cli.process import daemon
+from bucketfs.cli.process.notify import notify
+from bucketfs.cli.socket import control, protocol, report
 from bucketfs.fuse.host import Service
 from bucketfs.options import Options
 from bucketfs.store.layers.trace import Tally, TraceStore

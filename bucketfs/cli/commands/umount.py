@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bucketfs.cli import client, mounts, show, words
-from bucketfs.cli.client import Conversation, NoDaemon
+from bucketfs.cli import mounts, show
 from bucketfs.cli.failure import ExitCode, Failure
+from bucketfs.cli.options import words
+from bucketfs.cli.process import unmounting
+from bucketfs.cli.socket import client
+from bucketfs.cli.socket.client import Conversation, NoDaemon
 from bucketfs.units import parse_duration
 
 USAGE = """usage: bucketfs umount [-l] [--timeout TIME] MOUNTPOINT
@@ -24,9 +24,6 @@ Unmounts and waits until everything written is in the bucket and the daemon has 
 Exit code 0: unmounted, and nothing of this mount is left here; 1: not unmounted, not done in time,
 or something could not be saved or removed. What an earlier mount left: bucketfs recover."""
 
-#: Seconds for umount(8) or fusermount3, which return at once unless something is stuck: only the
-#: daemon waits for the bucket.
-_PATIENCE = 600.0
 #: Seconds between the farewell of a daemon and its end: it closes the cache.
 _LAST_STEPS = 60.0
 
@@ -45,18 +42,18 @@ def run(argv: Sequence[str]) -> int:
     if len(found.rest) != 1:
         raise Failure(ExitCode.USAGE, USAGE.splitlines()[0])
     timeout = _timeout(found.value("--timeout"))
-    path = absolute(found.rest[0])
+    path = unmounting.absolute(found.rest[0])
     known = mounts.current()
     mount = mounts.mounted_at(path, known)
     if mount is None or mount.type != mounts.TYPE:
         raise Failure(ExitCode.MOUNTPOINT, f"{path}: no bucket is mounted there")
     if "--lazy" in found.switches:
-        unmount(path, lazy=True)
+        unmounting.unmount(path, lazy=True)
         return ExitCode.OK
     deadline = None if timeout is None else time.monotonic() + timeout
     daemon = next((one for one in client.reachable(known) if one.serves(mount)), None)
     if daemon is None:
-        unmount(path)
+        unmounting.unmount(path)
         return ExitCode.OK
     try:
         talk = client.ask(daemon, "watch")
@@ -64,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
         line = f"{path}: not unmounted: {error}; see its log, or run: bucketfs umount -l {path}"
         raise Failure(ExitCode.FAILED, line) from None
     with talk:
-        unmount(path)
+        unmounting.unmount(path)
         try:
             _wait(path, mount.device, talk, deadline)
         except NoDaemon as error:
@@ -113,60 +110,3 @@ def _undone(done: Mapping[str, Any]) -> Iterator[str]:
         yield f"{files} and stay on this machine: bucketfs recover"
     if removals := done.get("removals", 0):  # a daemon that was started long ago tells none
         yield f"{show.count(removals, 'removal')} could not be done in the bucket"
-
-
-def absolute(path: str) -> str:
-    """The absolute path without asking the last component, which may be a dead mount."""
-    parent, name = os.path.split(os.path.abspath(path))
-    return os.path.join(os.path.realpath(parent), name)
-
-
-def unmount(path: str, *, lazy: bool = False) -> None:
-    """Unmount `path`, as root with umount(8), else with fusermount3. Raises Failure."""
-    refusals = []
-    for command in _commands(path, lazy=lazy):
-        refusal = _refusal(command, path)
-        if refusal is None:
-            return
-        refusals.append(refusal)
-        if "busy" in refusal:
-            raise Failure(
-                ExitCode.FAILED,
-                f"{path}: in use; see who with: fuser -vm {path};"
-                f" or run: bucketfs umount -l {path}",
-            )
-    raise Failure(ExitCode.FAILED, f"{path}: {refusals[0] or 'cannot be unmounted'}")
-
-
-def _refusal(command: Sequence[str], path: str) -> str | None:
-    """Why `command` did not unmount `path`; None if it did. Raises Failure when it hangs."""
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise Failure(
-            ExitCode.FAILED, f"{path}: not unmounted after {_PATIENCE:.0f} s; try -l"
-        ) from None
-    return None if done.returncode == 0 else " ".join((done.stderr or done.stdout).split())
-
-
-def _commands(path: str, *, lazy: bool) -> Iterator[list[str]]:
-    """The commands to try, in this order."""
-    plain = ["umount", *(["-l"] if lazy else []), path]
-    if os.geteuid() == 0:
-        yield plain
-        return
-    helper = shutil.which("fusermount3") or shutil.which("fusermount")
-    if helper is None:
-        raise Failure(ExitCode.FUSE, "fusermount3 is missing; install the package fuse3")
-    yield [helper, "-u", *(["-z"] if lazy else []), path]
-    # fusermount3 wants /etc/mtab, which a bare container lacks. umount(8) reads /proc and lets a
-    # user take away what fusermount3 mounted for them.
-    if shutil.which("umount"):
-        yield plain

@@ -8,13 +8,17 @@ from pathlib import Path
 import trio
 
 from bucketfs import log as logs
-from bucketfs.cache import directory as places
-from bucketfs.cli import bucket, daemon, left, mount, show
+from bucketfs.cache import places
+from bucketfs.cli import show
+from bucketfs.cli.commands import leftovers as left
+from bucketfs.cli.commands import mount
+from bucketfs.cli.commands.leftovers import Kind
 from bucketfs.cli.failure import ExitCode
-from bucketfs.cli.left import Kind
-from bucketfs.cli.serve import single
+from bucketfs.cli.options import bucket
+from bucketfs.cli.process import daemon
+from bucketfs.cli.process.serve import single
 from bucketfs.errors import FsError, StoreError
-from bucketfs.fuse.offline import carry_out
+from bucketfs.fuse.recover_offline import carry_out
 from bucketfs.options import Options
 from bucketfs.store import open_store
 from bucketfs.store.config import StoreConfig

@@ -14,8 +14,8 @@ from typing import Any
 
 import trio
 
-from bucketfs.cli import protocol, runtime
-from bucketfs.cli.protocol import ProtocolError, Request
+from bucketfs.cli.socket import protocol, runtime
+from bucketfs.cli.socket.protocol import ProtocolError, Request
 from bucketfs.tasks import Turns
 
 log = logging.getLogger("bucketfs.control")
