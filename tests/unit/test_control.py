@@ -22,6 +22,7 @@ from bucketfs.cli import mounts, show
 from bucketfs.cli.commands import status, umount
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.options import words
+from bucketfs.cli.process import unmounting
 from bucketfs.cli.socket import client, control, protocol, report, runtime
 from bucketfs.cli.socket.protocol import ProtocolError, Request
 from bucketfs.metrics import Metrics
@@ -91,7 +92,7 @@ class TestUmount:
         monkeypatch.setattr(client, "reachable", lambda _known: [daemon])
         monkeypatch.setattr(client, "ask", lambda _daemon, _do: Talk())
         monkeypatch.setattr(client, "await_exit", lambda _pid, _timeout: True)
-        monkeypatch.setattr(umount, "unmount", lambda _path: None)
+        monkeypatch.setattr(unmounting, "unmount", lambda _path: None)
         return said
 
     def line(self) -> str:
@@ -127,7 +128,7 @@ class TestUmount:
             pytest.fail("it is unmounted")
 
         monkeypatch.setattr(client, "ask", ask)
-        monkeypatch.setattr(umount, "unmount", unmount)
+        monkeypatch.setattr(unmounting, "unmount", unmount)
         assert self.line().startswith("/m: not unmounted: the daemon does not answer; ")
 
     def test_a_daemon_that_does_not_end(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bucketfs.cli import mounts
+from bucketfs.cli.commands import umount
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.process import unmounting
 
@@ -76,9 +77,9 @@ def run(argv: Sequence[str]) -> int:
             if sys.stdin.isatty() and sys.stdout.isatty():
                 return _wait(client, directory)
             # Only here: the tour needs boto3, which comes with the extra.
-            from bucketfs.cli.demo.demo import tour as demo_tour  # noqa: PLC0415
+            from bucketfs.cli.demo import tour  # noqa: PLC0415
 
-            return demo_tour.tour(directory, client, BUCKET)
+            return tour.tour(directory, client, BUCKET)
 
 
 @contextlib.contextmanager

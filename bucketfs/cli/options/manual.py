@@ -114,7 +114,7 @@ def markdown() -> str:
     lines = [
         "# Options",
         "",
-        "<!-- Made by `python -m bucketfs.cli.options.manual docs`; edit bucketfs/options.py instead. -->",
+        "<!-- Made by `make docs`; edit bucketfs/options.py instead. -->",
         "",
         f"    {_SYNOPSIS}",
         "",
@@ -172,7 +172,7 @@ def _markdown_row(row: Row) -> str:
 def man_page() -> str:
     """``bucketfs.1`` in man(7) macros."""
     lines = [
-        '.\\" Made by python -m bucketfs.cli.options.manual docs; edit bucketfs/options.py instead.',
+        '.\\" Made by `make docs`; edit bucketfs/options.py instead.',
         '.TH BUCKETFS 1 "" "bucketfs" "User Commands"',
         ".SH NAME",
         "bucketfs \\- mount an S3 bucket as a directory",
