@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bucketfs.cli import main, mounts
-from bucketfs.cli.demo.demo import demo
+from bucketfs.cli.demo import demo
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.options import bucket
 from bucketfs.cli.process import notify

@@ -28,7 +28,7 @@ from bucketfs.cache.rows import Removal
 journal = Journal(Path(sys.argv[1]))
 journal.began(journal.begin("a key", 1.5), "one")
 journal.began(journal.begin("other", 2.5), "two")
-journal.end("two")
+journal.end_upload("two")
 journal.remove([Removal("x", "etag"), Removal("y", "")])
 journal.removed(["y"])
 os.kill(os.getpid(), 9)
