@@ -1,8 +1,9 @@
-"""Imports run one way: cli → fuse → tree → file → cache → store.base."""
+"""Imports run one way: cli → fuse → tree → file → cache → store.base, and so inside the packages."""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,14 @@ ROOT = Path(bucketfs.__file__).parent
 
 #: From the kernel's side to the bucket's; a package imports only what stands behind it.
 ORDER = ("cli", "fuse", "tree", "file", "cache", "store")
+
+#: The rooms and modules of a package, from its door to its foundations; each imports only those
+#: behind it, and modules that are not named here are known to all of the package.
+ROOMS = {
+    "cli": ("main", "demo", "commands", "process", "socket", "options"),
+    "tree": ("tree", "namespace", "saving", "prefetch", "lookup", "core"),
+    "store": ("", "layers", "aws", "http"),
+}
 
 #: Importable from everywhere; they import no package of ORDER.
 GROUND = {
@@ -81,6 +90,31 @@ def test_direction(path: Path) -> None:
             assert ORDER.index(own) <= ORDER.index(other), f"{name} imports {imported}"
         else:
             assert name == "bucketfs.__main__", f"{name} imports {imported}"
+
+
+def room(name: str) -> str:
+    """The second part of a module's name in its package; "" for the package itself."""
+    return (*name.split("."), "", "")[2]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_direction_inside(path: Path) -> None:
+    name = name_of(path)
+    rooms = ROOMS.get(layer(name) or "", ())
+    for imported in imports(path):
+        # a package is imported for its modules, which are named beside it
+        if layer(imported) != layer(name) or imported.count(".") < 2:
+            continue
+        own, other = room(name), room(imported)
+        if own in rooms and other in rooms:
+            assert rooms.index(own) <= rooms.index(other), f"{name} imports {imported}"
+        else:
+            assert own in rooms or other not in rooms, f"{name} imports {imported}"
+
+
+def test_no_two_modules_of_one_name() -> None:
+    names = Counter(path.stem for path in MODULES if path.stem != "__init__")
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
