@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 
 from bucketfs.credentials import Anonymous
 from bucketfs.errors import NoAnswer, StoreError
@@ -173,6 +174,17 @@ async def test_a_silent_endpoint_is_asked_with_pauses() -> None:
         before = endpoint.requests["ListObjectsV2"]
         await trio.sleep(300)
         assert endpoint.requests["ListObjectsV2"] - before == 100
+
+
+@pytest.mark.mock_clock
+async def test_an_answer_in_the_moment_of_a_failure() -> None:
+    endpoint, outage = _Endpoint(), Outage(PATIENCE)
+    async with alongside(lambda: outage.watch(endpoint.check)):
+        await trio.testing.wait_all_tasks_blocked()
+        outage.failed(NoAnswer("ReadTimeout"), trio.current_time())
+        outage.heard()
+        await trio.sleep(100)
+        assert not endpoint.requests
 
 
 @pytest.mark.mock_clock

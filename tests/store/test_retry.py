@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from contextlib import nullcontext
 
 import pytest
@@ -202,6 +203,42 @@ async def test_a_lost_answer_to_a_complete() -> None:
     info = await store.complete("k", upload, parts, size=4)
     assert (memory.peek("k"), info.etag) == (b"data", memory.objects["k"].etag)
     assert not memory.uploads
+
+
+@pytest.mark.mock_clock
+@pytest.mark.parametrize("by", ["etag", "metadata"])
+@pytest.mark.parametrize("new", [True, False])
+async def test_a_lost_answer_to_a_copy_of_any_version(by: str, new: bool) -> None:
+    """It is known by what the source is, also where a copy has an ETag of its own."""
+
+    def lose(operation: str, _key: str, number: int) -> Fault | None:
+        if operation == "CopyObject" and number == 2 and by == "metadata":
+            original = memory.objects["source"]
+            memory.objects["source"] = replace(original, etag="0" * 32 + "-2")
+        return Fault(LOST, after=True) if (operation, number) == ("CopyObject", 1) else None
+
+    store, memory = retrying(lose)
+    memory.poke("source", b"data", Headers({"mtime": "1.2"}))
+    replaced = "" if new else memory.poke("target", b"old").etag
+    info = await store.copy(
+        "source", "target", size=4, target_if_none_match=new, target_if_match=replaced
+    )
+    assert (memory.peek("target"), info.size) == (b"data", 4)
+
+
+@pytest.mark.mock_clock
+async def test_a_lost_answer_to_a_copy_makes_nobody_elses_object_ours() -> None:
+    def interfere(operation: str, key: str, number: int) -> Fault | None:
+        if (operation, number) != ("CopyObject", 1):
+            return None
+        memory.poke("target", b"them", Headers({"mtime": "9.9"}))
+        return Fault(LOST)
+
+    store, memory = retrying(interfere)
+    memory.poke("source", b"data", Headers({"mtime": "1.2"}))
+    with pytest.raises(KeyTaken):
+        await store.copy("source", "target", size=4, target_if_none_match=True)
+    assert memory.peek("target") == b"them"
 
 
 @pytest.mark.mock_clock

@@ -98,8 +98,8 @@ class Outage:
             ask: Sends one small request. Raises StoreError.
         """
         while True:
-            await self._begun.wait()
             begun = self._begun
+            await begun.wait()
             while begun is self._begun:
                 await self._ask_once(ask)
 

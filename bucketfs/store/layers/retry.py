@@ -246,7 +246,7 @@ class RetryStore(StoreWrapper):
                 key, body, headers, if_match=if_match, if_none_match=if_none_match
             )
 
-        def is_ours(found: ObjectInfo) -> bool:
+        async def is_ours(found: ObjectInfo) -> bool:
             digest = hashlib.md5(usedforsecurity=False)
             for piece in body.chunks():
                 digest.update(piece)
@@ -285,14 +285,14 @@ class RetryStore(StoreWrapper):
                 target_if_none_match=target_if_none_match,
             )
 
-        def is_ours(found: ObjectInfo) -> bool:
+        async def is_ours(found: ObjectInfo) -> bool:
             if found.size != size:
                 return False
             if headers is not None:
                 return _same_metadata(found, headers)
             # it has taken the place of nothing, or of another version
             is_new = target_if_none_match or target_if_match not in ("", source_if_match)
-            return is_new and found.etag == source_if_match
+            return is_new and (found.etag == source_if_match or await self._is_copy(found, source))
 
         # A copy onto itself may change the ETag, and so make its own repetition fail.
         return await self._with_known_outcome(Call("CopyObject", target), send, is_ours)
@@ -367,7 +367,7 @@ class RetryStore(StoreWrapper):
                 key, upload_id, parts, size=size, if_match=if_match, if_none_match=if_none_match
             )
 
-        def is_ours(found: ObjectInfo) -> bool:
+        async def is_ours(found: ObjectInfo) -> bool:
             if found.size != size:
                 return False
             if found.etag == multipart_etag([etag for _, etag in parts]):
@@ -384,7 +384,7 @@ class RetryStore(StoreWrapper):
         self,
         call: Call,
         send: Callable[[], Awaitable[ObjectInfo]],
-        is_ours: Callable[[ObjectInfo], bool],
+        is_ours: Callable[[ObjectInfo], Awaitable[bool]],
     ) -> ObjectInfo:
         """Make a call that must not be reported as refused when its first try went through."""
         unknown: StoreError | None = None
@@ -396,7 +396,8 @@ class RetryStore(StoreWrapper):
             except (NotFound, PreconditionFailed):
                 if unknown is None:
                     raise
-                if (found := await self._find(call.key, unknown)) and is_ours(found):
+                found = await self._find(call.key, unknown)
+                if found is not None and await is_ours(found):
                     return found
                 raise
             except StoreError as exc:
@@ -407,9 +408,21 @@ class RetryStore(StoreWrapper):
             return await self.around(call, attempt)
         except StoreError as exc:
             # Ceph answers 500 for ever to the repetition of a Complete that went through.
-            if is_transient(exc) and (found := await self._find(call.key, exc)) and is_ours(found):
-                return found
+            if is_transient(exc):
+                found = await self._find(call.key, exc)
+                if found is not None and await is_ours(found):
+                    return found
             raise
+
+    async def _is_copy(self, found: ObjectInfo, source: str) -> bool:
+        """Whether an object has the bytes and the metadata of another one. Raises StoreError."""
+        try:
+            original = await self.head(source)
+        except NotFound:
+            return False
+        # a copy of what was uploaded in parts has an ETag of its own
+        same = original.headers is not None and _same_metadata(found, original.headers)
+        return same or found.etag == original.etag
 
     async def _find(self, key: str, failure: StoreError) -> ObjectInfo | None:
         """What a request that met `failure` has left; raises that when nobody can tell."""
