@@ -51,11 +51,14 @@ async def gather(jobs: Sequence[Callable[[], Awaitable[T]]], *, limit: int) -> l
 
 
 @asynccontextmanager
-async def alongside(job: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
-    """Run a job for the length of the block; a failure of the block is raised alone, no group."""
+async def alongside(job: Callable[[], Awaitable[object]], name: str) -> AsyncIterator[None]:
+    """Run a job for the length of the block, as `Background.start` does.
+
+    A failure of the block is raised alone, no group.
+    """
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(job)
+        Background(nursery).start(job, name)
         try:
             yield
         except Exception as error:  # noqa: BLE001 - raised again below, alone

@@ -55,5 +55,5 @@ async def open_store(
             renew=connection.renew_credentials,
             on_retry=counted.repeated,
         )
-        async with alongside(lambda: outage.watch(counted.check)):
+        async with alongside(lambda: outage.watch(counted.check), "watch for outages"):
             yield FallbackStore(retried, provider, probe_prefix=config.probe_prefix)

@@ -38,7 +38,7 @@ class _Endpoint(MemoryStore):
 async def watched() -> AsyncIterator[tuple[_Endpoint, RetryStore]]:
     endpoint, outage = _Endpoint(), Outage(PATIENCE)
     policy = RetryPolicy(attempts=100, seconds=10 * PATIENCE, patience=PATIENCE)
-    async with alongside(lambda: outage.watch(endpoint.check)):
+    async with alongside(lambda: outage.watch(endpoint.check), "watch"):
         yield endpoint, RetryStore(endpoint, policy, outage=outage)
 
 
@@ -179,12 +179,30 @@ async def test_a_silent_endpoint_is_asked_with_pauses() -> None:
 @pytest.mark.mock_clock
 async def test_an_answer_in_the_moment_of_a_failure() -> None:
     endpoint, outage = _Endpoint(), Outage(PATIENCE)
-    async with alongside(lambda: outage.watch(endpoint.check)):
+    async with alongside(lambda: outage.watch(endpoint.check), "watch"):
         await trio.testing.wait_all_tasks_blocked()
         outage.failed(NoAnswer("ReadTimeout"), trio.current_time())
         outage.heard()
         await trio.sleep(100)
         assert not endpoint.requests
+
+
+@pytest.mark.mock_clock
+async def test_a_bug_in_the_watch_lets_calls_go_on() -> None:
+    endpoint, outage = _Endpoint(), Outage(PATIENCE)
+    policy = RetryPolicy(attempts=100, seconds=10 * PATIENCE, patience=PATIENCE)
+    store = RetryStore(endpoint, policy, outage=outage)
+
+    async def ask() -> None:
+        raise ZeroDivisionError if outage.over else NoAnswer("ReadTimeout")
+
+    async with alongside(lambda: outage.watch(ask), "watch"):
+        endpoint.fall_silent()
+        await took(store, "k")
+        await trio.sleep(100)
+        endpoint.speak()
+        endpoint.poke("k", b"data")
+        assert (await store.head("k")).size == 4
 
 
 @pytest.mark.mock_clock

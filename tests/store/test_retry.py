@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import trio

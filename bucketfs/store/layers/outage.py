@@ -97,11 +97,14 @@ class Outage:
         Args:
             ask: Sends one small request. Raises StoreError.
         """
-        while True:
-            begun = self._begun
-            await begun.wait()
-            while begun is self._begun:
-                await self._ask_once(ask)
+        try:
+            while True:
+                begun = self._begun
+                await begun.wait()
+                while begun is self._begun:
+                    await self._ask_once(ask)
+        finally:
+            self._over = False  # nobody would end it
 
     async def _ask_once(self, ask: Callable[[], Awaitable[object]]) -> None:
         """Pause and ask; or give up waiting, if it is time for that."""
