@@ -32,7 +32,7 @@ from bucketfs.cache.rows import PendingRow
 from bucketfs.errors import FsError
 from bucketfs.file import window
 from bucketfs.file.context import FileContext, Version
-from bucketfs.file.early_upload import ALLOWANCE, EarlyUpload
+from bucketfs.file.early_upload import ALLOWANCE, EarlyUpload, Outlet
 from bucketfs.file.fetch import Fetcher
 from bucketfs.file.promise import Promise
 from bucketfs.file.readers import Reader
@@ -63,7 +63,12 @@ class Content:
     """
 
     def __init__(
-        self, context: FileContext, base: Version | None, pages: PageFile | None = None
+        self,
+        context: FileContext,
+        base: Version | None,
+        pages: PageFile | None = None,
+        *,
+        outlet: Outlet | None = None,
     ) -> None:
         self._context = context
         if pages is None:
@@ -86,7 +91,7 @@ class Content:
         self.cut = False
         self.served = False
         self.conflicts = 0
-        self.early_upload = EarlyUpload(context, self)
+        self.early_upload = EarlyUpload(context, self, outlet)
         #: Cancelled when someone needs the file more urgently than its upload goes on.
         self.upload: trio.CancelScope | None = None
         self._publishing: trio.Event | None = None
@@ -96,10 +101,12 @@ class Content:
         self.may_have_arrived = False
 
     @classmethod
-    def promised(cls, context: FileContext, row: PendingRow, pages: PageFile) -> Content:
+    def promised(
+        cls, context: FileContext, row: PendingRow, pages: PageFile, *, outlet: Outlet | None = None
+    ) -> Content:
         """What an earlier mount promised; the caller's pin on `pages` passes over to it."""
         base = Version(*row.base) if row.base else None
-        content = cls(context, base, pages)
+        content = cls(context, base, pages, outlet=outlet)
         content.size, content.dirty = row.size, Extents(row.dirty)
         content.new, content.cut, content.touched = row.new, row.cut, True
         content.fetcher.limit = row.limit

@@ -2,7 +2,7 @@
 
 Under pressure a writer waits here until parts have arrived in the upload, whose pages may then be
 dropped. Where that does not help, because the file is not written from its start to its end, it is
-published early (`EarlyUpload.publish`), which makes all of its pages clean.
+published early (`Outlet.publish`), which makes all of its pages clean.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -32,22 +32,34 @@ log = logging.getLogger(__name__)
 ALLOWANCE = 64 << 20
 
 
+class Outlet(Protocol):
+    """Who can publish a file."""
+
+    def target(self) -> Target:
+        """Where it is to be published. Raises FsError when it cannot be now."""
+        ...
+
+    async def publish(self) -> None:
+        """Publish it as it is, as fsync does. Raises FsError and StoreError."""
+        ...
+
+
 class EarlyUpload:
     """The way out of one file's bytes.
 
     Attributes:
-        target: Where the file is to be published; asked when a part of it can leave early.
-        publish: Publishes the file as it is, as fsync does; None for one that nobody writes.
+        allowed: Programs have opened the file for writing: it may be published before they close
+            it, where it has an outlet.
         stream: The upload that runs beside the writer.
         lost: What nobody has any more: it was only in an upload that is gone, or was here alone
             and is damaged.
     """
 
-    def __init__(self, context: FileContext, content: Content) -> None:
+    def __init__(self, context: FileContext, content: Content, outlet: Outlet | None) -> None:
         self._context = context
         self._content = content
-        self.target: Callable[[], Target] | None = None
-        self.publish: Callable[[], Awaitable[None]] | None = None
+        self._outlet = outlet
+        self.allowed = False
         self.stream: StreamedUpload | None = None
         self.lost = Extents()
         self._pinned: trio.Event | None = None
@@ -71,8 +83,9 @@ class EarlyUpload:
         Raises:
             FsError, StoreError: As saving does.
         """
-        assert self.publish is not None, "only what has a writer is streamed"
-        await self.publish()
+        outlet = self._way_out()
+        assert outlet is not None, "only what has a writer is streamed"
+        await outlet.publish()
 
     async def within_reach(self, start: int, stop: int) -> None:
         """Have nothing of ``[start, stop)`` in the upload only.
@@ -151,9 +164,10 @@ class EarlyUpload:
                     return True
         if self._content.reclaim(wanted):
             return True
-        if self.publish is None or self._stuck() <= ALLOWANCE:
+        outlet = self._way_out()
+        if outlet is None or self._stuck() <= ALLOWANCE:
             return False
-        await self.publish()
+        await outlet.publish()
         return self._content.reclaim(wanted) > 0
 
     def _stuck(self) -> int:
@@ -182,11 +196,11 @@ class EarlyUpload:
 
     def feed(self) -> None:
         """Send what is complete of a file that has been written up to its end."""
-        if self.upload() is None and self._streamable():
-            assert self.target is not None
+        outlet = self._way_out()
+        if outlet is not None and self.upload() is None and self._streamable():
             try:
                 self.stream = StreamedUpload(
-                    self._context, self.send_part, self.target(),
+                    self._context, self.send_part, outlet.target(),
                     copies=self._content.base is not None,
                 )  # fmt: skip
             except FsError:
@@ -194,9 +208,12 @@ class EarlyUpload:
         if self.stream is not None:
             self.stream.advance(self._content.size)
 
+    def _way_out(self) -> Outlet | None:
+        return self._outlet if self.allowed else None
+
     def _streamable(self) -> bool:
         """Whether it pays to send parts before the file is closed."""
-        if self.target is None or self._pinned is not None or self.lost:
+        if self._pinned is not None or self.lost:
             return False
         if not self._context.can_stream:
             return False

@@ -27,7 +27,7 @@ from bucketfs.tree.saving.open import Opener
 from bucketfs.tree.saving.outstanding import Outstanding
 from bucketfs.tree.saving.remove import Removals
 from bucketfs.tree.saving.replay import Replay
-from bucketfs.tree.saving.save import Saver
+from bucketfs.tree.saving.save import Outlet, Saver
 
 
 class Tree:
@@ -42,24 +42,40 @@ class Tree:
     def __init__(
         self, files: FileContext, config: TreeConfig, watcher: Watcher | None = None
     ) -> None:
-        self.state = TreeState(files, config, watcher or Nobody())
+        # what is made later is named in functions, which nobody calls before all is there
+        self.state = TreeState(
+            files, config, watcher or Nobody(), lambda inode: Outlet(self.saver, inode)
+        )
         self.lister = Lister(self.state)
-        self.attributes = Attributes(self.state)
-        self.subtree = Subtree(self.state, self.lister, self.attributes)
+        self.attributes = Attributes(
+            self.state,
+            on_look=lambda inode: self.ahead.looked_at(inode),  # noqa: PLW0108 - made below
+            on_directory=lambda directory: self.subtree.looked_at(directory),  # noqa: PLW0108
+        )
+        self.subtree = Subtree(self.state, self.lister)
         self.ahead = Prefetcher(self.state, self.attributes, self.lister)
         self.locks = Locks(self.state)
-        self.removals = Removals(self.state)
+        self.removals = Removals(
+            self.state,
+            on_emptied=lambda directory: self.entries.keep_emptied(directory),  # noqa: PLW0108
+        )
         self.saver = Saver(self.state, self.locks, self.removals)
         self.outstanding = Outstanding(self.state, self.saver, self.removals)
-        publisher = self.saver.publisher
-        self.changer = Changer(self.state, publisher)
+        self.changer = Changer(self.state, self.saver.promises)
         self.finder = Finder(self.state, self.lister, self.attributes)
         self.entries = Entries(
-            self.state, self.finder, self.lister, self.attributes, self.locks, publisher,
+            self.state, self.finder, self.lister, self.attributes, self.locks,
+            self.saver.promises,
             self.removals,
         )  # fmt: skip
         self.renamer = Renamer(
-            self.state, self.finder, self.lister, self.entries, self.locks, self.removals, publisher
+            self.state,
+            self.finder,
+            self.lister,
+            self.entries,
+            self.locks,
+            self.removals,
+            self.saver,
         )
         self.opener = Opener(self.state, self.attributes, self.ahead, self.changer, self.saver)
         self.replay = Replay(self.state, self.lister, self.saver)

@@ -14,7 +14,7 @@ from bucketfs.errors import FsError, NoAnswer, StoreError, Unsupported, errno_of
 from bucketfs.file.fetch import ALONE
 from bucketfs.file.upload import WAYS
 from bucketfs.store.base import ObjectInfo, Sink
-from bucketfs.tree.saving.publish import CONFLICT_NAMES
+from bucketfs.tree.saving.conflict import CONFLICT_NAMES, Conflicts
 from tests.tree.builder import MIB, Bucket, Mount, noise, planted
 
 pytestmark = pytest.mark.mock_clock
@@ -200,7 +200,7 @@ async def test_a_bucket_that_has_every_name(tmp_path: Path) -> None:
         inode = await mount.find("f")
         bucket.requested()
         with trio.move_on_after(100) as scope, pytest.raises(FsError) as raised:
-            await mount.tree.saver.publisher._copy_theirs_aside(inode, "f")
+            await Conflicts(mount.tree.state).copy_theirs_aside(inode, "f")
         assert not scope.cancelled_caught
         assert raised.value.errno == errno.EIO
         assert bucket.requested() == {"HeadObject": 1 + CONFLICT_NAMES}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +17,7 @@ from bucketfs import clock
 from bucketfs.errors import FsError
 from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version
+from bucketfs.file.early_upload import Outlet
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tree.core.inode import NEVER, Directory, Inode, InodeTable, OpenState
 from bucketfs.tree.core.names import check_key
@@ -91,10 +92,24 @@ class Nobody:
 
 
 class TreeState:
-    """The tree's memory."""
+    """The tree's memory.
 
-    def __init__(self, files: FileContext, config: TreeConfig, watcher: Watcher) -> None:
+    Args:
+        files: The surroundings of the files' bytes.
+        config: How the bucket is shown.
+        watcher: Hears what is not as it was told any more.
+        outlet: Answers who publishes an inode's file.
+    """
+
+    def __init__(
+        self,
+        files: FileContext,
+        config: TreeConfig,
+        watcher: Watcher,
+        outlet: Callable[[Inode], Outlet],
+    ) -> None:
         self.files = files
+        self.outlet = outlet
         self.store = files.store
         self.index = files.cache.index
         self.journal = files.cache.journal
@@ -355,14 +370,14 @@ class TreeState:
         content = inode.content
         if content is None:
             base = Version(self.key(inode), inode.etag, inode.size) if inode.etag else None
-            content = Content(self.files, base)
+            content = Content(self.files, base, outlet=self.outlet(inode))
             self.ensure_open_state(inode).content = content
         return content
 
     def empty_content(self, inode: Inode) -> Content:
         """The inode's bytes as O_TRUNC leaves them: none, which the bucket does not know yet."""
         open_state = self.ensure_open_state(inode)
-        open_state.content = Content(self.files, None)
+        open_state.content = Content(self.files, None, outlet=self.outlet(inode))
         open_state.content.new = False
         open_state.content.cut = True
         return open_state.content

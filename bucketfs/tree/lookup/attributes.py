@@ -34,18 +34,28 @@ LINK_MAX = 4095
 
 
 class Attributes:
-    """Learns attributes."""
+    """Learns attributes.
 
-    def __init__(self, state: TreeState) -> None:
+    Args:
+        state: The tree's memory.
+        on_look: Told of each inode whose attributes have to be asked for; answers the size up to
+            which the file is to be fetched along with them.
+        on_directory: Told of each directory whose marker has to be asked for, if it has one: may
+            find out.
+    """
+
+    def __init__(
+        self,
+        state: TreeState,
+        *,
+        on_look: Callable[[Inode], int],
+        on_directory: Callable[[Directory], Awaitable[None]],
+    ) -> None:
         self._state = state
+        self._on_look, self._on_directory = on_look, on_directory
         self._asking: dict[Inode, Shared] = {}
         #: What is shown in place of attributes that may not be read, and until when.
         self._hidden: deque[tuple[Inode, float]] = deque()
-        #: Told of each inode whose attributes have to be asked for; answers the size up to which
-        #: the file is to be fetched along with them.
-        self.on_look: Callable[[Inode], int]
-        #: Told of each directory whose marker has to be asked for, if it has one: may find out.
-        self.on_directory: Callable[[Directory], Awaitable[None]]
 
     def kind_known(self, inode: Inode) -> bool:
         """Whether the type of the file is certain without asking."""
@@ -222,8 +232,8 @@ class Attributes:
     async def _put_question(self, inode: Inode, whole: int | None) -> Inode:
         if whole is None:
             if isinstance(inode, Directory) and inode.markers is None:
-                await self.on_directory(inode)
-            whole = 0 if _has_no_object(inode) else self.on_look(inode)
+                await self._on_directory(inode)
+            whole = 0 if _has_no_object(inode) else self._on_look(inode)
         # whoever waits for the answer counts on finding the inode where it was
         with self._state.asking(inode.parent or self._state.root):
             return await self._question(inode, whole)

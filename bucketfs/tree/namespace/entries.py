@@ -25,8 +25,10 @@ from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.attributes import LINK_MAX, Attributes
 from bucketfs.tree.lookup.find import Finder
 from bucketfs.tree.lookup.lister import Lister
-from bucketfs.tree.saving.publish import Publisher
+from bucketfs.tree.saving.lost_answers import delete_attempt
+from bucketfs.tree.saving.promises import Promises
 from bucketfs.tree.saving.remove import Removals
+from bucketfs.tree.saving.upload_target import object_headers
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class Entries:
         lister: Lister,
         attributes: Attributes,
         locks: Locks,
-        publisher: Publisher,
+        promises: Promises,
         removals: Removals,
     ) -> None:
         self._state = state
@@ -53,9 +55,8 @@ class Entries:
         self._finder = finder
         self._lister = lister
         self._locks = locks
-        self._publisher = publisher
+        self._promises = promises
         self._removals = removals
-        removals.on_emptied = self.keep_emptied
 
     async def create(
         self,
@@ -126,7 +127,7 @@ class Entries:
         try:
             async with self._locks.exclusive(inode):
                 key = self._state.key(inode)
-                headers = self._publisher.headers(inode)
+                headers = object_headers(inode)
                 info = await self._state.store.put(
                     key, BytesBody(body), headers, if_none_match=key not in self._state.deferred
                 )
@@ -212,7 +213,7 @@ class Entries:
         if replaced:
             return
         if content is not None and not in_bucket:
-            await self._publisher.delete_attempt(self._state.key(inode), content)
+            await delete_attempt(self._state.store, self._state.key(inode), content)
         if in_bucket:
             assert inode.parent is not None
             await self._delete(inode.parent, inode, [self._state.key(inode)])
@@ -233,7 +234,7 @@ class Entries:
     def _take_away(self, parent: Directory, inode: Inode, open_state: OpenState) -> None:
         open_state.unlinked = True
         open_state.attributes_unsaved = False
-        self._publisher.promises.drop(open_state.content)
+        self._promises.drop(open_state.content)
         if open_state.content is not None:
             open_state.content.early_upload.drop()
         self._state.note_change(inode)
@@ -377,7 +378,7 @@ class Entries:
         while posix is None or directory.posix != posix:
             await self._attributes.ensure(directory)
             posix = directory.posix
-            headers = self._publisher.headers(directory)
+            headers = object_headers(directory)
             info = await self._state.store.put(
                 self._state.prefix(directory), BytesBody(b""), headers, if_none_match=new
             )

@@ -29,8 +29,10 @@ from bucketfs.tree.lookup.lister import Lister
 from bucketfs.tree.namespace.claim import copy_to_free
 from bucketfs.tree.namespace.copies import TreeCopies
 from bucketfs.tree.namespace.entries import Entries
-from bucketfs.tree.saving.publish import Publisher, content_type
+from bucketfs.tree.saving.lost_answers import delete_attempt
 from bucketfs.tree.saving.remove import Removals
+from bucketfs.tree.saving.save import Saver
+from bucketfs.tree.saving.upload_target import content_type, object_headers
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ class Renamer:
         entries: Entries,
         locks: Locks,
         removals: Removals,
-        publisher: Publisher,
+        saver: Saver,
     ) -> None:
         self._state = state
         self._finder = finder
@@ -86,7 +88,7 @@ class Renamer:
         self._entries = entries
         self._locks = locks
         self._removals = removals
-        self._publisher = publisher
+        self._saver = saver
         self._tree = TreeCopies(state, lister)
 
     async def rename(
@@ -233,7 +235,7 @@ class Renamer:
         content = open_state.content
         if content is not None and inode.parent is not None:
             pins.enter_context(content.early_upload.key_pinned())
-            await self._publisher.finish_upload(inode, open_state)
+            await self._saver.finish_upload(inode, open_state)
             content.interrupt()
 
     async def _forget_old(self, source: Inode, old_key: str) -> bool:
@@ -244,7 +246,7 @@ class Renamer:
         content = source.content
         assert content is not None
         if not source.etag:
-            await self._publisher.delete_attempt(old_key, content)
+            await delete_attempt(self._state.store, old_key, content)
             return False
         assert source.parent is not None
         await self._entries.keep_directory(source.parent, source)
@@ -252,7 +254,7 @@ class Renamer:
             await self._state.store.delete(old_key, if_match=source.etag)
         except PreconditionFailed:
             if content.may_have_arrived:
-                await self._publisher.delete_attempt(old_key, content)
+                await delete_attempt(self._state.store, old_key, content)
             else:
                 log.warning(_THEIRS_STAY, old_key)
             return True
@@ -400,8 +402,8 @@ class Renamer:
         self._state.link(new_parent, new_name, source)
         with self._state.journal.batch():
             if target is not None:
-                self._publisher.promises.drop(target.content)
-            self._publisher.promises.update(source)
+                self._saver.promises.drop(target.content)
+            self._saver.promises.update(source)
             if ends:
                 self._state.journal.renamed(ends)
 
@@ -447,7 +449,7 @@ class Renamer:
                     # readers go on under the new keys before the old ones are gone
                     self._relink(source, target, new_parent, new_name)
                     self._tree.adopt_copies(source, copies, asked)
-                    self._publisher.promises.update_below(source)
+                    self._saver.promises.update_below(source)
                     if await self._tree.delete_originals(copies, asked):
                         self._state.learn_taken(old_parent, old_name)
             finally:
@@ -461,6 +463,6 @@ class Renamer:
 
     async def _claim(self, source: Directory, new_prefix: str) -> str:
         """Make the marker of the new name, as only one client can; answers its ETag."""
-        headers = self._publisher.headers(source)
+        headers = object_headers(source)
         info = await self._state.store.put(new_prefix, BytesBody(b""), headers, if_none_match=True)
         return info.etag

@@ -79,7 +79,6 @@ class Prefetcher:
         #: Where a file was opened last.
         self._reading: _Order | None = None
         self._orders: LRUCache[Directory, _Order] = LRUCache(256)
-        attributes.on_look = self.looked_at
 
     def opened(self, inode: Inode) -> None:
         """A program opened a file to read it."""

@@ -21,7 +21,6 @@ from bucketfs.store.base import ListPage, ObjectInfo
 from bucketfs.store.long_listing import read_pages
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.core.state import TreeState
-from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.lookup.lister import Lister
 from bucketfs.tree.lookup.merge import Picture, sort
 
@@ -66,14 +65,13 @@ def cover(prefix: str, objects: Iterable[ObjectInfo], *, complete: bool) -> dict
 class Subtree:
     """Keeps directories listed, and lists ahead of who walks through them."""
 
-    def __init__(self, state: TreeState, lister: Lister, attributes: Attributes) -> None:
+    def __init__(self, state: TreeState, lister: Lister) -> None:
         self._state = state
         self._lister = lister
         #: Parents in which a directory was listed, and the flat listing under way below them.
         self._walked: LRUCache[Directory, trio.Event | None] = LRUCache(256)
         #: Parents whose next directory may be listed before it is entered.
         self._foresight: LRUCache[Directory, bool] = LRUCache(256)
-        attributes.on_directory = self._foresee
 
     async def ensure(self, directory: Directory) -> None:
         """Have the entries of a directory fresh that a program reads; raises as `Lister.ensure`."""
@@ -81,7 +79,7 @@ class Subtree:
             self._foresight[directory.parent] = True
         await self._ensure(directory)
 
-    async def _foresee(self, directory: Directory) -> None:
+    async def looked_at(self, directory: Directory) -> None:
         """Somebody looks at a directory right after reading one beside it: it is read next.
 
         Its listing tells whether it has a marker, so that nobody need ask for one.

@@ -11,7 +11,8 @@ from bucketfs.errors import FsError
 from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.posix import Posix
 from bucketfs.tree.core.state import TreeState
-from bucketfs.tree.saving.publish import Publisher
+from bucketfs.tree.saving.promises import Promises
+from bucketfs.tree.saving.upload_target import object_headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,9 @@ class Change:
 class Changer:
     """Changes the attributes of inodes; saving them is the caller's to start."""
 
-    def __init__(self, state: TreeState, publisher: Publisher) -> None:
+    def __init__(self, state: TreeState, promises: Promises) -> None:
         self._state = state
-        self._publisher = publisher
+        self._promises = promises
 
     def change(self, inode: Inode, change: Change) -> bool:
         """Apply a change to the known attributes; answers whether anything has to be saved."""
@@ -56,7 +57,7 @@ class Changer:
         open_state.attributes_unsaved = True
         open_state.attribute_changes += 1
         self._state.note_change(inode)
-        self._publisher.promises.update(inode)
+        self._promises.update(inode)
 
     def touch_content(self, inode: Inode) -> None:
         """A program changed the bytes: mtime and ctime are now; saved along with the bytes."""
@@ -80,7 +81,7 @@ class Changer:
     def _replace_xattrs(self, inode: Inode, before: Posix, xattrs: dict[str, bytes]) -> None:
         inode.posix = before.changed(clock.wall_ns(), xattrs=xattrs)
         try:
-            self._publisher.headers(inode)
+            object_headers(inode)
         except FsError:
             inode.posix = before
             raise

@@ -17,9 +17,7 @@ from bucketfs.errors import FsError, PreconditionFailed
 from bucketfs.file.content import Content
 from bucketfs.file.context import Version
 from bucketfs.file.readers import Reader
-from bucketfs.file.target import Target
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
-from bucketfs.tree.core.locks import is_renaming
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.prefetch.prefetcher import FILE_MAX, Prefetcher
@@ -207,15 +205,8 @@ class Opener:
         handle.conflicts = content.conflicts
         content.readers.add(handle.reader)
         content.writers += writable
-        if writable and content.early_upload.target is None:
-            content.early_upload.target = lambda: self._target(inode)
-            content.early_upload.publish = lambda: self._saver.save(inode)
+        content.early_upload.allowed |= writable
         return handle
-
-    def _target(self, inode: Inode) -> Target:
-        if is_renaming(inode):
-            raise FsError(errno.EBUSY, "its directory is being renamed")
-        return self._saver.publisher.target(inode, self._state.ensure_open_state(inode))
 
     async def _drop(self, inode: Inode, content: Content) -> None:
         content.handles -= 1

@@ -14,7 +14,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from bucketfs.cache.extents import Extent
@@ -26,10 +26,10 @@ from bucketfs.cache.seals import Seals
 from bucketfs.errors import FsError
 from bucketfs.file.content import Content
 from bucketfs.file.promise import COPIED, Promise
-from bucketfs.file.target import Target
 from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Directory, Inode, OpenState, is_below
 from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.saving.upload_target import upload_target
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ class Promises:
     """The promises of one mount.
 
     Attributes:
-        target: Where an inode's bytes are to go (`Publisher.target`).
         count, bytes: Of the files promised.
     """
 
@@ -57,7 +56,6 @@ class Promises:
         self._cache = state.files.cache
         self._journal = state.files.cache.journal
         self.count = self.bytes = 0
-        self.target: Callable[[Inode, OpenState], Target]
         #: What rows counted on until others took their place, which may not be safe yet.
         self._outdated: list[PageFile] = []
 
@@ -123,7 +121,7 @@ class Promises:
         if open_state.content.publishing:
             self._attempt(open_state.content, promise.row.headers)
         try:
-            target = self.target(inode, open_state)
+            target = upload_target(self._state, inode, open_state)
         except FsError:
             return  # it has lost its name: what the row says is as good as it gets
         base = open_state.content.base
@@ -264,7 +262,11 @@ class Promises:
             self._outdated.append(old.pages)
 
     def _row(self, inode: Inode, open_state: OpenState, content: Content, seals: Seals) -> Row:
-        target, base, pages = self.target(inode, open_state), content.base, content.fetcher.pages
+        target, base, pages = (
+            upload_target(self._state, inode, open_state),
+            content.base,
+            content.fetcher.pages,
+        )
         return Row(
             file=pages.path.name,
             key=target.key,

@@ -101,12 +101,16 @@ class _Leaving:
 class Removals:
     """Deletes objects behind the names that were removed.
 
-    Attributes:
+    Args:
+        state: The tree's memory.
         on_emptied: Told of each directory that stays and whose last name here may have gone.
     """
 
-    def __init__(self, state: TreeState) -> None:
+    def __init__(
+        self, state: TreeState, *, on_emptied: Callable[[Directory], Awaitable[None]]
+    ) -> None:
         self._state = state
+        self._on_emptied = on_emptied
         self._queue: list[_Leaving] = []
         #: For how many items of a directory it has not been looked after yet; "" may be among them
         #: several times.
@@ -122,7 +126,6 @@ class Removals:
         self._failures: LRUCache[Directory, dict[str, StoreError | FsError]] = LRUCache(256)
         #: Directories that are being removed themselves: they need no marker any more.
         self._going: set[Directory] = set()
-        self.on_emptied: Callable[[Directory], Awaitable[None]]
 
     def is_burst(self, directory: Directory, name: str) -> bool:
         """Whether the removal of a name, asked for now, need not wait for the bucket."""
@@ -312,7 +315,7 @@ class Removals:
         leaving = self._state.leaving[directory]
         try:
             if not leaving and directory not in self._going and directory.parent is not None:
-                await self.on_emptied(directory)
+                await self._on_emptied(directory)
         except (StoreError, FsError) as error:
             log.error("an emptied directory may vanish: %s", error)
             self._note_failure(directory, "", error)

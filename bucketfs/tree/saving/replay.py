@@ -243,7 +243,9 @@ class Replay:
         inode = self._state.new_file(parent, name)
         self._furnish(inode, row)
         open_state = self._state.ensure_open_state(inode)
-        open_state.content = Content.promised(self._state.files, row, pages)
+        open_state.content = Content.promised(
+            self._state.files, row, pages, outlet=self._state.outlet(inode)
+        )
         self._saver.promises.adopted(open_state.content)
         self._state.note_change(inode)
         self._saver.keep_trying(inode)

@@ -20,14 +20,16 @@ import trio
 from bucketfs import clock
 from bucketfs.errors import FsError, NotFound, StoreError, errno_of
 from bucketfs.file.content import Content
+from bucketfs.file.target import Target
 from bucketfs.file.upload import Interrupted
 from bucketfs.tasks import gather
 from bucketfs.tree.core.inode import NEVER, Directory, Inode, OpenState
-from bucketfs.tree.core.locks import Locks
+from bucketfs.tree.core.locks import Locks, is_renaming
 from bucketfs.tree.core.state import GivenUp, TreeState
 from bucketfs.tree.saving.promises import Promises
-from bucketfs.tree.saving.publish import Publisher
+from bucketfs.tree.saving.publish import Publisher, Saved
 from bucketfs.tree.saving.remove import Removals
+from bucketfs.tree.saving.upload_target import object_headers, upload_target
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,22 @@ _PERMANENT = frozenset({errno.EEXIST, errno.EFBIG, errno.ENAMETOOLONG, errno.ERO
 #: Uploads in the background: files up to so many bytes leave in one request each, as many at once
 #: as the mount may send; of larger ones, which send as many by themselves, this many beside them.
 _SMALL, _LARGE_AT_ONCE = 8 << 20, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """Publishes an inode's file before it is closed (`file.early_upload.Outlet`)."""
+
+    saver: Saver
+    inode: Inode
+
+    def target(self) -> Target:
+        """Where it is to be published. Raises FsError."""
+        return self.saver.early_target(self.inode)
+
+    async def publish(self) -> None:
+        """Publish it as it is. Raises FsError and StoreError."""
+        await self.saver.save(self.inode)
 
 
 @dataclass(slots=True)
@@ -73,7 +91,7 @@ class Saver:
         self._locks = locks
         self._removals = removals
         self.promises = Promises(state)
-        self.publisher = Publisher(state, self.later, self.promises)
+        self.publisher = Publisher(state, self.promises)
         self.uploaded = Uploaded()
         #: When the last promised file was closed, and what ends when no other was for a while.
         self._closed = 0.0
@@ -133,16 +151,40 @@ class Saver:
         if open_state.content is not None and open_state.content.unsaved:
             promised = open_state.content.promise is not None
             try:
-                await self.publisher.content(inode, open_state)
+                saved = await self.publisher.content(inode, open_state)
             finally:
                 if promised and (open_state.content is None or open_state.content.promise is None):
                     self._sync_journal_soon()
+            self._follow_up(inode, saved)
             self.uploaded.files += 1
             self.uploaded.bytes += inode.size
         elif open_state.lost is not None:
             open_state.attributes_unsaved = False  # nothing but the attributes of a lost name
         elif open_state.attributes_unsaved:
-            await self.publisher.attributes(inode, open_state)
+            self._follow_up(inode, await self.publisher.attributes(inode, open_state))
+
+    async def finish_upload(self, inode: Inode, open_state: OpenState) -> None:
+        """Have nothing of a file in an unfinished upload only; the caller has the inode's lock.
+
+        Raises:
+            FsError, StoreError: As `save`.
+        """
+        while open_state.content is not None and open_state.content.early_upload.has_upload_only:
+            with contextlib.suppress(Interrupted):
+                self._follow_up(inode, await self.publisher.content(inode, open_state))
+
+    def _follow_up(self, inode: Inode, saved: Saved) -> None:
+        """Do what publishing has left to do. Raises FsError for a conflict."""
+        if saved.attributes_left:
+            self.later(inode)
+        if saved.conflict is not None:
+            raise saved.conflict
+
+    def early_target(self, inode: Inode) -> Target:
+        """Where a file would be published now that is still being written. Raises FsError."""
+        if is_renaming(inode):
+            raise FsError(errno.EBUSY, "its directory is being renamed")
+        return upload_target(self._state, inode, self._state.ensure_open_state(inode))
 
     async def save_directory(self, directory: Directory) -> None:
         """Have the bucket hold a directory's attributes and no name that was removed from it.
@@ -258,7 +300,7 @@ class Saver:
         if isinstance(error, StoreError):
             return error.code == "MetadataTooLarge"
         try:
-            self.publisher.headers(inode)
+            object_headers(inode)
         except FsError:
             return True  # too much metadata, which is ENOSPC as well
         return False

@@ -1,0 +1,184 @@
+"""Two writers, one name: what becomes of a file whose object others have replaced or removed.
+
+Ours is kept beside theirs, theirs beside ours, or theirs is overwritten: as the mount is told, and
+as the bytes allow.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import time
+from dataclasses import dataclass, replace
+
+from bucketfs import clock
+from bucketfs.errors import FsError, NotFound, PreconditionFailed
+from bucketfs.file import upload
+from bucketfs.file.content import Content
+from bucketfs.file.target import Target
+from bucketfs.store.base import ObjectInfo
+from bucketfs.tree.core.inode import NEVER, Directory, Inode, OpenState
+from bucketfs.tree.core.names import NAME_MAX
+from bucketfs.tree.core.posix import NANO
+from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.saving.upload_target import object_headers
+
+log = logging.getLogger(__name__)
+
+#: How often others may replace an object while ours is to take its place.
+CONFLICT_TRIES = 5
+#: How many names for the copy of one version are tried, one of each second from now on.
+CONFLICT_NAMES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Where a file's bytes are now.
+
+    Attributes:
+        info: The version.
+        target: With the headers that it carries.
+        conflict: Set where that is a conflict copy, to be raised as soon as all is noted.
+    """
+
+    info: ObjectInfo
+    target: Target
+    conflict: FsError | None = None
+
+
+class Conflicts:
+    """Publishes where the usual way is barred by others' version."""
+
+    def __init__(self, state: TreeState) -> None:
+        self._state = state
+
+    def take_name_back(self, inode: Inode, lost: tuple[Directory, str]) -> bool:
+        """Have an inode under the name that others gave to another object, if it may have it."""
+        parent, name = lost
+        theirs = parent.children.get(name)
+        if not self._state.config.overwrite or isinstance(theirs, Directory):
+            return False
+        self._state.link(parent, name, inode)
+        return True
+
+    async def resolve(
+        self, inode: Inode, open_state: OpenState, target: Target, cause: Exception
+    ) -> Published:
+        """Publish although others have the name: over theirs if that is wanted, else beside it.
+
+        Raises:
+            FsError, StoreError: As `keep_ours_beside`, and as publishing does.
+        """
+        content = open_state.content
+        assert content is not None
+        if content.early_upload.has_upload_only:
+            return await self._replace_theirs(inode, target, content)
+        whole = not content.fetcher.missing(0, content.size)
+        if not self._state.config.overwrite or open_state.exclusive or not whole:
+            return await self.keep_ours_beside(inode, open_state, content, cause)
+        content.drop_base()
+        return await self._overwrite(inode, target, content)
+
+    async def keep_ours_beside(
+        self, inode: Inode, open_state: OpenState, content: Content, cause: Exception | None
+    ) -> Published:
+        """Store our bytes under a conflict name; the inode goes on there, with all later writes.
+
+        The answer's `conflict` is ESTALE (EEXIST for a file created with O_EXCL).
+
+        Raises:
+            FsError: EIO, and nothing has changed, when that would lose bytes.
+            StoreError: The upload failed, nothing has changed.
+        """
+        if content.early_upload.has_upload_only:
+            raise FsError(errno.EIO, f"{inode.name!r} has bytes in an upload of its old name only")
+        parent, name = open_state.lost or (inode.parent, inode.name)
+        assert parent is not None
+        code = errno.EEXIST if open_state.exclusive else errno.ESTALE
+        new_name = conflict_name(name, clock.wall_ns())
+        await self._gather_bytes(name, content)
+        target = Target(
+            self._state.child_key(parent, new_name),
+            object_headers(inode),
+            changes=open_state.attribute_changes,
+            if_none_match=True,
+        )
+        info, target = await upload.publish(self._state.files, content, target)
+        log.error("%r was changed by someone else; the local version is %r", name, target.key)
+        parent.listed = NEVER
+        self._state.unlink(inode)
+        self._state.link(parent, new_name, inode)
+        self._state.watcher.moved(parent, name)
+        failure = FsError(code, f"{name!r} was changed by someone else")
+        failure.__cause__ = cause
+        return Published(info, target, failure)
+
+    async def _gather_bytes(self, name: str, content: Content) -> None:
+        """Have as much of the base version here as there is of it, and do without it then."""
+        try:
+            await content.load(0, content.size)  # the version may be there after all
+        except FsError as error:
+            if error.errno != errno.ESTALE:
+                raise
+        gaps = content.fetcher.missing(0, content.size)
+        if gaps:
+            log.error("of the version of %r that was changed here, %s are lost", name, gaps)
+        content.drop_base()
+
+    async def _replace_theirs(self, inode: Inode, target: Target, content: Content) -> Published:
+        """Publish over others' version, which is kept beside unless it is to be overwritten.
+
+        An upload that alone has some bytes cannot be completed under another name.
+        """
+        if self._state.config.overwrite:
+            return await self._overwrite(inode, target, content)
+        for last in (*[False] * (CONFLICT_TRIES - 1), True):
+            try:
+                theirs = await self.copy_theirs_aside(inode, target.key)
+                again = replace(target, if_match=theirs, if_none_match=not theirs)
+                return Published(*await upload.publish(self._state.files, content, again))
+            except (PreconditionFailed, NotFound):
+                if last:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _overwrite(self, inode: Inode, target: Target, content: Content) -> Published:
+        log.warning("%r was changed by someone else; their version is overwritten", inode.name)
+        unconditional = replace(target, if_match="", if_none_match=False)
+        return Published(*await upload.publish(self._state.files, content, unconditional))
+
+    async def copy_theirs_aside(self, inode: Inode, key: str) -> str:
+        """Copy an object to a conflict name; answers its ETag, "" if there is none."""
+        try:
+            found = await self._state.store.head(key)
+        except NotFound:
+            return ""
+        parent, now = inode.parent, clock.wall_ns()
+        assert parent is not None
+        for tries in range(1, CONFLICT_NAMES + 1):
+            copy = self._state.child_key(parent, conflict_name(inode.name, now))
+            if not await self._exists(copy):
+                break
+            if tries == CONFLICT_NAMES:
+                raise FsError(errno.EIO, f"all names for a copy are taken, up to {copy!r}")
+            now += NANO
+        await self._state.store.copy(key, copy, size=found.size, source_if_match=found.etag)
+        log.error("%r was changed by someone else; their version is %r", inode.name, copy)
+        parent.listed = NEVER
+        return found.etag
+
+    async def _exists(self, key: str) -> bool:
+        try:
+            await self._state.store.head(key)
+        except NotFound:
+            return False
+        return True
+
+
+def conflict_name(name: str, now_ns: int) -> str:
+    """``NAME.conflict-HOST-TIME``, cut to what a name may have."""
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_ns // NANO))
+    suffix = f".conflict-{socket.gethostname()}-{moment}"
+    kept = name.encode()[: NAME_MAX - len(suffix.encode())]
+    return kept.decode(errors="ignore") + suffix
