@@ -23,6 +23,7 @@ from bucketfs.tree.namespace.rename import Renamer
 from bucketfs.tree.prefetch.prefetcher import Prefetcher
 from bucketfs.tree.prefetch.subtree import Subtree
 from bucketfs.tree.saving.change import Changer
+from bucketfs.tree.saving.markers import Markers
 from bucketfs.tree.saving.open import Opener
 from bucketfs.tree.saving.outstanding import Outstanding
 from bucketfs.tree.saving.remove import Removals
@@ -35,8 +36,8 @@ class Tree:
 
     Attributes:
         state: Inodes, keys and configuration.
-        finder, lister, subtree, ahead, locks, attributes, changer, entries, renamer, removals,
-        opener, outstanding, saver, replay: See their modules.
+        finder, lister, subtree, ahead, locks, attributes, changer, entries, markers, renamer,
+        removals, opener, outstanding, saver, replay: See their modules.
     """
 
     def __init__(
@@ -57,26 +58,21 @@ class Tree:
         self.locks = Locks(self.state)
         self.removals = Removals(
             self.state,
-            on_emptied=lambda directory: self.entries.keep_emptied(directory),  # noqa: PLW0108
+            on_emptied=lambda directory: self.markers.keep_emptied(directory),  # noqa: PLW0108
         )
         self.saver = Saver(self.state, self.locks, self.removals)
         self.outstanding = Outstanding(self.state, self.saver, self.removals)
         self.changer = Changer(self.state, self.saver.promises)
         self.finder = Finder(self.state, self.lister, self.attributes)
+        self.markers = Markers(self.state, self.lister, self.attributes, self.locks, self.removals)
         self.entries = Entries(
             self.state, self.finder, self.lister, self.attributes, self.locks,
-            self.saver.promises,
-            self.removals,
+            self.saver.promises, self.removals, self.markers,
         )  # fmt: skip
         self.renamer = Renamer(
-            self.state,
-            self.finder,
-            self.lister,
-            self.entries,
-            self.locks,
-            self.removals,
-            self.saver,
-        )
+            self.state, self.finder, self.lister, self.entries, self.locks, self.removals,
+            self.saver, self.markers,
+        )  # fmt: skip
         self.opener = Opener(self.state, self.attributes, self.ahead, self.changer, self.saver)
         self.replay = Replay(self.state, self.lister, self.saver)
         files.cache.add_reclaimer(self._reclaim)

@@ -11,14 +11,14 @@ import errno
 import functools
 import logging
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from bucketfs import clock
 from bucketfs.cache.rows import Removal
-from bucketfs.errors import FsError, KeyTaken, StoreError
+from bucketfs.errors import FsError, KeyTaken
 from bucketfs.store.base import BytesBody
 from bucketfs.tasks import gather
-from bucketfs.tree.core.inode import Directory, Inode, OpenState, is_below
+from bucketfs.tree.core.inode import Directory, Inode, OpenState
 from bucketfs.tree.core.locks import Locks
 from bucketfs.tree.core.posix import Posix
 from bucketfs.tree.core.state import TreeState
@@ -26,6 +26,7 @@ from bucketfs.tree.lookup.attributes import LINK_MAX, Attributes
 from bucketfs.tree.lookup.find import Finder
 from bucketfs.tree.lookup.lister import Lister
 from bucketfs.tree.saving.lost_answers import delete_attempt
+from bucketfs.tree.saving.markers import Markers
 from bucketfs.tree.saving.promises import Promises
 from bucketfs.tree.saving.remove import Removals
 from bucketfs.tree.saving.upload_target import object_headers
@@ -49,6 +50,7 @@ class Entries:
         locks: Locks,
         promises: Promises,
         removals: Removals,
+        markers: Markers,
     ) -> None:
         self._state = state
         self._attributes = attributes
@@ -57,6 +59,7 @@ class Entries:
         self._locks = locks
         self._promises = promises
         self._removals = removals
+        self._markers = markers
 
     async def create(
         self,
@@ -155,7 +158,7 @@ class Entries:
         self._furnish(parent, directory, stat.S_IFDIR | stat.S_IMODE(mode), uid, gid)
         try:
             async with self._locks.exclusive(directory):
-                await self._put_marker(directory, new=True)
+                await self._markers.put(directory, new=True)
         except BaseException as error:
             self._state.unlink(directory)
             if isinstance(error, KeyTaken):
@@ -225,11 +228,11 @@ class Entries:
             self._state.journal.remove([Removal(key, etag) for key in keys])
             self._removals.add(parent, inode.name, keys)
             return
-        await self.keep_directory(parent, inode)
+        await self._markers.keep(parent, inode)
         for key in keys:
             await self._state.store.delete(key)
             self._state.index.drop_headers(key)
-        await self.keep_left(parent)
+        await self._markers.keep_left(parent)
 
     def _take_away(self, parent: Directory, inode: Inode, open_state: OpenState) -> None:
         open_state.unlinked = True
@@ -240,70 +243,6 @@ class Entries:
         self._state.note_change(inode)
         self._state.unlink(inode)
         self._state.touch(parent)
-
-    async def keep_directory(self, parent: Directory, last: Inode) -> None:
-        """Give a directory its marker when `last` is the only thing that makes it exist.
-
-        The caller holds the directory's lock.
-        """
-        if self._is_kept(parent) or not self._state.is_listed(parent):
-            return
-        if all(child is last for child in _in_bucket(parent)):
-            await self._put_marker(parent)
-
-    async def keep_left(self, parent: Directory) -> None:
-        """As `keep_directory`, once a name has left the directory, which nothing takes back.
-
-        The caller holds the directory's lock. Where that cannot be done now it is tried again in
-        the background, and the directory's next rmdir or fsync says if it failed for good.
-        """
-        try:
-            await self._keep_if_empty(parent)
-        except StoreError as error:
-            log.warning("whether %r is empty now is asked again: %s", parent.name, error)
-            self._removals.add(parent, "", ())
-        except Exception:
-            # a bug: the name is gone all the same, and its directory must not go with it
-            log.exception("whether %r is empty now is asked again", parent.name)
-            self._removals.add(parent, "", ())
-
-    async def _keep_if_empty(self, parent: Directory) -> None:
-        """As `keep_directory`, after the fact, when no fresh listing could tell beforehand."""
-        if not self._state.is_listed(parent):
-            await self._keep_bare(parent)
-
-    async def keep_emptied(self, directory: Directory) -> None:
-        """As `keep_directory`, after a batch of removals; the caller has no locks."""
-        # asked without the lock, which removals that go on need: a marker too many does no harm
-        if not await self._is_bare(directory):
-            return
-        async with self._locks.exclusive(directory):
-            if directory.parent is not None and not self._is_kept(directory):
-                await self._put_marker(directory)
-
-    async def keep_emptied_below(self, tree: Directory) -> None:
-        """As `keep_emptied`, for what was removed in a tree of which the caller has the locks."""
-        emptied = [each for each in self._state.leaving if is_below(each, tree)]
-        if emptied:
-            await gather(
-                [functools.partial(self._keep_bare, each) for each in emptied],
-                limit=self._state.files.parallel,
-            )
-
-    async def _keep_bare(self, directory: Directory) -> None:
-        if await self._is_bare(directory):
-            await self._put_marker(directory)
-
-    async def _is_bare(self, directory: Directory) -> bool:
-        """Whether nothing in the bucket makes a directory exist."""
-        if self._is_kept(directory):
-            return False
-        if self._state.is_listed(directory):
-            return not any(_in_bucket(directory))
-        return await self._lister.is_empty(directory) and not self._is_kept(directory)
-
-    def _is_kept(self, directory: Directory) -> bool:
-        return directory is self._state.root or "/" in (directory.markers or ())
 
     async def remove_directory(self, parent: Directory, name: str) -> None:
         """Remove an empty directory.
@@ -367,28 +306,3 @@ class Entries:
         )
         self._state.note_change(inode)
         self._state.touch(parent)
-
-    async def _put_marker(self, directory: Directory, *, new: bool = False) -> None:
-        """Store the directory's own object; `new`: unless others have made it.
-
-        The caller holds its lock, or that of the tree it is in.
-        """
-        posix: Posix | None = None
-        # once more for attributes that changed, and were perhaps saved, while it was under way
-        while posix is None or directory.posix != posix:
-            await self._attributes.ensure(directory)
-            posix = directory.posix
-            headers = object_headers(directory)
-            info = await self._state.store.put(
-                self._state.prefix(directory), BytesBody(b""), headers, if_none_match=new
-            )
-            new = False
-        directory.etag, directory.modified = info.etag, info.last_modified
-        self._state.index.put_headers(info.key, info.etag, info.last_modified, headers)
-        directory.markers = (directory.markers or frozenset()) | {"/"}
-        self._state.note_change(directory)
-
-
-def _in_bucket(directory: Directory) -> Iterator[Inode]:
-    """The entries that make a directory exist."""
-    return (c for c in directory.children.values() if isinstance(c, Directory) or c.etag)

@@ -30,6 +30,7 @@ from bucketfs.tree.namespace.claim import copy_to_free
 from bucketfs.tree.namespace.copies import TreeCopies
 from bucketfs.tree.namespace.entries import Entries
 from bucketfs.tree.saving.lost_answers import delete_attempt
+from bucketfs.tree.saving.markers import Markers
 from bucketfs.tree.saving.remove import Removals
 from bucketfs.tree.saving.save import Saver
 from bucketfs.tree.saving.upload_target import content_type, object_headers
@@ -81,6 +82,7 @@ class Renamer:
         locks: Locks,
         removals: Removals,
         saver: Saver,
+        markers: Markers,
     ) -> None:
         self._state = state
         self._finder = finder
@@ -89,6 +91,7 @@ class Renamer:
         self._locks = locks
         self._removals = removals
         self._saver = saver
+        self._markers = markers
         self._tree = TreeCopies(state, lister)
 
     async def rename(
@@ -188,7 +191,7 @@ class Renamer:
                     self._relink(source, target, new_parent, new_name, ends=old_key)
             if left:
                 self._state.learn_taken(old_parent, old_name)
-            await self._entries.keep_left(old_parent)
+            await self._markers.keep_left(old_parent)
 
     async def _onto(
         self, target: Inode | None, new_parent: Directory, new_name: str, *, claim: bool
@@ -249,7 +252,7 @@ class Renamer:
             await delete_attempt(self._state.store, old_key, content)
             return False
         assert source.parent is not None
-        await self._entries.keep_directory(source.parent, source)
+        await self._markers.keep(source.parent, source)
         try:
             await self._state.store.delete(old_key, if_match=source.etag)
         except PreconditionFailed:
@@ -283,7 +286,7 @@ class Renamer:
         changes = open_state.attribute_changes
         headers = self._new_headers(source, onto.name)
         old = Version(old_key, source.etag, source.size)
-        await self._entries.keep_directory(source.parent, source)
+        await self._markers.keep(source.parent, source)
         condition = self._state.copy_condition(source)
         try:
             if onto.claim:
@@ -433,8 +436,8 @@ class Renamer:
             try:
                 await self._pin_keys_below(source, pins)
                 await self._removals.wait_for_deletions()
-                await self._entries.keep_emptied_below(source)
-                await self._entries.keep_directory(old_parent, source)
+                await self._markers.keep_emptied_below(source)
+                await self._markers.keep(old_parent, source)
                 if claim:
                     claimed = await self._claim(source, new_prefix)
                 with self._journaled(Rename(self._state.prefix(source), new_prefix)):
@@ -454,7 +457,7 @@ class Renamer:
                         self._state.learn_taken(old_parent, old_name)
             finally:
                 await pins.aclose()
-            await self._entries.keep_left(old_parent)
+            await self._markers.keep_left(old_parent)
 
     async def _pin_keys_below(self, source: Directory, pins: AsyncExitStack) -> None:
         for inode in list(self._state.open_inodes):
