@@ -75,11 +75,10 @@ class Operations(pyfuse3.Operations):
     @guarded()
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         """Find a name; a free one is answered so that the kernel remembers it."""
-        self._tree.ahead.asked_by(ctx.pid)
         parent = self._table.directory(parent_inode)
         text = decode_name(name)
         try:
-            inode = await self._tree.finder.find_typed(parent, text)
+            inode = await self._tree.finder.find_typed(parent, text, asker=ctx.pid)
         except FsError as error:
             if error.errno != errno.ENOENT:
                 raise
@@ -180,8 +179,7 @@ class Operations(pyfuse3.Operations):
     @guarded()
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         """Attributes, asked of the bucket when what is known is too old."""
-        self._tree.ahead.asked_by(ctx.pid)
-        return self._encode.attributes(await self._known(inode))
+        return self._encode.attributes(await self._known(inode, asker=ctx.pid))
 
     @guarded(bounded=False)
     async def setattr(
@@ -269,10 +267,9 @@ class Operations(pyfuse3.Operations):
     @guarded()
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         """Open an existing file; O_TRUNC comes here, O_CREAT and O_EXCL do not."""
-        self._tree.ahead.asked_by(ctx.pid)
-        node = await self._known(inode)
+        node = await self._known(inode, asker=ctx.pid)
         pid = ctx.pid if flags & os.O_ACCMODE == os.O_RDONLY else process_of(ctx.pid)
-        handle = await self._tree.opener.open(node, flags, uid=ctx.uid, pid=pid)
+        handle = await self._tree.opener.open(node, flags, uid=ctx.uid, pid=pid, asker=ctx.pid)
         return self._opened(handle)
 
     @guarded()
@@ -380,16 +377,16 @@ class Operations(pyfuse3.Operations):
 
     # ---- helpers ---------------------------------------------------------------------------------
 
-    async def _known(self, ino: int) -> Inode:
-        """The inode with fresh attributes."""
+    async def _known(self, ino: int, *, asker: int = 0) -> Inode:
+        """The inode with fresh attributes; `asker`: as `Finder.find` takes it."""
         inode = self._table.get(ino)
         state = self._tree.state
         if inode.parent is None or state.is_fresh(inode):
             if inode.posix is not None:
                 return inode
-            now = await self._tree.attributes.ensure(inode)
+            now = await self._tree.attributes.ensure(inode, asker)
         else:
-            now = await self._tree.finder.find(inode.parent, inode.name)
+            now = await self._tree.finder.find(inode.parent, inode.name, asker=asker)
         if now is not inode and not (inode.content is not None and inode.posix is not None):
             raise FsError(errno.ESTALE, "the name stands for another object now")
         return inode

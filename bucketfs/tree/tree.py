@@ -50,7 +50,7 @@ class Tree:
         self.lister = Lister(self.state)
         self.attributes = Attributes(
             self.state,
-            on_look=lambda inode: self.ahead.looked_at(inode),  # noqa: PLW0108 - made below
+            on_look=lambda inode, asker: self.ahead.looked_at(inode, asker),  # noqa: PLW0108 - made below
             on_directory=lambda directory: self.subtree.looked_at(directory),  # noqa: PLW0108
         )
         self.subtree = Subtree(self.state, self.lister)

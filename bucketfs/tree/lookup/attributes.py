@@ -38,8 +38,8 @@ class Attributes:
 
     Args:
         state: The tree's memory.
-        on_look: Told of each inode whose attributes have to be asked for; answers the size up to
-            which the file is to be fetched along with them.
+        on_look: Told of each inode whose attributes have to be asked for, and by which thread of a
+            program; answers the size up to which the file is to be fetched along with them.
         on_directory: Told of each directory whose marker has to be asked for, if it has one: may
             find out.
     """
@@ -48,7 +48,7 @@ class Attributes:
         self,
         state: TreeState,
         *,
-        on_look: Callable[[Inode], int],
+        on_look: Callable[[Inode, int], int],
         on_directory: Callable[[Directory], Awaitable[None]],
     ) -> None:
         self._state = state
@@ -106,8 +106,8 @@ class Attributes:
         inode.posix = self.glance(inode)
         return inode.posix is not None
 
-    async def ensure(self, inode: Inode) -> Inode:
-        """Have the attributes known.
+    async def ensure(self, inode: Inode, asker: int = 0) -> Inode:
+        """Have the attributes known; `asker`: as `Finder.find` takes it.
 
         Returns:
             The inode that stands for the name: another one when the bucket holds something else
@@ -120,7 +120,7 @@ class Attributes:
         while not self.recall(inode):
             asked = self._asking.get(inode)
             if asked is None:
-                return await self._ask(inode)
+                return await self._ask(inode, asker=asker)
             parent, name = inode.parent, inode.name
             await asked.answered()
             if parent is not None and inode.parent is None:
@@ -219,21 +219,21 @@ class Attributes:
             return path + next((m for m in ("/", "", FOLDER_SUFFIX) if m in markers), "/")
         return path
 
-    async def _ask(self, inode: Inode, whole: int | None = None) -> Inode:
+    async def _ask(self, inode: Inode, whole: int | None = None, *, asker: int = 0) -> Inode:
         """Ask for attributes; with `whole` None in the way the programs' habits suggest."""
         shared = self._asking[inode] = Shared()
         try:
             with shared.asked():
-                return await self._put_question(inode, whole)
+                return await self._put_question(inode, whole, asker)
         finally:
             if self._asking.get(inode) is shared:
                 del self._asking[inode]
 
-    async def _put_question(self, inode: Inode, whole: int | None) -> Inode:
+    async def _put_question(self, inode: Inode, whole: int | None, asker: int) -> Inode:
         if whole is None:
             if isinstance(inode, Directory) and inode.markers is None:
                 await self._on_directory(inode)
-            whole = 0 if _has_no_object(inode) else self._on_look(inode)
+            whole = 0 if _has_no_object(inode) else self._on_look(inode, asker)
         # whoever waits for the answer counts on finding the inode where it was
         with self._state.asking(inode.parent or self._state.root):
             return await self._question(inode, whole)

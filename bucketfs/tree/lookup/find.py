@@ -44,8 +44,13 @@ class Finder:
         self._attributes = attributes
         self._looking: dict[tuple[Directory, str], Shared] = {}
 
-    async def find(self, parent: Directory, name: str) -> Inode:
+    async def find(self, parent: Directory, name: str, *, asker: int = 0) -> Inode:
         """The inode of a name, attributes known.
+
+        Args:
+            parent: Directory.
+            name: Name in it.
+            asker: Thread of a program whose habits say what to fetch along with them, 0 for none.
 
         Raises:
             FsError: ENOENT, ENAMETOOLONG.
@@ -54,16 +59,16 @@ class Finder:
         inode = await self._locate(parent, name)
         if inode is None:
             raise FsError(errno.ENOENT)
-        return await self._attributes.ensure(inode)
+        return await self._attributes.ensure(inode, asker)
 
-    async def find_typed(self, parent: Directory, name: str) -> Inode:
+    async def find_typed(self, parent: Directory, name: str, *, asker: int = 0) -> Inode:
         """As `find`, but of the attributes no more than the type need be known."""
         inode = await self._locate(parent, name)
         if inode is None:
             raise FsError(errno.ENOENT)
         if self._attributes.kind_known(inode):
             return inode
-        return await self._attributes.ensure(inode)
+        return await self._attributes.ensure(inode, asker)
 
     async def find_or_none(self, parent: Directory, name: str) -> Inode | None:
         """As `find`, None for a name that is free; attributes may be unknown."""

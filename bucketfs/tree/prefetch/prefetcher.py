@@ -16,7 +16,6 @@ import logging
 import stat
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -35,7 +34,6 @@ from bucketfs.tree.prefetch.policy import LOOKS, NEAR, ONLY_LOOKING, Habit, Prog
 log = logging.getLogger(__name__)
 
 #: The thread of a program whose request the running task answers (0: not known).
-_asker: ContextVar[int] = ContextVar("asker", default=0)
 
 #: Largest file that is fetched ahead, and bytes of one batch.
 FILE_MAX = 1 << 20
@@ -80,9 +78,9 @@ class Prefetcher:
         self._reading: _Order | None = None
         self._orders: LRUCache[Directory, _Order] = LRUCache(256)
 
-    def opened(self, inode: Inode) -> None:
-        """A program opened a file to read it."""
-        self._habit().opened()
+    def opened(self, inode: Inode, asker: int) -> None:
+        """A thread of a program opened a file to read it."""
+        self._habit(asker).opened()
         order, position = self._place(inode)
         if order is None:
             return
@@ -200,12 +198,8 @@ class Prefetcher:
                 links.append(child)
         return links
 
-    def asked_by(self, thread: int) -> None:
-        """What the running task does from now on, it does for this thread of a program."""
-        _asker.set(thread)
-
-    def looked_at(self, inode: Inode) -> int:
-        """Attributes of an inode have to be asked for.
+    def looked_at(self, inode: Inode, asker: int) -> int:
+        """Attributes of an inode have to be asked for, by a thread of a program.
 
         Answers the size up to which the file is to be fetched along with them: who asks for the
         attributes of one file mostly reads it next.
@@ -219,7 +213,7 @@ class Prefetcher:
                 if order.progress.directories >= ONLY_LOOKING:
                     self._look_ahead(inode, order, position, beyond=False)
             return 0
-        habit = self._habit()
+        habit = self._habit(asker)
         still = habit.only_looks(now)
         habit.looked(now)
         self._latest = habit
@@ -234,9 +228,8 @@ class Prefetcher:
             wanted += self._unknown_behind(order.directory)
         self._look([i for i in wanted if i is not inode], "attributes ahead")
 
-    def _habit(self) -> Habit:
-        """That of the thread which is being answered."""
-        return self._habits.setdefault(_asker.get(), Habit())
+    def _habit(self, thread: int) -> Habit:
+        return self._habits.setdefault(thread, Habit())
 
     def entered(self, directory: Directory) -> None:
         """A program reads a directory; if it only looks, it looks into the next ones too."""

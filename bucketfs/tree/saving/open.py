@@ -61,7 +61,7 @@ class Opener:
         self._changer = changer
         self._saver = saver
 
-    async def open(self, inode: Inode, flags: int, *, uid: int, pid: int) -> Handle:
+    async def open(self, inode: Inode, flags: int, *, uid: int, pid: int, asker: int = 0) -> Handle:
         """A handle on an existing file; O_TRUNC in `flags` empties it.
 
         Raises:
@@ -74,7 +74,7 @@ class Opener:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         reads = flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_TRUNC
         if reads:
-            self._ahead.opened(inode)
+            self._ahead.opened(inode, asker)
             await self._attributes.wait_for_answer(inode)  # its bytes may be on their way already
         known = inode.content.conflicts if inode.content is not None else 0
         await self._check_version(inode, reads=reads)
