@@ -33,8 +33,6 @@ from bucketfs.tree.prefetch.policy import LOOKS, NEAR, ONLY_LOOKING, Habit, Prog
 
 log = logging.getLogger(__name__)
 
-#: The thread of a program whose request the running task answers (0: not known).
-
 #: Largest file that is fetched ahead, and bytes of one batch.
 FILE_MAX = 1 << 20
 BATCH_MAX = 32 << 20
