@@ -55,17 +55,17 @@ class Options:
         "Region the requests are signed for.",
         metavar="NAME", aliases=("endpoint",), shown="from the AWS configuration, else us-east-1")
     use_path_request_style: bool | None = row(_E, None, parse_switch,
-        "Put the bucket into the path of the URL instead of its host name; 0 always puts it "
-        "into the host name. Left out: the path, except at Amazon.")
+        "Put the bucket into the path of the URL instead of the host name; 0 puts it into the "
+        "host name. Without this option: the path, except at Amazon.")
     sigv2: bool = row(_E, False, parse_switch,
         "Sign requests the old way, with Signature Version 2.")
     enable_unsigned_payload: bool = row(_E, False, parse_switch,
-        "Leave the bytes of uploads out of the signature over plain http too, as over https: half "
-        "the CPU, but bytes changed on the way go unnoticed.")
+        "Do not sign the bytes of uploads over plain http either (over https they never are): "
+        "half the CPU, but nothing notices bytes that change on the way.")
     checksum: str = row(_E, "auto", kind.choice("auto", "crc32c", "md5", "off"),
-        "What uploads carry for the server to compare. auto: CRC-32C at Amazon, Cloudflare and "
-        "MinIO; over plain http the SHA-256 of the signature in any case. md5: Content-MD5, which "
-        "all servers know; it takes as much CPU as all the rest of an upload.",
+        "The checksum that uploads carry and the server compares. auto: CRC-32C at Amazon, "
+        "Cloudflare and MinIO; over plain http always the SHA-256 of the signature, too. md5: "
+        "Content-MD5, which all servers know; it takes as much CPU as the rest of an upload.",
         metavar="auto|crc32c|md5|off")
     enable_content_md5: bool = row(_E, False, parse_switch, "The same as checksum=md5.")
     requester_pays: bool = row(_E, False, parse_switch,
@@ -78,33 +78,34 @@ class Options:
     profile: str | None = row(_C, None, kind.text,
         "Section of ~/.aws/config and ~/.aws/credentials.",
         metavar="NAME")
-    public_bucket: bool = row(_C, False, parse_switch, "Sign nothing: the bucket is public.")
+    public_bucket: bool = row(_C, False, parse_switch,
+        "The bucket is public: do not sign requests.")
     iam_role: bool = row(_C, False, kind.role,
         "Take the keys from the machine or container (instance metadata, ECS, EKS), not from "
-        "files; a role's name is accepted and not needed.",
+        "files. The name of a role may be given, and is not needed.",
         aliases=("ecs",))
     use_session_token: bool = row(_C, False, parse_switch,
-        "Refuse keys from the environment that come without a session token.")
+        "Refuse keys from the environment if they have no session token.")
 
     retries: int = row(_N, 5, parse_count,
-        "Repetitions of a failed request.",
+        "How often a failed request is repeated.",
         metavar="N", low=1, high=100)
     connect_timeout: float = row(_N, 10.0, parse_duration,
         "Seconds to wait for a connection.",
         metavar="TIME", low=0.1, high=3600, shown="10")
     readwrite_timeout: float = row(_N, 60.0, parse_duration,
-        "Seconds without a byte after which a request counts as failed.",
+        "Seconds without a byte after which a request has failed.",
         metavar="TIME", low=0.1, high=3600, shown="60")
     op_timeout: float = row(_N, 300.0, parse_duration,
         "Seconds after which a file operation that makes no progress fails.",
         metavar="TIME", low=1, high=86400, shown="300")
     max_thread_count: int = row(_N, 16, parse_count,
-        "Requests for data in flight at once.",
+        "How many requests for data run at once.",
         metavar="N", aliases=("parallel_count", "parallel_upload", "multireq_max"), low=1, high=512)
     no_check_certificate: bool = row(_N, False, parse_switch,
         "Do not check the server's certificate at all.")
     ssl_verify_hostname: bool = row(_N, True, parse_switch,
-        "Check that the certificate is for this host; 0 turns off only that check.",
+        "Check that the certificate is for this host; 0 turns off this check alone.",
         metavar="0|1", shown="1")
 
     storage_class: str | None = row(_O, None, kind.upper,
@@ -115,8 +116,8 @@ class Options:
         metavar="ACL")
     use_sse: Encryption | None = row(  # noqa: RUF009 - rows are fields
         _O, None, kind.encryption,
-        "Server-side encryption: 1 (the server's keys), kmsid[:ID], or custom[:FILE] with keys "
-        "of your own (SSE-C).",
+        "Server-side encryption: 1 (the server's keys), kmsid[:ID], or custom[:FILE] with your "
+        "own keys (SSE-C).",
         metavar="1|kmsid[:ID]|custom[:FILE]")
 
     read_only: bool = row(_V, False, parse_switch,
@@ -129,42 +130,43 @@ class Options:
         "Show this group as the group of everything.",
         metavar="GID", high=2**32 - 2)
     umask: int | None = row(_V, None, parse_octal,
-        "Show every file and directory with mode 0777 less these bits (octal).",
+        "Show every file and directory with mode 0777 without these bits (octal).",
         metavar="MASK")
     mp_umask: int | None = row(_V, None, parse_octal,
         "The same for the mount point alone (octal).",
         metavar="MASK")
     allow_other: bool = row(_V, False, parse_switch,
-        "Let other users in. Without root this needs user_allow_other in /etc/fuse.conf.")
+        "Let other users in. Unless root mounts, /etc/fuse.conf must have user_allow_other.")
     use_xattr: bool = row(_V, True, parse_switch,
-        "Offer extended attributes; use_xattr=0 makes small writes faster.",
+        "Support extended attributes; use_xattr=0 makes small writes faster.",
         metavar="0|1", shown="1")
     metadata: str = row(_V, "full", kind.choice("full", "list"),
         "full: mode, owner and times come from each object's metadata. list: only what a "
-        "listing tells, never a request per file.",
+        "listing shows, without a request for each file.",
         metavar="full|list")
     conflict: str = row(_V, "keep", kind.choice("keep", "overwrite"),
-        "When others changed a file's object since it was opened here: keep their version under "
-        "the name and ours beside it as NAME.conflict-HOST-TIME (close fails with ESTALE), or "
-        "overwrite theirs.",
+        "What happens when others have changed a file since it was opened here. keep: their "
+        "version keeps the name, ours is stored as NAME.conflict-HOST-TIME, and close fails with "
+        "ESTALE. overwrite: ours replaces theirs.",
         metavar="keep|overwrite")
     exclusive_create: str = row(_V, "close", kind.choice("open", "close"),
-        "When the store decides who creates a file with O_EXCL: close, when it is uploaded, or "
-        "open, for lock files that programs on several machines create: one request more a file. "
-        "With open, it also decides who renames to a name that must be free.",
+        "When the store decides who creates a file with O_EXCL. close: when the file is uploaded. "
+        "open: at once, for lock files that programs on several machines create; one more request "
+        "for each file. With open, the store also decides who renames to a name that must be "
+        "free.",
         metavar="open|close")
     compat_dir: bool = row(_V, False, parse_switch,
-        "Look for name_$folder$ objects (Hadoop's directories) when a name is looked up, too; "
-        "listings show them always.")
+        "Look for name_$folder$ objects (Hadoop's directories) also when a name is looked up; "
+        "listings always show them.")
     stat_cache_expire: float = row(_V, 60.0, parse_duration,
-        "Seconds for which attributes and listings may be old.",
+        "How old attributes and listings may be, in seconds.",
         metavar="TIME", aliases=("stat_cache_interval_expire",), low=0, shown="60")
     open_ttl: float = row(_V, 1.0, parse_duration,
-        "Seconds for which open() of a cached file trusts what is known of the object. Raise it"
-        " for data that never changes.",
+        "How old the knowledge of an object may be when a cached file is opened, in seconds. "
+        "Raise it for data that never changes.",
         metavar="TIME", low=0, shown="1")
     bucket_size: int | None = row(_V, None, kind.size_in_bytes,
-        "Size of the file system that df shows (bare number: bytes).",
+        "Size of the file system as df shows it (bare number: bytes).",
         metavar="SIZE", low=1)
 
     use_cache: str | None = row(_K, None, kind.text,
@@ -174,35 +176,36 @@ class Options:
         "Directory of the block cache when use_cache is not given.",
         metavar="DIR")
     check_cache_dir_exist: bool = row(_K, False, parse_switch,
-        "Fail when the directory of use_cache does not exist instead of making it.")
+        "Fail if the directory of use_cache does not exist, instead of making it.")
     cache_size: int = row(_K, 10 * GIB, kind.megabytes,
         "Limit of the block cache (bare number: MB).",
         metavar="SIZE", low=64 * MIB, shown="10Gi")
     free_space_ratio: int = row(_K, 10, parse_count,
-        "Percent of the cache's disk that stay free. Excludes ensure_diskfree.",
+        "Percent of the cache's disk that stays free. Not together with ensure_diskfree.",
         metavar="PERCENT", high=100)
     ensure_diskfree: int | None = row(_K, None, kind.megabytes,
         "Space on the cache's disk that stays free (bare number: MB).",
         metavar="SIZE")
     writeback: bool = row(_K, False, parse_switch,
-        "close() is content with the local disk, and the upload follows: it survives kill -9 and "
-        "reboot, and unmounting waits for it. fsync() still waits for the bucket.")
+        "close() waits for the local disk only, and the upload follows. The file survives kill -9 "
+        "and reboot, and unmounting waits for the upload. fsync() still waits for the bucket.")
     multipart_size: int | None = row(_K, None, kind.megabytes,
-        "Part size of multipart uploads (bare number: MB). Fixed parts limit a file to 10,000 "
-        "of them.",
+        "Part size of multipart uploads (bare number: MB). A file then has at most 10,000 parts "
+        "of this size.",
         metavar="SIZE", aliases=("chunk_size",), low=5 * MIB, high=5 * GIB,
         shown="grows with the file")
 
     logfile: str | None = row(_L, None, kind.text,
-        "Log here instead of to syslog or, with -f, to standard error. SIGHUP opens it anew.",
+        "Log to this file, not to syslog or (with -f) standard error. SIGHUP reopens it.",
         metavar="FILE")
     dbglevel: str = row(_L, "warning", kind.level,
-        "Least severity that is logged: crit, err, warn, info or dbg (-d is dbg).",
+        "Lowest severity that is logged: crit, err, warn, info or dbg (-d is dbg).",
         metavar="LEVEL", shown="warn; with -f info")
     log_format: str = row(_L, "plain", kind.choice("plain", "json"),
-        "plain, or json: one object a line.",
+        "plain: lines of text. json: one object a line.",
         metavar="plain|json")
-    no_time_stamp_msg: bool = row(_L, False, parse_switch, "No time in front of plain log lines.")
+    no_time_stamp_msg: bool = row(_L, False, parse_switch,
+        "Do not put the time in front of plain log lines.")
     instance_name: str | None = row(_L, None, kind.text,
         "Name of this mount in the log.",
         metavar="NAME")

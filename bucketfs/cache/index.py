@@ -73,7 +73,7 @@ class Index:
         try:
             self._db = _open(path)
         except sqlite3.Error as error:
-            log.warning("the index %s is unreadable and begun anew: %s", path, error)
+            log.warning("the index %s is unreadable, and a new one is begun: %s", path, error)
             self._remove()
             self._db = _open(Path(":memory:"))
 

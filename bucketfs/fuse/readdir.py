@@ -1,4 +1,4 @@
-"""Reading a directory: a picture of its names, handed to the kernel piece by piece."""
+"""Reading a directory: a snapshot of its names, handed to the kernel piece by piece."""
 
 from __future__ import annotations
 

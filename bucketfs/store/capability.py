@@ -256,13 +256,13 @@ class Provider:
         """
         before, self._versioned = self._versioned, bool(version_id)
         if before is False and version_id and self.probes_writes:
-            _log.warning("versioning was switched on: conditions are looked at by us until remount")
+            _log.warning("versioning was switched on: a HEAD replaces conditions from now on")
             self.demote(put_if_match=False, put_if_none_match=False)
 
     def demote_list(self) -> None:
         if self.list_v2:
             self.list_v2 = False
-            _log.info("%s lists in the old way (ListObjects)", self.name)
+            _log.info("%s knows ListObjects only, not ListObjectsV2", self.name)
 
 
 async def probe(store: Store, provider: Provider, prefix: str) -> None:
@@ -354,7 +354,7 @@ async def _clean_up(store: Store, provider: Provider, key: str, *, learn: bool) 
             await store.delete(key)
     except StoreError as exc:
         # who may write and not delete may mount all the same
-        _log.warning("the object that tried out conditional writes stays in the bucket: %s", exc)
+        _log.warning("the object of the probe for conditional writes stays in the bucket: %s", exc)
 
 
 async def _is_gone(store: Store, provider: Provider, key: str) -> bool:

@@ -14,9 +14,9 @@ from bucketfs.cli.socket.client import Daemon, NoDaemon
 
 USAGE = """usage: bucketfs flush [PATH]
 
-Waits until everything that is not in the bucket yet, in the mount at PATH or below PATH in a mount,
-has been saved: uploads, attributes, removals. Without PATH: in all mounts that you may ask.
-Files that a program is still writing are left to their close. Ctrl-C ends the waiting only.
+Waits until everything below PATH that is not in the bucket yet has been saved: uploads, attributes,
+removals. PATH is a mount point, or a path in a mount. Without PATH: all mounts that you may ask.
+Files that a program is still writing are left to their close. Ctrl-C ends only the waiting.
 
 Exit code 0: all of it is in the bucket; 1: the files named could not be saved."""
 

@@ -29,20 +29,20 @@ USAGE = """usage: bucketfs recover [BUCKET] [--cache DIR] [--json]
        bucketfs recover [BUCKET] [--cache DIR] --discard NAME… | --discard --all
        bucketfs recover BUCKET --apply [-o NAME[=VALUE],…]…
 
-Lists what mounts that were killed, or could not save something, left in the cache directories of
-this machine; a bucket named chooses those of its mounts. No bucket is asked, unless with --apply.
+Lists what mounts left in the cache directories of this machine because they were killed, or could
+not save it. BUCKET chooses the mounts of that bucket. Only --apply asks the bucket.
 
   --cache DIR      the directory of -o use_cache=DIR, or one of the directories in it
-  --json           one JSON object a cache directory and line
-  --apply          do what the next mount would do: upload files (conditionally, as ever), delete
-                   and rename what was deleted and renamed, abort unfinished multipart uploads;
-                   needs the -o options of the mount
+  --json           one JSON object for each cache directory, one a line
+  --apply          do what the next mount would do: upload files (under conditions, as always),
+                   delete and rename what was deleted and renamed, abort unfinished multipart
+                   uploads; needs the -o options of the mount
   --save DIR       copy the bytes of files that were not saved to DIR
-  --discard NAME…  forget the things of these names, as listed, and delete their bytes
+  --discard NAME…  forget the entries of these names, as listed, and delete their bytes
   --all            with --discard: everything
 
-Exit code 0: nothing is left, or all that was asked for has been done; 1: something is left, or
-could not be done."""
+Exit code 0: nothing is left, or everything asked for has been done; 1: something is left, or could
+not be done."""
 
 _HINT = "upload it with --apply, copy it out with --save DIR, or mount the bucket again"
 

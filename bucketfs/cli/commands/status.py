@@ -19,7 +19,7 @@ USAGE = """usage: bucketfs status [--json] [PATH]
 Shows the mount that PATH is in, or all mounts that you may ask: requests, cache, open files, what
 is not in the bucket yet and why, and what could not be saved.
 
-  --json   one JSON object a mount and line
+  --json   one JSON object for each mount, one a line
 
 Exit code 0: all is well; 1: something failed, is being retried, or one of the mounts does not
 answer; 3: no bucket is mounted at PATH, or its daemon does not answer."""

@@ -18,11 +18,11 @@ USAGE = """usage: bucketfs umount [-l] [--timeout TIME] MOUNTPOINT
 
 Unmounts and waits until everything written is in the bucket and the daemon has ended.
 
-  -l, -z, --lazy   take the mount out of the tree at once, even if it is in use or dead; do not wait
+  -l, -z, --lazy   detach the mount at once, even if it is in use or dead; do not wait
   --timeout TIME   wait no longer than this (60, 5m, 1h); the daemon goes on
 
 Exit code 0: unmounted, and nothing of this mount is left here; 1: not unmounted, not done in time,
-or something could not be saved or removed. What an earlier mount left: bucketfs recover."""
+or something could not be saved or removed. bucketfs recover shows what earlier mounts left."""
 
 #: Seconds between the farewell of a daemon and its end: it closes the cache.
 _LAST_STEPS = 60.0

@@ -22,18 +22,18 @@ _COMMANDS = (
     ("bucketfs BUCKET[:/PREFIX] MOUNTPOINT", "mount a bucket (also: bucketfs mount …)"),
     (
         "bucketfs umount [-l] [--timeout TIME] MOUNTPOINT",
-        "unmount it and wait until all is in the bucket; -l at once, even if in use or dead",
+        "unmount it and wait until all is in the bucket; -l: at once, even if in use or dead",
     ),
     ("bucketfs status [--json] [PATH]", "what mounts do, and what is not in the bucket yet"),
     ("bucketfs flush [PATH]", "wait until what was written is in the bucket"),
     (
         "bucketfs recover [BUCKET] [--apply|--save DIR|--discard NAME…]",
-        "list what mounts that died left on this machine; upload it, copy it out, or delete it",
+        "list what dead mounts left on this machine; upload it, copy it out, or delete it",
     ),
-    ("bucketfs demo [DIR]", "try it out with a server of its own"),
+    ("bucketfs demo [DIR]", "try it out, with a server of its own"),
 )
 
-_MORE = "bucketfs COMMAND --help tells more of a command."
+_MORE = "bucketfs COMMAND --help says more about a command."
 
 _FLAGS = (
     ("-f", "stay in the foreground and log to standard error"),
@@ -44,9 +44,9 @@ _FLAGS = (
 )
 
 _EXIT_CODES = {
-    ExitCode.OK: "success; without -f: the mount stands",
+    ExitCode.OK: "success; without -f: the bucket is mounted",
     ExitCode.FAILED: "any other failure",
-    ExitCode.USAGE: "the command line makes no sense",
+    ExitCode.USAGE: "the command line is wrong",
     ExitCode.MOUNTPOINT: "the mount point is missing, busy, dead or no directory",
     ExitCode.CREDENTIALS: "no usable keys",
     ExitCode.BUCKET: "the bucket does not exist or cannot be used",
@@ -127,7 +127,7 @@ def markdown() -> str:
         lines += ["", f"## {group}", "", "| option | default | meaning |", "| --- | --- | --- |"]
         lines += [_markdown_row(row) for row in TABLE if row.group is group]
     lines += ["", "## Accepted without effect", ""]
-    lines += ["Options of s3fs that mean nothing here. Each is named in the log.", ""]
+    lines += ["Options of s3fs that have no meaning here. The log names each.", ""]
     lines += ["| option | why |", "| --- | --- |"]
     lines += [f"| `{name}` | {why} |" for name, why in sorted(compat.IGNORED.items())]
     lines += ["", "## Refused", "", "| option | what to do |", "| --- | --- |"]
@@ -138,7 +138,7 @@ def markdown() -> str:
     lines += [f"| {code.value} | {text} |" for code, text in _EXIT_CODES.items()]
     lines += [
         "",
-        "Called by mount(8) the program answers 0, 1 (wrong options) or 32 (not mounted).",
+        "Called by mount(8), the program exits with 0, 1 (wrong options) or 32 (not mounted).",
     ]
     return "\n".join(lines) + "\n"
 
@@ -155,9 +155,9 @@ def _mount_words() -> str:
     words = ", ".join(f"`{word}`" for word in sorted(compat.FUSE_WORDS))
     return textwrap.fill(
         f"`ro` and `rw` are understood. Passed on to the kernel: {words}, and SELinux contexts."
-        " Swallowed: `_netdev`, `nofail`, `auto`, `noauto`, `user`, `users`, `owner`, `relatime`,"
-        " `comment=`, `x-*` and their like. `nonempty` silences the remark about a mount point"
-        " with files in it.",
+        " Accepted without effect: `_netdev`, `nofail`, `auto`, `noauto`, `user`, `users`,"
+        " `owner`, `relatime`, `comment=`, `x-*` and the like. `nonempty` silences the warning"
+        " about a mount point that has files in it.",
         100,
         break_on_hyphens=False,
     )
@@ -198,12 +198,12 @@ def man_page() -> str:
 _DESCRIPTION = (
     "bucketfs shows the objects of an S3 bucket as files. The command line, the options and the"
     " password file are those of s3fs; an fstab line of s3fs works with fuse.bucketfs as its type."
-    " The program returns when the mount stands, or says in one line why it does not. "
+    " The program returns when the bucket is mounted, or says in one line why it is not. "
 ) + _MORE
 
 _FILES = (
     "Keys: ACCESS_KEY:SECRET_KEY, or BUCKET:ACCESS_KEY:SECRET_KEY for one bucket; mode 600"
-    " (/etc/passwd-s3fs also 640). ~/.aws/config and ~/.aws/credentials are read before."
+    " (/etc/passwd-s3fs also 640). ~/.aws/config and ~/.aws/credentials are read first."
 )
 
 

@@ -45,7 +45,7 @@ class Server:
         try:
             listener, path = runtime.listen()
         except OSError as error:
-            log.warning("no control socket, so no status and no flush: %s", error)
+            log.warning("there is no control socket, so status and flush do not work: %s", error)
             task_status.started()
             return
         try:

@@ -5,10 +5,10 @@ for the sake of services and features that play no part here; that takes twice a
 rest of a HEAD. The fast path asks botocore for what it knows: how a request is written, where it
 goes, who signs it, what an error says. It leaves the events out, and reads no answer but an error.
 
-The first request of each operation goes the long way, and so does each that is told to go elsewhere
-(a bucket in another region): what the endpoint's rules say is learned from there. Requests that
-are not signed with Signature Version 4 never come here, nor does any where aiobotocore lacks one of
-the names of `internals`.
+The first request of each operation goes aiobotocore's way, and so does each that is told to go
+elsewhere (a bucket in another region): what the endpoint's rules say is learned from there.
+Requests that are not signed with Signature Version 4 never come here, nor does any where
+aiobotocore lacks one of the names of `internals`.
 """
 
 # ruff: noqa: SLF001 - aiobotocore offers no other way to any of this

@@ -309,7 +309,7 @@ class FallbackStore(StoreWrapper):
             return
         if not self._told:
             self._told = True
-            _log.info("not all conditions are the server's: the object is looked at just before")
+            _log.info("the server does not honour all conditions: a HEAD just before replaces them")
         try:
             found = await self.inner.head(key)
         except NotFound:

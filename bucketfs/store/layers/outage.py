@@ -63,7 +63,7 @@ class Outage:
             return
         if self._over:
             silence = self._heard - self._since
-            _log.warning("the endpoint answers again, after %.0f s without a sign of it", silence)
+            _log.warning("the endpoint answers again, after %.0f s of silence", silence)
         self._since, self._over, self._begun = None, False, trio.Event()
 
     def failed(self, error: StoreError, began: float) -> None:

@@ -281,7 +281,7 @@ class Attributes:
         try:
             cache.write(pages, 0, b"".join(chunks))
         except FsError as error:
-            log.info("what came along with the attributes is not kept: %s", error)
+            log.info("the bytes that came with the attributes are not kept: %s", error)
         finally:
             cache.release(pages)
         return info

@@ -1,4 +1,4 @@
-"""What a program will ask next, asked ahead: attributes, small files, link targets, subtrees.
+"""Prefetch: attributes, small files, link targets and subtrees that a program will ask for next.
 
 The decisions are pure (`policy`); `prefetcher` and `subtree` carry them out.
 """

@@ -1,4 +1,4 @@
-"""Looking ahead in a directory: what a program that goes through its entries will ask for next.
+"""Prefetch in a directory: what a program that goes through its entries will ask for next.
 
 Two habits are told apart. Who only looks (`ls -l`, `find`) gets the attributes of further entries
 by HEADs side by side. Who opens one file after another in the order of the listing (`grep -r`, `cp

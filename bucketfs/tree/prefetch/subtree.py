@@ -1,4 +1,4 @@
-"""Listing ahead of a walk: `find`, `ls -R`, `du` and `rm -r` list one directory after another.
+"""Prefetch of listings: `find`, `ls -R`, `du` and `rm -r` list one directory after another.
 
 From the second directory of a parent on, the keys that follow are listed without a delimiter: one
 LIST of a thousand keys then stands for as many directories as it covers, and it runs while the
