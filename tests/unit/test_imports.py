@@ -1,4 +1,4 @@
-"""Imports run one way: cli → fuse → tree → file → cache → store.base, and so inside the packages."""
+"""Imports run one way: cli → fuse → tree → file → cache → store.base; so inside the packages."""
 
 from __future__ import annotations
 
