@@ -14,6 +14,11 @@ RUN   := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SUDO  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
+# Folders whose files may run side by side: each worker has a server, mounts and directories of its
+# own. The others count requests, wait for real time, or look at all mounts of the machine.
+BESIDE  := tests/unit tests/tree tests/store tests/model tests/simulation tests/mount
+WORKERS := -n auto --dist loadfile --no-loadscope-reorder
+
 .PHONY: setup packages demo test lint check nothing-lost test-crash test-races test-faults test-simulation test-large test-ceph fuzz bench bench-quick docs install uninstall clean
 
 setup: packages $(READY)
@@ -36,10 +41,16 @@ demo:
 	@$(MAKE) --no-print-directory setup
 	$(RUN) -m bucketfs demo $(DIR)
 
+# With ARGS one pytest call, its tests one after another.
 test:
 	@sh .ci/check-fuse || echo "== Without that, the tests that mount are skipped."
 	@$(MAKE) --no-print-directory setup
+ifdef ARGS
 	$(RUN) -m pytest $(ARGS)
+else
+	$(RUN) -m pytest $(WORKERS) $(BESIDE)
+	$(RUN) -m pytest $(addprefix --ignore=,$(BESIDE))
+endif
 
 lint: setup
 	$(RUN) -m ruff check bucketfs tests benchmarks
