@@ -1,4 +1,5 @@
-# bucketfs: make setup | demo | test | lint | check | docs | install | bench | bench-quick
+# bucketfs: make setup | demo | test | test-quick | lint | check | docs | install | bench | bench-quick
+# test-quick: unit, tree and store, without what is slow there: about a minute, and no /dev/fuse.
 # Long tests: make nothing-lost | test-crash | test-races | test-faults | test-simulation | test-large | test-ceph | fuzz
 
 PYTHON  ?= $(shell sh .ci/find-python)
@@ -16,10 +17,11 @@ SUDO  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # Folders whose files may run side by side: each worker has a server, mounts and directories of its
 # own. The others count requests, wait for real time, or look at all mounts of the machine.
-BESIDE  := tests/unit tests/tree tests/store tests/model tests/simulation tests/mount
-WORKERS := -n auto --dist loadfile --no-loadscope-reorder
+QUICK   := tests/unit tests/tree tests/store
+BESIDE  := $(QUICK) tests/model tests/simulation tests/mount
+WORKERS := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup packages demo test lint check nothing-lost test-crash test-races test-faults test-simulation test-large test-ceph fuzz bench bench-quick docs install uninstall clean
+.PHONY: setup packages demo test test-quick lint check nothing-lost test-crash test-races test-faults test-simulation test-large test-ceph fuzz bench bench-quick docs install uninstall clean
 
 setup: packages $(READY)
 
@@ -51,6 +53,10 @@ else
 	$(RUN) -m pytest $(WORKERS) $(BESIDE)
 	$(RUN) -m pytest $(addprefix --ignore=,$(BESIDE))
 endif
+
+# What is marked slow says why.
+test-quick: setup
+	$(RUN) -m pytest $(WORKERS) -m 'not slow' $(QUICK) $(ARGS)
 
 lint: setup
 	$(RUN) -m ruff check bucketfs tests benchmarks

@@ -54,6 +54,7 @@ MARKERS = (
     "time_limit(seconds): how long this test may take",
     "real_endpoint: moto cannot show this; needs BUCKETFS_TEST_URL",
     "needs_root(why): for root only, because of what the test does",
+    "slow(why): left out by `make test-quick`",
 )
 
 
