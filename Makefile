@@ -1,4 +1,5 @@
-# bucketfs: make setup | demo | test | lint | check | docs | install | bench | bench-quick
+# bucketfs: make setup | demo | test | test-quick | lint | check | docs | install | bench | bench-quick
+# test-quick: unit, tree and store, without what is slow there: about a minute, and no /dev/fuse.
 # Long tests: make nothing-lost | test-crash | test-races | test-faults | test-simulation | test-large | test-ceph | fuzz
 
 PYTHON  ?= $(shell sh .ci/find-python)
@@ -14,7 +15,13 @@ RUN   := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SUDO  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup packages demo test lint check nothing-lost test-crash test-races test-faults test-simulation test-large test-ceph fuzz bench bench-quick docs install uninstall clean
+# Folders whose files may run side by side: each worker has a server, mounts and directories of its
+# own. The others count requests, wait for real time, or look at all mounts of the machine.
+QUICK   := tests/unit tests/tree tests/store
+BESIDE  := $(QUICK) tests/model tests/simulation tests/mount
+WORKERS := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+.PHONY: setup packages demo test test-quick lint check nothing-lost test-crash test-races test-faults test-simulation test-large test-ceph fuzz bench bench-quick docs install uninstall clean
 
 setup: packages $(READY)
 
@@ -36,10 +43,20 @@ demo:
 	@$(MAKE) --no-print-directory setup
 	$(RUN) -m bucketfs demo $(DIR)
 
+# With ARGS one pytest call, its tests one after another.
 test:
 	@sh .ci/check-fuse || echo "== Without that, the tests that mount are skipped."
 	@$(MAKE) --no-print-directory setup
+ifdef ARGS
 	$(RUN) -m pytest $(ARGS)
+else
+	$(RUN) -m pytest $(WORKERS) $(BESIDE)
+	$(RUN) -m pytest $(addprefix --ignore=,$(BESIDE))
+endif
+
+# What is marked slow says why.
+test-quick: setup
+	$(RUN) -m pytest $(WORKERS) -m 'not slow' $(QUICK) $(ARGS)
 
 lint: setup
 	$(RUN) -m ruff check bucketfs tests benchmarks

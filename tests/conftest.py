@@ -33,11 +33,28 @@ from tests.harness.witness import Witness
 #: Seconds one test may take.
 TIME_LIMIT = 60.0
 
+#: The folders of tests in the order in which they run: what fails within seconds comes first.
+ORDER = (
+    "unit",
+    "tree",
+    "store",
+    "harness",
+    "budget",
+    "kernel",
+    "model",
+    "simulation",
+    "mount",
+    "system",
+    "faults",
+    "crash",
+)
+
 MARKERS = (
     "mock_clock: run the coroutine test under trio's MockClock, which skips over idle time",
     "time_limit(seconds): how long this test may take",
     "real_endpoint: moto cannot show this; needs BUCKETFS_TEST_URL",
     "needs_root(why): for root only, because of what the test does",
+    "slow(why): left out by `make test-quick`",
 )
 
 
@@ -105,7 +122,14 @@ def _overdue(number: int, frame: FrameType | None) -> None:
     raise Overdue("the test hangs; its mounts were aborted")
 
 
+def _turn(item: pytest.Item) -> int:
+    """When a test's folder has its turn; those that `ORDER` does not know come last."""
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    return ORDER.index(folder) if folder in ORDER else len(ORDER)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_turn)
     has_endpoint = bool(os.environ.get("BUCKETFS_TEST_URL"))
     for item in items:
         if item.get_closest_marker("real_endpoint") and not has_endpoint:

@@ -152,6 +152,7 @@ def cases() -> Iterator[object]:
             yield pytest.param(operation, header, status, code, id=f"{operation}-{header}-{status}")
 
 
+@pytest.mark.slow("a client a case: half a second each")
 @pytest.mark.parametrize(("operation", "header", "status", "code"), list(cases()))
 async def test_each_header_may_be_refused(
     counted: Proxy, bucket: Witness, operation: str, header: str, status: int, code: str

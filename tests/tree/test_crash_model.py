@@ -251,6 +251,7 @@ async def run(steps: list[tuple[str, str, object]], seed: int, when: int, faults
             assert not after.uploads
 
 
+@pytest.mark.slow("100 random programs: 2 s")
 @pytest.mark.time_limit(600)
 @settings(
     max_examples=int(os.environ.get("BUCKETFS_TEST_EXAMPLES", "100")),

@@ -80,6 +80,7 @@ def large_directory() -> Wire:
     return bucket
 
 
+@pytest.mark.slow("allocations of 100,000 entries are traced: 7 s each")
 @pytest.mark.parametrize("listed_attributes", [True, False])
 async def test_memory_of_a_hundred_thousand_entries(
     tmp_path: Path, listed_attributes: bool
@@ -104,6 +105,7 @@ async def test_memory_of_a_hundred_thousand_entries(
         assert held / ENTRIES <= MOST_PER_ENTRY, f"{held / ENTRIES:.0f} bytes an entry"
 
 
+@pytest.mark.slow("100,000 entries: 2 s")
 @pytest.mark.usefixtures("only_our_garbage")
 async def test_a_hundred_thousand_entries_take_little_time_and_never_much_at_once(
     tmp_path: Path,

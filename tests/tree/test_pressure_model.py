@@ -158,6 +158,7 @@ async def run(steps: list[tuple[str, int]], seed: int, *, faults: bool, copies: 
             await Program(mount, random.Random(seed)).run(steps)
 
 
+@pytest.mark.slow("100 random programs: 3 s")
 @pytest.mark.time_limit(300)
 @settings(
     max_examples=int(os.environ.get("BUCKETFS_TEST_EXAMPLES", "100")),

@@ -418,6 +418,7 @@ async def test_back_pressure_by_size(bucket: Bucket, tmp_path: Path) -> None:
         check(mount)
 
 
+@pytest.mark.slow("writes more than the cache holds: 3 s")
 async def test_a_file_larger_than_the_cache(bucket: Bucket, tmp_path: Path) -> None:
     async with planted(bucket, tmp_path, writeback=True, cache_size=64 * MIB) as mount:
         handle = await mount.create("f")

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from bucketfs.cli import mounts, show
 from bucketfs.cli.commands import status, umount
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.options import words
+from bucketfs.cli.options.parser import Parser
 from bucketfs.cli.process import unmounting
 from bucketfs.cli.socket import client, control, protocol, report, runtime
 from bucketfs.cli.socket.protocol import ProtocolError, Request
@@ -490,23 +490,52 @@ class TestLocate:
 
 
 class TestWords:
-    def test_sorted(self) -> None:
-        found = words.take_apart(
-            ["a", "-l", "--timeout", "5", "--timeout=6", "--", "-b"],
-            "usage: x",
-            switches=[("--lazy", "-l")],
-            valued=[("--timeout",)],
-        )
-        assert (found.rest, found.switches) == (["a", "-b"], {"--lazy"})
-        assert found.value("--timeout") == "6"
-        assert found.value("--other") is None
+    @pytest.fixture
+    def parser(self) -> Parser:
+        parser = Parser("usage: x\nmore")
+        parser.add_argument("-l", "--lazy", action="store_true")
+        parser.add_argument("--timeout")
+        parser.add_argument("-o", dest="options", action="append", default=[])
+        return parser
 
-    @pytest.mark.parametrize("argv", [["-x"], ["--timeout"]])
-    def test_refused(self, argv: list[str]) -> None:
+    def test_sorted(self, parser: Parser) -> None:
+        found = parser.parse(["a", "-l", "--timeout", "5", "b", "--timeout=6", "--", "-b", "--"])
+        assert (found.rest, found.lazy, found.help) == (["a", "b", "-b", "--"], True, False)
+        assert found.timeout == "6"
+
+    def test_given_often(self, parser: Parser) -> None:
+        found = parser.parse(["-o", "a=1,b", "x", "-oc", "-l", "-l", "-o", "d"])
+        assert (found.options, found.rest, found.lazy) == (["a=1,b", "c", "d"], ["x"], True)
+        assert parser.parse([]).options == []
+
+    @pytest.mark.parametrize("name", ["-x", "--timeout", "-", "", "@f", "\udcff\n", "%s", "a=-"])
+    def test_odd_names(self, parser: Parser, name: str) -> None:
+        assert parser.parse(["--", "a", name]).rest == ["a", name]
+        assert parser.parse([f"--timeout={name}"]).timeout == name
+
+    @pytest.mark.parametrize("name", ["-", "", "@f", "\udcff\n", "%s", "a=b", "a b"])
+    def test_odd_names_in_the_open(self, parser: Parser, name: str) -> None:
+        found = parser.parse([name, "--timeout", name])
+        assert (found.rest, found.timeout) == ([name], name)
+
+    @pytest.mark.parametrize(
+        "argv",
+        [
+            ["-x"],
+            ["--timeout"],
+            ["--timeout", "--"],
+            ["--timeout=--"],
+            ["--time=1"],
+            ["--lazy=1"],
+            ["a", "--x\n%s"],
+        ],
+    )
+    def test_refused(self, parser: Parser, argv: list[str]) -> None:
         with pytest.raises(Failure) as failure:
-            words.take_apart(argv, "usage: x\nmore", valued=[("--timeout",)])
+            parser.parse(argv)
         assert failure.value.code is ExitCode.USAGE
-        assert failure.value.line.endswith("usage: x")
+        assert failure.value.line.endswith("; usage: x")
+        assert "\n" not in failure.value.line
 
 
 class TestShow:

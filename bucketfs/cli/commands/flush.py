@@ -8,7 +8,7 @@ from typing import Any
 
 from bucketfs.cli import mounts, show
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.options import words
+from bucketfs.cli.options.parser import Parser
 from bucketfs.cli.socket import client
 from bucketfs.cli.socket.client import Daemon, NoDaemon
 
@@ -23,8 +23,8 @@ Exit code 0: all of it is in the bucket; 1: the files named could not be saved."
 
 def run(argv: Sequence[str]) -> int:
     """Flush one mount, one directory, or all mounts. Raises Failure."""
-    found = words.take_apart(argv, USAGE, switches=[words.HELP])
-    if "--help" in found.switches:
+    found = Parser(USAGE).parse(argv)
+    if found.help:
         print(USAGE)
         return ExitCode.OK
     if len(found.rest) > 1:

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from bucketfs.cli import show
 from bucketfs.cli.commands import leftovers as left
 from bucketfs.cli.commands.leftovers import Entry, Kind, Leftovers
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.options import arguments, words
+from bucketfs.cli.options import arguments
+from bucketfs.cli.options.parser import Parser
 from bucketfs.errors import FsError
 
 USAGE = """usage: bucketfs recover [BUCKET] [--cache DIR] [--json]
@@ -49,57 +51,63 @@ _HINT = "upload it with --apply, copy it out with --save DIR, or mount the bucke
 
 def run(argv: Sequence[str]) -> int:
     """List, save, discard or apply. Raises Failure."""
-    found = _taken_apart(argv)
-    if "--help" in found.switches:
+    found = _parser().parse(argv)
+    if found.help:
         print(USAGE)
         return ExitCode.OK
     buckets, names = _buckets_and_names(argv, found)
     _check(found, buckets, names)
-    bucket, root = "".join(buckets), found.value("--cache")
-    if "--apply" in found.switches:
-        return _apply(bucket, found.values.get("-o", []), root)
+    bucket, root = "".join(buckets), found.cache
+    if found.apply:
+        return _apply(bucket, found.options, root)
     chosen = list(_directories(root, bucket.partition(":")[0]))
-    if (target := found.value("--save")) is not None:
-        place = Path(target)
+    if found.save is not None:
+        place = Path(found.save)
         return _each(chosen, lambda one, where, journal: _save(one, where, journal, place))
-    if "--discard" in found.switches:
-        wanted = None if "--all" in found.switches else set(names)
+    if found.discard:
+        wanted = None if found.all else set(names)
         return _discard(chosen, wanted)
-    return _list(chosen, as_json="--json" in found.switches)
+    return _list(chosen, as_json=found.json)
 
 
-def _taken_apart(argv: Sequence[str]) -> words.Words:
-    return words.take_apart(
-        argv,
-        USAGE,
-        switches=[words.HELP, ("--json",), ("--apply",), ("--discard",), ("--all",)],
-        valued=[("--cache",), ("--save",), ("-o",)],
-    )
+def _parser() -> Parser:
+    parser = Parser(USAGE)
+    for switch in ("--json", "--apply", "--discard", "--all"):
+        parser.add_argument(switch, action="store_true")
+    parser.add_argument("--cache")
+    parser.add_argument("--save")
+    parser.add_argument("-o", dest="options", action="append", default=[])
+    return parser
 
 
-def _buckets_and_names(argv: Sequence[str], found: words.Words) -> tuple[list[str], list[str]]:
+def _buckets_and_names(argv: Sequence[str], found: Namespace) -> tuple[list[str], list[str]]:
     """What stands before --discard chooses the bucket, what stands behind it is to go."""
-    if "--discard" not in found.switches:
+    if not found.discard:
         return found.rest, []
-    buckets = _taken_apart(argv[: list(argv).index("--discard")]).rest
+    buckets = _parser().parse(argv[: list(argv).index("--discard")]).rest
     return buckets, found.rest[len(buckets) :]
 
 
-def _check(found: words.Words, buckets: Sequence[str], names: Sequence[str]) -> None:
+def _check(found: Namespace, buckets: Sequence[str], names: Sequence[str]) -> None:
     """Raise Failure unless the words go together."""
-    actions = found.switches & {"--apply", "--discard"} | set(found.values) & {"--save"}
+    given = {
+        "--apply": found.apply,
+        "--discard": found.discard,
+        "--save": found.save is not None,
+    }
+    actions = [name for name, is_given in given.items() if is_given]
     wrong = ""
     if len(actions) > 1:
-        wrong = f"{' and '.join(sorted(actions))} exclude each other"
-    elif "--discard" in found.switches and bool(names) == ("--all" in found.switches):
+        wrong = f"{' and '.join(actions)} exclude each other"
+    elif found.discard and bool(names) == found.all:
         wrong = "--discard needs names, or --all"
-    elif "--all" in found.switches and "--discard" not in found.switches:
+    elif found.all and not found.discard:
         wrong = "--all goes with --discard"
     elif len(buckets) > 1:
         wrong = f"{buckets[1]}: one argument too many"
-    elif "--apply" in found.switches and not buckets:
+    elif found.apply and not buckets:
         wrong = "--apply needs the bucket"
-    elif "-o" in found.values and "--apply" not in found.switches:
+    elif found.options and not found.apply:
         wrong = "-o goes with --apply; --cache DIR names the cache"
     if wrong:
         raise Failure(ExitCode.USAGE, f"{wrong}; bucketfs recover --help tells more")

@@ -10,7 +10,7 @@ from typing import Any
 
 from bucketfs.cli import mounts, show
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.options import words
+from bucketfs.cli.options.parser import Parser
 from bucketfs.cli.socket import client
 from bucketfs.cli.socket.client import Daemon, NoDaemon
 
@@ -30,8 +30,10 @@ _SHOWN = 20
 
 def run(argv: Sequence[str]) -> int:
     """Show one mount or all. Raises Failure."""
-    found = words.take_apart(argv, USAGE, switches=[words.HELP, ("--json",)])
-    if "--help" in found.switches:
+    parser = Parser(USAGE)
+    parser.add_argument("--json", action="store_true")
+    found = parser.parse(argv)
+    if found.help:
         print(USAGE)
         return ExitCode.OK
     if len(found.rest) > 1:
@@ -40,8 +42,7 @@ def run(argv: Sequence[str]) -> int:
         asked, well = [client.daemon_at(found.rest[0])[0]], True
     else:
         asked, well = _all()
-    as_json = "--json" in found.switches
-    if not asked and well and not as_json:
+    if not asked and well and not found.json:
         print("no bucket is mounted")
     for at, daemon in enumerate(asked):
         try:
@@ -53,9 +54,11 @@ def run(argv: Sequence[str]) -> int:
             continue
         well = well and is_well(status)
         text = (
-            json.dumps(status) if as_json else "\n".join(map(show.name, lines(status, time.time())))
+            json.dumps(status)
+            if found.json
+            else "\n".join(map(show.name, lines(status, time.time())))
         )
-        print(text if as_json or not at else f"\n{text}")
+        print(text if found.json or not at else f"\n{text}")
     return ExitCode.OK if well else ExitCode.FAILED
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bucketfs.cli import mounts, show
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.options import words
+from bucketfs.cli.options.parser import Parser
 from bucketfs.cli.process import unmounting
 from bucketfs.cli.socket import client
 from bucketfs.cli.socket.client import Conversation, NoDaemon
@@ -30,24 +30,22 @@ _LAST_STEPS = 60.0
 
 def run(argv: Sequence[str]) -> int:
     """Unmount one mount point. Raises Failure."""
-    found = words.take_apart(
-        argv,
-        USAGE,
-        switches=[words.HELP, ("--lazy", "-l", "-z")],
-        valued=[("--timeout",)],
-    )
-    if "--help" in found.switches:
+    parser = Parser(USAGE)
+    parser.add_argument("-l", "-z", "--lazy", action="store_true")
+    parser.add_argument("--timeout")
+    found = parser.parse(argv)
+    if found.help:
         print(USAGE)
         return ExitCode.OK
     if len(found.rest) != 1:
         raise Failure(ExitCode.USAGE, USAGE.splitlines()[0])
-    timeout = _timeout(found.value("--timeout"))
+    timeout = _timeout(found.timeout)
     path = unmounting.absolute(found.rest[0])
     known = mounts.current()
     mount = mounts.mounted_at(path, known)
     if mount is None or mount.type != mounts.TYPE:
         raise Failure(ExitCode.MOUNTPOINT, f"{path}: no bucket is mounted there")
-    if "--lazy" in found.switches:
+    if found.lazy:
         unmounting.unmount(path, lazy=True)
         return ExitCode.OK
     deadline = None if timeout is None else time.monotonic() + timeout
