@@ -125,6 +125,11 @@ class Content:
         """Whether the bucket lacks something: bytes, the new length, or the file itself."""
         return self.new or bool(self.dirty) or self.cut
 
+    @property
+    def promised_as_it_is(self) -> bool:
+        """Whether the journal knows these very bytes, none older ones."""
+        return self.promise is not None and self.promise.revision == self.revision
+
     def rebase(self, base: Version) -> None:
         """The base version was copied to another key by us: its bytes come from there now."""
         self.fetcher.base = base

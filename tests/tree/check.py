@@ -14,7 +14,6 @@ from bucketfs.cache.pages import PageFile
 from bucketfs.cache.rows import PendingRow, encode
 from bucketfs.file.content import Content
 from bucketfs.tree.core.inode import Directory, Inode, OpenState
-from bucketfs.tree.saving.save import is_unsaved
 from bucketfs.tree.tree import Tree
 
 #: Bytes by which the file system may change its mind about a file that was closed meanwhile.
@@ -208,7 +207,7 @@ def _tried(tree: Tree) -> Iterator[str]:
         cared_for = (
             handles or open_state.users or open_state.retrying or open_state.saving_attributes
         )
-        if is_unsaved(open_state) and not open_state.unlinked and not cared_for:
+        if open_state.unsaved and not open_state.unlinked and not cared_for:
             yield f"{shown}: is unsaved, and nobody tries to save it"
 
 

@@ -10,8 +10,9 @@ import trio
 
 from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import BytesBody, Headers
+from bucketfs.tree.core.inode import Stage
 from bucketfs.tree.namespace import entries
-from bucketfs.tree.saving.outstanding import LeftBehind, Remaining, State
+from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 from tests.harness.memory import Fault
 from tests.tree.builder import Bucket, Mount, planted
 
@@ -50,18 +51,18 @@ async def test_states(bucket: Bucket, tmp_path: Path) -> None:
         bucket.refuse("PutObject", "SlowDown")
         await unsaved(mount, "refused")
         refused, opened = outstanding.waiting()
-        assert (opened.path, opened.size, opened.state, opened.since) == ("open", 3, State.OPEN, 0)
+        assert (opened.path, opened.size, opened.state, opened.since) == ("open", 3, Stage.OPEN, 0)
         assert (refused.path, refused.size, refused.tries) == ("refused", 5, 1)
-        assert refused.state in (State.UPLOADING, State.RETRYING)
+        assert refused.state in (Stage.UPLOADING, Stage.RETRYING)
         assert "SlowDown" in refused.error
         assert refused.since > 0
         await trio.sleep(0.5)
         (refused, _) = outstanding.waiting()
-        assert (refused.state, refused.tries) == (State.RETRYING, 2)
+        assert (refused.state, refused.tries) == (Stage.RETRYING, 2)
         assert outstanding.remaining() == Remaining(files=1, size=5, removals=0)
         hang(bucket, "p/refused")
         await trio.sleep(100)
-        assert outstanding.waiting()[0].state is State.UPLOADING
+        assert outstanding.waiting()[0].state is Stage.UPLOADING
         bucket.fault = None
 
 
@@ -149,7 +150,7 @@ async def test_who_stops_waiting_stops_nothing(bucket: Bucket, tmp_path: Path) -
         hang(bucket, "f")
         with trio.move_on_after(5):
             await mount.tree.outstanding.flush()
-        assert mount.tree.outstanding.waiting()[0].state is State.UPLOADING
+        assert mount.tree.outstanding.waiting()[0].state is Stage.UPLOADING
         bucket.fault = None
 
 
@@ -265,10 +266,10 @@ async def test_what_is_promised_is_told_and_left_to_the_next_mount(
         hang(bucket, "f")
         await mount.save("f", b"bytes")
         (item,) = mount.tree.outstanding.waiting()
-        assert (item.path, item.size, item.state) == ("f", 5, State.WAITING)
+        assert (item.path, item.size, item.state) == ("f", 5, Stage.WAITING)
         await trio.sleep(2)
         (item,) = mount.tree.outstanding.waiting()
-        assert (item.path, item.size, item.state) == ("f", 5, State.UPLOADING)
+        assert (item.path, item.size, item.state) == ("f", 5, Stage.UPLOADING)
         hurry = trio.Event()
         hurry.set()
         (lost,) = (await mount.tree.outstanding.drain(hurry, lambda _: None)).files

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import secrets
 from dataclasses import dataclass
+from enum import StrEnum
 
 from bucketfs.errors import FsError
 from bucketfs.file.content import Content
@@ -22,6 +23,28 @@ from bucketfs.tree.core.posix import Posix
 #: FUSE_ROOT_ID: the number the kernel expects the root to have.
 ROOT_INO = 1
 NEVER = float("-inf")
+
+
+class Stage(StrEnum):
+    """Where an inode is on its way to the bucket; the values are what `bucketfs status` says.
+
+    ::
+
+        CLEAN --write, chmod--> OPEN --close--> WAITING --its turn--> UPLOADING --> CLEAN
+                                  |                ^                      |
+                                  +--fsync---------|--------------------->+
+                                                   +------ RETRYING <-----+ it failed
+
+    A conflict ends in CLEAN, under the name of a conflict copy; so does what is given up, whose
+    bytes are under ``unsaved/`` then. Stages are not stored: `OpenState.stage` tells them from the
+    facts, so that they cannot contradict these.
+    """
+
+    CLEAN = "clean"  # the bucket has all of it
+    OPEN = "open"  # a program is writing it
+    WAITING = "waiting"  # closed, and promised where that is possible
+    UPLOADING = "uploading"
+    RETRYING = "retrying"  # it failed and is tried again
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +82,35 @@ class OpenState:
     since: float = 0.0
     tries: int = 0
     error: str = ""
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether the bucket lacks bytes or attributes."""
+        return self.attributes_unsaved or (self.content is not None and self.content.unsaved)
+
+    @property
+    def being_written(self) -> bool:
+        """Whether a program has unsaved bytes open: its close saves them, whole."""
+        content = self.content
+        if content is None or not content.unsaved or not content.writers:
+            return False
+        return not content.promised_as_it_is
+
+    @property
+    def broken(self) -> bool:
+        """Whether bytes are missing that nobody has any more."""
+        return self.content is not None and bool(self.content.early_upload.lost)
+
+    @property
+    def stage(self) -> Stage:
+        """Where the inode is on its way to the bucket."""
+        if self.unlinked or not self.unsaved:
+            return Stage.CLEAN
+        if self.held:
+            return Stage.UPLOADING
+        if self.being_written:
+            return Stage.OPEN
+        return Stage.RETRYING if self.error else Stage.WAITING
 
     @property
     def in_use(self) -> bool:

@@ -188,8 +188,7 @@ class TreeState:
         """Whether the bucket has nothing newer to tell: the root, the removed, the unsaved."""
         if inode.parent is None or inode.open_state is None:
             return inode.parent is None
-        content = inode.open_state.content
-        return inode.open_state.attributes_unsaved or (content is not None and content.unsaved)
+        return inode.open_state.unsaved
 
     def is_fresh(self, inode: Inode) -> bool:
         """Whether what is known of the inode needs no question to the bucket."""

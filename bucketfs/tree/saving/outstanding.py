@@ -10,30 +10,20 @@ import functools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 
 import trio
 
 from bucketfs.errors import FsError, StoreError
 from bucketfs.tasks import gather, internal
-from bucketfs.tree.core.inode import Inode, OpenState
+from bucketfs.tree.core.inode import Inode, OpenState, Stage
 from bucketfs.tree.core.state import GivenUp, TreeState
 from bucketfs.tree.saving.remove import Removals
-from bucketfs.tree.saving.save import Saver, is_being_written, is_unsaved
+from bucketfs.tree.saving.save import Saver
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two looks at what is left while the mount drains.
 _LOOK = 1.0
-
-
-class State(StrEnum):
-    """What becomes of a file that the bucket lacks."""
-
-    OPEN = "open"  # a program is writing it
-    WAITING = "waiting"
-    UPLOADING = "uploading"
-    RETRYING = "retrying"  # it failed and is tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +40,7 @@ class Waiting:
 
     path: str
     size: int
-    state: State
+    state: Stage
     since: float
     tries: int
     error: str
@@ -109,13 +99,11 @@ class Outstanding:
     def waiting(self) -> list[Waiting]:
         """Everything that is unsaved, in the order in which it began to wait; the open last."""
         found = [self._waiting(inode, open_state) for inode, open_state in self._unsaved()]
-        return sorted(found, key=lambda item: (item.state is State.OPEN, item.since, item.path))
+        return sorted(found, key=lambda item: (item.state is Stage.OPEN, item.since, item.path))
 
     def remaining(self) -> Remaining:
         """How much waits."""
-        closed = [
-            open_state for _, open_state in self._unsaved() if not is_being_written(open_state)
-        ]
+        closed = [open_state for _, open_state in self._unsaved() if not open_state.being_written]
         return Remaining(
             files=len(closed),
             size=sum(map(_size, closed)),
@@ -135,7 +123,7 @@ class Outstanding:
         wanted = [
             inode
             for inode, open_state in self._unsaved()
-            if not is_being_written(open_state) and self._is_below(inode, below)
+            if not open_state.being_written and self._is_below(inode, below)
         ]
         self._state.background.start(functools.partial(self._flush, wanted, failed, done), "flush")
         await done.wait()
@@ -202,14 +190,14 @@ class Outstanding:
     def _unsaved(self) -> Iterator[tuple[Inode, OpenState]]:
         for inode in list(self._state.open_inodes):
             open_state = inode.open_state
-            if open_state is not None and not open_state.unlinked and is_unsaved(open_state):
+            if open_state is not None and not open_state.unlinked and open_state.unsaved:
                 yield inode, open_state
 
     def _waiting(self, inode: Inode, open_state: OpenState) -> Waiting:
-        state = _state_of(open_state)
-        since = 0.0 if state is State.OPEN else open_state.since
+        stage = open_state.stage
+        since = 0.0 if stage is Stage.OPEN else open_state.since
         path = self._state.shown_below(inode)
-        return Waiting(path, _size(open_state), state, since, open_state.tries, open_state.error)
+        return Waiting(path, _size(open_state), stage, since, open_state.tries, open_state.error)
 
     def _is_below(self, inode: Inode, below: str) -> bool:
         path = self._state.shown_below(inode).rstrip("/")
@@ -218,14 +206,6 @@ class Outstanding:
 
 def _size(open_state: OpenState) -> int:
     return open_state.content.dirty.total if open_state.content is not None else 0
-
-
-def _state_of(open_state: OpenState) -> State:
-    if open_state.held:
-        return State.UPLOADING
-    if is_being_written(open_state):
-        return State.OPEN
-    return State.RETRYING if open_state.error else State.WAITING
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -72,7 +72,7 @@ class Promises:
             if not self._may_wait(open_state, content):
                 return False
             try:
-                if self._is_current(content) or await self._take_down(inode, open_state, content):
+                if content.promised_as_it_is or await self._take_down(inode, open_state, content):
                     await self._sync_rows()
                     return True
             except (FsError, OSError) as error:
@@ -100,7 +100,7 @@ class Promises:
             open_state is None
             or content is None
             or not content.unsaved
-            or self._is_current(content)
+            or content.promised_as_it_is
         ):
             return
         if open_state.unlinked or content.early_upload.has_upload_only or content.early_upload.lost:
@@ -142,7 +142,7 @@ class Promises:
         of a later state: the row has to know it.
         """
         promise = content.promise
-        if promise is not None and not self._is_current(content):
+        if promise is not None and not content.promised_as_it_is:
             ahead = (*promise.row.ahead, *_known_by(content, headers))
             promise.row = replace(promise.row, ahead=ahead[-_ATTEMPTS:])
             self._journal.change(promise.row)
@@ -182,7 +182,7 @@ class Promises:
         row = FailedRow(path, self._state.shown(inode), str(error), time.time())
         with self._journal.batch():
             self._journal.fail(row)
-            if inode.content is not None and self._is_current(inode.content):
+            if inode.content is not None and inode.content.promised_as_it_is:
                 self.drop(inode.content)
 
     def adopted(self, content: Content) -> None:
@@ -208,9 +208,6 @@ class Promises:
         if mine is not None:
             count, held = count - 1, held - mine.row.size
         return count < MOST and held + content.size <= self._cache.capacity // 2
-
-    def _is_current(self, content: Content) -> bool:
-        return content.promise is not None and content.promise.revision == content.revision
 
     async def _take_down(self, inode: Inode, open_state: OpenState, content: Content) -> bool:
         """Take the bytes to the disk, then write the row; answers whether nothing came between."""

@@ -129,11 +129,11 @@ class Saver:
             FsError: EFBIG, ENOSPC, ENAMETOOLONG; ESTALE when someone else changed the object.
             StoreError: The request failed; the inode is as unsaved as before.
         """
-        while inode.open_state is not None and is_unsaved(inode.open_state):
+        while inode.open_state is not None and inode.open_state.unsaved:
             _waits(inode.open_state)
             try:
                 async with self._locks.exclusive(inode) as open_state:
-                    if not (late and is_being_written(open_state)):
+                    if not (late and open_state.being_written):
                         await self._save(inode, open_state)
                 break
             except Interrupted:
@@ -142,7 +142,7 @@ class Saver:
                 inode.open_state.tries += 1
                 inode.open_state.error = str(error)
                 raise
-        if inode.open_state is not None and not is_unsaved(inode.open_state):
+        if inode.open_state is not None and not inode.open_state.unsaved:
             inode.open_state.since, inode.open_state.tries, inode.open_state.error = 0.0, 0, ""
 
     async def _save(self, inode: Inode, open_state: OpenState) -> None:
@@ -250,7 +250,7 @@ class Saver:
         try:
             if in_a_lull:
                 await self._wait_for_lull()
-            while not is_being_written(open_state):
+            while not open_state.being_written:
                 try:
                     return await self._save_in_turn(inode, open_state)
                 except (StoreError, FsError) as error:
@@ -295,7 +295,7 @@ class Saver:
         self, inode: Inode, open_state: OpenState, error: StoreError | FsError
     ) -> bool:
         """Whether trying again cannot help; a full store or disk may get room again."""
-        if errno_of(error) in _PERMANENT or _is_broken(open_state):
+        if errno_of(error) in _PERMANENT or open_state.broken:
             return True
         if isinstance(error, StoreError):
             return error.code == "MetadataTooLarge"
@@ -362,7 +362,7 @@ class Saver:
         error = InterruptedError("no close and no fsync had finished it when the mount ended")
         for inode in list(self._state.open_inodes):
             open_state = inode.open_state
-            if open_state is None or open_state.unlinked or not is_being_written(open_state):
+            if open_state is None or open_state.unlinked or not open_state.being_written:
                 continue
             content = open_state.content
             words = "; there is nothing in it"
@@ -396,7 +396,7 @@ class Saver:
             if (
                 open_state is None
                 or open_state.unlinked
-                or not is_unsaved(open_state)
+                or not open_state.unsaved
                 or inode in self._left
             ):
                 continue
@@ -411,8 +411,7 @@ class Saver:
         content, words = inode.content, ""
         if to_next_mount:
             self.promises.note(inode)
-            promise = content.promise if content is not None else None
-            if content is not None and promise is not None and promise.revision == content.revision:
+            if content is not None and content.promised_as_it_is:
                 words = "; the next mount of this bucket here goes on with it"
                 self._note_given_up(inode, f"{error}{words}", "")
         if not words:
@@ -433,7 +432,7 @@ class Saver:
         if (
             open_state is None
             or open_state.unlinked
-            or not is_unsaved(open_state)
+            or not open_state.unsaved
             or inode in self._left
         ):
             return ""
@@ -469,21 +468,6 @@ class Saver:
             self._state.journal.removed([key])
 
 
-def is_unsaved(open_state: OpenState) -> bool:
-    """Whether the bucket lacks bytes or attributes."""
-    return open_state.attributes_unsaved or (
-        open_state.content is not None and open_state.content.unsaved
-    )
-
-
-def is_being_written(open_state: OpenState) -> bool:
-    """Whether a program has unsaved bytes open: its close saves them, whole."""
-    content = open_state.content
-    if content is None or not content.unsaved or not content.writers:
-        return False
-    return content.promise is None or content.promise.revision != content.revision
-
-
 def _gaps(content: Content) -> str:
     """Words for what a rescued file lacks because only the version in the bucket has it."""
     gaps = ", ".join(
@@ -494,8 +478,3 @@ def _gaps(content: Content) -> str:
 
 def _waits(open_state: OpenState) -> None:
     open_state.since = open_state.since or clock.wall_ns() / 1e9
-
-
-def _is_broken(open_state: OpenState) -> bool:
-    """Whether bytes are missing that nobody has any more."""
-    return open_state.content is not None and bool(open_state.content.early_upload.lost)
