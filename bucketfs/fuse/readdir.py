@@ -41,7 +41,7 @@ class OpenDirectory:
         if start == 0 or self._names is None:
             await self._tree.subtree.ensure(self.directory)
             self._names = sorted(self.directory.children)
-            self._tree.ahead.entered(self.directory)
+            self._tree.prefetcher.entered(self.directory)
         for position in range(start, 2):
             if not self._dot(position, token):
                 return

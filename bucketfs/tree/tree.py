@@ -36,7 +36,7 @@ class Tree:
 
     Attributes:
         state: Inodes, keys and configuration.
-        finder, lister, subtree, ahead, locks, attributes, changer, entries, markers, renamer,
+        finder, lister, subtree, prefetcher, locks, attributes, changer, entries, markers, renamer,
         removals, opener, outstanding, saver, replay: See their modules.
     """
 
@@ -50,11 +50,11 @@ class Tree:
         self.lister = Lister(self.state)
         self.attributes = Attributes(
             self.state,
-            on_look=lambda inode, asker: self.ahead.looked_at(inode, asker),  # noqa: PLW0108 - made below
+            on_look=lambda inode, asker: self.prefetcher.looked_at(inode, asker),  # noqa: PLW0108 - made below
             on_directory=lambda directory: self.subtree.looked_at(directory),  # noqa: PLW0108
         )
         self.subtree = Subtree(self.state, self.lister)
-        self.ahead = Prefetcher(self.state, self.attributes, self.lister)
+        self.prefetcher = Prefetcher(self.state, self.attributes, self.lister)
         self.locks = Locks(self.state)
         self.removals = Removals(
             self.state,
@@ -73,13 +73,13 @@ class Tree:
             self.state, self.finder, self.lister, self.entries, self.locks, self.removals,
             self.saver, self.markers,
         )  # fmt: skip
-        self.opener = Opener(self.state, self.attributes, self.ahead, self.changer, self.saver)
+        self.opener = Opener(self.state, self.attributes, self.prefetcher, self.changer, self.saver)
         self.replay = Replay(self.state, self.lister, self.saver)
         files.cache.add_reclaimer(self._reclaim)
 
     async def read_link(self, inode: Inode) -> bytes:
         """Target of a symbolic link: the object's body."""
-        self.ahead.link_read(inode)
+        self.prefetcher.link_read(inode)
         await self.attributes.wait_for_answer(inode)  # which may have brought it along
         content = self.state.content(inode)
         content.handles += 1

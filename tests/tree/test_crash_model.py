@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bucketfs.errors import FsError, NoAnswer, StoreError
-from bucketfs.file import early_upload as outgoing_module
+from bucketfs.file import early_upload as early_upload_module
 from bucketfs.file import plan as plan_module
 from bucketfs.store.base import NO_CONDITIONS, Capabilities, Headers, ObjectInfo
 from bucketfs.tree.core.inode import Directory
@@ -62,7 +62,7 @@ operations = st.lists(
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every limit a few kilobytes, so that each way of saving a file is met."""
     monkeypatch.setattr(pending_module, "INLINE", 4 * KIB)
-    monkeypatch.setattr(outgoing_module, "STREAM_FROM", 2 * PART)
+    monkeypatch.setattr(early_upload_module, "STREAM_FROM", 2 * PART)
     monkeypatch.setattr(plan_module, "FIRST_PART", PART)
     monkeypatch.setattr(plan_module, "SINGLE_PUT", PART)
 

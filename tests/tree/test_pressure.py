@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from bucketfs.errors import FsError, NoAnswer, PreconditionFailed, StoreError
-from bucketfs.file import early_upload as outgoing_module
+from bucketfs.file import early_upload as early_upload_module
 from bucketfs.store.base import Capabilities, ObjectInfo
 from bucketfs.tree.saving.open import Handle
 from tests.harness.memory import Fault
@@ -30,8 +30,8 @@ DATA = noise(SIZE)
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything at a fraction of its size, so that the tests need not move much."""
-    monkeypatch.setattr(outgoing_module, "STREAM_FROM", 2 * PART)
-    monkeypatch.setattr(outgoing_module, "ALLOWANCE", 2 * PART)
+    monkeypatch.setattr(early_upload_module, "STREAM_FROM", 2 * PART)
+    monkeypatch.setattr(early_upload_module, "ALLOWANCE", 2 * PART)
 
 
 @asynccontextmanager
@@ -272,7 +272,7 @@ async def test_its_directory_renamed_meanwhile(bucket: Bucket, tmp_path: Path) -
         await until_at_rest(bucket)
 
 
-async def test_a_rename_that_cannot_surface_changes_nothing(bucket: Bucket, tmp_path: Path) -> None:
+async def test_a_rename_that_cannot_publish_changes_nothing(bucket: Bucket, tmp_path: Path) -> None:
     async with cramped(bucket, tmp_path) as mount:
         handle = await written(mount, "f")
         bucket.refuse("CompleteMultipartUpload")
@@ -442,7 +442,7 @@ async def test_written_anew_after_its_upload_is_gone(bucket: Bucket, tmp_path: P
         await until_at_rest(bucket)
 
 
-async def test_nothing_afloat_and_the_upload_gone(bucket: Bucket, tmp_path: Path) -> None:
+async def test_nothing_upload_only_and_the_upload_gone(bucket: Bucket, tmp_path: Path) -> None:
     async with planted(bucket, tmp_path, part_size=PART) as mount:
         handle = await written(mount, "f", DATA[: 40 * MIB])
         bucket.uploads.clear()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from bucketfs.cache import cache as cache_module
 from bucketfs.errors import StoreError
-from bucketfs.file import early_upload as outgoing_module
+from bucketfs.file import early_upload as early_upload_module
 from bucketfs.file import plan as plan_module
 from bucketfs.store.base import Capabilities
 from tests.harness.memory import Fault
@@ -42,8 +42,8 @@ operations = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 120)), ma
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every limit a few kilobytes, so that many programs run in a second."""
-    monkeypatch.setattr(outgoing_module, "STREAM_FROM", 2 * PART)
-    monkeypatch.setattr(outgoing_module, "ALLOWANCE", PART)
+    monkeypatch.setattr(early_upload_module, "STREAM_FROM", 2 * PART)
+    monkeypatch.setattr(early_upload_module, "ALLOWANCE", PART)
     monkeypatch.setattr(cache_module, "_CHECK_EVERY", 4 * KIB)
     monkeypatch.setattr(plan_module, "FIRST_PART", PART)
     monkeypatch.setattr(plan_module, "SINGLE_PUT", PART)

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from bucketfs.errors import FsError, StoreError
-from bucketfs.file import early_upload as outgoing_module
+from bucketfs.file import early_upload as early_upload_module
 from bucketfs.file.plan import FIRST_PART
 from bucketfs.tree.saving.change import Change
 from bucketfs.tree.saving.open import Handle
@@ -24,7 +24,7 @@ SIZE = 40 * MIB
 @pytest.fixture(autouse=True)
 def early(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stream from 16 MiB on, so that the tests need not move much."""
-    monkeypatch.setattr(outgoing_module, "STREAM_FROM", 2 * FIRST_PART)
+    monkeypatch.setattr(early_upload_module, "STREAM_FROM", 2 * FIRST_PART)
 
 
 async def write_all(mount: Mount, name: str, data: bytes) -> Handle:

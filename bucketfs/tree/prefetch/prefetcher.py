@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 FILE_MAX = 1 << 20
 BATCH_MAX = 32 << 20
 #: Versions to be asked for in one directory from which on it is listed for them: as in
-#: `listing.MANY_MISSES`.
+#: `lister.MANY_MISSES`.
 WORTH_LISTING = 12
 
 

@@ -51,12 +51,12 @@ class Opener:
         self,
         state: TreeState,
         attributes: Attributes,
-        ahead: Prefetcher,
+        prefetcher: Prefetcher,
         changer: Changer,
         saver: Saver,
     ) -> None:
         self._state = state
-        self._ahead = ahead
+        self._prefetcher = prefetcher
         self._attributes = attributes
         self._changer = changer
         self._saver = saver
@@ -74,7 +74,7 @@ class Opener:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         reads = flags & os.O_ACCMODE != os.O_WRONLY and not flags & os.O_TRUNC
         if reads:
-            self._ahead.opened(inode, asker)
+            self._prefetcher.opened(inode, asker)
             await self._attributes.wait_for_answer(inode)  # its bytes may be on their way already
         known = inode.content.conflicts if inode.content is not None else 0
         await self._check_version(inode, reads=reads)
@@ -263,7 +263,7 @@ class Opener:
             return
         if self._state.age(inode) <= self._state.config.open_ttl:
             return
-        self._ahead.outdated(inode)
+        self._prefetcher.outdated(inode)
         whole = FILE_MAX if reads and content is None else 0
         now = await self._attributes.revalidate(inode, whole=whole)
         if now is not inode:
