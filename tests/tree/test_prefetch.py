@@ -273,7 +273,7 @@ async def test_who_only_looks_goes_on_so_in_other_directories(
         for number in range(40):
             directory = await mount.directory(f"{number:02}")
             await mount.tree.subtree.ensure(directory)
-            mount.tree.ahead.entered(directory)
+            mount.tree.prefetcher.entered(directory)
             for name in sorted(directory.children):
                 await mount.find(f"{number:02}/{name}")
         assert (trio.current_time() - began) / bucket.latency <= 400 / 8 + 12
