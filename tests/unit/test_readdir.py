@@ -43,7 +43,7 @@ def tree_of(looks: list[int]) -> Any:
     return SimpleNamespace(
         glances=glances,
         subtree=SimpleNamespace(ensure=nothing),
-        ahead=SimpleNamespace(entered=lambda _: None),
+        prefetcher=SimpleNamespace(entered=lambda _: None),
         state=SimpleNamespace(table=SimpleNamespace(count=lambda _: None)),
     )
 
