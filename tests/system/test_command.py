@@ -58,6 +58,18 @@ def test_the_daemon_holds_nothing_of_the_shell(place: Place) -> None:
     assert re.search(r"Max core file size +0 ", (root / "limits").read_text())
 
 
+class TestEndpoint:
+    def test_of_the_environment(self, place: Place) -> None:
+        """It is no Amazon: it is addressed and tried out as one that `url` names."""
+        url = place.bucket.endpoint.url
+        options = place.options.replace(f"url={url},use_path_request_style,", "")
+        done = place.run(place.bucket.name, str(place.path), "-o", options, AWS_ENDPOINT_URL=url)
+        assert (done.returncode, done.stderr) == (0, "")
+        (place.path / "f").write_bytes(b"data")
+        assert place.bucket.get("f") == b"data"
+        assert f"endpoint    {url}" in place.run("status", str(place.path)).stdout
+
+
 class TestFailures:
     def test_mount_point_missing(self, place: Place) -> None:
         place.path.rmdir()

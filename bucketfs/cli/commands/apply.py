@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def apply(options: Options, only: Path | None) -> int:
         options: What a mount of it would be asked to do.
         only: Exactly this cache directory, whatever address it was filled from.
     """
-    options = mount.with_absolute_paths(options)
+    options = bucket.with_endpoint(mount.with_absolute_paths(options), os.environ)
     logs.setup(options)
     daemon.harden()
     credentials = mount.find_credentials(options)

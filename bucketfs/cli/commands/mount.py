@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from bucketfs import log as logs
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.options import arguments, manual
+from bucketfs.cli.options import arguments, bucket, manual
 from bucketfs.cli.process import checks, daemon
 from bucketfs.credentials import (
     Credentials,
@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
 
 def mount(options: Options) -> int:
     """Check, mount and serve; in the background unless ``-f``. Raises Failure."""
-    options = with_absolute_paths(options)
+    options = bucket.with_endpoint(with_absolute_paths(options), os.environ)
     inherited = daemon.inherited_descriptors()
     try:
         logs.setup(options)

@@ -7,12 +7,14 @@ import binascii
 import os
 import stat
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import trio
 
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.credentials import Credentials
 from bucketfs.errors import FsError, MountRefused, NoAnswer, NotFound, StoreError, advice
+from bucketfs.option_row import url as parse_url
 from bucketfs.options import Options
 from bucketfs.store.config import Encryption, StoreConfig
 
@@ -48,6 +50,30 @@ def store_config(
         reload_credentials=reload,
         patience=options.op_timeout,
     )
+
+
+def with_endpoint(options: Options, environ: Mapping[str, str]) -> Options:
+    """The options with the address that the AWS configuration names, where `url` is left out.
+
+    Raises:
+        Failure: What stands there is no address, or cannot be read.
+    """
+    if options.url:
+        return options
+    # The AWS library takes long to load, and most command lines name an address.
+    from bucketfs.store.aws.endpoint import configured_url  # noqa: PLC0415
+
+    try:
+        found = configured_url(options.profile, environ)
+    except StoreError as error:
+        raise Failure(ExitCode.USAGE, error.message) from None
+    if found is None:
+        return options
+    text, where = found
+    try:
+        return replace(options, url=parse_url(text))
+    except ValueError as error:
+        raise Failure(ExitCode.USAGE, f"{where}: {text!r} {error}") from None
 
 
 def _encryption(options: Options, environ: Mapping[str, str]) -> Encryption:
