@@ -18,7 +18,7 @@ SUDO  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # Folders whose files may run side by side: each worker has a server, mounts and directories of its
 # own. The others count requests, wait for real time, or look at all mounts of the machine.
 QUICK   := tests/unit tests/tree tests/store
-BESIDE  := $(QUICK) tests/model tests/simulation tests/mount
+BESIDE  := $(QUICK) tests/model tests/simulation tests/mount tests/faults/test_matrix.py
 WORKERS := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup packages demo test test-quick lint check nothing-lost test-crash test-races test-faults test-simulation test-large test-ceph fuzz bench bench-quick docs install uninstall clean

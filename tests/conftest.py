@@ -69,6 +69,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[FUSE_MISSING] = missing
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Look at the server once, before any worker starts: what ends a worker is not shown."""
+    given = configured()
+    if given is None or hasattr(session.config, "workerinput"):
+        return
+    try:
+        given.client().list_buckets()
+    except (BotoCoreError, ClientError) as exc:
+        pytest.exit(f"{given.url} (BUCKETFS_TEST_URL) is of no use: {exc}", returncode=2)
+
+
 FUSE_MISSING = pytest.StashKey[str]()
 WATCHDOG = pytest.StashKey[Watchdog]()
 
@@ -144,10 +155,6 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     """The S3 endpoint of this run."""
     given = configured()
     if given is not None:
-        try:
-            given.client().list_buckets()
-        except (BotoCoreError, ClientError) as exc:
-            pytest.exit(f"{given.url} (BUCKETFS_TEST_URL) is of no use: {exc}", returncode=2)
         yield given
         return
     with embedded(tmp_path_factory.mktemp("moto")) as server:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -154,6 +155,22 @@ def test_the_watchdog_frees_a_hanging_test() -> None:
         path.unlink()
     assert "Overdue" in done.stdout
     assert "1 failed, 1 passed" in done.stdout
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_server_that_is_of_no_use_ends_the_run(workers: str) -> None:
+    path = REPOSITORY / "tests" / "store" / "test_conformance.py"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", workers, str(path)],
+        cwd=REPOSITORY,
+        env={**os.environ, "BUCKETFS_TEST_URL": "http://127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "http://127.0.0.1:1 (BUCKETFS_TEST_URL) is of no use" in done.stdout + done.stderr
 
 
 async def test_coroutine_tests_run_under_trio() -> None:
