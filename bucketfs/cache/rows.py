@@ -84,7 +84,7 @@ class PendingRow:
         stored: Length of the page file; what is valid behind it are zeros.
         dirty: What differs from the base version.
         limit: How much of the base version is still part of the file.
-        new, cut: As in `bucketfs.file.content.Content`.
+        new, cut: As in `bucketfs.file.overlay.Overlay`.
         base: (key, ETag, size) of the version in the bucket that the other bytes are in.
         if_match: ETag the key must have when it is published, "" when it must be free.
         headers: To be stored with it.

@@ -1,18 +1,18 @@
 """The bytes of one open (or unsaved) file, as every program on this machine sees them.
 
 A `Content` is the union of three things: pages of the base version in the bucket, fetched when
-needed; what programs wrote since (`dirty`); and zeros where the file was made longer. It hangs on
-the inode, not on a path or a handle, so all handles of a file share it, and renaming changes
-nothing.
+needed; what programs wrote since; and zeros where the file was made longer. It hangs on the inode,
+not on a path or a handle, so all handles of a file share it, and renaming changes nothing.
 
 When the disk has to be relieved, parts of the file may be `upload_only`: only the upload that runs
 beside the writer has them (`StreamedUpload`). Whatever needs such a byte again first publishes the
 file: it is published as it is, and the object is its base version from then on.
 
+It puts three things together: the `Overlay` says which bytes no bucket has, the `LocalPages` have
+what is on the disk, and the `EarlyUpload` takes bytes away before the file is published.
+
 Invariants:
-- positions at and after ``fetcher.limit`` are valid locally (written, or zeros), upload-only, or
-  lost;
-- ``dirty`` lies within ``[0, size)``, and its positions are valid, upload-only, or lost;
+- what is ours (`Overlay.ours`) is valid locally (written, or zeros), upload-only, or lost;
 - while the content is being published nobody changes it: writers wait in `_writable`;
 - nothing leaves the page file that a `promise` counts on.
 """
@@ -21,12 +21,10 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 
 import trio
 
-from bucketfs.cache.extents import Extent, Extents
 from bucketfs.cache.pages import PageFile
 from bucketfs.cache.rows import PendingRow
 from bucketfs.errors import FsError
@@ -34,6 +32,8 @@ from bucketfs.file import window
 from bucketfs.file.context import FileContext, Version
 from bucketfs.file.early_upload import ALLOWANCE, EarlyUpload, Outlet
 from bucketfs.file.fetch import Fetcher
+from bucketfs.file.local_pages import LocalPages
+from bucketfs.file.overlay import Overlay
 from bucketfs.file.promise import Promise
 from bucketfs.file.readers import Reader
 
@@ -44,20 +44,13 @@ class Content:
     """Bytes of one file.
 
     Attributes:
-        size: Current length in bytes.
-        dirty: What differs from the base version.
-        fetcher: Brings pages of the base version; owns the page file.
-        new: Not in the bucket under any name yet.
-        touched: Whether a program has written since the file was created or truncated by open.
+        overlay: What the file is on top of its base version.
+        local: What of it is on the disk.
+        early_upload: What leaves of it before it is published.
         handles: Open handles.
         writers: Those of them that may write.
-        readers: The reading positions of the handles.
-        cut: It was made shorter (or emptied) since it was published.
-        revision: Counts changes, to see whether one came between two moments.
         conflicts: How often others' version won over what was written here.
-        early_upload: What leaves of the file before it is published.
         served: Some program (or the kernel's page cache) has bytes of the base version.
-        promise: What the journal says of it, while the bucket lacks something of that.
         attempts: Size and user metadata of uploads that failed, and yet may have arrived.
         may_have_arrived: One of them may stand under the key that the file has now.
     """
@@ -68,6 +61,7 @@ class Content:
         base: Version | None,
         pages: PageFile | None = None,
         *,
+        overlay: Overlay | None = None,
         outlet: Outlet | None = None,
     ) -> None:
         self._context = context
@@ -77,26 +71,17 @@ class Content:
                 if base
                 else context.cache.create()
             )
-        self.fetcher = Fetcher(context, pages, base, self._damaged)
-        self.size = base.size if base else 0
-        self.dirty = Extents()
-        self.new = base is None
-        self.touched = False
+        self.overlay = overlay or Overlay(base.size if base else None)
+        self.local = LocalPages(context, self.overlay, pages, base)
+        self.early_upload = EarlyUpload(context, self.overlay, self.local, outlet)
         self.handles = 0
         self.writers = 0
-        #: Ranges that are to stay here until who asked for them has all of them.
-        self._loading: list[Extent] = []
-        self.readers: set[Reader] = set()
-        self.revision = 0
-        self.cut = False
         self.served = False
         self.conflicts = 0
-        self.early_upload = EarlyUpload(context, self, outlet)
         #: Cancelled when someone needs the file more urgently than its upload goes on.
         self.upload: trio.CancelScope | None = None
         self._publishing: trio.Event | None = None
         self._holds = 0
-        self.promise: Promise | None = None
         self.attempts: list[tuple[int, Mapping[str, str]]] = []
         self.may_have_arrived = False
 
@@ -106,14 +91,27 @@ class Content:
     ) -> Content:
         """What an earlier mount promised; the caller's pin on `pages` passes over to it."""
         base = Version(*row.base) if row.base else None
-        content = cls(context, base, pages, outlet=outlet)
-        content.size, content.dirty = row.size, Extents(row.dirty)
-        content.new, content.cut, content.touched = row.new, row.cut, True
-        content.fetcher.limit = row.limit
-        content.promise = Promise(pages, row, inline=False, revision=0)
+        overlay = Overlay.promised(row)
+        content = cls(context, base, pages, overlay=overlay, outlet=outlet)
+        content.local.promise = Promise(pages, row, inline=False, revision=overlay.revision)
         content.attempts = [*row.attempts, *row.ahead, (row.size, row.headers.metadata)]
         content.may_have_arrived = True
         return content
+
+    @property
+    def size(self) -> int:
+        """Current length in bytes."""
+        return self.overlay.size
+
+    @property
+    def fetcher(self) -> Fetcher:
+        """Brings pages of the base version; owns the page file."""
+        return self.local.fetcher
+
+    @property
+    def promise(self) -> Promise | None:
+        """What the journal says of the file, while the bucket lacks something of that."""
+        return self.local.promise
 
     @property
     def base(self) -> Version | None:
@@ -123,12 +121,12 @@ class Content:
     @property
     def unsaved(self) -> bool:
         """Whether the bucket lacks something: bytes, the new length, or the file itself."""
-        return self.new or bool(self.dirty) or self.cut
+        return self.overlay.unsaved
 
     @property
     def promised_as_it_is(self) -> bool:
         """Whether the journal knows these very bytes, none older ones."""
-        return self.promise is not None and self.promise.revision == self.revision
+        return self.promise is not None and self.promise.revision == self.overlay.revision
 
     def rebase(self, base: Version) -> None:
         """The base version was copied to another key by us: its bytes come from there now."""
@@ -144,21 +142,22 @@ class Content:
         for start, stop in self.fetcher.missing(0, self.size):
             self.fetcher.pages.zero(start, stop)
         self.fetcher.base = None
-        self.fetcher.limit = 0
+        self.overlay.base_dropped()
 
     def renew(self, base: Version) -> None:
         """Stand for another version; only while nothing of the old one was served or changed."""
         assert not self.served
         assert not self.unsaved
-        self.fetcher.cancel()
-        self._context.cache.release(self.fetcher.pages)
-        pages = self._context.cache.open(base.key, base.etag, base.size)
-        self.fetcher = Fetcher(self._context, pages, base, self._damaged)
-        self.size = base.size
+        self.local.renew(base)
+        self.overlay.renewed(base.size)
+
+    def add_reader(self, reader: Reader) -> None:
+        """A handle is opened."""
+        self.local.readers.add(reader)
 
     def remove_reader(self, reader: Reader) -> None:
         """A handle that reads is closed."""
-        self.readers.discard(reader)
+        self.local.readers.discard(reader)
         self._context.readers.remove(reader)
 
     async def read(self, reader: Reader, start: int, length: int) -> bytes:
@@ -178,7 +177,7 @@ class Content:
         cursor = self._context.readers.advance(
             reader, start, stop, waited=wanted, capacity=self._context.cache.capacity
         )
-        if self.fetcher.limit:
+        if self.overlay.limit:
             ahead = window.ahead(cursor, start, stop, self.size)
             try:
                 await self.fetcher.ensure(start, stop, ahead)
@@ -193,51 +192,17 @@ class Content:
         return self.fetcher.pages.read(start, stop) if start < stop else b""
 
     async def _read_past_the_disk(self, start: int, stop: int) -> bytes:
-        self._loading.append((start, stop))
-        try:
+        with self.local.keeping([(start, stop)]):
             while self.early_upload.is_upload_only(start, stop):
                 await self.early_upload.publish_early()
             data = await self.fetcher.past_the_disk(start, stop)
-        finally:
-            self._loading.remove((start, stop))
         self.served = True
-        self.early_upload.check(start, stop)
+        self.overlay.check(start, stop)
         return data[: max(0, self.size - start)]
 
     async def prove(self) -> None:
         """Find out which of the pages that an earlier process left are what they were."""
         await self.fetcher.prove(0, self.size)
-
-    def _damaged(self, start: int, stop: int) -> None:
-        """Bytes are not what they were: those that no bucket has are lost."""
-        ours = self.dirty.within(start, stop)
-        if self.fetcher.limit < min(stop, self.size):
-            ours.append((max(start, self.fetcher.limit), min(stop, self.size)))
-        for a, b in ours:
-            self.early_upload.lost.add(a, b)
-            log.error(
-                "bytes %d-%d of %s, which no bucket has, were damaged on the disk and are lost",
-                a, b - 1, self.fetcher.pages.path,
-            )  # fmt: skip
-
-    async def load(self, start: int, stop: int) -> None:
-        """Have ``[start, stop)`` in the cache; raises as `read` does."""
-        self._loading.append((start, stop))
-        try:
-            await self.fetcher.ensure(start, stop)
-        finally:
-            self._loading.remove((start, stop))
-
-    @asynccontextmanager
-    async def held(self, start: int, stop: int) -> AsyncIterator[None]:
-        """As `load`, and nothing of it leaves the disk during the block; EIO if some is lost."""
-        self._loading.append((start, stop))
-        try:
-            await self.fetcher.ensure(start, stop)
-            self.early_upload.check(start, stop)
-            yield
-        finally:
-            self._loading.remove((start, stop))
 
     async def write(self, offset: int, data: bytes) -> int:
         """Store `data` at `offset`; a gap before it becomes zeros.
@@ -256,17 +221,14 @@ class Content:
         self._check_size(stop)
         await self._ready(offset, stop)
         while self._context.cache.short:
-            freed = await self.early_upload.free_disk()
+            freed = await self.early_upload.free_disk(self.reclaim)
             await self._ready(offset, stop)
             if not freed:
                 break
         done = await self._store(offset, data)
         if offset > self.size:
-            self._extend(offset)
-        self.dirty.add(offset, offset + done)
-        self.size = max(self.size, offset + done)
-        self.touched = True
-        self.revision += 1
+            self.fetcher.pages.zero(self.size, offset)
+        self.overlay.written(offset, offset + done)
         self.early_upload.written(offset, offset + done)
         return done
 
@@ -275,16 +237,13 @@ class Content:
             # making room must not drop the rest of the parts that are being changed
             stop = offset + len(data)
             spans = [(offset, stop), *self.early_upload.spans(offset, stop)]
-            self._loading += spans
             try:
-                return self._context.cache.write(self.fetcher.pages, offset, data)
+                with self.local.keeping(spans):
+                    return self._context.cache.write(self.fetcher.pages, offset, data)
             except FsError as error:
                 full = error.errno == errno.ENOSPC
                 failure = error
-            finally:
-                for span in spans:
-                    self._loading.remove(span)
-            if not full or not await self.early_upload.free_disk(ALLOWANCE):
+            if not full or not await self.early_upload.free_disk(self.reclaim, ALLOWANCE):
                 raise failure
             await self._ready(offset, stop)
 
@@ -315,17 +274,13 @@ class Content:
         self._check_size(size)
         cut = size < self.size
         await self._ready(size, size, cut=cut)  # a part that is cut in two has to be here
-        if size > self.size:
-            self._extend(size)
-        elif size < self.size:
+        if size < self.size:
             self.fetcher.pages.truncate(size)
-            self.dirty.remove(size, self.size)
-            self.fetcher.limit = min(self.fetcher.limit, size)
-            self.cut = True
+            self.overlay.truncated(size)
             self.early_upload.cut(size)
-            self.size = size
-        self.touched = True
-        self.revision += 1
+        else:
+            self.fetcher.pages.zero(self.size, size)
+            self.overlay.extended(size)
 
     def _check_size(self, size: int) -> None:
         if size > self.size and size > self._context.largest:
@@ -334,11 +289,6 @@ class Content:
                 errno.EFBIG,
                 f"no upload here can hold more than {self._context.largest} bytes; {why}",
             )
-
-    def _extend(self, size: int) -> None:
-        self.fetcher.pages.zero(self.size, size)
-        self.dirty.add(self.size, size)
-        self.size = size
 
     async def _writable(self) -> None:
         """Wait while the content is being published.
@@ -380,11 +330,9 @@ class Content:
         self.early_upload.published()
         self.fetcher.cancel()  # what is still under way belongs to the version before
         self.fetcher.base = version
-        self.fetcher.limit = version.size
-        self.dirty.clear()
+        self.overlay.published()
         self.attempts.clear()
         self.may_have_arrived = False
-        self.new = self.cut = self.touched = False
         self._context.cache.label(self.fetcher.pages, version.key, version.etag, version.size)
 
     def reclaim(self, wanted: int) -> int:
@@ -393,33 +341,11 @@ class Content:
         Answers how many went.
         """
         if self.promise is not None:
-            return 0
-        freed = self.early_upload.drop_arrived(wanted)
+            return 0  # it counts on the pages, and an upload that is not completed does not keep it
+        freed = 0 if self.publishing else self.early_upload.drop_arrived(wanted)
         if self.base is None:
             return freed
-        keep = self.kept()
-        for start, stop in (*self.dirty, *self.early_upload.unsent()):
-            keep.add(start, stop)
-        for start, stop in self._droppable(keep):
-            end = min(stop, start + wanted - freed)
-            self._context.cache.shrink(self.fetcher.pages, start, end)
-            freed += end - start
-            if freed >= wanted:
-                break
-        return freed
-
-    def kept(self) -> Extents:
-        """What readers are near, or wait for."""
-        keep = Extents(self._loading)
-        for reader in self.readers:
-            for cursor in reader.cursors:
-                near = max(0, cursor.position - window.NEAR)
-                keep.add(near, cursor.position + cursor.window + window.FETCH)
-        return keep
-
-    def _droppable(self, keep: Extents) -> list[Extent]:
-        valid = self.fetcher.pages.valid.within(0, self.fetcher.limit)
-        return [gap for start, stop in valid for gap in keep.missing(start, stop)]
+        return freed + self.local.drop_clean(wanted - freed, self.early_upload.unsent())
 
     def close(self) -> None:
         """Let go of the page file.

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import trio
 
@@ -20,11 +20,10 @@ from bucketfs.cache.extents import Extent, Extents
 from bucketfs.cache.pages import PageBody
 from bucketfs.errors import FsError, NotFound, Unsupported
 from bucketfs.file.context import FileContext, copy_range
+from bucketfs.file.local_pages import LocalPages
+from bucketfs.file.overlay import Overlay
 from bucketfs.file.streamed_upload import STREAM_FROM, StreamedUpload
 from bucketfs.file.target import Target
-
-if TYPE_CHECKING:
-    from bucketfs.file.content import Content
 
 log = logging.getLogger(__name__)
 
@@ -51,17 +50,17 @@ class EarlyUpload:
         allowed: Programs have opened the file for writing: it may be published before they close
             it, where it has an outlet.
         stream: The upload that runs beside the writer.
-        lost: What nobody has any more: it was only in an upload that is gone, or was here alone
-            and is damaged.
     """
 
-    def __init__(self, context: FileContext, content: Content, outlet: Outlet | None) -> None:
+    def __init__(
+        self, context: FileContext, overlay: Overlay, local: LocalPages, outlet: Outlet | None
+    ) -> None:
         self._context = context
-        self._content = content
+        self._overlay = overlay
+        self._local = local
         self._outlet = outlet
         self.allowed = False
         self.stream: StreamedUpload | None = None
-        self.lost = Extents()
         self._pinned: trio.Event | None = None
 
     def must_publish_first(self, start: int, stop: int) -> bool:
@@ -73,7 +72,7 @@ class EarlyUpload:
         stream = self.upload()
         if stream is None:
             return False
-        valid = self._content.fetcher.pages.valid
+        valid = self._local.pages.valid
         here = all(valid.covers(a, b) for a, b in stream.spans(start, stop))
         return stream.uncertain or (bool(stream.upload_only) and not here)
 
@@ -96,18 +95,13 @@ class EarlyUpload:
         """
         while self.is_upload_only(start, stop):
             await self.publish_early()
-            await self._content.load(start, stop)
-        self.check(start, stop)
+            await self._local.load(start, stop)
+        self._overlay.check(start, stop)
 
     def is_upload_only(self, start: int, stop: int) -> bool:
         """Whether only the upload has some of ``[start, stop)``."""
         stream = self.upload()
         return stream is not None and stream.upload_only.overlaps(start, stop)
-
-    def check(self, start: int, stop: int) -> None:
-        """Raise FsError, EIO, when some of ``[start, stop)`` is lost."""
-        if self.lost.overlaps(start, stop):
-            raise FsError(errno.EIO, "nobody has some of these bytes any more")
 
     def spans(self, start: int, stop: int) -> list[Extent]:
         """The parts with bytes of ``[start, stop)`` that have left."""
@@ -115,15 +109,13 @@ class EarlyUpload:
 
     def written(self, start: int, stop: int) -> None:
         """``[start, stop)`` is here, with new bytes: what has left of it is out of date."""
-        self.lost.remove(start, stop)
         if self.stream is not None:
             self.stream.spoil(start, stop)
-        if self.stream is not None or stop == self._content.size:
+        if self.stream is not None or stop == self._overlay.size:
             self.feed()
 
     def cut(self, size: int) -> None:
         """The file ends at `size` now."""
-        self.lost.remove(size, self.lost.end)
         if self.stream is not None:
             self.stream.cut(size)
 
@@ -137,15 +129,16 @@ class EarlyUpload:
         """What must stay here because the upload has to be completed, and lacks it."""
         return self.stream.unsent() if self.stream is not None and self.stream.upload_only else []
 
-    async def free_disk(self, wanted: int = 0) -> bool:
+    async def free_disk(self, reclaim: Callable[[int], int], wanted: int = 0) -> bool:
         """Wait until some of this file has left the disk; answers whether any has.
 
         Args:
+            reclaim: Drops about so many bytes of what need not stay here; answers how many.
             wanted: Bytes the disk lacks; otherwise what the cache holds too much, without what
                 this file may hold in any case.
         """
         if not wanted:
-            wanted = min(self._context.cache.short, self._content.fetcher.pages.held - ALLOWANCE)
+            wanted = min(self._context.cache.short, self._local.pages.held - ALLOWANCE)
         if wanted <= 0:
             return False
         if self._pinned is not None:
@@ -154,43 +147,40 @@ class EarlyUpload:
         stream = self.upload()
         if stream is not None:
             try:
-                if await stream.free_disk(wanted, self._content.reclaim) > 0:
+                if await stream.free_disk(wanted, reclaim) > 0:
                     return True
             except (NotFound, Unsupported):
                 if not stream.gone:
                     raise
-                if self.upload() is None and not self.lost:
+                if self.upload() is None and not self._overlay.lost:
                     self.feed()  # nothing has been dropped: it is all sent once more
                     return True
-        if self._content.reclaim(wanted):
+        if reclaim(wanted):
             return True
         outlet = self._way_out()
         if outlet is None or self._stuck() <= ALLOWANCE:
             return False
         await outlet.publish()
-        return self._content.reclaim(wanted) > 0
+        return reclaim(wanted) > 0
 
     def _stuck(self) -> int:
         """Bytes, about, that stay here until the file is published."""
-        if self.stream is None or self._content.promise is not None:
-            return min(self._content.fetcher.pages.held, self._content.dirty.total)
-        changed = self._content.dirty.within(0, self._content.fetcher.limit)
-        return sum(stop - start for start, stop in changed)
+        if self.stream is None or self._local.promise is not None:
+            return min(self._local.pages.held, self._overlay.dirty.total)
+        return self._overlay.overwritten
 
     def drop_arrived(self, wanted: int) -> int:
         """Drop about `wanted` bytes of parts that have arrived; answers how many."""
         stream = self.upload()
-        if stream is None or self._pinned is not None or self._content.publishing:
+        if stream is None or self._pinned is not None:
             return 0
-        if self._content.promise is not None:
-            return 0  # an upload that is not completed keeps no promise
-        freed, keep = 0, self._content.kept()
-        for part in stream.droppable(self._content.fetcher.limit):
+        freed, keep = 0, self._local.kept()
+        for part in stream.droppable(self._overlay.limit):
             if freed >= wanted:
                 break
             if not keep.overlaps(part.start, part.stop):
                 stream.pages_dropped(part)
-                self._context.cache.shrink(self._content.fetcher.pages, part.start, part.stop)
+                self._context.cache.shrink(self._local.pages, part.start, part.stop)
                 freed += part.stop - part.start
         return freed
 
@@ -201,39 +191,40 @@ class EarlyUpload:
             try:
                 self.stream = StreamedUpload(
                     self._context, self.send_part, outlet.target(),
-                    copies=self._content.base is not None,
+                    copies=self._local.fetcher.base is not None,
                 )  # fmt: skip
             except FsError:
                 return  # it has no name now: publishing will deal with that
         if self.stream is not None:
-            self.stream.advance(self._content.size)
+            self.stream.advance(self._overlay.size)
 
     def _way_out(self) -> Outlet | None:
         return self._outlet if self.allowed else None
 
     def _streamable(self) -> bool:
         """Whether it pays to send parts before the file is closed."""
-        if self._pinned is not None or self.lost:
+        if self._pinned is not None or self._overlay.lost:
             return False
         if not self._context.can_stream:
             return False
-        if self._content.base is None:
-            return self._content.size >= STREAM_FROM
+        if self._local.fetcher.base is None:
+            return self._overlay.size >= STREAM_FROM
         # what was appended to an object is sent when it is saved, in few large pieces, unless the
         # disk cannot hold it until then
-        dirty, allowed = self._content.dirty, max(ALLOWANCE, self._context.cache.capacity // 2)
-        appended = dirty.end == self._content.size and dirty.total >= STREAM_FROM
-        return appended and self._content.fetcher.pages.held > allowed
+        dirty, allowed = self._overlay.dirty, max(ALLOWANCE, self._context.cache.capacity // 2)
+        appended = dirty.end == self._overlay.size and dirty.total >= STREAM_FROM
+        return appended and self._local.pages.held > allowed
 
     async def send_part(self, upload_id: str, number: int, start: int, stop: int) -> str:
         """Give the upload of `stream` a part: a copy from the base version, or the bytes."""
         assert self.stream is not None
-        key, store, base = self.stream.target.key, self._context.store, self._content.base
-        if base is not None and self._copyable(start, stop):
+        key, store, base = self.stream.target.key, self._context.store, self._local.fetcher.base
+        able = store.capabilities.copy_part
+        if base is not None and able and self._overlay.copyable(start, stop):
             with contextlib.suppress(Unsupported):
                 return await copy_range(store, base, key, upload_id, number, start, stop)
-        async with self._content.held(start, stop):
-            body = PageBody(self._content.fetcher.pages, start, stop)
+        async with self._local.held(start, stop):
+            body = PageBody(self._local.pages, start, stop)
             return await store.upload_part(key, upload_id, number, body)
 
     def upload(self) -> StreamedUpload | None:
@@ -255,15 +246,15 @@ class EarlyUpload:
             FsError: EIO, when bytes are lost, or only in an upload of another key.
         """
         stream = self.upload()
-        if self.lost:
-            raise FsError(errno.EIO, f"bytes {_shown(self.lost)} of {key!r} are lost")
+        if self._overlay.lost:
+            raise FsError(errno.EIO, f"bytes {_shown(self._overlay.lost)} of {key!r} are lost")
         if stream is None:
             return None
         if stream.upload_only:
             if stream.target.key != key:
                 raise FsError(errno.EIO, f"{stream.target.key!r} cannot be published as {key!r}")
             return stream
-        if stream.upload_id and stream.target.key == key and self._content.size >= STREAM_FROM:
+        if stream.upload_id and stream.target.key == key and self._overlay.size >= STREAM_FROM:
             return stream
         self.drop()
         return None
@@ -286,8 +277,7 @@ class EarlyUpload:
     def drop(self) -> None:
         """Throw away the upload that runs beside the writer; what only that has is lost."""
         if self.stream is not None:
-            for start, stop in self.stream.upload_only:
-                self.lost.add(start, stop)
+            self._overlay.lose(self.stream.upload_only)
             self.stream.abandon()
             self.stream = None
 
@@ -299,18 +289,11 @@ class EarlyUpload:
         assert stream is not None
         stream.close()
         self._context.cache.journal.end_upload(stream.upload_id)  # the next mount must not abort it
-        for start, stop in stream.upload_only:
-            self.lost.add(start, stop)
+        self._overlay.lose(stream.upload_only)
         return (
             f"; bytes {_shown(stream.upload_only)} are in the unfinished upload {stream.upload_id}"
             f" of {stream.target.key!r} ({stream.shown()})"
         )
-
-    def _copyable(self, start: int, stop: int) -> bool:
-        """Whether the base version has exactly these bytes, and the store can copy them."""
-        old = stop <= self._content.fetcher.limit
-        clean = old and not self._content.dirty.overlaps(start, stop)
-        return clean and self._context.store.capabilities.copy_part
 
 
 def _shown(extents: Extents) -> str:

@@ -1,8 +1,9 @@
 """Fetching the missing pages of one file: ranged GETs under way, and who waits for their bytes.
 
 Invariants: no byte is asked for twice at once; a fetch writes only where no valid byte stands, so
-it never overwrites what a program wrote meanwhile; what arrives is sealed as it came; all bytes
-come from the version that was the file's base when they were asked for (``If-Match``).
+it never overwrites what a program wrote meanwhile; nothing at or after `Overlay.limit` is fetched;
+what arrives is sealed as it came; all bytes come from the version that was the file's base when
+they were asked for (``If-Match``).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from bucketfs.cache.extents import Extent, Extents
 from bucketfs.cache.pages import PageFile
 from bucketfs.errors import FsError, NoAnswer, NotFound, PreconditionFailed, StoreError
 from bucketfs.file.context import FileContext, Version
+from bucketfs.file.overlay import Overlay
 from bucketfs.file.window import FETCH
 from bucketfs.tasks import Turns
 
@@ -59,21 +61,21 @@ class Fetcher:
 
     Attributes:
         base: Version the pages come from; replaced when the object was moved by us.
-        limit: Bytes of it that are still part of the file; nothing at or after is fetched.
         damaged: Told what `prove` found different, which may be more than can be fetched again.
     """
 
     def __init__(
         self,
         context: FileContext,
+        overlay: Overlay,
         pages: PageFile,
         base: Version | None,
         damaged: Callable[[int, int], None],
     ) -> None:
         self._context = context
+        self._overlay = overlay
         self.pages = pages
         self.base = base
-        self.limit = base.size if base else 0
         self.damaged = damaged
         self._flights: list[_Flight] = []
         self._turns = Turns()
@@ -82,7 +84,7 @@ class Fetcher:
 
     def missing(self, start: int, stop: int) -> list[Extent]:
         """Ranges of ``[start, stop)`` that only the bucket has."""
-        return self.pages.valid.missing(start, min(stop, self.limit))
+        return self.pages.valid.missing(start, min(stop, self._overlay.limit))
 
     async def prove(self, start: int, stop: int) -> None:
         """Compare the checksums of ``[start, stop)`` if an earlier process left its pages.
@@ -192,8 +194,8 @@ class Fetcher:
         def sink(chunk: bytes | memoryview) -> None:
             self._accept(flight, chunk)
 
-        while flight.position < min(flight.stop, self.limit):
-            await self._ask(flight.position, min(flight.stop, self.limit), sink)
+        while flight.position < min(flight.stop, self._overlay.limit):
+            await self._ask(flight.position, min(flight.stop, self._overlay.limit), sink)
 
     async def _ask(self, start: int, stop: int, sink: Callable[[bytes | memoryview], None]) -> None:
         """One GET of the base version.
@@ -229,7 +231,7 @@ class Fetcher:
             return
         view = memoryview(chunk)
         start = flight.position
-        stop = min(start + len(view), self.limit)
+        stop = min(start + len(view), self._overlay.limit)
         for a, b in self.pages.valid.missing(start, stop):
             done = self._context.cache.write(self.pages, a, view[a - start : b - start])
             self.pages.seal(a, view[a - start : a - start + done])

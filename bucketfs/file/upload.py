@@ -63,7 +63,7 @@ async def publish(
         try:
             return await _publish_as_able(context, content, target)
         except Damaged as error:
-            if tries == DAMAGE_TRIES or content.early_upload.lost or not error.etag:
+            if tries == DAMAGE_TRIES or content.overlay.lost or not error.etag:
                 raise
             log.warning("%s; it is sent again", error)
             # nobody else can have made this version, which must not stay in the way of ours
@@ -132,8 +132,8 @@ async def _finish(content: Content, target: Target, stream: StreamedUpload) -> O
 async def _send(context: FileContext, content: Content, target: Target) -> ObjectInfo:
     try:
         plan = plan_flush(
-            base=content.fetcher.limit if content.base else 0,
-            dirty=content.dirty,
+            base=content.overlay.limit,
+            dirty=content.overlay.dirty,
             size=content.size,
             limits=context.store.capabilities,
             part_size=context.part_size,
@@ -141,7 +141,7 @@ async def _send(context: FileContext, content: Content, target: Target) -> Objec
     except TooLarge as error:
         raise FsError(errno.EFBIG, f"{target.key!r}: {error}") from error
     if isinstance(plan, Put):
-        async with content.held(0, plan.size):
+        async with content.local.held(0, plan.size):
             return await context.store.put(
                 target.key,
                 PageBody(content.fetcher.pages, 0, plan.size),
@@ -215,6 +215,6 @@ async def _send_part(
         base = content.base
         assert base is not None, "only a plan with a base copies"
         return await copy_range(context.store, base, key, upload_id, number, part.start, part.stop)
-    async with content.held(part.start, part.stop):
+    async with content.local.held(part.start, part.stop):
         body = PageBody(content.fetcher.pages, part.start, part.stop)
         return await context.store.upload_part(key, upload_id, number, body)

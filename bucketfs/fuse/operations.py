@@ -315,7 +315,7 @@ class Operations(pyfuse3.Operations):
             return  # a reader's close says nothing of what others are still writing
         content, inode = handle.content, handle.inode
         if content.unsaved and not inode.unlinked:
-            goes_on = self._opener_goes_on(handle) if content.touched else _is_held(handle)
+            goes_on = self._opener_goes_on(handle) if content.overlay.touched else _is_held(handle)
             if goes_on:
                 return
         async with again.if_moved(inode):

@@ -84,7 +84,7 @@ class Tree:
         content = self.state.content(inode)
         content.handles += 1
         try:
-            await content.load(0, content.size)
+            await content.local.load(0, content.size)
             return content.fetcher.pages.read(0, content.size)
         finally:
             content.handles -= 1

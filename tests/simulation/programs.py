@@ -139,7 +139,7 @@ class Steps:
                     self._oracle.check_taken(self._mount, path, before)
                 raise
             async with self._closed(call, path, file):
-                is_new = file.content.new
+                is_new = file.content.overlay.new
                 at = 0 if how in {"new", "excl"} else len(self._versions.of(file.content))
                 if how == "patch":
                     at //= 3

@@ -38,7 +38,7 @@ class Versions:
     def _left(self, content: Content) -> bytes:
         """What an earlier mount has left to this one."""
         data = bytearray(self.base(content)[: content.size].ljust(content.size, b"\0"))
-        for start, stop in content.dirty:
+        for start, stop in content.overlay.dirty:
             data[start:stop] = content.fetcher.pages.read(start, stop)
         return bytes(data)
 

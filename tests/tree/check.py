@@ -95,15 +95,15 @@ def _lives(tree: Tree) -> Iterator[str]:
 
 
 def _bytes(content: Content) -> Iterator[str]:
-    """Whether each byte of a file is somewhere (see `Content`)."""
-    pages, limit = content.fetcher.pages, content.fetcher.limit
-    somewhere = Extents([*pages.valid, *content.early_upload.lost])
+    """Whether each byte of a file is somewhere (see `Overlay`)."""
+    pages, limit = content.fetcher.pages, content.overlay.limit
+    somewhere = Extents([*pages.valid, *content.overlay.lost])
     if content.early_upload.stream is not None:
         for start, stop in content.early_upload.stream.upload_only:
             somewhere.add(start, stop)
-    if content.dirty.end > content.size:
-        yield f"is dirty up to {content.dirty.end} of {content.size} bytes"
-    gaps = [gap for extent in content.dirty for gap in somewhere.missing(*extent)]
+    if content.overlay.dirty.end > content.size:
+        yield f"is dirty up to {content.overlay.dirty.end} of {content.size} bytes"
+    gaps = [gap for extent in content.overlay.dirty for gap in somewhere.missing(*extent)]
     if limit < content.size:
         gaps += somewhere.missing(limit, content.size)
     if gaps:
@@ -226,7 +226,7 @@ def _ended(tree: Tree) -> Iterator[str]:
             yield f"{shown}: is being asked for, listed or renamed"
     for *_, content, shown in _contents(tree):
         fetcher, stream = content.fetcher, content.early_upload.stream
-        if content.publishing or content._loading or content.upload:
+        if content.publishing or content.local._kept or content.upload:
             yield f"{shown}: is being published or loaded"
         if fetcher._flights or fetcher._awaited:
             yield f"{shown}: is being fetched"

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from bucketfs.cache.extents import Extents
 from bucketfs.cache.pages import PageFile
 from bucketfs.cache.seals import Seals
 from bucketfs.errors import Damaged, FsError, StoreError
@@ -286,8 +285,8 @@ async def test_what_others_may_have_made_is_not_replaced(
     caplog.clear()
 
 
-def restored(mount: Mount, path: Path, data: bytes, dirty: Extents) -> Content:
-    """A content over pages that an earlier process left, in which no bucket has what is dirty."""
+def restored(mount: Mount, path: Path, data: bytes) -> Content:
+    """A content over pages that an earlier process left, all of which no bucket has."""
     first = PageFile(path, size=len(data), identity=None)
     first.write(0, data)
     first.seal(0, data)
@@ -296,7 +295,7 @@ def restored(mount: Mount, path: Path, data: bytes, dirty: Extents) -> Content:
         path, size=len(data), identity=None, left=Seals.load(first.dump())
     )
     first.close()
-    content.size, content.dirty = len(data), dirty
+    content.overlay.written(0, len(data))
     return content
 
 
@@ -304,18 +303,18 @@ async def test_writing_into_what_is_damaged_does_not_hide_it(
     bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with planted(bucket, tmp_path) as mount:
-        content = restored(mount, tmp_path / "x.pages", DATA, Extents([(0, len(DATA))]))
+        content = restored(mount, tmp_path / "x.pages", DATA)
         flip(tmp_path / "x.pages", 2 * MIB)
         await content.write(2 * MIB + 5, b"some")
-        assert list(content.early_upload.lost) == [(2 * MIB, 2 * MIB + 5), (2 * MIB + 9, 3 * MIB)]
+        assert list(content.overlay.lost) == [(2 * MIB, 2 * MIB + 5), (2 * MIB + 9, 3 * MIB)]
         await content.truncate(2 * MIB + 8)
-        assert list(content.early_upload.lost) == [(2 * MIB, 2 * MIB + 5)]
+        assert list(content.overlay.lost) == [(2 * MIB, 2 * MIB + 5)]
         content.close()
     async with planted(bucket, tmp_path / "2") as mount:
-        content = restored(mount, tmp_path / "y.pages", DATA, Extents([(0, len(DATA))]))
+        content = restored(mount, tmp_path / "y.pages", DATA)
         flip(tmp_path / "y.pages", 2 * MIB)
         await content.truncate(2 * MIB + 8)
-        assert list(content.early_upload.lost) == [(2 * MIB, 2 * MIB + 8)]
+        assert list(content.overlay.lost) == [(2 * MIB, 2 * MIB + 8)]
         content.close()
     caplog.clear()
 
@@ -324,7 +323,7 @@ async def test_damage_to_what_no_bucket_has_is_an_error_and_never_uploaded(
     bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with planted(bucket, tmp_path) as mount:
-        content = restored(mount, tmp_path / "x.pages", DATA, Extents([(0, len(DATA))]))
+        content = restored(mount, tmp_path / "x.pages", DATA)
         flip(tmp_path / "x.pages", 2 * MIB)
         reader = Reader()
         assert await content.read(reader, 0, 4096) == DATA[:4096]

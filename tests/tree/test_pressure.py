@@ -603,3 +603,16 @@ async def test_unmounting_with_a_dead_store_names_what_is_where(
         assert f"are in the unfinished upload {upload_id} of 'f'" in caplog.text
         assert "2: bytes 5242880-10485759" in caplog.text
     assert list(bucket.uploads) == [upload_id]
+
+
+async def test_nothing_is_dropped_when_enough_has_gone(bucket: Bucket, tmp_path: Path) -> None:
+    """Parts that had arrived may have brought more than was wanted."""
+    bucket.poke("f", noise(MIB))
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.open("f")
+        await mount.pread(handle, 0, MIB)
+        held, short = handle.content.fetcher.pages.held, mount.cache.short
+        handle.content.local.readers.clear()
+        assert handle.content.local.drop_clean(-5, []) == 0
+        assert (handle.content.fetcher.pages.held, mount.cache.short) == (held, short)
+        await mount.close(handle)

@@ -99,7 +99,7 @@ class OpenState:
     @property
     def broken(self) -> bool:
         """Whether bytes are missing that nobody has any more."""
-        return self.content is not None and bool(self.content.early_upload.lost)
+        return self.content is not None and bool(self.content.overlay.lost)
 
     @property
     def stage(self) -> Stage:

@@ -18,6 +18,7 @@ from bucketfs.errors import FsError
 from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version
 from bucketfs.file.early_upload import Outlet
+from bucketfs.file.overlay import Overlay
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tree.core.inode import NEVER, Directory, Inode, InodeTable, OpenState
 from bucketfs.tree.core.names import check_key
@@ -376,9 +377,9 @@ class TreeState:
     def empty_content(self, inode: Inode) -> Content:
         """The inode's bytes as O_TRUNC leaves them: none, which the bucket does not know yet."""
         open_state = self.ensure_open_state(inode)
-        open_state.content = Content(self.files, None, outlet=self.outlet(inode))
-        open_state.content.new = False
-        open_state.content.cut = True
+        open_state.content = Content(
+            self.files, None, overlay=Overlay.emptied(), outlet=self.outlet(inode)
+        )
         return open_state.content
 
     def copy_condition(self, inode: Inode) -> str:

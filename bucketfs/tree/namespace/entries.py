@@ -205,7 +205,7 @@ class Entries:
             await content.prove()
             missing = sum(b - a for a, b in content.fetcher.missing(0, content.size))
             if missing <= UNLINK_FETCH:
-                await content.load(0, content.size)
+                await content.local.load(0, content.size)
                 content.drop_base()  # the cache must not count on the bucket for these any more
             elif not replaced:
                 assert inode.open_state is not None

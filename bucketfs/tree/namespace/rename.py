@@ -175,7 +175,7 @@ class Renamer:
                 await self._entries.remove_object(target, replaced=True)
             in_bucket = target.etag if target is not None else ""
             left = False
-            if open_state.content is not None and open_state.content.new:
+            if open_state.content is not None and open_state.content.overlay.new:
                 left = await self._forget_old(source, old_key)
                 if target is not None and target.content is not None:
                     # what an upload of the target may have made of the key is replaced as well

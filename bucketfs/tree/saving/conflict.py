@@ -117,7 +117,7 @@ class Conflicts:
     async def _gather_bytes(self, name: str, content: Content) -> None:
         """Have as much of the base version here as there is of it, and do without it then."""
         try:
-            await content.load(0, content.size)  # the version may be there after all
+            await content.local.load(0, content.size)  # the version may be there after all
         except FsError as error:
             if error.errno != errno.ESTALE:
                 raise

@@ -45,7 +45,7 @@ async def find_arrived(
     With the object's version the content has arrived, and counts as published. Without it the
     object is of an earlier state of the file: publish over it, as the target says.
     """
-    revision = content.revision
+    revision = content.overlay.revision
     if content.promise is None and not content.attempts:
         return None
     if content.early_upload.has_upload_only:
@@ -56,7 +56,7 @@ async def find_arrived(
         return None
     named = store.capabilities.user_metadata
     same = named and _said(found) == (content.size, dict(target.headers.metadata))
-    if content.revision == revision and (same or _is_digest(found.etag, content)):
+    if content.overlay.revision == revision and (same or _is_digest(found.etag, content)):
         log.info("%r had been uploaded already", target.key)
         content.published(Version(target.key, found.etag, found.size))
         # other attributes than ours are brought there after it

@@ -203,7 +203,7 @@ class Opener:
         content.handles += 1
         handle = Handle(inode, content, writable, keep_cache, pid)
         handle.conflicts = content.conflicts
-        content.readers.add(handle.reader)
+        content.add_reader(handle.reader)
         content.writers += writable
         content.early_upload.allowed |= writable
         return handle
@@ -243,7 +243,7 @@ class Opener:
                 await content.truncate(0)
             finally:
                 content.handles -= 1
-            content.touched = False
+            content.overlay.opened_empty()
         posix = inode.posix
         if posix is not None and uid != 0 and posix.mode & (stat.S_ISUID | stat.S_ISGID):
             # the kernel leaves this to us for O_TRUNC, as only we know when it happens

@@ -205,7 +205,7 @@ class Outstanding:
 
 
 def _size(open_state: OpenState) -> int:
-    return open_state.content.dirty.total if open_state.content is not None else 0
+    return open_state.content.overlay.dirty.total if open_state.content is not None else 0
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

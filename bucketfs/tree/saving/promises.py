@@ -4,8 +4,8 @@ A row says what an inode's page file does not: where its bytes are to go, with w
 over which version. It follows the inode when it is renamed, changed or removed, and goes when the
 bucket has the bytes.
 
-Invariant: a row exists exactly while `Content.promise` is set, or (of an earlier mount) until its
-file has been planted again.
+Invariant: a row exists exactly while `LocalPages.promise` is set, or (of an earlier mount) until
+its file has been planted again.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Promises:
             or content.promised_as_it_is
         ):
             return
-        if open_state.unlinked or content.early_upload.has_upload_only or content.early_upload.lost:
+        if open_state.unlinked or content.early_upload.has_upload_only or content.overlay.lost:
             return
         try:
             self._put(inode, open_state, content, self._seals(content))
@@ -167,7 +167,7 @@ class Promises:
         """The bucket has the bytes, or nobody wants them any more."""
         if content is None or content.promise is None:
             return
-        promise, content.promise = content.promise, None
+        promise, content.local.promise = content.promise, None
         self.count -= 1
         self.bytes -= promise.row.size
         self._journal.drop(promise.row.file)
@@ -201,7 +201,7 @@ class Promises:
         """Whether a file may be promised: not too much waits, and all that is needed is here."""
         if open_state.unlinked or open_state.lost is not None:
             return False
-        if content.early_upload.has_upload_only or content.early_upload.lost:
+        if content.early_upload.has_upload_only or content.overlay.lost:
             return False
         mine = content.promise
         count, held = self.count, self.bytes
@@ -211,11 +211,11 @@ class Promises:
 
     async def _take_down(self, inode: Inode, open_state: OpenState, content: Content) -> bool:
         """Take the bytes to the disk, then write the row; answers whether nothing came between."""
-        pages, revision = content.fetcher.pages, content.revision
+        pages, revision = content.fetcher.pages, content.overlay.revision
         seals = Seals()
         if not _is_inline(content):
             seals = await self._sync(pages, _counted(content))
-            if (content.revision, content.fetcher.pages) != (revision, pages):
+            if (content.overlay.revision, content.fetcher.pages) != (revision, pages):
                 return False
             if open_state.content is not content or not content.unsaved or not self._may_wait(
                 open_state, content
@@ -244,6 +244,7 @@ class Promises:
     def _put(self, inode: Inode, open_state: OpenState, content: Content, seals: Seals) -> None:
         """Write the row; raises FsError, and then the promise is as it was."""
         pages, old, data = content.fetcher.pages, content.promise, None
+        revision = content.overlay.revision
         if inline := _is_inline(content):
             data = pages.read(0, content.size)
             seals = Seals.of([(0, len(data))], lambda start, stop: data[start:stop])
@@ -252,7 +253,7 @@ class Promises:
             self._journal.put(row, data)
             if old is not None and old.row.file != row.file:
                 self._journal.drop(old.row.file)
-        content.promise = Promise(pages, row, inline=inline, revision=content.revision)
+        content.local.promise = Promise(pages, row, inline=inline, revision=revision)
         self.count += old is None
         self.bytes += row.size - (old.row.size if old is not None else 0)
         if old is not None and old.pages is not pages:
@@ -271,10 +272,10 @@ class Promises:
             size=content.size,
             valid=_counted(content),
             stored=min(pages.stored, content.size),
-            dirty=tuple(content.dirty),
-            limit=content.fetcher.limit,
-            new=content.new,
-            cut=content.cut,
+            dirty=tuple(content.overlay.dirty),
+            limit=content.overlay.limit,
+            new=content.overlay.new,
+            cut=content.overlay.cut,
             base=None if base is None else (base.key, base.etag, base.size),
             if_match=target.if_match,
             headers=target.headers,
@@ -293,11 +294,11 @@ def _known_by(content: Content, headers: Headers) -> list[Attempt]:
 
 def _counted(content: Content) -> tuple[Extent, ...]:
     """What a row counts on of the page file."""
-    valid, limit = content.fetcher.pages.valid, content.fetcher.limit
+    valid, limit = content.fetcher.pages.valid, content.overlay.limit
     if content.size > COPIED:
         # what is clean now may be written over, in place, without another row: it comes again
         # from the base version
-        counted = content.dirty.copy()
+        counted = content.overlay.dirty.copy()
         for start, stop in valid.within(limit, content.size):
             counted.add(start, stop)
         valid = counted
