@@ -64,11 +64,10 @@ def faulty(
 
 
 def contents(bucket: Witness, prefix: str) -> World:
-    keys = bucket.keys(prefix)
+    """What is in the bucket; what goes while this looks is not in it any more."""
+    read = {key: bucket.read(key) for key in bucket.keys(prefix) if key != prefix}
     return of_objects(
-        (key.removeprefix(prefix), bucket.get(key), bucket.metadata(key))
-        for key in keys
-        if key != prefix
+        (key.removeprefix(prefix), *found) for key, found in read.items() if found is not None
     )
 
 

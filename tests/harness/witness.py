@@ -54,6 +54,16 @@ class Witness:
     def get(self, key: str) -> bytes:
         return bytes(self.client.get_object(Bucket=self.name, Key=key)["Body"].read())
 
+    def read(self, key: str) -> tuple[bytes, dict[str, str]] | None:
+        """Bytes and user metadata of one version, None when there is no such object (any more)."""
+        try:
+            answer = self.client.get_object(Bucket=self.name, Key=key)
+        except ClientError as exc:
+            if exc.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return None
+            raise
+        return bytes(answer["Body"].read()), dict(answer["Metadata"])
+
     def head(self, key: str) -> dict[str, Any] | None:
         """The answer of HeadObject, None when there is no such object."""
         try:
