@@ -16,6 +16,7 @@ from tests.harness.endpoint import Endpoint
 from tests.harness.lies import LIES
 from tests.harness.mounts import Mount, Mounts
 from tests.harness.proxy import Proxy, proxy
+from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
 MIB = 1 << 20
@@ -81,10 +82,10 @@ def test_nobody_asks_on_when_the_reader_is_gone(
     with between.fault("GetObject", lie=LIES[lie]):
         between.clear()
         reader = subprocess.Popen(["cat", str(path)], stdout=DEVNULL, stderr=DEVNULL)
-        time.sleep(1)
+        until(lambda: between.count("GetObject"), "it reads")
         reader.kill()
         reader.wait(20)
-        time.sleep(3)
+        time.sleep(3)  # that nothing comes any more has no event
         # each of the few ranges of a window, and the kernel's second look, twice
         assert between.count("GetObject") <= 12, between.story()
 
