@@ -93,7 +93,9 @@ async def test_what_moves_many_bytes_fails_at_once_too() -> None:
 
 
 @pytest.mark.mock_clock
-@pytest.mark.parametrize("answer", [None, StoreError("AccessDenied", status=403)])
+@pytest.mark.parametrize(
+    "answer", [None, StoreError("AccessDenied", status=403), NoAnswer("BadAnswer")]
+)
 async def test_any_answer_ends_it(
     answer: StoreError | None, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -78,7 +78,7 @@ _LONGER: Final = 5
 #: Seconds between two looks at a credential chain that did not change.
 _RENEWAL: Final = 60.0
 #: Said once a connection, with versions and names.
-_LONG_WAY: Final = (
+_NAMES_MISSING: Final = (
     "aiobotocore %s with botocore %s lacks names that bucketfs uses (%s): requests take more CPU, "
     "and a wrong clock or replaced keys may need a remount; install the versions that the bucketfs "
     "package asks for"
@@ -163,7 +163,7 @@ class Connection:
         missing = internals.missing(client)
         if missing:
             log.warning(
-                _LONG_WAY, aiobotocore.__version__, botocore.__version__, ", ".join(missing)
+                _NAMES_MISSING, aiobotocore.__version__, botocore.__version__, ", ".join(missing)
             )
         self._renewable = internals.CREDENTIALS not in missing
         self._fast_path = (

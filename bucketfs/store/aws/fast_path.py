@@ -71,7 +71,7 @@ class FastPath:
 
     Args:
         client: An aiobotocore client that has all names of `internals`.
-        endpoints: What the rules said, by operation and bucket; filled by the long way.
+        endpoints: What the rules said, by operation and bucket; filled by aiobotocore's.
         parser: aiobotocore's, of answers of S3.
         now: Unix time at the endpoint, to sign with.
     """
@@ -91,7 +91,7 @@ class FastPath:
         self._parser = parser
 
     async def request(self, operation: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Make a call; None where it must go the long way.
+        """Make a call; None where it must go aiobotocore's way.
 
         The answer has the headers where botocore has them, and the unread body of a GET. Raises
         botocore's exceptions.

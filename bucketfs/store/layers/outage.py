@@ -68,7 +68,8 @@ class Outage:
 
     def failed(self, error: StoreError, began: float) -> None:
         """A request that was sent at a time of the trio clock has met an error."""
-        if error.status:
+        # what is no answer and not silent either (garbage, a broken body) came from somebody
+        if error.status or (isinstance(error, NoAnswer) and error.code not in _SILENT):
             self.heard()
         elif error.code in _SILENT and self._since is None and self._heard <= began:
             self._since, self._code = began, error.code
