@@ -201,6 +201,15 @@ def test_what_open_has_emptied_is_unsaved_and_not_new() -> None:
     assert overlay.unsaved
 
 
+def test_another_version_has_what_the_one_that_is_gone_had_lost() -> None:
+    overlay = Overlay(4)
+    overlay.base_dropped()
+    overlay.damaged(0, 2)
+    overlay.renewed(4)
+    assert not overlay.lost
+    overlay.check(0, 4)
+
+
 @given(changes=st.lists(st.tuples(st.booleans(), ranges), max_size=6))
 def test_what_shrinks_and_grows_again_is_zeros_of_ours(
     changes: list[tuple[bool, Extent]],
