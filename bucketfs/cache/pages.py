@@ -1,7 +1,10 @@
 """One local sparse file that holds bytes of one file version, and knows which of them it holds.
 
 The file is written and read with plain pread/pwrite from the event loop: the operating system's
-page cache makes these memory copies, and a thread hop would cost more than it hides.
+page cache makes these memory copies, and a thread hop would cost more than it hides. Open are a
+bounded number of them, whose longest unused is closed first: a process may have a thousand files
+open here, under a limit of 256 descriptors that sockets need some of too. A page file opens again
+at its next use (10 µs).
 
 What an earlier process left is believed only once its checksum has been compared (`prove`): disks
 and crashes change bytes, and what an upload carries or a program reads must not be one of those.
@@ -17,16 +20,18 @@ import ctypes
 import errno
 import logging
 import os
+import resource
 import threading
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from crc32c import crc32c
 
 from bucketfs.cache import tags
-from bucketfs.cache.descriptors import Descriptors, share
 from bucketfs.cache.extents import Extent, Extents
 from bucketfs.cache.seals import SPAN, Seals, spans
 from bucketfs.errors import FsError
@@ -38,7 +43,10 @@ CHUNK = SPAN
 #: Buffers of that size kept for the next body: fresh memory costs more than the copy into it.
 _KEPT = 32
 _buffers: list[bytearray] = []
-_descriptors = Descriptors(share)
+#: Least number of descriptors for page files, whatever the limit says.
+_LEAST: Final = 16
+#: What the limit is taken for where there is none.
+_MOST: Final = 1 << 20
 
 
 class PageFile:
@@ -105,9 +113,7 @@ class PageFile:
             return self._fd
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            self._fd = _descriptors.open(
-                self, self.path, flags if self._exists else flags | os.O_CREAT
-            )
+            self._fd = _descriptors.open(self, flags if self._exists else flags | os.O_CREAT)
         except FileNotFoundError as error:
             raise OSError(errno.EIO, "somebody removed a file of the cache", self.path) from error
         self._exists = True
@@ -254,6 +260,58 @@ class PageFile:
         self.close()
         self.path.unlink(missing_ok=True)
         tags.beside(self.path).unlink(missing_ok=True)
+
+
+class Descriptors:
+    """The page files that have a descriptor, in the order of their last use.
+
+    Args:
+        limit: How many there may be; asked whenever one more is opened.
+    """
+
+    def __init__(self, limit: Callable[[], int]) -> None:
+        self._limit = limit
+        self._open: OrderedDict[PageFile, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open(self, owner: PageFile, flags: int) -> int:
+        """A descriptor of the owner's file, mode 600 where it is made; raises OSError."""
+        while len(self._open) >= self._limit() and self._close_one():
+            pass
+        while True:
+            try:
+                fd = os.open(owner.path, flags, 0o600)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._close_one():
+                    raise
+            else:
+                self._open[owner] = None
+                return fd
+
+    def used(self, owner: PageFile) -> None:
+        """The owner's descriptor is used now."""
+        self._open.move_to_end(owner)
+
+    def gone(self, owner: PageFile) -> None:
+        """The owner has closed its descriptor."""
+        self._open.pop(owner, None)
+
+    def _close_one(self) -> bool:
+        if not self._open:
+            return False
+        next(iter(self._open)).close()
+        return True
+
+
+def share() -> int:
+    """Descriptors that page files may take: half of what this process may have."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(_LEAST, (_MOST if limit == resource.RLIM_INFINITY else limit) // 2)
+
+
+_descriptors = Descriptors(share)
 
 
 def read_exactly(fd: int, start: int, stop: int) -> bytes:

@@ -9,17 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from bucketfs.cache import descriptors as module
-from bucketfs.cache.descriptors import Descriptors, share
-from bucketfs.cache.pages import PageFile
+from bucketfs.cache import pages as module
+from bucketfs.cache.pages import Descriptors, PageFile, share
 
 
 @pytest.fixture
 def eight(monkeypatch: pytest.MonkeyPatch) -> Iterator[Descriptors]:
-    from bucketfs.cache import pages
-
     few = Descriptors(lambda: 8)
-    monkeypatch.setattr(pages, "_descriptors", few)
+    monkeypatch.setattr(module, "_descriptors", few)
     yield few
     assert len(few) <= 8
 
