@@ -19,12 +19,11 @@ from pathlib import Path
 
 from bucketfs import clock
 from bucketfs.cache import budget, orphans
-from bucketfs.cache.extents import Extents
+from bucketfs.cache.extents import Extents, Seals
 from bucketfs.cache.index import Index, PageRow
 from bucketfs.cache.journal import Journal
 from bucketfs.cache.pages import CHUNK, PageFile
 from bucketfs.cache.places import INDEX, JOURNAL, UNSAVED, claim, claim_this, sync_directory
-from bucketfs.cache.seals import Seals
 from bucketfs.errors import FsError
 
 log = logging.getLogger(__name__)

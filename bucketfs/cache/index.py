@@ -48,7 +48,7 @@ class PageRow:
     Attributes:
         file: Its name.
         key, etag, size: The version it belongs to.
-        seals: Of what it holds, for `bucketfs.cache.seals.Seals.load`.
+        seals: Of what it holds, for `bucketfs.cache.extents.Seals.load`.
         used: Unix time of the last use.
     """
 

@@ -32,8 +32,7 @@ from typing import Final
 from crc32c import crc32c
 
 from bucketfs.cache import tags
-from bucketfs.cache.extents import Extent, Extents
-from bucketfs.cache.seals import SPAN, Seals, spans
+from bucketfs.cache.extents import SPAN, Extent, Extents, Seals, spans
 from bucketfs.errors import FsError
 
 log = logging.getLogger(__name__)

@@ -90,7 +90,7 @@ class PendingRow:
         headers: To be stored with it.
         attempts: Size and user metadata of uploads that may have replaced that version already.
         ahead: The same of uploads of later states of the file, begun after its promise.
-        seals: Of what is valid, for `bucketfs.cache.seals.Seals.load`; b"" when the bytes may
+        seals: Of what is valid, for `bucketfs.cache.extents.Seals.load`; b"" when the bytes may
             change without another row.
         error: Why it cannot be uploaded at all; "" when it can.
         written: When the row was written, in nanoseconds of the Unix clock; 0 before version 0.1.

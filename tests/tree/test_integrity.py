@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from bucketfs.cache.extents import Seals
 from bucketfs.cache.pages import PageFile
-from bucketfs.cache.seals import Seals
 from bucketfs.errors import Damaged, FsError, StoreError
 from bucketfs.file.content import Content
 from bucketfs.file.readers import Reader

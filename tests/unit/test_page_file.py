@@ -11,8 +11,8 @@ from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bucketfs.cache.extents import SPAN, Seals
 from bucketfs.cache.pages import PageBody, PageFile
-from bucketfs.cache.seals import SPAN, Seals
 
 NOISE = random.Random(5).randbytes(3 * SPAN)
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from bucketfs.cache import seals as module
-from bucketfs.cache.seals import SPAN, Seal, Seals, spans
+from bucketfs.cache import extents as module
+from bucketfs.cache.extents import SPAN, Seal, Seals, spans
 
 END = 5 * 8
 ranges = st.tuples(st.integers(0, END), st.integers(0, END)).map(sorted)

@@ -17,12 +17,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bucketfs.cache.extents import Extent
+from bucketfs.cache.extents import Extent, Seals
 from bucketfs.cache.pages import PageFile, read_exactly
 from bucketfs.cache.places import sync_directory
 from bucketfs.cache.rows import Attempt, FailedRow
 from bucketfs.cache.rows import PendingRow as Row
-from bucketfs.cache.seals import Seals
 from bucketfs.errors import FsError
 from bucketfs.file.content import Content
 from bucketfs.file.promise import COPIED, Promise

@@ -22,11 +22,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bucketfs.cache.extents import Extents
+from bucketfs.cache.extents import Extents, Seals
 from bucketfs.cache.pages import PageFile, read_exactly
 from bucketfs.cache.rows import Attempt, Removal, Rename
 from bucketfs.cache.rows import PendingRow as Row
-from bucketfs.cache.seals import Seals
 from bucketfs.errors import FsError, KeyTaken, NotFound, PreconditionFailed, StoreError
 from bucketfs.file import multipart
 from bucketfs.file.content import Content
