@@ -22,8 +22,8 @@ from bucketfs.cache import budget, orphans
 from bucketfs.cache.extents import Extents, Seals
 from bucketfs.cache.index import Index, PageRow
 from bucketfs.cache.journal import Journal
-from bucketfs.cache.pages import CHUNK, PageFile
-from bucketfs.cache.places import INDEX, JOURNAL, UNSAVED, claim, claim_this, sync_directory
+from bucketfs.cache.pages import CHUNK, PageFile, sync_directory
+from bucketfs.cache.places import INDEX, JOURNAL, UNSAVED, claim, claim_this
 from bucketfs.errors import FsError
 
 log = logging.getLogger(__name__)

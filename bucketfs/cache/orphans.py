@@ -11,7 +11,8 @@ from pathlib import Path
 
 from bucketfs.cache import tags
 from bucketfs.cache.journal import Journal
-from bucketfs.cache.places import UNSAVED, sync_directory
+from bucketfs.cache.pages import sync_directory
+from bucketfs.cache.places import UNSAVED
 from bucketfs.cache.rows import FailedRow, PendingRow
 from bucketfs.cache.tags import Tag
 

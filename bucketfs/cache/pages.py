@@ -320,6 +320,15 @@ def read_exactly(fd: int, start: int, stop: int) -> bytes:
     return data + bytes(short) if short else data
 
 
+def sync_directory(path: Path) -> None:
+    """Have the names in a directory survive a power cut; raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 @contextmanager
 def _buffer() -> Iterator[memoryview]:
     """`CHUNK` bytes to read into."""

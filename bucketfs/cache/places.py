@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bucketfs import owned
-from bucketfs.cache.journal_file import waiting
+from bucketfs.cache.journal import waiting
 from bucketfs.errors import FsError
 from bucketfs.owned import NotOwnError
 
@@ -210,12 +210,3 @@ def _say(directory: Path, name: str) -> None:
         return
     except OSError:
         return  # a full disk; nothing but the words of a listing depend on it
-
-
-def sync_directory(path: Path) -> None:
-    """Have the names in a directory survive a power cut; raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

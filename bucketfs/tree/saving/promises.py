@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bucketfs.cache.extents import Extent, Seals
-from bucketfs.cache.pages import PageFile, read_exactly
-from bucketfs.cache.places import sync_directory
+from bucketfs.cache.pages import PageFile, read_exactly, sync_directory
 from bucketfs.cache.rows import Attempt, FailedRow
 from bucketfs.cache.rows import PendingRow as Row
 from bucketfs.errors import FsError
