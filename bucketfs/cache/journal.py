@@ -32,11 +32,9 @@ from typing import Any
 
 import trio
 
-from bucketfs.cache import tags
 from bucketfs.cache.extents import Extents
-from bucketfs.cache.pages import sync_directory
+from bucketfs.cache.pages import Tag, sync_directory
 from bucketfs.cache.rows import FailedRow, PendingRow, Removal, Rename, Upload, decode, encode
-from bucketfs.cache.tags import Tag
 from bucketfs.errors import FsError
 from bucketfs.tasks import Turns
 
@@ -192,7 +190,7 @@ class Journal:
 
     def drop(self, file: str) -> None:
         """The bucket has the file, or nobody wants it any more."""
-        tags.drop(self._path.with_name(file))  # first: a tag without a row says that one is lost
+        Tag.drop(self._path.with_name(file))  # first: a tag without a row says that one is lost
         self._do("DELETE FROM pending WHERE file = ?", file)
         self._do("DELETE FROM saved WHERE file = ?", file)
 
@@ -317,7 +315,7 @@ class Journal:
             whole = Extents(row.valid).covers(0, row.size)
             tag = Tag(row.key, row.size, whole=whole, written=row.written)
             try:
-                tags.put(self._path.with_name(row.file), tag)
+                tag.put(self._path.with_name(row.file))
             except OSError as error:
                 log.info("the page file of %r is not tagged: %s", row.key, error)
 

@@ -9,12 +9,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bucketfs.cache import tags
 from bucketfs.cache.journal import Journal
-from bucketfs.cache.pages import sync_directory
+from bucketfs.cache.pages import Tag, sync_directory
 from bucketfs.cache.places import UNSAVED
 from bucketfs.cache.rows import FailedRow, PendingRow
-from bucketfs.cache.tags import Tag
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +51,7 @@ def keep(directory: Path, journal: Journal) -> list[Path]:
 
 def _tagged(directory: Path) -> Iterator[tuple[Path, Tag]]:
     for path in sorted(directory.glob("*.pages")):
-        tag = tags.read(path)
+        tag = Tag.read(path)
         if tag is not None:
             yield path, tag
 
@@ -75,6 +73,6 @@ def _keep(directory: Path, journal: Journal, path: Path, tag: Tag) -> Path:
     with journal.batch():
         journal.drop(path.name)
         journal.fail(FailedRow(str(aside.relative_to(directory)), key, error, time.time()))
-    tags.beside(path).unlink(missing_ok=True)
+    Tag.beside(path).unlink(missing_ok=True)
     log.error("%r is not in the bucket yet: %s; its bytes are in %s", key, error, aside)
     return aside

@@ -18,20 +18,20 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import logging
 import os
 import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
 from crc32c import crc32c
 
-from bucketfs.cache import tags
 from bucketfs.cache.extents import SPAN, Extent, Extents, Seals, spans
 from bucketfs.errors import FsError
 
@@ -42,6 +42,12 @@ CHUNK = SPAN
 #: Buffers of that size kept for the next body: fresh memory costs more than the copy into it.
 _KEPT = 32
 _buffers: list[bytearray] = []
+#: The extended attribute of a page file that waits for its upload.
+_TAG: Final = "user.bucketfs.waits"
+#: errnos of a file system that has no extended attributes, or no room for this one.
+_NO_ATTRIBUTE: Final = frozenset(
+    {errno.ENOTSUP, errno.ENOSPC, errno.EDQUOT, errno.E2BIG, errno.ERANGE}
+)
 #: Least number of descriptors for page files, whatever the limit says.
 _LEAST: Final = 16
 #: What the limit is taken for where there is none.
@@ -258,7 +264,107 @@ class PageFile:
         """Remove the file from the disk."""
         self.close()
         self.path.unlink(missing_ok=True)
-        tags.beside(self.path).unlink(missing_ok=True)
+        Tag.beside(self.path).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PageBody:
+    """Bytes ``[start, stop)`` of a page file as the body of an upload.
+
+    Nothing is held in memory. What passes by is sealed on the way: it is what the bucket will have.
+    """
+
+    pages: PageFile
+    start: int
+    stop: int
+    _thread: int = field(default_factory=threading.get_ident)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """The bytes in pieces of at most `CHUNK`; a piece is valid until the next is asked for.
+
+        Raises:
+            FsError: The disk cannot be read.
+        """
+        # another thread may compute a signature, but must not touch the file's seals
+        seals = self.pages.seals if threading.get_ident() == self._thread else None
+        with _buffer() as view:
+            for start in range(self.start, self.stop, CHUNK):
+                piece = view[: min(CHUNK, self.stop - start)]
+                try:
+                    self.pages.read_into(piece, start)
+                except OSError as error:
+                    why = f"the cache cannot be read: {error}"
+                    raise FsError(error.errno or errno.EIO, why) from error
+                if seals is not None:
+                    for a, b in seals.missing(start, start + len(piece)):
+                        self.pages.seal(a, piece[a - start : b - start])
+                yield piece
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """What a page file says of itself while it waits for its upload and the journal counts on it.
+
+    The journal is one file, and SQLite ends its write-ahead log at the first damaged frame without
+    an error: rows may be gone although their page files are there. The tag tells such a file from
+    one that nobody needs. It is an extended attribute of the page file, or, where the file system
+    has none, a small file beside it.
+
+    Attributes:
+        key: Where it is to be published.
+        size: Bytes.
+        whole: All of them are in the page file; otherwise the version in the bucket has the rest.
+        written: When its row was written last, in nanoseconds of the Unix clock.
+    """
+
+    key: str
+    size: int
+    whole: bool
+    written: int
+
+    def put(self, path: Path) -> None:
+        """Tag a page file, in place of an older tag. Raises OSError: the disk refuses."""
+        text = json.dumps(asdict(self)).encode()
+        try:
+            os.setxattr(path, _TAG, text)
+        except OSError as error:
+            if error.errno not in _NO_ATTRIBUTE:
+                raise
+            self.beside(path).write_bytes(text)
+
+    @classmethod
+    def drop(cls, path: Path) -> None:
+        """Take the tag away; a page file that has none, or is gone, is no error."""
+        with suppress(OSError):
+            os.removexattr(path, _TAG)
+        with suppress(OSError):
+            cls.beside(path).unlink()
+
+    @classmethod
+    def read(cls, path: Path) -> Tag | None:
+        """The tag of a page file, with key "" if it is damaged; None if it has none."""
+        try:
+            text = os.getxattr(path, _TAG, follow_symlinks=False)
+        except OSError:
+            try:
+                text = cls.beside(path).read_bytes()
+            except OSError:
+                return None
+        try:
+            said = json.loads(text)
+            return cls(
+                str(said["key"]), int(said["size"]), bool(said["whole"]), int(said["written"])
+            )
+        except (ValueError, KeyError, TypeError):
+            return cls("", 0, whole=False, written=0)  # damaged as well: yet there was one
+
+    @staticmethod
+    def beside(path: Path) -> Path:
+        """The file that stands for the extended attribute where there is none."""
+        return path.with_name(f"{path.name}.waits")
 
 
 class Descriptors:
@@ -362,40 +468,3 @@ def _punch(fd: int, offset: int, length: int) -> None:
     while length:
         length -= (done := os.pwrite(fd, zeros[:length], offset))
         offset += done
-
-
-@dataclass(frozen=True, slots=True)
-class PageBody:
-    """Bytes ``[start, stop)`` of a page file as the body of an upload.
-
-    Nothing is held in memory. What passes by is sealed on the way: it is what the bucket will have.
-    """
-
-    pages: PageFile
-    start: int
-    stop: int
-    _thread: int = field(default_factory=threading.get_ident)
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def chunks(self) -> Iterator[bytes | memoryview]:
-        """The bytes in pieces of at most `CHUNK`; a piece is valid until the next is asked for.
-
-        Raises:
-            FsError: The disk cannot be read.
-        """
-        # another thread may compute a signature, but must not touch the file's seals
-        seals = self.pages.seals if threading.get_ident() == self._thread else None
-        with _buffer() as view:
-            for start in range(self.start, self.stop, CHUNK):
-                piece = view[: min(CHUNK, self.stop - start)]
-                try:
-                    self.pages.read_into(piece, start)
-                except OSError as error:
-                    why = f"the cache cannot be read: {error}"
-                    raise FsError(error.errno or errno.EIO, why) from error
-                if seals is not None:
-                    for a, b in seals.missing(start, start + len(piece)):
-                        self.pages.seal(a, piece[a - start : b - start])
-                yield piece

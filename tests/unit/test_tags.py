@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bucketfs.cache import orphans, tags
+from bucketfs.cache import orphans
 from bucketfs.cache.journal import Journal
-from bucketfs.cache.tags import Tag
+from bucketfs.cache.pages import Tag
 
 TAG = Tag("dir/key \u00e4", 10, whole=True, written=7)
 
@@ -31,20 +31,20 @@ def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_put_and_drop(path: Path) -> None:
-    assert tags.read(path) is None
-    tags.put(path, Tag("other", 1, whole=False, written=1))
-    tags.put(path, TAG)
-    assert tags.read(path) == TAG
-    tags.drop(path)
-    tags.drop(path)
-    assert tags.read(path) is None
+    assert Tag.read(path) is None
+    Tag("other", 1, whole=False, written=1).put(path)
+    TAG.put(path)
+    assert Tag.read(path) == TAG
+    Tag.drop(path)
+    Tag.drop(path)
+    assert Tag.read(path) is None
     assert [one.name for one in path.parent.iterdir()] == ["0.pages"]
 
 
 def test_what_the_journal_does_not_name_is_kept(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tags.put(path, TAG)
+    TAG.put(path)
     other = path.with_name("1.pages")
     other.write_bytes(b"nobody needs it")
     journal = Journal(path.with_name("journal.sqlite"))
@@ -56,21 +56,21 @@ def test_what_the_journal_does_not_name_is_kept(
     assert str(kept) in caplog.text
     assert orphans.keep(path.parent, journal) == []
     assert other.exists()
-    assert not tags.beside(path).exists()
+    assert not Tag.beside(path).exists()
     journal.close()
 
 
 def test_a_tag_that_cannot_be_read_counts(path: Path) -> None:
-    tags.put(path, TAG)
-    if tags.beside(path).exists():
-        tags.beside(path).write_bytes(b"{")
+    TAG.put(path)
+    if Tag.beside(path).exists():
+        Tag.beside(path).write_bytes(b"{")
     else:
         os.setxattr(path, "user.bucketfs.waits", b"\xff")
-    tag = tags.read(path)
+    tag = Tag.read(path)
     assert tag is not None
     assert tag.key == ""
 
 
 def test_a_disk_that_fails(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        tags.put(tmp_path / "absent.pages", TAG)
+        TAG.put(tmp_path / "absent.pages")
