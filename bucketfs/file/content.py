@@ -9,7 +9,8 @@ beside the writer has them (`StreamedUpload`). Whatever needs such a byte again 
 file: it is published as it is, and the object is its base version from then on.
 
 It puts three things together: the `Overlay` says which bytes no bucket has, the `LocalPages` have
-what is on the disk, and the `EarlyUpload` takes bytes away before the file is published.
+what is on the disk and fetch what is not, and the `EarlyUpload` takes bytes away before the file
+is published.
 
 Invariants:
 - what is ours (`Overlay.ours`) is valid locally (written, or zeros), upload-only, or lost;
@@ -31,7 +32,6 @@ from bucketfs.errors import FsError
 from bucketfs.file import window
 from bucketfs.file.context import FileContext, Version
 from bucketfs.file.early_upload import ALLOWANCE, EarlyUpload, Outlet
-from bucketfs.file.fetch import Fetcher
 from bucketfs.file.local_pages import LocalPages
 from bucketfs.file.overlay import Overlay
 from bucketfs.file.promise import Promise
@@ -93,7 +93,7 @@ class Content:
         base = Version(*row.base) if row.base else None
         overlay = Overlay.promised(row)
         content = cls(context, base, pages, overlay=overlay, outlet=outlet)
-        content.local.promise = Promise(pages, row, inline=False, revision=overlay.revision)
+        content.promise = Promise(pages, row, inline=False, revision=overlay.revision)
         content.attempts = [*row.attempts, *row.ahead, (row.size, row.headers.metadata)]
         content.may_have_arrived = True
         return content
@@ -104,19 +104,18 @@ class Content:
         return self.overlay.size
 
     @property
-    def fetcher(self) -> Fetcher:
-        """Brings pages of the base version; owns the page file."""
-        return self.local.fetcher
-
-    @property
     def promise(self) -> Promise | None:
         """What the journal says of the file, while the bucket lacks something of that."""
         return self.local.promise
 
+    @promise.setter
+    def promise(self, promise: Promise | None) -> None:
+        self.local.promise = promise
+
     @property
     def base(self) -> Version | None:
         """The version in the bucket that clean bytes come from."""
-        return self.fetcher.base
+        return self.local.base
 
     @property
     def unsaved(self) -> bool:
@@ -130,18 +129,18 @@ class Content:
 
     def rebase(self, base: Version) -> None:
         """The base version was copied to another key by us: its bytes come from there now."""
-        self.fetcher.base = base
+        self.local.base = base
         if not self.unsaved:
-            self._context.cache.label(self.fetcher.pages, base.key, base.etag, base.size)
+            self._context.cache.label(self.local.pages, base.key, base.etag, base.size)
 
     def drop_base(self) -> None:
         """The base version is gone: what is not here reads as zeros from now on.
 
         Nothing is fetched; the content has been proven (`prove`).
         """
-        for start, stop in self.fetcher.missing(0, self.size):
-            self.fetcher.pages.zero(start, stop)
-        self.fetcher.base = None
+        for start, stop in self.local.missing(0, self.size):
+            self.local.pages.zero(start, stop)
+        self.local.base = None
         self.overlay.base_dropped()
 
     def renew(self, base: Version) -> None:
@@ -170,17 +169,17 @@ class Content:
         stop = min(start + length, self.size)
         if start >= stop:
             return b""
-        if self.fetcher.pages.unproven is not None:
-            await self.fetcher.prove(start, stop)
+        if self.local.pages.unproven is not None:
+            await self.local.prove(start, stop)
         await self.early_upload.within_reach(start, stop)
-        wanted = bool(self.fetcher.missing(start, stop))
+        wanted = bool(self.local.missing(start, stop))
         cursor = self._context.readers.advance(
             reader, start, stop, waited=wanted, capacity=self._context.cache.capacity
         )
         if self.overlay.limit:
             ahead = window.ahead(cursor, start, stop, self.size)
             try:
-                await self.fetcher.ensure(start, stop, ahead)
+                await self.local.ensure(start, stop, ahead)
             except FsError as error:
                 if error.errno == errno.ESTALE:
                     raise
@@ -189,20 +188,20 @@ class Content:
             await self.early_upload.within_reach(start, stop)
         self.served = True
         stop = min(stop, self.size)  # it may have been cut while this waited
-        return self.fetcher.pages.read(start, stop) if start < stop else b""
+        return self.local.pages.read(start, stop) if start < stop else b""
 
     async def _read_past_the_disk(self, start: int, stop: int) -> bytes:
         with self.local.keeping([(start, stop)]):
             while self.early_upload.is_upload_only(start, stop):
                 await self.early_upload.publish_early()
-            data = await self.fetcher.past_the_disk(start, stop)
+            data = await self.local.past_the_disk(start, stop)
         self.served = True
         self.overlay.check(start, stop)
         return data[: max(0, self.size - start)]
 
     async def prove(self) -> None:
         """Find out which of the pages that an earlier process left are what they were."""
-        await self.fetcher.prove(0, self.size)
+        await self.local.prove(0, self.size)
 
     async def write(self, offset: int, data: bytes) -> int:
         """Store `data` at `offset`; a gap before it becomes zeros.
@@ -227,7 +226,7 @@ class Content:
                 break
         done = await self._store(offset, data)
         if offset > self.size:
-            self.fetcher.pages.zero(self.size, offset)
+            self.local.pages.zero(self.size, offset)
         self.overlay.written(offset, offset + done)
         self.early_upload.written(offset, offset + done)
         return done
@@ -239,7 +238,7 @@ class Content:
             spans = [(offset, stop), *self.early_upload.spans(offset, stop)]
             try:
                 with self.local.keeping(spans):
-                    return self._context.cache.write(self.fetcher.pages, offset, data)
+                    return self._context.cache.write(self.local.pages, offset, data)
             except FsError as error:
                 full = error.errno == errno.ENOSPC
                 failure = error
@@ -250,12 +249,12 @@ class Content:
     async def _ready(self, start: int, stop: int, *, cut: bool = False) -> None:
         """Wait until ``[start, stop)`` may be written, or the file be cut at `start`."""
         await self._writable()
-        if self.fetcher.pages.unproven is not None:
+        if self.local.pages.unproven is not None:
             # what stays of a changed piece has to be known; a cut touches the byte before it
-            await self.fetcher.prove(max(0, start - 1), stop + 1)
+            await self.local.prove(max(0, start - 1), stop + 1)
             await self._writable()  # publishing may have begun meanwhile
         while True:
-            pages, promise = self.fetcher.pages, self.promise
+            pages, promise = self.local.pages, self.promise
             if self.early_upload.must_publish_first(start, stop):
                 await self.early_upload.publish_early()
             elif promise is not None and promise.is_sealed(pages, start, cut=cut):
@@ -267,7 +266,7 @@ class Content:
             await self._writable()
         if promise is not None and promise.counts_on(pages, start, cut=cut):
             self.early_upload.drop()
-            self.fetcher.pages = self._context.cache.fork(pages, start if cut else self.size)
+            self.local.pages = self._context.cache.fork(pages, start if cut else self.size)
 
     async def truncate(self, size: int) -> None:
         """Cut or lengthen the file to `size` bytes; raises as `write` does."""
@@ -275,11 +274,11 @@ class Content:
         cut = size < self.size
         await self._ready(size, size, cut=cut)  # a part that is cut in two has to be here
         if size < self.size:
-            self.fetcher.pages.truncate(size)
+            self.local.pages.truncate(size)
             self.overlay.truncated(size)
             self.early_upload.cut(size)
         else:
-            self.fetcher.pages.zero(self.size, size)
+            self.local.pages.zero(self.size, size)
             self.overlay.extended(size)
 
     def _check_size(self, size: int) -> None:
@@ -297,8 +296,8 @@ class Content:
         """
         while self._publishing is not None:
             await self._publishing.wait()
-        if self.fetcher.pages.identity is not None:
-            self.fetcher.pages = self._context.cache.own(self.fetcher.pages)
+        if self.local.pages.identity is not None:
+            self.local.pages = self._context.cache.own(self.local.pages)
 
     @property
     def publishing(self) -> bool:
@@ -328,12 +327,12 @@ class Content:
     def published(self, version: Version) -> None:
         """The bucket holds exactly these bytes now, as `version`."""
         self.early_upload.published()
-        self.fetcher.cancel()  # what is still under way belongs to the version before
-        self.fetcher.base = version
+        self.local.stop_fetching()  # what is still under way belongs to the version before
+        self.local.base = version
         self.overlay.published()
         self.attempts.clear()
         self.may_have_arrived = False
-        self._context.cache.label(self.fetcher.pages, version.key, version.etag, version.size)
+        self._context.cache.label(self.local.pages, version.key, version.etag, version.size)
 
     def reclaim(self, wanted: int) -> int:
         """Drop up to about `wanted` bytes of clean pages that no reader is near.
@@ -353,5 +352,5 @@ class Content:
         Only when no handle is left and nothing is unsaved (or it is unwanted).
         """
         self.early_upload.drop()
-        self.fetcher.cancel()
-        self._context.cache.release(self.fetcher.pages)
+        self.local.stop_fetching()
+        self._context.cache.release(self.local.pages)

@@ -191,7 +191,7 @@ class EarlyUpload:
             try:
                 self.stream = StreamedUpload(
                     self._context, self.send_part, outlet.target(),
-                    copies=self._local.fetcher.base is not None,
+                    copies=self._local.base is not None,
                 )  # fmt: skip
             except FsError:
                 return  # it has no name now: publishing will deal with that
@@ -207,7 +207,7 @@ class EarlyUpload:
             return False
         if not self._context.can_stream:
             return False
-        if self._local.fetcher.base is None:
+        if self._local.base is None:
             return self._overlay.size >= STREAM_FROM
         # what was appended to an object is sent when it is saved, in few large pieces, unless the
         # disk cannot hold it until then
@@ -218,7 +218,7 @@ class EarlyUpload:
     async def send_part(self, upload_id: str, number: int, start: int, stop: int) -> str:
         """Give the upload of `stream` a part: a copy from the base version, or the bytes."""
         assert self.stream is not None
-        key, store, base = self.stream.target.key, self._context.store, self._local.fetcher.base
+        key, store, base = self.stream.target.key, self._context.store, self._local.base
         able = store.capabilities.copy_part
         if base is not None and able and self._overlay.copyable(start, stop):
             with contextlib.suppress(Unsupported):

@@ -144,7 +144,7 @@ async def _send(context: FileContext, content: Content, target: Target) -> Objec
         async with content.local.held(0, plan.size):
             return await context.store.put(
                 target.key,
-                PageBody(content.fetcher.pages, 0, plan.size),
+                PageBody(content.local.pages, 0, plan.size),
                 target.headers,
                 if_match=target.if_match,
                 if_none_match=target.if_none_match,
@@ -216,5 +216,5 @@ async def _send_part(
         assert base is not None, "only a plan with a base copies"
         return await copy_range(context.store, base, key, upload_id, number, part.start, part.stop)
     async with content.local.held(part.start, part.stop):
-        body = PageBody(content.fetcher.pages, part.start, part.stop)
+        body = PageBody(content.local.pages, part.start, part.stop)
         return await context.store.upload_part(key, upload_id, number, body)

@@ -85,7 +85,7 @@ class Tree:
         content.handles += 1
         try:
             await content.local.load(0, content.size)
-            return content.fetcher.pages.read(0, content.size)
+            return content.local.pages.read(0, content.size)
         finally:
             content.handles -= 1
             if not content.handles:

@@ -39,7 +39,7 @@ class Versions:
         """What an earlier mount has left to this one."""
         data = bytearray(self.base(content)[: content.size].ljust(content.size, b"\0"))
         for start, stop in content.overlay.dirty:
-            data[start:stop] = content.fetcher.pages.read(start, stop)
+            data[start:stop] = content.local.pages.read(start, stop)
         return bytes(data)
 
     def base(self, content: Content) -> bytes:

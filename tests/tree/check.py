@@ -96,7 +96,7 @@ def _lives(tree: Tree) -> Iterator[str]:
 
 def _bytes(content: Content) -> Iterator[str]:
     """Whether each byte of a file is somewhere (see `Overlay`)."""
-    pages, limit = content.fetcher.pages, content.overlay.limit
+    pages, limit = content.local.pages, content.overlay.limit
     somewhere = Extents([*pages.valid, *content.overlay.lost])
     if content.early_upload.stream is not None:
         for start, stop in content.early_upload.stream.upload_only:
@@ -170,8 +170,8 @@ def _users(tree: Tree) -> Counter[PageFile]:
     cache = tree.state.files.cache
     users = Counter([*tree.saver.promises._outdated, *cache._kept.values()])
     for *_, content, _ in _contents(tree):
-        users[content.fetcher.pages] += 1
-        if content.promise is not None and content.promise.pages is not content.fetcher.pages:
+        users[content.local.pages] += 1
+        if content.promise is not None and content.promise.pages is not content.local.pages:
             users[content.promise.pages] += 1
     return users
 
@@ -225,10 +225,10 @@ def _ended(tree: Tree) -> Iterator[str]:
         if isinstance(inode, Directory) and (inode.asking or inode.loading or inode.renaming):
             yield f"{shown}: is being asked for, listed or renamed"
     for *_, content, shown in _contents(tree):
-        fetcher, stream = content.fetcher, content.early_upload.stream
-        if content.publishing or content.local._kept or content.upload:
+        local, stream = content.local, content.early_upload.stream
+        if content.publishing or local._kept or content.upload:
             yield f"{shown}: is being published or loaded"
-        if fetcher._flights or fetcher._awaited:
+        if local._flights or local._awaited:
             yield f"{shown}: is being fetched"
         if stream is not None and (stream._running or stream._busy or stream._waiting):
             yield f"{shown}: is being sent"

@@ -291,7 +291,7 @@ def restored(mount: Mount, path: Path, data: bytes) -> Content:
     first.write(0, data)
     first.seal(0, data)
     content = Content(mount.tree.state.files, None)
-    content.fetcher.pages = PageFile(
+    content.local.pages = PageFile(
         path, size=len(data), identity=None, left=Seals.load(first.dump())
     )
     first.close()

@@ -611,8 +611,8 @@ async def test_nothing_is_dropped_when_enough_has_gone(bucket: Bucket, tmp_path:
     async with planted(bucket, tmp_path) as mount:
         handle = await mount.open("f")
         await mount.pread(handle, 0, MIB)
-        held, short = handle.content.fetcher.pages.held, mount.cache.short
+        held, short = handle.content.local.pages.held, mount.cache.short
         handle.content.local.readers.clear()
         assert handle.content.local.drop_clean(-5, []) == 0
-        assert (handle.content.fetcher.pages.held, mount.cache.short) == (held, short)
+        assert (handle.content.local.pages.held, mount.cache.short) == (held, short)
         await mount.close(handle)

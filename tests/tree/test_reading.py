@@ -197,7 +197,7 @@ async def test_failing_read_ahead_is_not_asked_for_at_every_chunk(
         await trio.sleep(1)
         bucket.requested()
         position = 24 * MIB
-        reader.content.fetcher.pages.drop(position, 64 * MIB)
+        reader.content.local.pages.drop(position, 64 * MIB)
         real = bucket.get
 
         async def get(key: str, sink: object, *, start: int = 0, **rest: object) -> object:

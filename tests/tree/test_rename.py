@@ -120,7 +120,7 @@ async def test_a_read_under_way_survives(bucket: Bucket, tmp_path: Path) -> None
             for _ in range(200):
                 await trio.sleep(0.01)
                 for reader, letter in zip(readers, b"ac", strict=True):
-                    reader.content.fetcher.pages.drop(0, 3 * MIB)
+                    reader.content.local.pages.drop(0, 3 * MIB)
                     assert await mount.pread(reader, MIB, 2) == bytes([letter] * 2)
         for reader in readers:
             await mount.close(reader)

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from bucketfs.errors import FsError, NoAnswer, StoreError, Unsupported, errno_of
-from bucketfs.file.fetch import ALONE
+from bucketfs.file.local_pages import ALONE
 from bucketfs.file.upload import WAYS
 from bucketfs.store.base import ObjectInfo, Sink
 from bucketfs.tree.saving.conflict import CONFLICT_NAMES, Conflicts

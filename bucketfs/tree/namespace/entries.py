@@ -203,7 +203,7 @@ class Entries:
         in_bucket = bool(inode.etag)
         if content is not None and content.handles and in_bucket:
             await content.prove()
-            missing = sum(b - a for a, b in content.fetcher.missing(0, content.size))
+            missing = sum(b - a for a, b in content.local.missing(0, content.size))
             if missing <= UNLINK_FETCH:
                 await content.local.load(0, content.size)
                 content.drop_base()  # the cache must not count on the bucket for these any more

@@ -23,7 +23,7 @@ from cachetools import LRUCache
 
 from bucketfs import clock
 from bucketfs.errors import FsError, StoreError
-from bucketfs.file.fetch import ALONE
+from bucketfs.file.local_pages import ALONE
 from bucketfs.tasks import gather
 from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.state import TreeState

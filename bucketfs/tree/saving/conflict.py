@@ -74,7 +74,7 @@ class Conflicts:
         assert content is not None
         if content.early_upload.has_upload_only:
             return await self._replace_theirs(inode, target, content)
-        whole = not content.fetcher.missing(0, content.size)
+        whole = not content.local.missing(0, content.size)
         if not self._state.config.overwrite or open_state.exclusive or not whole:
             return await self.keep_ours_beside(inode, open_state, content, cause)
         content.drop_base()
@@ -121,7 +121,7 @@ class Conflicts:
         except FsError as error:
             if error.errno != errno.ESTALE:
                 raise
-        gaps = content.fetcher.missing(0, content.size)
+        gaps = content.local.missing(0, content.size)
         if gaps:
             log.error("of the version of %r that was changed here, %s are lost", name, gaps)
         content.drop_base()

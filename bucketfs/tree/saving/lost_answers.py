@@ -82,9 +82,9 @@ def _is_attempt(store: Store, found: ObjectInfo, content: Content) -> bool:
 
 def _is_digest(etag: str, content: Content) -> bool:
     """Whether an ETag is the MD5 of a content, as that of most single uploads is."""
-    if content.size > SINGLE_PUT or content.fetcher.missing(0, content.size):
+    if content.size > SINGLE_PUT or content.local.missing(0, content.size):
         return False
     digest = hashlib.md5(usedforsecurity=False)
-    for chunk in PageBody(content.fetcher.pages, 0, content.size).chunks():
+    for chunk in PageBody(content.local.pages, 0, content.size).chunks():
         digest.update(chunk)
     return digest.hexdigest() == etag

@@ -4,7 +4,7 @@ A row says what an inode's page file does not: where its bytes are to go, with w
 over which version. It follows the inode when it is renamed, changed or removed, and goes when the
 bucket has the bytes.
 
-Invariant: a row exists exactly while `LocalPages.promise` is set, or (of an earlier mount) until
+Invariant: a row exists exactly while `Content.promise` is set, or (of an earlier mount) until
 its file has been planted again.
 """
 
@@ -165,11 +165,11 @@ class Promises:
         """The bucket has the bytes, or nobody wants them any more."""
         if content is None or content.promise is None:
             return
-        promise, content.local.promise = content.promise, None
+        promise, content.promise = content.promise, None
         self.count -= 1
         self.bytes -= promise.row.size
         self._journal.drop(promise.row.file)
-        if promise.pages is not content.fetcher.pages:
+        if promise.pages is not content.local.pages:
             self._cache.release(promise.pages)
 
     def fail(self, inode: Inode, path: str, error: Exception) -> None:
@@ -193,7 +193,7 @@ class Promises:
         """Of a file that is noted at once; none of a large one, which would take long to read."""
         if content.size > COPIED:
             return Seals()
-        return Seals.of(_counted(content), content.fetcher.pages.read)
+        return Seals.of(_counted(content), content.local.pages.read)
 
     def _may_wait(self, open_state: OpenState, content: Content) -> bool:
         """Whether a file may be promised: not too much waits, and all that is needed is here."""
@@ -209,11 +209,11 @@ class Promises:
 
     async def _take_down(self, inode: Inode, open_state: OpenState, content: Content) -> bool:
         """Take the bytes to the disk, then write the row; answers whether nothing came between."""
-        pages, revision = content.fetcher.pages, content.overlay.revision
+        pages, revision = content.local.pages, content.overlay.revision
         seals = Seals()
         if not _is_inline(content):
             seals = await self._sync(pages, _counted(content))
-            if (content.overlay.revision, content.fetcher.pages) != (revision, pages):
+            if (content.overlay.revision, content.local.pages) != (revision, pages):
                 return False
             if open_state.content is not content or not content.unsaved or not self._may_wait(
                 open_state, content
@@ -241,7 +241,7 @@ class Promises:
 
     def _put(self, inode: Inode, open_state: OpenState, content: Content, seals: Seals) -> None:
         """Write the row; raises FsError, and then the promise is as it was."""
-        pages, old, data = content.fetcher.pages, content.promise, None
+        pages, old, data = content.local.pages, content.promise, None
         revision = content.overlay.revision
         if inline := _is_inline(content):
             data = pages.read(0, content.size)
@@ -251,7 +251,7 @@ class Promises:
             self._journal.put(row, data)
             if old is not None and old.row.file != row.file:
                 self._journal.drop(old.row.file)
-        content.local.promise = Promise(pages, row, inline=inline, revision=revision)
+        content.promise = Promise(pages, row, inline=inline, revision=revision)
         self.count += old is None
         self.bytes += row.size - (old.row.size if old is not None else 0)
         if old is not None and old.pages is not pages:
@@ -261,7 +261,7 @@ class Promises:
         target, base, pages = (
             upload_target(self._state, inode, open_state),
             content.base,
-            content.fetcher.pages,
+            content.local.pages,
         )
         return Row(
             file=pages.path.name,
@@ -292,7 +292,7 @@ def _known_by(content: Content, headers: Headers) -> list[Attempt]:
 
 def _counted(content: Content) -> tuple[Extent, ...]:
     """What a row counts on of the page file."""
-    valid, limit = content.fetcher.pages.valid, content.overlay.limit
+    valid, limit = content.local.pages.valid, content.overlay.limit
     if content.size > COPIED:
         # what is clean now may be written over, in place, without another row: it comes again
         # from the base version
@@ -305,4 +305,4 @@ def _counted(content: Content) -> tuple[Extent, ...]:
 
 def _is_inline(content: Content) -> bool:
     size = content.size
-    return size <= INLINE and content.fetcher.pages.valid.covers(0, size)
+    return size <= INLINE and content.local.pages.valid.covers(0, size)

@@ -119,7 +119,7 @@ class Publisher:
             if content.early_upload.has_upload_only:
                 raise PreconditionFailed(error.code, status=error.status, key=error.key) from error
             await content.prove()
-            if content.fetcher.missing(0, content.size):
+            if content.local.missing(0, content.size):
                 raise FsError(errno.ESTALE, f"{target.key!r} was removed by others") from error
         # others removed the object, and all of it is here: it becomes the file again
         content.drop_base()

@@ -440,7 +440,7 @@ class Saver:
         if content is not None and content.unsaved:
             cache = self._state.files.cache
             try:
-                kept = cache.rescue(content.fetcher.pages, inode.name, content.size)
+                kept = cache.rescue(content.local.pages, inode.name, content.size)
             except OSError as failure:
                 log.error("%s cannot be put under unsaved/: %s", self._state.shown(inode), failure)
                 return None
@@ -471,7 +471,7 @@ class Saver:
 def _gaps(content: Content) -> str:
     """Words for what a rescued file lacks because only the version in the bucket has it."""
     gaps = ", ".join(
-        f"{start}-{stop - 1}" for start, stop in content.fetcher.missing(0, content.size)
+        f"{start}-{stop - 1}" for start, stop in content.local.missing(0, content.size)
     )
     return f", without bytes {gaps}, which are those of the version in the bucket" if gaps else ""
 
