@@ -90,9 +90,11 @@ class LocalPages:
         self._turns = Turns()
         #: Ends of the ranges that readers wait for.
         self._awaited: list[int] = []
+        self._renewals = 0
 
     def renew(self, base: Version) -> None:
-        """Stand for another version from now on."""
+        """Stand for another version from now on; who waits for bytes gets those of that one."""
+        self._renewals += 1
         self.stop_fetching()
         self._context.cache.release(self.pages)
         self.pages = self._context.cache.open(base.key, base.etag, base.size)
@@ -169,6 +171,7 @@ class LocalPages:
         """
         data = bytearray(stop - start)
         fetched = Extents()
+        renewals = self._renewals
         while True:
             gaps = [hole for gap in self.missing(start, stop) for hole in fetched.missing(*gap)]
             if not gaps:
@@ -176,6 +179,8 @@ class LocalPages:
             for a, b in gaps:
                 piece = bytearray()
                 await self._ask(a, b, piece.extend)
+                if renewals != self._renewals:  # these are bytes of a version before
+                    return await self.past_the_disk(start, stop)
                 data[a - start : a - start + len(piece)] = piece
                 fetched.add(a, a + len(piece))
         for a, b in self.pages.valid.within(start, stop):

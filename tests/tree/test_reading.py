@@ -6,11 +6,14 @@ import errno
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from bucketfs.errors import FsError, StoreError
+from bucketfs.file.context import Version
+from bucketfs.store.base import ObjectInfo
 from tests.harness.memory import Fault
 from tests.tree.builder import MIB, TTL, Bucket, Mount, noise, planted, said
 
@@ -359,6 +362,36 @@ async def test_a_full_disk_is_read_past(
         with pytest.raises(FsError) as caught:
             await mount.pread(handle, MIB + 5, 10)
         assert caught.value.errno == errno.ESTALE
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_a_reader_whose_bytes_have_come_as_the_version_changes_gets_the_new_one(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    """Nothing was served yet: another reader has found the old version gone in that very moment."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    old, new = noise(3 * MIB), noise(3 * MIB, 2)
+    bucket.poke("f", old)
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("f")
+        get = bucket.get
+
+        async def last_of_the_old(*args: Any, **kwargs: Any) -> ObjectInfo:
+            info = await get(*args, **kwargs)
+            if bucket.peek("f") == old:
+                other = bucket.poke("f", new)
+                reader.content.renew(Version("f", other.etag, other.size))
+                reader.inode.etag = other.etag
+            return info
+
+        monkeypatch.setattr(bucket, "get", last_of_the_old)
+        if full:  # the first GET ends at the disk, the second goes past it
+            monkeypatch.setattr(os, "pwrite", refuse)
+        assert await mount.pread(reader, MIB, 4096) == new[MIB : MIB + 4096]
+        await mount.close(reader)
 
 
 async def test_a_bug_in_a_fetch_ends_the_read(
