@@ -1,6 +1,6 @@
-"""How a changed file becomes an object: the flush plan. Pure decisions.
+"""How a changed file becomes an object: the plan of its upload. Pure decisions.
 
-`plan_flush` turns (old object, changed extents, new size, limits) into either one PutObject or a
+`plan_upload` turns (old object, changed extents, new size, limits) into either one PutObject or a
 list of parts, each uploaded from here or copied by the store from the old object. Every byte of the
 new object comes from exactly one step, in order, and no byte travels that the store could copy,
 except where the minimum part size forces an edge along.
@@ -62,7 +62,7 @@ class TooLarge(ValueError):
     """The limits (or the configured part size) cannot hold a file of this size."""
 
 
-def plan_flush(
+def plan_upload(
     *, base: int, dirty: Extents, size: int, limits: Capabilities, part_size: int | None = None
 ) -> Plan:
     """The cheapest way to publish a file.

@@ -1,4 +1,4 @@
-"""Publishing a file's content as one object: carries out the flush plan.
+"""Publishing a file's content as one object: carries out the plan of its upload.
 
 The object appears whole or not at all: one PutObject, or parts that only CompleteMultipartUpload
 makes visible. A failed upload is aborted and leaves the content as it was, unsaved; only one that
@@ -21,7 +21,7 @@ from bucketfs.errors import Damaged, FsError, NotFound, Unsupported
 from bucketfs.file import multipart
 from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version, copy_range
-from bucketfs.file.plan import Part, Put, TooLarge, plan_flush
+from bucketfs.file.plan import Part, Put, TooLarge, plan_upload
 from bucketfs.file.streamed_upload import StreamedUpload
 from bucketfs.file.target import Target
 from bucketfs.store.base import ObjectInfo
@@ -131,7 +131,7 @@ async def _finish(content: Content, target: Target, stream: StreamedUpload) -> O
 
 async def _send(context: FileContext, content: Content, target: Target) -> ObjectInfo:
     try:
-        plan = plan_flush(
+        plan = plan_upload(
             base=content.overlay.limit,
             dirty=content.overlay.dirty,
             size=content.size,

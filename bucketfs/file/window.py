@@ -1,4 +1,4 @@
-"""How far to read ahead: the prefetch window of one reader. Pure decisions.
+"""How far to read ahead: the window of one reader. Pure decisions.
 
 A handle has a few cursors, one for each place it reads on from. A read that continues at a cursor
 and had to wait widens that cursor's window, up to a limit; a read elsewhere starts a cursor with

@@ -1,4 +1,4 @@
-"""The flush plan and the part schedule."""
+"""The plan of an upload, and the part schedule."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bucketfs.file.plan import (
     Put,
     TooLarge,
     part_at,
-    plan_flush,
+    plan_upload,
     reach,
 )
 from bucketfs.store.base import Capabilities
@@ -40,7 +40,7 @@ class Change:
 
     def plan(self, limits: Capabilities = AWS, part_size: int | None = None) -> Put | Multipart:
         """Its plan."""
-        return plan_flush(
+        return plan_upload(
             base=self.base,
             dirty=Extents(self.dirty),
             size=self.size,

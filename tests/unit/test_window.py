@@ -1,4 +1,4 @@
-"""The prefetch window: it covers every read, grows with streams and leaves random reads alone."""
+"""The read-ahead window: it covers every read, grows with streams and leaves random reads alone."""
 
 from __future__ import annotations
 
