@@ -1,4 +1,4 @@
-"""The page cache of one mount: finds, makes, relabels and evicts page files within a byte budget.
+"""The cache of one mount: finds, makes, relabels and evicts page files within a byte budget.
 
 Responsible for the directory and its bound; knows nothing of requests or of who reads. A file
 version is named by (key, ETag); bytes that are in no bucket yet live in anonymous page files, which
@@ -87,7 +87,7 @@ class PageCache:
         except OSError as error:
             raise FsError(
                 error.errno or errno.EIO,
-                f"files of {self._directory} that wait cannot be put under {UNSAVED}/: {error}",
+                f"cannot move files that wait to {self._directory / UNSAVED}: {error}",
             ) from error
         for pending in self.journal.pending():
             known.add(pending.file)
@@ -116,7 +116,7 @@ class PageCache:
                 continue
             if lost:
                 aside = path.replace(orphans.unsaved(self._directory) / path.name)
-                log.error("%s may have bytes that no bucket has: see bucketfs recover", aside)
+                log.error("%s may have bytes that no bucket has; see bucketfs recover", aside)
             else:
                 path.unlink()
         if self.journal.lost:
@@ -311,7 +311,9 @@ class PageCache:
         try:
             return {pending.file for pending in self.journal.pending()}
         except FsError as error:
-            log.error("page files are left for the next mount: %s", error.why)
+            log.error(
+                "cannot read which page files wait, all stay for the next mount: %s", error.why
+            )
             return None
 
     def _save(self, file: PageFile) -> None:
@@ -378,5 +380,7 @@ def _loaded(row: PageRow) -> Seals:
     try:
         return Seals.load(row.seals)
     except ValueError as error:
-        log.warning("what the cache holds of %r is not believed: %s", row.key, error)
+        log.warning(
+            "the cached copy of %r is dropped, its checksums cannot be read: %s", row.key, error
+        )
         return Seals()

@@ -73,7 +73,7 @@ class Index:
         try:
             self._db = _open(path)
         except sqlite3.Error as error:
-            log.warning("the index %s is unreadable, and a new one is begun: %s", path, error)
+            log.warning("cannot read the index %s, files are fetched again: %s", path, error)
             self._remove()
             self._db = _open(Path(":memory:"))
 
@@ -90,7 +90,7 @@ class Index:
         try:
             return self._db.execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            log.warning("the index %s cannot be used and is given up: %s", self._path, error)
+            log.warning("cannot use the index %s any more, it is deleted: %s", self._path, error)
             self._db.close()
             self._remove()
             self._db = _open(Path(":memory:"))

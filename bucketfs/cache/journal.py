@@ -317,7 +317,7 @@ class Journal:
             try:
                 tag.put(self._path.with_name(row.file))
             except OSError as error:
-                log.info("the page file of %r is not tagged: %s", row.key, error)
+                log.info("cannot tag the page file of %r: %s", row.key, error)
 
     async def synced(self) -> None:
         """Wait until all that was written before this call would survive a power cut.
@@ -351,7 +351,7 @@ class Journal:
             try:
                 other.execute("PRAGMA wal_checkpoint(PASSIVE)")
             except sqlite3.Error as error:
-                log.info("the journal %s keeps its log for now: %s", self._path, error)
+                log.info("cannot copy the write-ahead log of %s into it yet: %s", self._path, error)
             finally:
                 other.close()
 
@@ -411,7 +411,7 @@ def _open_or_set_aside(path: Path) -> sqlite3.Connection:
     except _DAMAGE as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK:
             raise
-        log.error("the journal %s is unreadable and set aside: %s", path, error)
+        log.error("cannot read the journal %s, it is set aside: %s", path, error)
     _set_aside(path)
     return _open(path)
 

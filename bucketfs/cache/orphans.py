@@ -68,8 +68,8 @@ def _keep(directory: Path, journal: Journal, path: Path, tag: Tag) -> Path:
     path.replace(aside)
     sync_directory(aside.parent)
     key = tag.key or "a file of unknown name"
-    rest = "" if tag.whole else "; where it is zero, the version in the bucket may have bytes"
-    error = f"the journal, which is damaged, does not know any more that it waits{rest}"
+    rest = "" if tag.whole else "; the version in the bucket may have bytes where these are zero"
+    error = f"the journal is damaged and has lost its row{rest}"
     with journal.batch():
         journal.drop(path.name)
         journal.fail(FailedRow(str(aside.relative_to(directory)), key, error, time.time()))

@@ -226,9 +226,9 @@ class PageFile:
         self.unproven = self.unproven or None
         if damaged:
             log.warning(
-                "the cache's copy of %r was damaged on the disk and is given up: %s",
+                "the cached copy of %r was damaged on the disk, its bytes %s are dropped",
                 self.identity[0] if self.identity else self.path.name,
-                ", ".join(f"bytes {a}-{b - 1}" for a, b in damaged),
+                ", ".join(f"{a}-{b - 1}" for a, b in damaged),
             )
         return list(damaged)
 

@@ -126,7 +126,7 @@ def _lock_own(directory: Path, passed_over: set[Path], *, make: bool = False) ->
         return _lock(directory, make=make)
     except NotOwnError as error:
         passed_over.add(directory)
-        log.error("the cache directory %s is passed over: %s", directory, error.why)
+        log.error("the cache directory %s is not used: %s", directory, error.why)
         return None
 
 
@@ -182,7 +182,7 @@ def directories(root: Path) -> Iterator[Path]:
         try:
             owned.check_directory(directory)
         except NotOwnError as error:
-            log.warning("passed over: %s", error.why)
+            log.warning("a cache directory is left out: %s", error.why)
         except OSError:
             continue  # removed meanwhile
         else:

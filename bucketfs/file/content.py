@@ -183,7 +183,7 @@ class Content:
             except FsError as error:
                 if error.errno == errno.ESTALE:
                     raise
-                log.info("reading past the cache's disk: %s", error)
+                log.info("%s; reading past the disk", error)
                 return await self._read_past_the_disk(start, stop)
             await self.early_upload.within_reach(start, stop)
         self.served = True
@@ -283,10 +283,10 @@ class Content:
 
     def _check_size(self, size: int) -> None:
         if size > self.size and size > self._context.largest:
-            why = "raise multipart_size, or leave it out" if self._context.part_size else ""
+            hint = "; raise multipart_size, or leave it out" if self._context.part_size else ""
             raise FsError(
                 errno.EFBIG,
-                f"no upload here can hold more than {self._context.largest} bytes; {why}",
+                f"no upload here can hold more than {self._context.largest} bytes{hint}",
             )
 
     async def _writable(self) -> None:

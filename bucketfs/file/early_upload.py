@@ -233,7 +233,7 @@ class EarlyUpload:
         if stream is not None and stream.gone:
             if stream.upload_only:
                 log.error(
-                    "the upload %s of %r was thrown away by others, and with it bytes %s",
+                    "others have aborted the upload %s of %r; its bytes %s are lost",
                     stream.upload_id, stream.target.key, _shown(stream.upload_only),
                 )  # fmt: skip
             self.drop()
@@ -252,7 +252,8 @@ class EarlyUpload:
             return None
         if stream.upload_only:
             if stream.target.key != key:
-                raise FsError(errno.EIO, f"{stream.target.key!r} cannot be published as {key!r}")
+                why = f"the upload of {stream.target.key!r} cannot be published as {key!r}"
+                raise FsError(errno.EIO, why)
             return stream
         if stream.upload_id and stream.target.key == key and self._overlay.size >= STREAM_FROM:
             return stream

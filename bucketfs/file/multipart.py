@@ -72,7 +72,7 @@ async def abort(context: FileContext, key: str, upload_id: str) -> None:
         try:
             await context.store.abort(key, upload_id)
         except StoreError as error:
-            log.warning("the parts of a given-up upload stay behind for now: %s", error)
+            log.warning("parts stay in the bucket until the next mount: %s", error)
         else:
             context.cache.journal.end_upload(upload_id)
 
@@ -91,11 +91,13 @@ async def _clear(store: Store, journal: Journal, upload: Upload) -> None:
     try:
         for upload_id in await _ids(store, upload):
             await store.abort(upload.key, upload_id)
-            log.info("aborted the upload of %r that a crash left", upload.key)
+            log.info("aborted the upload of %r that a crash has left", upload.key)
     except NotFound:
         pass  # the bucket is gone, and the parts with it
     except StoreError as error:
-        log.warning("the parts of an upload that a crash left stay behind for now: %s", error)
+        log.warning(
+            "parts that a crash has left stay in the bucket until the next mount: %s", error
+        )
         return
     journal.drop_upload(upload.number)
 

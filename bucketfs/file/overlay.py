@@ -91,7 +91,7 @@ class Overlay:
     def check(self, start: int, stop: int) -> None:
         """Raise FsError, EIO, when some of ``[start, stop)`` is lost."""
         if self.lost.overlaps(start, stop):
-            raise FsError(errno.EIO, "nobody has some of these bytes any more")
+            raise FsError(errno.EIO, "some of these bytes are lost")
 
     def written(self, start: int, stop: int) -> None:
         """A program has written ``[start, stop)``; a gap before it has become zeros."""

@@ -374,7 +374,7 @@ class StreamedUpload:
         return part.number <= len(self._parts) and self._parts[part.number - 1] is part
 
     def _fail(self, error: StoreError | FsError) -> None:
-        log.info("a streamed upload of %r pauses: %s", self.target.key, error)
+        log.info("the streamed upload of %r pauses: %s", self.target.key, error)
         self._error = error
         self._rest_until = trio.current_time() + REST
         forgotten = isinstance(error, NotFound) and error.code == "NoSuchUpload"

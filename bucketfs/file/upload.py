@@ -122,7 +122,7 @@ async def _finish(content: Content, target: Target, stream: StreamedUpload) -> O
         if isinstance(error, NotFound) and error.code == "NoSuchUpload":
             stream.gone = True
             if content.early_upload.take(target.key) is None:
-                log.info("%r is sent again, its upload was thrown away by others", target.key)
+                log.info("%r is sent again, others have aborted its upload", target.key)
                 return None
         if not content.early_upload.has_upload_only:
             content.early_upload.drop()

@@ -46,7 +46,7 @@ async def test_the_journal_of_another_user_is_not_carried_out(
     assert bucket.peek("precious") == b"bytes"
     told = [r for r in caplog.records if r.levelno >= logging.ERROR]
     assert [r.getMessage() for r in told] == [
-        f"the cache directory {theirs} is passed over: {theirs} belongs to user {OTHER}"
+        f"the cache directory {theirs} is not used: {theirs} belongs to user {OTHER}"
     ]
     assert theirs not in list(places.directories(tmp_path))
     with pytest.raises(FsError, match="belongs to user"):
