@@ -60,7 +60,7 @@ class ObjectInfo:
         etag: Version token without quotes; never "". Where answers name no ETags it is made of what
             tells versions apart all the same, see `version_token`.
         last_modified: Unix time in whole seconds (LIST and HEAD differ below the second on Ceph).
-        headers: None when the source was a listing, which carries no metadata.
+        headers: None when the source was a listing, most of which carry no metadata.
         storage_class: "" for the standard class.
     """
 

@@ -40,6 +40,7 @@ class Fault:
         strip: Header that the answer loses on its way, in lower case.
         date: Value of the answer's Date header, "" for none.
         lie: Put this answer in the place of a GET's, whose headers it is told.
+        rewrite: Put what this makes of an answer's body in its place.
         stall: Hold the request until the fault is lifted or its client hangs up.
         delay: Seconds to wait before passing the request on.
     """
@@ -58,6 +59,7 @@ class Fault:
     strip: str = ""
     date: str = ""
     lie: Lie | None = None
+    rewrite: Callable[[bytes], bytes] | None = None
     stall: bool = False
     delay: float = 0.0
     struck: int = 0
@@ -191,6 +193,14 @@ class _Connection:
             self._writer.write(fault.lie(Truth.of(answer)))
             await self._writer.drain()
             return False
+        if fault is not None and fault.rewrite is not None:
+            body = await reader.readexactly(int(answer.headers["content-length"]))
+            body = fault.rewrite(body)
+            length = f"Content-Length: {len(body)}\r\n\r\n".encode()
+            head_left = _without(answer.raw, "content-length").removesuffix(b"\r\n")
+            self._writer.write(head_left + length + body)
+            await self._writer.drain()
+            return True
         self._writer.write(_without(answer.raw, fault.strip if fault is not None else ""))
         bodyless = request.method == "HEAD" or request.status in (204, 304)
         if not bodyless:

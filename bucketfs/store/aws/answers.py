@@ -162,9 +162,9 @@ def headers_of_object(answer: Mapping[str, Any], operation: str, key: str) -> Ma
     return came
 
 
-def object_info(key: str, came: Mapping[str, str], size: int) -> ObjectInfo:
-    """What the headers of HeadObject and GetObject say about an object."""
-    headers = Headers(
+def stored_headers(came: Mapping[str, str]) -> Headers:
+    """Those of an answer's headers, by lower-case name, that were stored with the object."""
+    return Headers(
         {
             name.removeprefix(_METADATA): value
             for name, value in came.items()
@@ -173,12 +173,16 @@ def object_info(key: str, came: Mapping[str, str], size: int) -> ObjectInfo:
         came.get("content-type", ""),
         {name: came[name] for name in SYSTEM_HEADERS if came.get(name)},
     )
+
+
+def object_info(key: str, came: Mapping[str, str], size: int) -> ObjectInfo:
+    """What the headers of HeadObject and GetObject say about an object."""
     return ObjectInfo(
         key,
         size,
         unquote(came.get("etag")),
         time_told(came.get("last-modified")),
-        headers,
+        stored_headers(came),
         storage_class(came.get("x-amz-storage-class")),
     )
 

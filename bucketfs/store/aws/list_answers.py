@@ -15,12 +15,17 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import unescape
 
-from bucketfs.store.aws.answers import storage_class, unix_time, unquote
-from bucketfs.store.base import ListPage, ObjectInfo, UploadInfo
+from bucketfs.store.aws.answers import storage_class, stored_headers, unix_time, unquote
+from bucketfs.store.base import Headers, ListPage, ObjectInfo, UploadInfo
 
 T = TypeVar("T")
 
 _FIELDS: Final = ("Key", "Size", "ETag", "LastModified", "StorageClass")
+#: What MinIO and RustFS put into an entry that was asked for with ``metadata=true``: an element for
+#: each stored header, named like it (minio/minio, cmd/api-response.go).
+_STORED: Final = "UserMetadata"
+#: How they say that an object has no Expires.
+_NO_EXPIRES: Final = "Mon, 01 Jan 0001 00:00:00 GMT"
 _UPLOAD_FIELDS: Final = ("Key", "UploadId", "Initiated")
 _ROOTS: Final = (b"ListBucketResult", b"ListMultipartUploadsResult")
 #: No file is as long as this (off_t).
@@ -191,25 +196,38 @@ class _Document:
         self,
         kind: str,
         fields: tuple[str, ...],
-        read: Callable[[list[str | None], _Name], T],
+        read: Callable[[list[str | None], _Name, Headers | None], T],
     ) -> tuple[list[T], int]:
         """What `read` makes of all entries of a kind, and of how many it made nothing.
 
         Args:
             kind: Name of their element.
             fields: Names of the children whose texts it is given.
-            read: Raises ValueError for texts that make no sense.
+            read: Raises ValueError for texts that make no sense. Its last argument is what was
+                stored with the object, where the entry says that.
         """
         names = [self._space + field for field in fields]
+        stored_name = self._space + _STORED
         found: list[T] = []
         bad = 0
         for entry in self._root.iterfind(self._space + kind):
             texts = {field.tag: field.text for field in entry}
             try:
-                found.append(read([texts.get(name) for name in names], self.name))
+                stored = self._stored(entry) if stored_name in texts else None
+                found.append(read([texts.get(name) for name in names], self.name, stored))
             except ValueError:
                 bad += 1
         return found, bad
+
+    def _stored(self, entry: ET.Element) -> Headers:
+        cut = len(self._space)
+        came = {
+            child.tag[cut:].lower(): self.restore(child.text or "")
+            for child in entry.iterfind(f"{self._space}{_STORED}/*")
+        }
+        if came.get("expires") == _NO_EXPIRES:
+            del came["expires"]
+        return stored_headers(came)
 
 
 def _document(body: bytes) -> _Document | None:
@@ -249,12 +267,17 @@ def _sendable(text: str) -> str:
     return text
 
 
-def _object(texts: list[str | None], name: _Name) -> ObjectInfo:
+def _object(texts: list[str | None], name: _Name, stored: Headers | None) -> ObjectInfo:
     key, size, etag, modified, kept = texts
     if not key or (etag and not etag.isprintable()):
         raise ValueError(key)
     return ObjectInfo(
-        name(key), _size(size), unquote(etag), unix_time(modified or ""), None, storage_class(kept)
+        name(key),
+        _size(size),
+        unquote(etag),
+        unix_time(modified or ""),
+        stored,
+        storage_class(kept),
     )
 
 
@@ -264,13 +287,13 @@ def _size(text: str | None) -> int:
     return size
 
 
-def _prefix(texts: list[str | None], name: _Name) -> str:
+def _prefix(texts: list[str | None], name: _Name, _stored: Headers | None) -> str:
     if not texts[0]:
         raise ValueError
     return name(texts[0])
 
 
-def _upload(texts: list[str | None], name: _Name) -> UploadInfo:
+def _upload(texts: list[str | None], name: _Name, _stored: Headers | None) -> UploadInfo:
     key, upload_id, initiated = texts
     if not key or not upload_id:
         raise ValueError(key)

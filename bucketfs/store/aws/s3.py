@@ -60,7 +60,7 @@ from bucketfs.store.base import (
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.long_listing import Repeats, tell_left_out
-from bucketfs.store.refusal import as_taken
+from bucketfs.store.refusal import as_taken, is_refusal
 
 #: Most keys S3 takes in one DeleteObjects, and shows in one page of a listing.
 _BATCH: Final = 1000
@@ -92,6 +92,7 @@ class S3Store:
         self._sums = Checksums(config, provider)
         events = connection.client.meta.events
         events.register("before-call.s3.DeleteObjects", self._choose_sum)
+        events.register("before-call.s3.ListObjectsV2", self._ask_for_headers)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -254,7 +255,7 @@ class S3Store:
         elif start_after:
             first["StartAfter"] = start_after
         try:
-            page = await self._page("ListObjectsV2", prefix, first, on_token)
+            page = await self._page_with_headers(prefix, first, on_token)
         except Unsupported:
             page = None
         if page is not None and token and page.next_token == token:
@@ -411,6 +412,11 @@ class S3Store:
             digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
             params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
 
+    def _ask_for_headers(self, params: dict[str, Any], **_: object) -> None:
+        """Have a listing bring what was stored with the objects, as MinIO and RustFS can."""
+        if self._provider.listed_headers:
+            params["url"] += "&metadata=true"
+
     def _source_condition(self, if_match: str) -> _Params:
         if if_match and is_etag(if_match) and self.capabilities.copy_condition:
             return {"CopySourceIfMatch": f'"{if_match}"'}
@@ -426,6 +432,27 @@ class S3Store:
         if following <= marker:
             raise Unsupported("BadAnswer", operation="ListObjects", key=prefix)
         return page.answer(prefix, delimiter, following)
+
+    async def _page_with_headers(
+        self, prefix: str, params: _Params, on_token: OnToken | None
+    ) -> Listing:
+        """A page of ListObjectsV2, asked for with what was stored with the objects if that helps.
+
+        Most endpoints overlook a parameter that they do not know; one that refuses it is asked
+        without.
+        """
+        asked = self._provider.listed_headers
+        try:
+            page = await self._page("ListObjectsV2", prefix, params, on_token)
+        except StoreError as exc:
+            if not (asked and is_refusal(exc)):
+                raise
+            with self._provider.without_listed_headers() as trial:
+                page = await self._page("ListObjectsV2", prefix, params, on_token)
+                trial.holds()
+            return page
+        self._provider.listed(page.objects, asked=asked)
+        return page
 
     async def _page(
         self, operation: str, prefix: str, params: _Params, on_token: OnToken | None = None
