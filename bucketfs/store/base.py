@@ -104,6 +104,40 @@ class ListPage:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectVersion:
+    """One state of an object that a versioned bucket keeps.
+
+    Attributes:
+        info: The object as it was; of a deletion only key and time say anything.
+        version_id: "null" where the bucket kept no versions at that time.
+        deleted: It is a delete marker: from then on there was no object.
+        latest: It is what stands under the key now.
+    """
+
+    info: ObjectInfo
+    version_id: str
+    deleted: bool
+    latest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPage:
+    """One page of the versions below a prefix.
+
+    Attributes:
+        versions: By key in byte order, the newest of each key first.
+        prefixes: Common prefixes of any versions, when a delimiter was given.
+        markers: Key and version id behind which the next page begins, None after the last.
+        left_out: How many entries could not be read.
+    """
+
+    versions: Sequence[ObjectVersion]
+    prefixes: Sequence[str]
+    markers: tuple[str, str] | None
+    left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class UploadInfo:
     """An unfinished multipart upload as `Store.list_uploads` reports it."""
 

@@ -339,6 +339,10 @@ async def _signing_credentials(config: StoreConfig, credentials: Credentials) ->
         raise StoreError("NoCredentials", message=str(exc)) from exc
 
 
+#: Operations whose answers we read ourselves.
+_LISTINGS: Final = ("ListObjects", "ListObjectsV2", "ListObjectVersions", "ListMultipartUploads")
+
+
 def set_handlers(client: Any) -> None:
     """Take handlers of events out of a client, and put ours in, as its interface allows it."""
     events = client.meta.events
@@ -346,7 +350,7 @@ def set_handlers(client: Any) -> None:
         if getattr(handler, "__qualname__", None) in _UNUSED:
             events.unregister(event, handler)
     events.register("choose-signer.s3", _choose_signer)
-    for operation in ("ListObjects", "ListObjectsV2", "ListMultipartUploads"):
+    for operation in _LISTINGS:
         events.register(f"before-parse.s3.{operation}", _keep_page)
 
 

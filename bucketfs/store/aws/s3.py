@@ -12,6 +12,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -41,7 +42,13 @@ from bucketfs.store.aws.answers import (
 from bucketfs.store.aws.connection import Connection
 from bucketfs.store.aws.download import feed, refused, verify
 from bucketfs.store.aws.error_body import error_code, words
-from bucketfs.store.aws.list_answers import Listing, parse_listing, parse_uploads, token_ahead
+from bucketfs.store.aws.list_answers import (
+    Listing,
+    parse_listing,
+    parse_uploads,
+    parse_versions,
+    token_ahead,
+)
 from bucketfs.store.aws.ranges import Asked, Told, believed, length_of
 from bucketfs.store.aws.sums import Checksums
 from bucketfs.store.base import (
@@ -54,6 +61,7 @@ from bucketfs.store.base import (
     OnToken,
     Sink,
     UploadInfo,
+    VersionPage,
     is_etag,
     version_token,
 )
@@ -98,8 +106,10 @@ class S3Store:
     def capabilities(self) -> Capabilities:
         return self._provider.capabilities
 
-    async def head(self, key: str) -> ObjectInfo:
-        answer = await self._call("HeadObject", key, self._object, Key=key)
+    async def head(self, key: str, *, version: str = "") -> ObjectInfo:
+        """As `Store.head`, of this version of the object if one is named."""
+        params = _of_version(key, version)
+        answer = await self._call("HeadObject", key, self._object, **params)
         came = headers_of_object(answer, "HeadObject", key)
         try:
             size = length_of(came)
@@ -118,9 +128,14 @@ class S3Store:
         stop: int | None = None,
         if_match: str = "",
         size: int | None = None,
+        version: str = "",
     ) -> ObjectInfo:
+        """As `Store.get`, of this version of the object if one is named."""
         asked = Asked(key, start, stop, if_match, size)
-        params: _Params = {"Key": key, **({"Range": asked.header} if asked.header else {})}
+        params = _of_version(key, version)
+        if asked.header:
+            params["Range"] = asked.header
+        head = partial(self.head, version=version)
 
         async def ask() -> Any:
             can = self.capabilities.get_if_match
@@ -132,11 +147,11 @@ class S3Store:
             answer = await as_taken(self._provider, ask, *(["get_if_match"] if if_match else []))
         except StoreError as exc:
             if exc.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                return await refused(asked, exc, self.head)
+                return await refused(asked, exc, head)
             raise
         try:
             told, info = self._believed(asked, answer)
-            await verify(asked, told, info, self.head)
+            await verify(asked, told, info, head)
             if told.cut:
                 self._provider.miss_ranges()
             await feed(answer["Body"], sink, asked, told, info)
@@ -374,6 +389,42 @@ class S3Store:
             if why := repeats.seen(where, empty=not (page.uploads or page.left_out)):
                 raise _unusable("ListMultipartUploads", prefix, why)
 
+    async def list_versions(
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "/",
+        markers: tuple[str, str] | None = None,
+        limit: int = _FULL_PAGE,
+    ) -> VersionPage:
+        """One page of all versions below a prefix, old ones and delete markers among them.
+
+        Args:
+            prefix: As for `Store.list`.
+            delimiter: As for `Store.list`.
+            markers: As the page before has them, None for the first page.
+            limit: Most versions and prefixes in the page.
+
+        Raises:
+            StoreError: Unsupported where the endpoint has no such operation.
+        """
+        params: _Params = {"Prefix": prefix, "MaxKeys": limit, "EncodingType": "url"}
+        if delimiter:
+            params["Delimiter"] = delimiter
+        if markers is not None:
+            params["KeyMarker"] = markers[0]
+            params |= {"VersionIdMarker": markers[1]} if markers[1] else {}
+        answer = await self._call("ListObjectVersions", prefix, self._always, **params)
+        page = parse_versions(answer.get("Listing", b""))
+        if page is None:
+            raise _unusable("ListObjectVersions", prefix, "no listing")
+        return page
+
+    async def keeps_versions(self) -> bool:
+        """Whether the bucket keeps, or once kept, old versions."""
+        answer = await self._call("GetBucketVersioning", "", self._always)
+        return bool(answer.get("Status"))
+
     async def check(self) -> None:
         await self.list("", limit=1)
 
@@ -481,6 +532,10 @@ class S3Store:
         if info.etag and self.capabilities.etags:
             return info
         return replace(info, etag=version_token(info.size, info.last_modified))
+
+
+def _of_version(key: str, version: str) -> _Params:
+    return {"Key": key, **({"VersionId": version} if version else {})}
 
 
 def _unusable(operation: str, key: str, why: str) -> NoAnswer:
