@@ -385,3 +385,23 @@ class Store(Protocol):
     async def check(self) -> None:
         """Ask whether the bucket exists and may be listed; raises what stands in the way."""
         ...
+
+    async def details(self, key: str) -> Mapping[str, str]:
+        """What else the endpoint tells of an object, which no request needs; raises NotFound.
+
+        By the names ``version_id``, ``storage_class``, ``restore``, ``encryption`` and
+        ``checksum_crc32c`` or another algorithm; what it does not tell is missing.
+        """
+        ...
+
+    async def tags(self, key: str) -> Mapping[str, str]:
+        """Tags of an object. Raises NotFound, and Unsupported where there are none at all."""
+        ...
+
+    async def set_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        """Replace all tags of an object. Raises as `tags` does."""
+        ...
+
+    async def presigned_url(self, key: str, seconds: int) -> str:
+        """An address at which anybody can read the object for so long. Asks nobody."""
+        ...

@@ -117,6 +117,7 @@ class MemoryStore:
         self.sent = 0
         self.received = 0
         self._serial = 0
+        self._tags: dict[str, Mapping[str, str]] = {}
 
     @property
     def capabilities(self) -> Capabilities:
@@ -357,6 +358,21 @@ class MemoryStore:
             for upload_id, upload in self.uploads.items()
             if upload.key.startswith(prefix)
         ]
+
+    async def details(self, key: str) -> Mapping[str, str]:
+        await self.head(key)
+        return {"storage_class": "STANDARD"}
+
+    async def tags(self, key: str) -> Mapping[str, str]:
+        await self.head(key)
+        return self._tags.get(key, {})
+
+    async def set_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        await self.head(key)
+        self._tags[key] = tags
+
+    async def presigned_url(self, key: str, seconds: int) -> str:
+        return f"memory:{key}?{seconds}"
 
     async def check(self) -> None:
         await self._request("ListObjectsV2", "")

@@ -62,6 +62,7 @@ SYSTEM_HEADERS: Final = {
 }
 
 _METADATA: Final = "x-amz-meta-"
+_CHECKSUM: Final = "x-amz-checksum-"
 
 #: Status by code for errors inside a 200, which botocore reports as a 500.
 _REAL_STATUS: Final = {
@@ -185,6 +186,22 @@ def object_info(key: str, came: Mapping[str, str], size: int) -> ObjectInfo:
         stored_headers(came),
         storage_class(came.get("x-amz-storage-class")),
     )
+
+
+def details(came: Mapping[str, str]) -> dict[str, str]:
+    """What the headers of HeadObject say that `object_info` leaves out; see `Store.details`."""
+    named = {
+        "version_id": came.get("x-amz-version-id", ""),
+        "storage_class": came.get("x-amz-storage-class", "STANDARD"),
+        "restore": came.get("x-amz-restore", ""),
+        "encryption": came.get("x-amz-server-side-encryption", ""),
+        **{
+            "checksum_" + name.removeprefix(_CHECKSUM): value
+            for name, value in came.items()
+            if name.startswith(_CHECKSUM)
+        },
+    }
+    return {name: value for name, value in named.items() if value}
 
 
 def storage_class(name: str | None) -> str:

@@ -210,6 +210,16 @@ class Connection:
             answer["Body"] = answer["Body"].raw_stream
         return answer
 
+    async def presigned_url(self, params: dict[str, Any], seconds: int) -> str:
+        """An address for GetObject that needs no keys; StoreError without keys of our own."""
+        try:
+            url: str = await self.client.generate_presigned_url(
+                "get_object", Params=params, ExpiresIn=seconds
+            )
+        except BotoCoreError as exc:
+            raise StoreError("NoCredentials", operation="GetObject", message=str(exc)) from None
+        return url
+
     async def renew_credentials(self, since: float) -> bool:
         """Ask for the credentials again; False if they are the refused ones, or have no place.
 

@@ -28,6 +28,7 @@ from bucketfs.errors import (
 )
 from bucketfs.store.aws.answers import (
     customer_key_params,
+    details,
     header_params,
     headers_of,
     headers_of_object,
@@ -424,6 +425,26 @@ class S3Store:
         """Whether the bucket keeps, or once kept, old versions."""
         answer = await self._call("GetBucketVersioning", "", self._always)
         return bool(answer.get("Status"))
+
+    async def details(self, key: str) -> Mapping[str, str]:
+        answer = await self._call("HeadObject", key, self._object, Key=key, ChecksumMode="ENABLED")
+        return details(headers_of_object(answer, "HeadObject", key))
+
+    async def tags(self, key: str) -> Mapping[str, str]:
+        answer = await self._call("GetObjectTagging", key, self._always, Key=key)
+        return {str(tag["Key"]): str(tag["Value"]) for tag in answer.get("TagSet", [])}
+
+    async def set_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        if not tags:
+            await self._call("DeleteObjectTagging", key, self._always, Key=key)
+            return
+        tag_set = [{"Key": name, "Value": value} for name, value in tags.items()]
+        await self._call(
+            "PutObjectTagging", key, self._always, Key=key, Tagging={"TagSet": tag_set}
+        )
+
+    async def presigned_url(self, key: str, seconds: int) -> str:
+        return await self._connection.presigned_url({**self._object, "Key": key}, seconds)
 
     async def check(self) -> None:
         await self.list("", limit=1)

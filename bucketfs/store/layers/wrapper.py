@@ -215,3 +215,15 @@ class StoreWrapper:
 
     async def check(self) -> None:
         await self.around(Call("Check", ""), self.inner.check)
+
+    async def details(self, key: str) -> Mapping[str, str]:
+        return await self.around(Call("HeadObject", key), lambda: self.inner.details(key))
+
+    async def tags(self, key: str) -> Mapping[str, str]:
+        return await self.around(Call("GetObjectTagging", key), lambda: self.inner.tags(key))
+
+    async def set_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        await self.around(Call("PutObjectTagging", key), lambda: self.inner.set_tags(key, tags))
+
+    async def presigned_url(self, key: str, seconds: int) -> str:
+        return await self.inner.presigned_url(key, seconds)

@@ -61,6 +61,11 @@ _KINDS = frozenset(
 )
 
 
+def is_ours(name: str) -> bool:
+    """Whether a name of user metadata is one that `encode` writes."""
+    return name in _OURS
+
+
 #: Shared by the many that have none.
 _NO_XATTRS: Mapping[str, bytes] = MappingProxyType({})
 

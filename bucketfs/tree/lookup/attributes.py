@@ -78,7 +78,7 @@ class Attributes:
         """
         found = [self._obvious(inode) for inode in inodes]
         asked = {
-            at: self._object_key(inode)
+            at: self.object_key(inode)
             for at, inode in enumerate(inodes)
             if found[at] is None and inode.etag and inode.modified
         }
@@ -212,7 +212,8 @@ class Attributes:
             headers, size=inode.size, modified=modified, directory=directory, defaults=defaults
         )
 
-    def _object_key(self, inode: Inode) -> str:
+    def object_key(self, inode: Inode) -> str:
+        """Key of the object that has the inode's attributes. Raises FsError, ESTALE."""
         path = self._state.path(inode)
         if isinstance(inode, Directory):
             markers = inode.markers or frozenset({"/"})
@@ -260,7 +261,7 @@ class Attributes:
 
     async def _head_or_get(self, inode: Inode, whole: int) -> ObjectInfo:
         """Ask by a HEAD, or for a file of at most `whole` bytes by a GET of all of it."""
-        key = self._object_key(inode)
+        key = self.object_key(inode)
         small = 0 < inode.size <= whole and not isinstance(inode, Directory)
         cache = self._state.files.cache
         if not small or self.is_here(inode):
