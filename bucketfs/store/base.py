@@ -405,3 +405,25 @@ class Store(Protocol):
     async def presigned_url(self, key: str, seconds: int) -> str:
         """An address at which anybody can read the object for so long. Asks nobody."""
         ...
+
+    async def versions(self, key: str) -> Sequence[ObjectVersion]:
+        """All versions of an object that the bucket keeps, the newest first; none for no object.
+
+        Raises Unsupported where the endpoint knows no versions.
+        """
+        ...
+
+    async def restore_version(self, key: str, version_id: str) -> ObjectInfo:
+        """Make an old version the newest again, with its metadata: a copy of at most `max_copy`.
+
+        Raises NotFound: there is none of this id.
+        """
+        ...
+
+    async def restore_archived(self, key: str, *, days: int, tier: str) -> None:
+        """Have an archived object made readable for so many days.
+
+        `tier` is Standard, Bulk or Expedited. Raises NotFound; StoreError with the code
+        RestoreAlreadyInProgress, and InvalidObjectState for one that is not archived.
+        """
+        ...

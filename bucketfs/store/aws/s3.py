@@ -59,6 +59,7 @@ from bucketfs.store.base import (
     Headers,
     ListPage,
     ObjectInfo,
+    ObjectVersion,
     OnToken,
     Sink,
     UploadInfo,
@@ -420,6 +421,28 @@ class S3Store:
         if page is None:
             raise _unusable("ListObjectVersions", prefix, "no listing")
         return page
+
+    async def versions(self, key: str) -> Sequence[ObjectVersion]:
+        found: list[ObjectVersion] = []
+        markers, repeats = None, Repeats()
+        while True:
+            page = await self.list_versions(key, delimiter="", markers=markers)
+            of_key = [version for version in page.versions if version.info.key == key]
+            found += of_key
+            markers = page.markers
+            if markers is None or len(of_key) < len(page.versions):
+                return found
+            if why := repeats.seen("\0".join(markers), empty=not page.versions):
+                raise _unusable("ListObjectVersions", key, why)
+
+    async def restore_version(self, key: str, version_id: str) -> ObjectInfo:
+        source = {"Bucket": self._config.bucket, "Key": key, "VersionId": version_id}
+        await self._call("CopyObject", key, self._copied, Key=key, CopySource=source, **self._new)
+        return await self.head(key)
+
+    async def restore_archived(self, key: str, *, days: int, tier: str) -> None:
+        wanted = {"Days": days, "GlacierJobParameters": {"Tier": tier}}
+        await self._call("RestoreObject", key, self._always, Key=key, RestoreRequest=wanted)
 
     async def keeps_versions(self) -> bool:
         """Whether the bucket keeps, or once kept, old versions."""

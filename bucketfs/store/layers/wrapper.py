@@ -14,6 +14,7 @@ from bucketfs.store.base import (
     Headers,
     ListPage,
     ObjectInfo,
+    ObjectVersion,
     OnToken,
     Sink,
     Store,
@@ -227,3 +228,17 @@ class StoreWrapper:
 
     async def presigned_url(self, key: str, seconds: int) -> str:
         return await self.inner.presigned_url(key, seconds)
+
+    async def versions(self, key: str) -> Sequence[ObjectVersion]:
+        return await self.around(Call("ListObjectVersions", key), lambda: self.inner.versions(key))
+
+    async def restore_version(self, key: str, version_id: str) -> ObjectInfo:
+        return await self.around(
+            Call("CopyObject", key), lambda: self.inner.restore_version(key, version_id)
+        )
+
+    async def restore_archived(self, key: str, *, days: int, tier: str) -> None:
+        await self.around(
+            Call("RestoreObject", key),
+            lambda: self.inner.restore_archived(key, days=days, tier=tier),
+        )

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 #: Files up to this size are fetched whole when their attributes are asked for.
 WHOLE_FILE = 64 << 10
+#: How a GET of an object in an archive is refused; a HEAD is not.
+ARCHIVED = "InvalidObjectState"
 #: A symbolic link's target, and so the object of one, is at most this long (PATH_MAX with its NUL).
 LINK_MAX = 4095
 
@@ -272,9 +274,10 @@ class Attributes:
                 key, lambda chunk: chunks.append(bytes(chunk)), stop=whole
             )
         except StoreError as error:
-            if error.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            is_empty_now = error.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+            if not is_empty_now and error.code != ARCHIVED:
                 raise
-            return await self._state.store.head(key)  # it is empty now
+            return await self._state.store.head(key)
         if info.etag == inode.etag and info.size != inode.size:
             # one version has one size; a HEAD says which
             return await self._state.store.head(key)
