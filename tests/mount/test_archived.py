@@ -1,4 +1,4 @@
-"""Objects in an archive (S3 Glacier): shown as they are, and not readable before they are restored."""
+"""Objects in an archive (S3 Glacier): shown as they are, not readable before they are restored."""
 
 from __future__ import annotations
 
