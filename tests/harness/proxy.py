@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 from xml.sax.saxutils import escape
 
-from tests.harness.http import Head, Request, parse_request, pass_body, read_head
+from tests.harness.http import Head, Request, parse_request, pass_body, read_body, read_head
 from tests.harness.lies import Lie, Truth
 
 
@@ -194,12 +194,7 @@ class _Connection:
             await self._writer.drain()
             return False
         if fault is not None and fault.rewrite is not None:
-            body = await reader.readexactly(int(answer.headers["content-length"]))
-            body = fault.rewrite(body)
-            length = f"Content-Length: {len(body)}\r\n\r\n".encode()
-            head_left = _without(answer.raw, "content-length").removesuffix(b"\r\n")
-            self._writer.write(head_left + length + body)
-            await self._writer.drain()
+            await self._rewrite(answer, fault.rewrite(await read_body(answer, reader)))
             return True
         self._writer.write(_without(answer.raw, fault.strip if fault is not None else ""))
         bodyless = request.method == "HEAD" or request.status in (204, 304)
@@ -210,6 +205,12 @@ class _Connection:
                 return False
         await self._writer.drain()
         return answer.headers.get("connection", "").lower() != "close"
+
+    async def _rewrite(self, answer: Head, body: bytes) -> None:
+        raw = _without(_without(answer.raw, "content-length"), "transfer-encoding")
+        length = f"Content-Length: {len(body)}\r\n\r\n".encode()
+        self._writer.write(raw.removesuffix(b"\r\n") + length + body)
+        await self._writer.drain()
 
     async def _act(self, head: Head, request: Request) -> Head:
         """Have the endpoint do it and keep the answer to ourselves; the head of what is left."""

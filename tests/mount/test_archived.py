@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 
+import pytest
+from botocore.exceptions import ClientError
+
 from tests.harness.mounts import Mounts
 from tests.harness.posix import refused
 from tests.harness.proxy import Proxy
@@ -13,10 +16,13 @@ from tests.harness.witness import Witness
 
 def test_shown_and_not_readable(mount: Mounts, bucket: Witness, counted: Proxy) -> None:
     for number in range(5):
-        bucket.client.put_object(
-            Bucket=bucket.name, Key=f"d/f{number}", Body=b"cold", StorageClass="GLACIER",
-            Metadata={"mode": str(0o100640), "uid": "1234"},
-        )  # fmt: skip
+        try:
+            bucket.client.put_object(
+                Bucket=bucket.name, Key=f"d/f{number}", Body=b"cold", StorageClass="GLACIER",
+                Metadata={"mode": str(0o100640), "uid": "1234"},
+            )  # fmt: skip
+        except ClientError as error:
+            pytest.skip(f"the store has no archive: {error}")
     made = mount(bucket, url=counted.url)
     with os.scandir(made.path / "d") as entries:
         found = {entry.name: entry.stat() for entry in entries}
