@@ -16,7 +16,16 @@ from types import MappingProxyType
 
 from bucketfs import option_row as kind
 from bucketfs.option_row import Encryption, Group, Row, row
-from bucketfs.units import GIB, MIB, parse_count, parse_duration, parse_octal, parse_switch
+from bucketfs.units import (
+    GIB,
+    MIB,
+    Moment,
+    parse_count,
+    parse_duration,
+    parse_moment,
+    parse_octal,
+    parse_switch,
+)
 
 __all__ = ["BY_NAME", "TABLE", "Encryption", "Group", "Options", "Row"]
 
@@ -123,6 +132,11 @@ class Options:
     read_only: bool = row(_V, False, parse_switch,
         "Mount read-only.",
         name="ro", aliases=("read_only",))
+    at: Moment | None = row(  # noqa: RUF009 - rows are fields
+        _V, None, parse_moment,
+        "Show the bucket as it was at this moment (2026-01-31, 2026-01-31T12:00Z, or 2h ago), "
+        "read-only. The bucket must have kept versions since then.",
+        metavar="MOMENT")
     uid: int | None = row(_V, None, parse_count,
         "Show this user as the owner of everything.",
         metavar="UID", high=2**32 - 2)

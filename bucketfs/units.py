@@ -1,4 +1,4 @@
-"""Numbers with units as people write them in fstab: sizes, durations, octal modes, switches.
+"""Values as people write them in fstab: sizes, durations, moments, octal modes, switches.
 
 Pure functions from text to a value; each raises `ValueError` with words that fit behind
 ``NAME=VALUE: ``. The forms are those of s3fs (a bare number in the option's own unit) and of
@@ -8,6 +8,8 @@ rclone (``128M``, ``5Gi``, ``1h30m``).
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from datetime import datetime
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -70,6 +72,32 @@ def parse_duration(text: str) -> float:
     if not text or at < len(text):
         raise ValueError("not a time; write seconds (60) or 500ms, 5m, 1h30m")
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A point in time: Unix `seconds`, or so many seconds `ago`."""
+
+    seconds: float
+    ago: bool
+
+    def since_1970(self, now: float) -> float:
+        """Unix time of the moment when it is `now`."""
+        return now - self.seconds if self.ago else self.seconds
+
+
+def parse_moment(text: str) -> Moment:
+    """``2026-01-31``, ``2026-01-31T12:00Z`` (without a zone: local time), ``2h ago`` or ``2h``."""
+    words = text.strip().removesuffix("ago").strip()
+    if words[-1:].isalpha() and not words.endswith("Z"):
+        try:
+            return Moment(parse_duration(words), ago=True)
+        except ValueError:
+            pass
+    try:
+        return Moment(datetime.fromisoformat(text.strip()).timestamp(), ago=False)
+    except (ValueError, OverflowError):
+        raise ValueError("not a moment; write 2026-01-31, 2026-01-31T12:00Z or 2h ago") from None
 
 
 def parse_octal(text: str) -> int:

@@ -23,17 +23,24 @@ from bucketfs.fuse.readdir import OpenDirectory
 from bucketfs.metrics import Metrics
 from bucketfs.tree.core.inode import Inode
 from bucketfs.tree.core.names import NAME_MAX, decode_name
+from bucketfs.tree.namespace import object_xattrs
 from bucketfs.tree.saving.change import Change
 from bucketfs.tree.saving.open import Handle
 from bucketfs.tree.tree import Tree
 
-#: Attributes of other namespaces (``system.``: ACLs) mean nothing to a bucket.
-_XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
+#: ACLs and the like mean nothing to a bucket. Other names are free, with a namespace or without,
+#: as they are in s3fs.
+_XATTR_OF_SYSTEM = b"system."
+_XATTR_OF_STORE = object_xattrs.PREFIX.encode()
 #: Labels are the host's. Told so once, `ls -l` asks no more; for "no data" it asks for each entry.
 _NO_XATTR = b"security.selinux"
 #: What df shows when no bucket_size is given: a bucket has no size, and 1 PiB is plainly not one.
 _ASSUMED_SIZE = 1 << 50
 _ASSUMED_FILES = 1 << 30
+
+
+def _behind_prefix(name: bytes) -> str:
+    return decode_name(name).removeprefix(object_xattrs.PREFIX)
 
 
 def _is_held(handle: Handle) -> bool:
@@ -213,11 +220,13 @@ class Operations(pyfuse3.Operations):
         """
         if not self._xattrs:
             raise FsError(errno.ENOSYS)
-        if not name.startswith(_XATTR_NAMESPACES) or name == _NO_XATTR:
+        if name.startswith(_XATTR_OF_SYSTEM) or name == _NO_XATTR:
             raise FsError(errno.EOPNOTSUPP)
         node = self._table.get(inode)
         if node.posix is None:
             node = await self._known(inode)
+        if name.startswith(_XATTR_OF_STORE):
+            return await self._tree.object_xattrs.get(node, _behind_prefix(name))
         value = self._tree.posix(node).xattrs.get(decode_name(name))
         if value is None:
             raise FsError(pyfuse3.ENOATTR)
@@ -228,6 +237,9 @@ class Operations(pyfuse3.Operations):
         """Set an extended attribute (pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE)."""
         self._check_xattr(name)
         node = await self._known(inode)
+        if name.startswith(_XATTR_OF_STORE):
+            await self._tree.object_xattrs.set(node, _behind_prefix(name), value)
+            return
         self._tree.changer.set_xattr(node, decode_name(name), value)
         self._tree.saver.later(node)
 
@@ -243,6 +255,9 @@ class Operations(pyfuse3.Operations):
         """Remove an extended attribute."""
         self._check_xattr(name)
         node = await self._known(inode)
+        if name.startswith(_XATTR_OF_STORE):
+            await self._tree.object_xattrs.remove(node, _behind_prefix(name))
+            return
         self._tree.changer.remove_xattr(node, decode_name(name))
         self._tree.saver.later(node)
 
@@ -422,5 +437,5 @@ class Operations(pyfuse3.Operations):
         return handle
 
     def _check_xattr(self, name: bytes) -> None:
-        if not self._xattrs or not name.startswith(_XATTR_NAMESPACES) or name == _NO_XATTR:
+        if not self._xattrs or name.startswith(_XATTR_OF_SYSTEM) or name == _NO_XATTR:
             raise FsError(errno.EOPNOTSUPP)

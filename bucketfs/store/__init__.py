@@ -19,6 +19,7 @@ from bucketfs.store.config import StoreConfig
 from bucketfs.store.layers.fallback import FallbackStore
 from bucketfs.store.layers.limit import LimitStore
 from bucketfs.store.layers.outage import Outage
+from bucketfs.store.layers.past import PastStore
 from bucketfs.store.layers.retry import RetryPolicy, RetryStore
 from bucketfs.store.layers.trace import TraceStore
 from bucketfs.tasks import alongside
@@ -38,7 +39,8 @@ async def open_store(
     """
     async with connect(config) as connection:
         provider = Provider(config)
-        counted = TraceStore(S3Store(connection, config, provider))
+        bucket = S3Store(connection, config, provider)
+        counted = TraceStore(bucket if config.at is None else PastStore(bucket, config.at))
         if trace is not None:
             trace(counted)
         limited = LimitStore(counted, bulk=config.max_connections, small=2 * config.max_connections)

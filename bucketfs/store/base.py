@@ -60,7 +60,7 @@ class ObjectInfo:
         etag: Version token without quotes; never "". Where answers name no ETags it is made of what
             tells versions apart all the same, see `version_token`.
         last_modified: Unix time in whole seconds (LIST and HEAD differ below the second on Ceph).
-        headers: None when the source was a listing, which carries no metadata.
+        headers: None when the source was a listing, most of which carry no metadata.
         storage_class: "" for the standard class.
     """
 
@@ -100,6 +100,40 @@ class ListPage:
     objects: Sequence[ObjectInfo]
     prefixes: Sequence[str]
     next_token: str | None
+    left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectVersion:
+    """One state of an object that a versioned bucket keeps.
+
+    Attributes:
+        info: The object as it was; of a deletion only key and time say anything.
+        version_id: "null" where the bucket kept no versions at that time.
+        deleted: It is a delete marker: from then on there was no object.
+        latest: It is what stands under the key now.
+    """
+
+    info: ObjectInfo
+    version_id: str
+    deleted: bool
+    latest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPage:
+    """One page of the versions below a prefix.
+
+    Attributes:
+        versions: By key in byte order, the newest of each key first.
+        prefixes: Common prefixes of any versions, when a delimiter was given.
+        markers: Key and version id behind which the next page begins, None after the last.
+        left_out: How many entries could not be read.
+    """
+
+    versions: Sequence[ObjectVersion]
+    prefixes: Sequence[str]
+    markers: tuple[str, str] | None
     left_out: int = 0
 
 
@@ -350,4 +384,46 @@ class Store(Protocol):
 
     async def check(self) -> None:
         """Ask whether the bucket exists and may be listed; raises what stands in the way."""
+        ...
+
+    async def details(self, key: str) -> Mapping[str, str]:
+        """What else the endpoint tells of an object, which no request needs; raises NotFound.
+
+        By the names ``version_id``, ``storage_class``, ``restore``, ``encryption`` and
+        ``checksum_crc32c`` or another algorithm; what it does not tell is missing.
+        """
+        ...
+
+    async def tags(self, key: str) -> Mapping[str, str]:
+        """Tags of an object. Raises NotFound, and Unsupported where there are none at all."""
+        ...
+
+    async def set_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        """Replace all tags of an object. Raises as `tags` does."""
+        ...
+
+    async def presigned_url(self, key: str, seconds: int) -> str:
+        """An address at which anybody can read the object for so long. Asks nobody."""
+        ...
+
+    async def versions(self, key: str) -> Sequence[ObjectVersion]:
+        """All versions of an object that the bucket keeps, the newest first; none for no object.
+
+        Raises Unsupported where the endpoint knows no versions.
+        """
+        ...
+
+    async def restore_version(self, key: str, version_id: str) -> ObjectInfo:
+        """Make an old version the newest again, with its metadata: a copy of at most `max_copy`.
+
+        Raises NotFound: there is none of this id.
+        """
+        ...
+
+    async def restore_archived(self, key: str, *, days: int, tier: str) -> None:
+        """Have an archived object made readable for so many days.
+
+        `tier` is Standard, Bulk or Expedited. Raises NotFound; StoreError with the code
+        RestoreAlreadyInProgress, and InvalidObjectState for one that is not archived.
+        """
         ...

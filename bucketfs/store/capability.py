@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from bucketfs.errors import PreconditionFailed, StoreError, Unsupported
-from bucketfs.store.base import BytesBody, Capabilities, Headers, Store
+from bucketfs.store.base import BytesBody, Capabilities, Headers, ObjectInfo, Store
 from bucketfs.store.refusal import as_taken, is_refusal
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ class Provider:
     Attributes:
         capabilities: What `Store.capabilities` says.
         list_v2: Whether to list with ListObjectsV2.
+        listed_headers: Whether such a listing is asked for what was stored with the objects.
         probes: Whether `probe` has something to find out, still.
         probes_writes: Whether it had, as the endpoint may ignore conditions.
         quoted: Whether If-Match takes the ETag with its quotes (RFC 9110; Ceph 16 does not).
@@ -169,6 +170,8 @@ class Provider:
         self._versioned: bool | None = None
         self._ignores_ranges = False
         self._met = config.is_aws
+        self.listed_headers = not config.is_aws
+        self._listed_headers_known = config.is_aws
         self._adopt(AWS if config.is_aws else profile_of(config.host, ""))
         self.quoted = True
         self.summed: set[str] = set()
@@ -263,6 +266,23 @@ class Provider:
         if self.list_v2:
             self.list_v2 = False
             _log.info("%s knows ListObjects only, not ListObjectsV2", self.name)
+
+    def listed(self, objects: Sequence[ObjectInfo], *, asked: bool) -> None:
+        """A listing shows these: the first that has any tells whether it brings headers."""
+        if asked and objects and not self._listed_headers_known:
+            self._listed_headers_known = True
+            self.listed_headers = any(info.headers is not None for info in objects)
+
+    @contextmanager
+    def without_listed_headers(self) -> Iterator[Trial]:
+        """Ask listings for no headers during the block, and for good if the trial holds."""
+        trial = Trial()
+        before, self.listed_headers = self.listed_headers, False
+        try:
+            yield trial
+        finally:
+            self._listed_headers_known |= trial.held
+            self.listed_headers = before and not trial.held
 
 
 async def probe(store: Store, provider: Provider, prefix: str) -> None:

@@ -65,6 +65,7 @@ class StoreConfig:
         probe_prefix: Where `Store.check` of a writable mount may put its short-lived test keys.
         reload_credentials: Asked after the server refused the credentials; the answer is used
             when it differs. None says that there are no usable ones now.
+        at: Show the bucket as it was at this Unix time; None: as it is.
         patience: Seconds without progress after which a call fails, all its attempts together.
     """
 
@@ -89,6 +90,7 @@ class StoreConfig:
     read_only: bool = False
     probe_prefix: str = ""
     reload_credentials: Callable[[], Credentials | None] | None = None
+    at: float | None = None
     patience: float = 300.0
 
     @property

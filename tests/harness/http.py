@@ -83,6 +83,17 @@ async def pass_body(
     return passed
 
 
+async def read_body(head: Head, source: asyncio.StreamReader) -> bytes:
+    """A message's whole body, without the framing it came in."""
+    if "chunked" not in head.headers.get("transfer-encoding", ""):
+        return await source.readexactly(int(head.headers.get("content-length", 0)))
+    body = b""
+    while size := int((await source.readline()).split(b";")[0], 16):
+        body += (await source.readexactly(size + 2))[:-2]
+    await _trailers(source)
+    return body
+
+
 async def _pass_chunked(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> int:
     passed = 0
     while True:

@@ -19,7 +19,15 @@ import trio
 from sortedcontainers import SortedDict  # type: ignore[import-untyped]
 
 from bucketfs import clock
-from bucketfs.errors import BrokenBody, KeyTaken, NoAnswer, NotFound, PreconditionFailed, StoreError
+from bucketfs.errors import (
+    BrokenBody,
+    KeyTaken,
+    NoAnswer,
+    NotFound,
+    PreconditionFailed,
+    StoreError,
+    Unsupported,
+)
 from bucketfs.store.base import (
     NO_CONDITIONS,
     Body,
@@ -27,6 +35,7 @@ from bucketfs.store.base import (
     Headers,
     ListPage,
     ObjectInfo,
+    ObjectVersion,
     OnToken,
     Sink,
     UploadInfo,
@@ -117,6 +126,7 @@ class MemoryStore:
         self.sent = 0
         self.received = 0
         self._serial = 0
+        self._tags: dict[str, Mapping[str, str]] = {}
 
     @property
     def capabilities(self) -> Capabilities:
@@ -357,6 +367,30 @@ class MemoryStore:
             for upload_id, upload in self.uploads.items()
             if upload.key.startswith(prefix)
         ]
+
+    async def details(self, key: str) -> Mapping[str, str]:
+        await self.head(key)
+        return {"storage_class": "STANDARD"}
+
+    async def tags(self, key: str) -> Mapping[str, str]:
+        await self.head(key)
+        return self._tags.get(key, {})
+
+    async def set_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        await self.head(key)
+        self._tags[key] = tags
+
+    async def presigned_url(self, key: str, seconds: int) -> str:
+        return f"memory:{key}?{seconds}"
+
+    async def versions(self, key: str) -> Sequence[ObjectVersion]:
+        raise Unsupported("NotImplemented", operation="ListObjectVersions", key=key)
+
+    async def restore_version(self, key: str, version_id: str) -> ObjectInfo:
+        raise NotFound("NoSuchVersion", status=404, operation="CopyObject", key=key)
+
+    async def restore_archived(self, key: str, *, days: int, tier: str) -> None:
+        raise StoreError("InvalidObjectState", status=403, operation="RestoreObject", key=key)
 
     async def check(self) -> None:
         await self._request("ListObjectsV2", "")

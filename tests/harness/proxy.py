@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 from xml.sax.saxutils import escape
 
-from tests.harness.http import Head, Request, parse_request, pass_body, read_head
+from tests.harness.http import Head, Request, parse_request, pass_body, read_body, read_head
 from tests.harness.lies import Lie, Truth
 
 
@@ -40,6 +40,7 @@ class Fault:
         strip: Header that the answer loses on its way, in lower case.
         date: Value of the answer's Date header, "" for none.
         lie: Put this answer in the place of a GET's, whose headers it is told.
+        rewrite: Put what this makes of an answer's body in its place.
         stall: Hold the request until the fault is lifted or its client hangs up.
         delay: Seconds to wait before passing the request on.
     """
@@ -58,6 +59,7 @@ class Fault:
     strip: str = ""
     date: str = ""
     lie: Lie | None = None
+    rewrite: Callable[[bytes], bytes] | None = None
     stall: bool = False
     delay: float = 0.0
     struck: int = 0
@@ -191,6 +193,9 @@ class _Connection:
             self._writer.write(fault.lie(Truth.of(answer)))
             await self._writer.drain()
             return False
+        if fault is not None and fault.rewrite is not None:
+            await self._rewrite(answer, fault.rewrite(await read_body(answer, reader)))
+            return True
         self._writer.write(_without(answer.raw, fault.strip if fault is not None else ""))
         bodyless = request.method == "HEAD" or request.status in (204, 304)
         if not bodyless:
@@ -200,6 +205,12 @@ class _Connection:
                 return False
         await self._writer.drain()
         return answer.headers.get("connection", "").lower() != "close"
+
+    async def _rewrite(self, answer: Head, body: bytes) -> None:
+        raw = _without(_without(answer.raw, "content-length"), "transfer-encoding")
+        length = f"Content-Length: {len(body)}\r\n\r\n".encode()
+        self._writer.write(raw.removesuffix(b"\r\n") + length + body)
+        await self._writer.drain()
 
     async def _act(self, head: Head, request: Request) -> Head:
         """Have the endpoint do it and keep the answer to ourselves; the head of what is left."""

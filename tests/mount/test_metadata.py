@@ -336,3 +336,21 @@ def test_chmod_by_a_stranger_to_the_group_drops_set_group_id(folder: Folder) -> 
     os.chown(folder / "f", 1000, 4321)
     as_user(lambda: os.chmod(folder / "f", 0o2755))
     assert mode(folder, "f") == 0o755
+
+
+def test_the_content_type_follows_the_name(here: Folder, module_bucket: Witness) -> None:
+    def kind(name: str) -> str:
+        head = module_bucket.head(here.prefix + name)
+        assert head is not None
+        return str(head["ContentType"])
+
+    (here / "index.html.new").write_text("<p>x</p>")
+    assert kind("index.html.new") == "application/octet-stream"
+    (here / "index.html.new").rename(here / "index.html")
+    assert kind("index.html") == "text/html"
+    (here / "index.html").rename(here / "a.tar.gz")
+    assert kind("a.tar.gz") == "application/gzip"
+    os.setxattr(here / "a.tar.gz", "user.s3.content_type", b"text/x-mine")
+    fsync_path(here / "a.tar.gz")
+    (here / "a.tar.gz").rename(here / "b.json")
+    assert kind("b.json") == "text/x-mine"

@@ -6,6 +6,7 @@ import base64
 import errno
 import json
 import os
+import urllib.request
 from urllib.parse import quote, unquote
 
 from tests.conftest import Folder
@@ -76,7 +77,7 @@ def test_other_namespaces(here: Folder) -> None:
     path = here / "f"
     path.write_text("x")
     with refused(errno.EOPNOTSUPP):
-        os.setxattr(path, "nonsense", b"1")
+        os.setxattr(path, "system.nonsense", b"1")
     with refused(errno.ENODATA, errno.EOPNOTSUPP):
         os.getxattr(path, "security.capability")
 
@@ -118,3 +119,99 @@ def test_without_extended_attributes(mount: Mounts, bucket: Witness) -> None:
         os.setxattr(mounted.path / "f", "user.a", b"1")
     with refused(errno.EOPNOTSUPP):
         os.getxattr(mounted.path / "f", "user.a")
+
+
+def test_names_without_a_namespace(here: Folder) -> None:
+    path = here / "f"
+    path.write_text("x")
+    os.setxattr(path, "key", b"as in s3fs")
+    assert os.getxattr(path, "key") == b"as in s3fs"
+    assert os.listxattr(path) == ["key"]
+    os.removexattr(path, "key")
+    with refused(errno.ENODATA):
+        os.getxattr(path, "key")
+
+
+class TestOfTheStore:
+    """``user.s3.*``."""
+
+    def test_what_is_read(self, foreign: Folder, module_bucket: Witness) -> None:
+        key = foreign.prefix + "page.html"
+        module_bucket.client.put_object(
+            Bucket=module_bucket.name, Key=key, Body=b"hello", ContentType="text/x-page",
+            CacheControl="max-age=60", Metadata={"colour": "blue"}, Tagging="a=1&b=two%20words",
+        )  # fmt: skip
+        path = foreign / "page.html"
+        head = module_bucket.head(key)
+        assert head is not None
+        expected = {
+            "etag": head["ETag"].strip('"'),
+            "content_type": "text/x-page",
+            "cache_control": "max-age=60",
+            "metadata.colour": "blue",
+            "storage_class": "STANDARD",
+            "tags": "a=1&b=two+words",
+        }
+        for name, value in expected.items():
+            assert os.getxattr(path, f"user.s3.{name}") == value.encode(), name
+        for name in ("content_encoding", "metadata.shape", "nonsense", "restore"):
+            with refused(errno.ENODATA):
+                os.getxattr(path, f"user.s3.{name}")
+        assert os.listxattr(path) == []
+
+    def test_an_address_for_others(self, foreign: Folder, module_bucket: Witness) -> None:
+        module_bucket.put(foreign.prefix + "f", b"for all")
+        url = os.getxattr(foreign / "f", "user.s3.presigned_url").decode()
+        with urllib.request.urlopen(url) as answer:
+            assert answer.read() == b"for all"
+
+    def test_what_is_set(self, here: Folder, module_bucket: Witness) -> None:
+        path, key = here / "f", here.prefix + "f"
+        path.write_text("x")
+        os.setxattr(path, "user.s3.content_type", b"text/x-odd")
+        os.setxattr(path, "user.s3.cache_control", b"no-store")
+        os.setxattr(path, "user.s3.metadata.colour", b"red")
+        os.setxattr(path, "user.s3.tags", b"project=x&stage=raw")
+        assert os.getxattr(path, "user.s3.metadata.colour") == b"red"
+        fsync_path(path)
+        head = module_bucket.head(key)
+        assert head is not None
+        assert (head["ContentType"], head["CacheControl"]) == ("text/x-odd", "no-store")
+        assert head["Metadata"]["colour"] == "red"
+        tags = module_bucket.client.get_object_tagging(Bucket=module_bucket.name, Key=key)
+        said = {tag["Key"]: tag["Value"] for tag in tags["TagSet"]}
+        assert said == {"project": "x", "stage": "raw"}
+        for name in ("content_type", "cache_control", "metadata.colour", "tags"):
+            os.removexattr(path, f"user.s3.{name}")
+        fsync_path(path)
+        head = module_bucket.head(key)
+        assert head is not None
+        assert head["ContentType"] == "application/octet-stream"
+        assert "CacheControl" not in head
+        assert "colour" not in head["Metadata"]
+        tags = module_bucket.client.get_object_tagging(Bucket=module_bucket.name, Key=key)
+        assert tags["TagSet"] == []
+        assert path.read_text() == "x"
+
+    def test_what_cannot_be_set(self, here: Folder) -> None:
+        path = here / "f"
+        path.write_text("x")
+        for name, value, code in (
+            ("etag", b"1", errno.EPERM),
+            ("storage_class", b"GLACIER", errno.EPERM),
+            ("metadata.mode", b"1", errno.EPERM),
+            ("metadata.UPPER", b"1", errno.EINVAL),
+            ("metadata.a", "ü".encode(), errno.EINVAL),
+            ("cache_control", b"a\nb", errno.EINVAL),
+            ("tags", b"no equals sign", errno.EINVAL),
+            ("metadata.a", b"x" * 3000, errno.ENOSPC),
+        ):
+            with refused(code):
+                os.setxattr(path, f"user.s3.{name}", value)
+
+    def test_an_object_that_is_not_there_yet(self, here: Folder) -> None:
+        with open(here / "f", "wb", 0) as file:
+            file.write(b"x")
+            for name in ("etag", "tags", "version_id", "presigned_url"):
+                with refused(errno.ENODATA):
+                    os.getxattr(file.fileno(), f"user.s3.{name}")

@@ -288,3 +288,26 @@ async def test_a_put_is_not_believed_without_reason() -> None:
     async with talking(portal, portal) as (store, _):
         with pytest.raises(StoreError):
             await store.put("k", BytesBody(b"x"), Headers())
+
+
+def test_a_listing_with_what_was_stored() -> None:
+    entry = (
+        "<Contents><Key>f</Key><Size>1</Size><ETag>e</ETag><UserMetadata>"
+        "<X-Amz-Meta-Mode>33188</X-Amz-Meta-Mode><content-type>a/b</content-type>"
+        "<Cache-Control>no-cache</Cache-Control><expires>%s</expires></UserMetadata></Contents>"
+    )
+    xmlns = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+    for space in ("", xmlns):
+        body = (
+            f"<ListBucketResult {space}>"
+            + entry % "Mon, 01 Jan 0001 00:00:00 GMT"
+            + entry % "Sat, 21 Nov 2026 07:39:22 GMT"
+            + "<Contents><Key>g</Key><Size>1</Size><ETag>e</ETag></Contents></ListBucketResult>"
+        )
+        page = parse_listing(body.encode())
+        assert page is not None
+        first, second, bare = (info.headers for info in page.objects)
+        expected = Headers({"mode": "33188"}, "a/b", {"cache-control": "no-cache"})
+        assert (first, bare) == (expected, None)
+        assert second is not None
+        assert second.other["expires"] == "Sat, 21 Nov 2026 07:39:22 GMT"

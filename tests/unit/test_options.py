@@ -18,6 +18,7 @@ from bucketfs.units import (
     format_size,
     parse_count,
     parse_duration,
+    parse_moment,
     parse_octal,
     parse_size,
     parse_switch,
@@ -325,6 +326,16 @@ class TestUnits:
         for wrong in ("", "5x", "h", "1h30", "-1"):
             with pytest.raises(ValueError, match="not a time"):
                 parse_duration(wrong)
+
+    def test_moments(self) -> None:
+        now = 1_800_000_000.0
+        assert parse_moment("2026-01-31T12:00Z").since_1970(now) == 1_769_860_800
+        assert parse_moment("2026-01-31T12:00+01:00").since_1970(now) == 1_769_857_200
+        for text in ("2h", "2h ago", "120m ago"):
+            assert parse_moment(text).since_1970(now) == now - 7200
+        for wrong in ("", "yesterday", "2h agog", "12", "ago", "2026-13-01"):
+            with pytest.raises(ValueError, match="not a moment"):
+                parse_moment(wrong)
 
     @given(st.integers(0, 0o777))
     def test_octal_reads_back(self, bits: int) -> None:

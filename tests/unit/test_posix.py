@@ -30,6 +30,7 @@ KINDS = [
 NAMES = [
     "mode", "uid", "gid", "mtime", "atime", "ctime", "xattr", "rdev", "permissions", "owner",
     "group", "goog-reserved-posix-mode", "goog-reserved-posix-uid", "goog-reserved-file-mtime",
+    "file-permissions", "file-owner", "file-group", "file-mtime", "file-atime",
 ]  # fmt: skip
 
 
@@ -161,6 +162,9 @@ def test_time_formats(text: str, ns: int | None) -> None:
         ({"mode": "100640"}, 0o100640),  # rclone: octal
         ({"permissions": "33216"}, 0o100700),
         ({"goog-reserved-posix-mode": "0755"}, 0o100755),
+        ({"file-permissions": "0100664"}, 0o100664),  # AWS DataSync, FSx for Lustre: octal
+        ({"file-permissions": "0120777"}, 0o120777),
+        ({"mode": str(0o100600), "file-permissions": "0100664"}, 0o100600),
         ({"mode": "junk", "permissions": "33216"}, 0o100700),
         ({"mode": "-1"}, 0o100644),
         ({"mode": "99999999"}, 0o100644),
@@ -202,6 +206,16 @@ def test_times_fall_back_on_each_other() -> None:
     assert (posix.mtime_ns, posix.atime_ns, posix.ctime_ns) == (5 * NANO,) * 3
     assert decoded({}).ctime_ns == MODIFIED * NANO
     assert decoded({"goog-reserved-file-mtime": "9"}).mtime_ns == 9 * NANO
+    fsx = decoded(
+        {
+            "file-owner": "537",
+            "file-group": "500",
+            "file-mtime": "1595002920000000123ns",
+            "file-atime": "1595002921000000000ns",
+        }
+    )
+    assert (fsx.uid, fsx.gid) == (537, 500)
+    assert (fsx.mtime_ns, fsx.atime_ns) == (1595002920000000123, 1595002921000000000)
 
 
 def test_an_xattr_of_s3fs() -> None:

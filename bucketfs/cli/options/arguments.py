@@ -127,6 +127,8 @@ def build(arguments: Arguments) -> Options:
     if "single" in arguments.flags:
         gathered.notes.append("-s: without effect; requests are served side by side")
     _check_together(bucket, values)
+    if values.get("at") is not None:
+        values |= {"read_only": True, "stat_cache_expire": UNCHANGING, "open_ttl": UNCHANGING}
     return Options(
         bucket=bucket,
         prefix=prefix,
@@ -138,6 +140,10 @@ def build(arguments: Arguments) -> Options:
         notes=tuple(gathered.notes),
         **values,
     )
+
+
+#: Seconds for which the past is trusted: it does not change.
+UNCHANGING = 7 * 86400.0
 
 
 class _Gathered:

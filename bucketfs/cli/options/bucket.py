@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import trio
 
+from bucketfs import clock
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.credentials import Credentials
 from bucketfs.errors import FsError, MountRefused, NoAnswer, NotFound, StoreError, advice
@@ -48,8 +49,18 @@ def store_config(
         read_only=options.read_only,
         probe_prefix=options.prefix,
         reload_credentials=reload,
+        at=_moment(options, clock.wall_ns() / 1e9),
         patience=options.op_timeout,
     )
+
+
+def _moment(options: Options, now: float) -> float | None:
+    if options.at is None:
+        return None
+    at = options.at.since_1970(now)
+    if at > now:
+        raise Failure(ExitCode.USAGE, "at: the moment lies in the future")
+    return at
 
 
 def with_endpoint(options: Options, environ: Mapping[str, str]) -> Options:

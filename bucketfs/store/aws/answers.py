@@ -62,6 +62,7 @@ SYSTEM_HEADERS: Final = {
 }
 
 _METADATA: Final = "x-amz-meta-"
+_CHECKSUM: Final = "x-amz-checksum-"
 
 #: Status by code for errors inside a 200, which botocore reports as a 500.
 _REAL_STATUS: Final = {
@@ -162,9 +163,9 @@ def headers_of_object(answer: Mapping[str, Any], operation: str, key: str) -> Ma
     return came
 
 
-def object_info(key: str, came: Mapping[str, str], size: int) -> ObjectInfo:
-    """What the headers of HeadObject and GetObject say about an object."""
-    headers = Headers(
+def stored_headers(came: Mapping[str, str]) -> Headers:
+    """Those of an answer's headers, by lower-case name, that were stored with the object."""
+    return Headers(
         {
             name.removeprefix(_METADATA): value
             for name, value in came.items()
@@ -173,14 +174,34 @@ def object_info(key: str, came: Mapping[str, str], size: int) -> ObjectInfo:
         came.get("content-type", ""),
         {name: came[name] for name in SYSTEM_HEADERS if came.get(name)},
     )
+
+
+def object_info(key: str, came: Mapping[str, str], size: int) -> ObjectInfo:
+    """What the headers of HeadObject and GetObject say about an object."""
     return ObjectInfo(
         key,
         size,
         unquote(came.get("etag")),
         time_told(came.get("last-modified")),
-        headers,
+        stored_headers(came),
         storage_class(came.get("x-amz-storage-class")),
     )
+
+
+def details(came: Mapping[str, str]) -> dict[str, str]:
+    """What the headers of HeadObject say that `object_info` leaves out; see `Store.details`."""
+    named = {
+        "version_id": came.get("x-amz-version-id", ""),
+        "storage_class": came.get("x-amz-storage-class", "STANDARD"),
+        "restore": came.get("x-amz-restore", ""),
+        "encryption": came.get("x-amz-server-side-encryption", ""),
+        **{
+            "checksum_" + name.removeprefix(_CHECKSUM): value
+            for name, value in came.items()
+            if name.startswith(_CHECKSUM)
+        },
+    }
+    return {name: value for name, value in named.items() if value}
 
 
 def storage_class(name: str | None) -> str:

@@ -210,6 +210,16 @@ class Connection:
             answer["Body"] = answer["Body"].raw_stream
         return answer
 
+    async def presigned_url(self, params: dict[str, Any], seconds: int) -> str:
+        """An address for GetObject that needs no keys; StoreError without keys of our own."""
+        try:
+            url: str = await self.client.generate_presigned_url(
+                "get_object", Params=params, ExpiresIn=seconds
+            )
+        except BotoCoreError as exc:
+            raise StoreError("NoCredentials", operation="GetObject", message=str(exc)) from None
+        return url
+
     async def renew_credentials(self, since: float) -> bool:
         """Ask for the credentials again; False if they are the refused ones, or have no place.
 
@@ -339,6 +349,10 @@ async def _signing_credentials(config: StoreConfig, credentials: Credentials) ->
         raise StoreError("NoCredentials", message=str(exc)) from exc
 
 
+#: Operations whose answers we read ourselves.
+_LISTINGS: Final = ("ListObjects", "ListObjectsV2", "ListObjectVersions", "ListMultipartUploads")
+
+
 def set_handlers(client: Any) -> None:
     """Take handlers of events out of a client, and put ours in, as its interface allows it."""
     events = client.meta.events
@@ -346,7 +360,7 @@ def set_handlers(client: Any) -> None:
         if getattr(handler, "__qualname__", None) in _UNUSED:
             events.unregister(event, handler)
     events.register("choose-signer.s3", _choose_signer)
-    for operation in ("ListObjects", "ListObjectsV2", "ListMultipartUploads"):
+    for operation in _LISTINGS:
         events.register(f"before-parse.s3.{operation}", _keep_page)
 
 

@@ -1,4 +1,4 @@
-"""Reads listings (S3 API Reference, "ListBucketResult" and "ListMultipartUploadsResult").
+"""Reads listings (S3 API Reference: ListBucketResult, ListVersionsResult, and so on).
 
 botocore takes some forty milliseconds for a page of a thousand keys; this takes a sixth. The
 grammar is left to the same expat that botocore uses. An entry that says what cannot be, such as a
@@ -15,14 +15,27 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import unescape
 
-from bucketfs.store.aws.answers import storage_class, unix_time, unquote
-from bucketfs.store.base import ListPage, ObjectInfo, UploadInfo
+from bucketfs.store.aws.answers import storage_class, stored_headers, unix_time, unquote
+from bucketfs.store.base import (
+    Headers,
+    ListPage,
+    ObjectInfo,
+    ObjectVersion,
+    UploadInfo,
+    VersionPage,
+)
 
 T = TypeVar("T")
 
 _FIELDS: Final = ("Key", "Size", "ETag", "LastModified", "StorageClass")
+#: What MinIO and RustFS put into an entry that was asked for with ``metadata=true``: an element for
+#: each stored header, named like it (minio/minio, cmd/api-response.go).
+_STORED: Final = "UserMetadata"
+#: How they say that an object has no Expires.
+_NO_EXPIRES: Final = "Mon, 01 Jan 0001 00:00:00 GMT"
 _UPLOAD_FIELDS: Final = ("Key", "UploadId", "Initiated")
-_ROOTS: Final = (b"ListBucketResult", b"ListMultipartUploadsResult")
+_VERSION_FIELDS: Final = (*_FIELDS, "VersionId", "IsLatest")
+_ROOTS: Final = (b"ListBucketResult", b"ListVersionsResult", b"ListMultipartUploadsResult")
 #: No file is as long as this (off_t).
 _TOO_LARGE: Final = 1 << 63
 
@@ -128,8 +141,8 @@ def parse_listing(body: bytes) -> Listing | None:
     read = _document(body)
     if read is None or read.root == "Error":
         return None
-    objects, bad_objects = read.entries("Contents", _FIELDS, _object)
-    prefixes, bad_prefixes = read.entries("CommonPrefixes", ("Prefix",), _prefix)
+    objects, bad_objects = read.entries(("Contents",), _FIELDS, _object)
+    prefixes, bad_prefixes = read.entries(("CommonPrefixes",), ("Prefix",), _prefix)
     try:
         return Listing(
             objects,
@@ -148,7 +161,7 @@ def parse_uploads(body: bytes) -> Uploads | None:
     read = _document(body)
     if read is None or read.root == "Error":
         return None
-    uploads, left_out = read.entries("Upload", _UPLOAD_FIELDS, _upload)
+    uploads, left_out = read.entries(("Upload",), _UPLOAD_FIELDS, _upload)
     try:
         return Uploads(
             uploads,
@@ -159,6 +172,25 @@ def parse_uploads(body: bytes) -> Uploads | None:
         )
     except ValueError:
         return None
+
+
+def parse_versions(body: bytes) -> VersionPage | None:
+    """The versions in a response body, None when there is something else in it."""
+    read = _document(body)
+    if read is None or read.root == "Error":
+        return None
+    versions, bad_versions = read.entries(("Version", "DeleteMarker"), _VERSION_FIELDS, _version)
+    # Amazon has them in this order; moto shows all delete markers behind all versions
+    versions.sort(key=lambda one: (one.info.key, not one.latest, -one.info.last_modified))
+    prefixes, bad_prefixes = read.entries(("CommonPrefixes",), ("Prefix",), _prefix)
+    markers = None
+    try:
+        if read.text("IsTruncated") == "true":
+            key = _sendable(read.name(read.text("NextKeyMarker")))
+            markers = key, _sendable(read.restore(read.text("NextVersionIdMarker")))
+    except ValueError:
+        return None
+    return VersionPage(versions, prefixes, markers, bad_versions + bad_prefixes)
 
 
 _Name = Callable[[str], str]
@@ -189,27 +221,43 @@ class _Document:
 
     def entries(
         self,
-        kind: str,
+        kinds: tuple[str, ...],
         fields: tuple[str, ...],
-        read: Callable[[list[str | None], _Name], T],
+        read: Callable[[list[str | None], _Name, Headers | None], T],
     ) -> tuple[list[T], int]:
-        """What `read` makes of all entries of a kind, and of how many it made nothing.
+        """What `read` makes of all entries of some kinds, and of how many it made nothing.
 
         Args:
-            kind: Name of their element.
+            kinds: Names of their elements.
             fields: Names of the children whose texts it is given.
-            read: Raises ValueError for texts that make no sense.
+            read: Raises ValueError for texts that make no sense. Its last argument is what was
+                stored with the object, where the entry says that.
         """
         names = [self._space + field for field in fields]
+        stored_name = self._space + _STORED
         found: list[T] = []
         bad = 0
-        for entry in self._root.iterfind(self._space + kind):
+        tags = {self._space + kind for kind in kinds}
+        for entry in self._root:
+            if entry.tag not in tags:
+                continue
             texts = {field.tag: field.text for field in entry}
             try:
-                found.append(read([texts.get(name) for name in names], self.name))
+                stored = self._stored(entry) if stored_name in texts else None
+                found.append(read([texts.get(name) for name in names], self.name, stored))
             except ValueError:
                 bad += 1
         return found, bad
+
+    def _stored(self, entry: ET.Element) -> Headers:
+        cut = len(self._space)
+        came = {
+            child.tag[cut:].lower(): self.restore(child.text or "")
+            for child in entry.iterfind(f"{self._space}{_STORED}/*")
+        }
+        if came.get("expires") == _NO_EXPIRES:
+            del came["expires"]
+        return stored_headers(came)
 
 
 def _document(body: bytes) -> _Document | None:
@@ -249,13 +297,31 @@ def _sendable(text: str) -> str:
     return text
 
 
-def _object(texts: list[str | None], name: _Name) -> ObjectInfo:
+def _object(texts: list[str | None], name: _Name, stored: Headers | None) -> ObjectInfo:
     key, size, etag, modified, kept = texts
     if not key or (etag and not etag.isprintable()):
         raise ValueError(key)
     return ObjectInfo(
-        name(key), _size(size), unquote(etag), unix_time(modified or ""), None, storage_class(kept)
+        name(key),
+        _size(size),
+        unquote(etag),
+        unix_time(modified or ""),
+        stored,
+        storage_class(kept),
     )
+
+
+def _version(texts: list[str | None], name: _Name, stored: Headers | None) -> ObjectVersion:
+    *told, version_id, latest = texts
+    key, size, etag, modified, _ = told
+    deleted = size is None and etag is None
+    if not deleted:
+        info = _object(told, name, stored)
+    elif key:
+        info = ObjectInfo(name(key), 0, "", unix_time(modified or ""))
+    else:
+        raise ValueError(key)
+    return ObjectVersion(info, _sendable(version_id or "null"), deleted, latest == "true")
 
 
 def _size(text: str | None) -> int:
@@ -264,13 +330,13 @@ def _size(text: str | None) -> int:
     return size
 
 
-def _prefix(texts: list[str | None], name: _Name) -> str:
+def _prefix(texts: list[str | None], name: _Name, _stored: Headers | None) -> str:
     if not texts[0]:
         raise ValueError
     return name(texts[0])
 
 
-def _upload(texts: list[str | None], name: _Name) -> UploadInfo:
+def _upload(texts: list[str | None], name: _Name, _stored: Headers | None) -> UploadInfo:
     key, upload_id, initiated = texts
     if not key or not upload_id:
         raise ValueError(key)

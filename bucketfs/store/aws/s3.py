@@ -12,6 +12,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from bucketfs.errors import (
 )
 from bucketfs.store.aws.answers import (
     customer_key_params,
+    details,
     header_params,
     headers_of,
     headers_of_object,
@@ -41,7 +43,13 @@ from bucketfs.store.aws.answers import (
 from bucketfs.store.aws.connection import Connection
 from bucketfs.store.aws.download import feed, refused, verify
 from bucketfs.store.aws.error_body import error_code, words
-from bucketfs.store.aws.list_answers import Listing, parse_listing, parse_uploads, token_ahead
+from bucketfs.store.aws.list_answers import (
+    Listing,
+    parse_listing,
+    parse_uploads,
+    parse_versions,
+    token_ahead,
+)
 from bucketfs.store.aws.ranges import Asked, Told, believed, length_of
 from bucketfs.store.aws.sums import Checksums
 from bucketfs.store.base import (
@@ -51,16 +59,18 @@ from bucketfs.store.base import (
     Headers,
     ListPage,
     ObjectInfo,
+    ObjectVersion,
     OnToken,
     Sink,
     UploadInfo,
+    VersionPage,
     is_etag,
     version_token,
 )
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.long_listing import Repeats, tell_left_out
-from bucketfs.store.refusal import as_taken
+from bucketfs.store.refusal import as_taken, is_refusal
 
 #: Most keys S3 takes in one DeleteObjects, and shows in one page of a listing.
 _BATCH: Final = 1000
@@ -92,13 +102,16 @@ class S3Store:
         self._sums = Checksums(config, provider)
         events = connection.client.meta.events
         events.register("before-call.s3.DeleteObjects", self._choose_sum)
+        events.register("before-call.s3.ListObjectsV2", self._ask_for_headers)
 
     @property
     def capabilities(self) -> Capabilities:
         return self._provider.capabilities
 
-    async def head(self, key: str) -> ObjectInfo:
-        answer = await self._call("HeadObject", key, self._object, Key=key)
+    async def head(self, key: str, *, version: str = "") -> ObjectInfo:
+        """As `Store.head`, of this version of the object if one is named."""
+        params = _of_version(key, version)
+        answer = await self._call("HeadObject", key, self._object, **params)
         came = headers_of_object(answer, "HeadObject", key)
         try:
             size = length_of(came)
@@ -117,9 +130,14 @@ class S3Store:
         stop: int | None = None,
         if_match: str = "",
         size: int | None = None,
+        version: str = "",
     ) -> ObjectInfo:
+        """As `Store.get`, of this version of the object if one is named."""
         asked = Asked(key, start, stop, if_match, size)
-        params: _Params = {"Key": key, **({"Range": asked.header} if asked.header else {})}
+        params = _of_version(key, version)
+        if asked.header:
+            params["Range"] = asked.header
+        head = partial(self.head, version=version)
 
         async def ask() -> Any:
             can = self.capabilities.get_if_match
@@ -131,11 +149,11 @@ class S3Store:
             answer = await as_taken(self._provider, ask, *(["get_if_match"] if if_match else []))
         except StoreError as exc:
             if exc.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                return await refused(asked, exc, self.head)
+                return await refused(asked, exc, head)
             raise
         try:
             told, info = self._believed(asked, answer)
-            await verify(asked, told, info, self.head)
+            await verify(asked, told, info, head)
             if told.cut:
                 self._provider.miss_ranges()
             await feed(answer["Body"], sink, asked, told, info)
@@ -254,7 +272,7 @@ class S3Store:
         elif start_after:
             first["StartAfter"] = start_after
         try:
-            page = await self._page("ListObjectsV2", prefix, first, on_token)
+            page = await self._page_with_headers(prefix, first, on_token)
         except Unsupported:
             page = None
         if page is not None and token and page.next_token == token:
@@ -373,6 +391,84 @@ class S3Store:
             if why := repeats.seen(where, empty=not (page.uploads or page.left_out)):
                 raise _unusable("ListMultipartUploads", prefix, why)
 
+    async def list_versions(
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "/",
+        markers: tuple[str, str] | None = None,
+        limit: int = _FULL_PAGE,
+    ) -> VersionPage:
+        """One page of all versions below a prefix, old ones and delete markers among them.
+
+        Args:
+            prefix: As for `Store.list`.
+            delimiter: As for `Store.list`.
+            markers: As the page before has them, None for the first page.
+            limit: Most versions and prefixes in the page.
+
+        Raises:
+            StoreError: Unsupported where the endpoint has no such operation.
+        """
+        params: _Params = {"Prefix": prefix, "MaxKeys": limit, "EncodingType": "url"}
+        if delimiter:
+            params["Delimiter"] = delimiter
+        if markers is not None:
+            params["KeyMarker"] = markers[0]
+            params |= {"VersionIdMarker": markers[1]} if markers[1] else {}
+        answer = await self._call("ListObjectVersions", prefix, self._always, **params)
+        page = parse_versions(answer.get("Listing", b""))
+        if page is None:
+            raise _unusable("ListObjectVersions", prefix, "no listing")
+        return page
+
+    async def versions(self, key: str) -> Sequence[ObjectVersion]:
+        found: list[ObjectVersion] = []
+        markers, repeats = None, Repeats()
+        while True:
+            page = await self.list_versions(key, delimiter="", markers=markers)
+            of_key = [version for version in page.versions if version.info.key == key]
+            found += of_key
+            markers = page.markers
+            if markers is None or len(of_key) < len(page.versions):
+                return found
+            if why := repeats.seen("\0".join(markers), empty=not page.versions):
+                raise _unusable("ListObjectVersions", key, why)
+
+    async def restore_version(self, key: str, version_id: str) -> ObjectInfo:
+        source = {"Bucket": self._config.bucket, "Key": key, "VersionId": version_id}
+        await self._call("CopyObject", key, self._copied, Key=key, CopySource=source, **self._new)
+        return await self.head(key)
+
+    async def restore_archived(self, key: str, *, days: int, tier: str) -> None:
+        wanted = {"Days": days, "GlacierJobParameters": {"Tier": tier}}
+        await self._call("RestoreObject", key, self._always, Key=key, RestoreRequest=wanted)
+
+    async def keeps_versions(self) -> bool:
+        """Whether the bucket keeps, or once kept, old versions."""
+        answer = await self._call("GetBucketVersioning", "", self._always)
+        return bool(answer.get("Status"))
+
+    async def details(self, key: str) -> Mapping[str, str]:
+        answer = await self._call("HeadObject", key, self._object, Key=key, ChecksumMode="ENABLED")
+        return details(headers_of_object(answer, "HeadObject", key))
+
+    async def tags(self, key: str) -> Mapping[str, str]:
+        answer = await self._call("GetObjectTagging", key, self._always, Key=key)
+        return {str(tag["Key"]): str(tag["Value"]) for tag in answer.get("TagSet", [])}
+
+    async def set_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        if not tags:
+            await self._call("DeleteObjectTagging", key, self._always, Key=key)
+            return
+        tag_set = [{"Key": name, "Value": value} for name, value in tags.items()]
+        await self._call(
+            "PutObjectTagging", key, self._always, Key=key, Tagging={"TagSet": tag_set}
+        )
+
+    async def presigned_url(self, key: str, seconds: int) -> str:
+        return await self._connection.presigned_url({**self._object, "Key": key}, seconds)
+
     async def check(self) -> None:
         await self.list("", limit=1)
 
@@ -411,6 +507,11 @@ class S3Store:
             digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
             params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
 
+    def _ask_for_headers(self, params: dict[str, Any], **_: object) -> None:
+        """Have a listing bring what was stored with the objects, as MinIO and RustFS can."""
+        if self._provider.listed_headers:
+            params["url"] += "&metadata=true"
+
     def _source_condition(self, if_match: str) -> _Params:
         if if_match and is_etag(if_match) and self.capabilities.copy_condition:
             return {"CopySourceIfMatch": f'"{if_match}"'}
@@ -426,6 +527,27 @@ class S3Store:
         if following <= marker:
             raise Unsupported("BadAnswer", operation="ListObjects", key=prefix)
         return page.answer(prefix, delimiter, following)
+
+    async def _page_with_headers(
+        self, prefix: str, params: _Params, on_token: OnToken | None
+    ) -> Listing:
+        """A page of ListObjectsV2, asked for with what was stored with the objects if that helps.
+
+        Most endpoints overlook a parameter that they do not know; one that refuses it is asked
+        without.
+        """
+        asked = self._provider.listed_headers
+        try:
+            page = await self._page("ListObjectsV2", prefix, params, on_token)
+        except StoreError as exc:
+            if not (asked and is_refusal(exc)):
+                raise
+            with self._provider.without_listed_headers() as trial:
+                page = await self._page("ListObjectsV2", prefix, params, on_token)
+                trial.holds()
+            return page
+        self._provider.listed(page.objects, asked=asked)
+        return page
 
     async def _page(
         self, operation: str, prefix: str, params: _Params, on_token: OnToken | None = None
@@ -454,6 +576,10 @@ class S3Store:
         if info.etag and self.capabilities.etags:
             return info
         return replace(info, etag=version_token(info.size, info.last_modified))
+
+
+def _of_version(key: str, version: str) -> _Params:
+    return {"Key": key, **({"VersionId": version} if version else {})}
 
 
 def _unusable(operation: str, key: str, why: str) -> NoAnswer:

@@ -14,6 +14,7 @@ from bucketfs.store.base import (
     Headers,
     ListPage,
     ObjectInfo,
+    ObjectVersion,
     OnToken,
     Sink,
     Store,
@@ -215,3 +216,29 @@ class StoreWrapper:
 
     async def check(self) -> None:
         await self.around(Call("Check", ""), self.inner.check)
+
+    async def details(self, key: str) -> Mapping[str, str]:
+        return await self.around(Call("HeadObject", key), lambda: self.inner.details(key))
+
+    async def tags(self, key: str) -> Mapping[str, str]:
+        return await self.around(Call("GetObjectTagging", key), lambda: self.inner.tags(key))
+
+    async def set_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        await self.around(Call("PutObjectTagging", key), lambda: self.inner.set_tags(key, tags))
+
+    async def presigned_url(self, key: str, seconds: int) -> str:
+        return await self.inner.presigned_url(key, seconds)
+
+    async def versions(self, key: str) -> Sequence[ObjectVersion]:
+        return await self.around(Call("ListObjectVersions", key), lambda: self.inner.versions(key))
+
+    async def restore_version(self, key: str, version_id: str) -> ObjectInfo:
+        return await self.around(
+            Call("CopyObject", key), lambda: self.inner.restore_version(key, version_id)
+        )
+
+    async def restore_archived(self, key: str, *, days: int, tier: str) -> None:
+        await self.around(
+            Call("RestoreObject", key),
+            lambda: self.inner.restore_archived(key, days=days, tier=tier),
+        )

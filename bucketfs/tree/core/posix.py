@@ -8,7 +8,9 @@ The format is s3fs's (1.90 to 1.97), so that both tools can mount the same bucke
 
 and one name of ours: ``rdev``, the device number of a device node (s3fs loses it). Read besides:
 rclone's octal ``mode`` and fractions, s3sync's ``permissions``, ``owner`` and ``group``, Google's
-``goog-reserved-posix-*``.
+``goog-reserved-posix-*``, and the ``file-*`` of AWS DataSync and Amazon FSx for Lustre (octal mode
+with its type, ids, times like ``1595002920000000000ns``; FSx for Lustre User Guide, "POSIX metadata
+support for data repositories").
 """
 
 from __future__ import annotations
@@ -30,8 +32,17 @@ NANO = 1_000_000_000
 DIRECTORY_TYPE = "application/x-directory"
 _DIRECTORY_TYPES = frozenset({DIRECTORY_TYPE, "httpd/unix-directory"})
 _OURS = frozenset({"mode", "uid", "gid", "mtime", "atime", "ctime", "xattr", "rdev"})
+_UID_NAMES = ("uid", "owner", "goog-reserved-posix-uid", "file-owner")
+_GID_NAMES = ("gid", "group", "goog-reserved-posix-gid", "file-group")
+_MODE_NAMES = (
+    ("mode", 10),
+    ("permissions", 10),
+    ("goog-reserved-posix-mode", 8),
+    ("file-permissions", 8),
+)
 #: Twelve digits of seconds reach beyond the year 30000 and fit every time_t.
 _DECIMAL = re.compile(r"(-?\d{1,12})(?:\.(\d*))?", re.ASCII)
+_NANOSECONDS = re.compile(r"(-?\d{1,21})ns", re.ASCII)
 _NUMBER = re.compile(r"\d{1,20}", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -48,6 +59,11 @@ _KINDS = frozenset(
         stat.S_IFBLK,
     }
 )
+
+
+def is_ours(name: str) -> bool:
+    """Whether a name of user metadata is one that `encode` writes."""
+    return name in _OURS
 
 
 #: Shared by the many that have none.
@@ -109,13 +125,13 @@ def decode(
     said = headers.metadata
     mode = _mode(said, headers.content_type, size, directory, defaults)
     fallback = modified * NANO
-    mtime = _first_time(said, ("mtime", "goog-reserved-file-mtime"), fallback)
+    mtime = _first_time(said, ("mtime", "goog-reserved-file-mtime", "file-mtime"), fallback)
     return Posix(
         mode=mode,
-        uid=_number(said, ("uid", "owner", "goog-reserved-posix-uid"), defaults.uid),
-        gid=_number(said, ("gid", "group", "goog-reserved-posix-gid"), defaults.gid),
+        uid=_number(said, _UID_NAMES, defaults.uid),
+        gid=_number(said, _GID_NAMES, defaults.gid),
         mtime_ns=mtime,
-        atime_ns=_first_time(said, ("atime",), mtime),
+        atime_ns=_first_time(said, ("atime", "file-atime"), mtime),
         ctime_ns=_first_time(said, ("ctime",), mtime),
         rdev=_number(said, ("rdev",), 0),
         xattrs=_decode_xattrs(said.get("xattr", "")),
@@ -167,7 +183,9 @@ def format_time(ns: int) -> str:
 
 
 def parse_time(text: str) -> int | None:
-    """Nanoseconds of ``seconds``, ``seconds.fraction`` or an RFC 3339 time; None for anything else.
+    """Nanoseconds of a time as metadata has it; None for anything else.
+
+    That is ``seconds``, ``seconds.fraction``, nanoseconds with ``ns`` behind them, or RFC 3339.
 
     The fraction is a decimal one (rclone strips trailing zeros), exact to the nanosecond. It counts
     forward from the whole seconds, also before 1970, as in a timespec.
@@ -176,6 +194,8 @@ def parse_time(text: str) -> int | None:
     if match := _DECIMAL.fullmatch(text):
         whole, fraction = match.groups("")
         return int(whole) * NANO + int(fraction[:9].ljust(9, "0"))
+    if match := _NANOSECONDS.fullmatch(text):
+        return int(match[1])
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -202,7 +222,7 @@ def _mode(
 
 
 def _said_mode(said: Mapping[str, str]) -> int | None:
-    for name, base in (("mode", 10), ("permissions", 10), ("goog-reserved-posix-mode", 8)):
+    for name, base in _MODE_NAMES:
         text = said.get(name, "").strip()
         if not (text.isascii() and text.isdigit()) or len(text) > 8:
             continue
@@ -234,9 +254,15 @@ def _first_time(said: Mapping[str, str], names: tuple[str, ...], default: int) -
 
 def _foreign(headers: Headers) -> Headers | None:
     metadata = {name: value for name, value in headers.metadata.items() if name not in _OURS}
-    if not metadata and not headers.content_type and not headers.other:
-        return None
+    if not metadata and not headers.other:
+        return _only_typed(headers.content_type)
     return Headers(metadata=metadata, content_type=headers.content_type, other=headers.other)
+
+
+@functools.lru_cache(1024)
+def _only_typed(content_type: str) -> Headers | None:
+    """One for all objects of a type: a listing may bring the headers of a million objects."""
+    return Headers(content_type=content_type) if content_type else None
 
 
 def _decode_xattrs(text: str) -> Mapping[str, bytes]:

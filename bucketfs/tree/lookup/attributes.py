@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 #: Files up to this size are fetched whole when their attributes are asked for.
 WHOLE_FILE = 64 << 10
+#: How a GET of an object in an archive is refused; a HEAD is not.
+ARCHIVED = "InvalidObjectState"
 #: A symbolic link's target, and so the object of one, is at most this long (PATH_MAX with its NUL).
 LINK_MAX = 4095
 
@@ -78,7 +80,7 @@ class Attributes:
         """
         found = [self._obvious(inode) for inode in inodes]
         asked = {
-            at: self._object_key(inode)
+            at: self.object_key(inode)
             for at, inode in enumerate(inodes)
             if found[at] is None and inode.etag and inode.modified
         }
@@ -212,7 +214,8 @@ class Attributes:
             headers, size=inode.size, modified=modified, directory=directory, defaults=defaults
         )
 
-    def _object_key(self, inode: Inode) -> str:
+    def object_key(self, inode: Inode) -> str:
+        """Key of the object that has the inode's attributes. Raises FsError, ESTALE."""
         path = self._state.path(inode)
         if isinstance(inode, Directory):
             markers = inode.markers or frozenset({"/"})
@@ -260,7 +263,7 @@ class Attributes:
 
     async def _head_or_get(self, inode: Inode, whole: int) -> ObjectInfo:
         """Ask by a HEAD, or for a file of at most `whole` bytes by a GET of all of it."""
-        key = self._object_key(inode)
+        key = self.object_key(inode)
         small = 0 < inode.size <= whole and not isinstance(inode, Directory)
         cache = self._state.files.cache
         if not small or self.is_here(inode):
@@ -271,9 +274,10 @@ class Attributes:
                 key, lambda chunk: chunks.append(bytes(chunk)), stop=whole
             )
         except StoreError as error:
-            if error.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            is_empty_now = error.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+            if not is_empty_now and error.code != ARCHIVED:
                 raise
-            return await self._state.store.head(key)  # it is empty now
+            return await self._state.store.head(key)
         if info.etag == inode.etag and info.size != inode.size:
             # one version has one size; a HEAD says which
             return await self._state.store.head(key)

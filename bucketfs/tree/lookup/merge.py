@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from bucketfs.store.base import ListPage, ObjectInfo
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
 from bucketfs.tree.core.names import FOLDER_SUFFIX, is_visible
+from bucketfs.tree.core.posix import decode
 from bucketfs.tree.core.state import TreeState
 
 
@@ -104,7 +105,7 @@ class Merge:
                 continue
             child = children.get(name)
             if child is None:
-                self._state.found_file(self._directory, name, info)
+                self._learn(self._state.found_file(self._directory, name, info), info)
             elif isinstance(child, Directory):
                 self._doubtful[name] = info
             else:
@@ -158,6 +159,7 @@ class Merge:
         directory.modified = marker.last_modified
         directory.etag = marker.etag
         directory.size = marker.size
+        self._learn(directory, marker)
 
     def _merge_directory(self, name: str, markers: set[str]) -> None:
         child = self._directory.children.get(name)
@@ -172,7 +174,24 @@ class Merge:
         if child.open_state is not None and (child.content is None or child.content.unsaved):
             return
         if child.etag != info.etag or child.modified != info.last_modified:
-            self._state.adopt(child, etag=info.etag, size=info.size, modified=info.last_modified)
+            child = self._state.adopt(
+                child, etag=info.etag, size=info.size, modified=info.last_modified
+            )
+        self._learn(child, info)
+
+    def _learn(self, inode: Inode, info: ObjectInfo) -> None:
+        """Take attributes from a listing that brings them; those that are known stay."""
+        version = (info.etag, info.last_modified)
+        if info.headers is None or inode.posix is not None:
+            return
+        if (inode.etag, inode.modified) == version:
+            inode.posix = decode(
+                info.headers,
+                size=info.size,
+                modified=info.last_modified,
+                directory=isinstance(inode, Directory),
+                defaults=self._state.config.defaults,
+            )
 
     def _replace_directory(self, name: str, info: ObjectInfo) -> None:
         """The listing shows a file, and no directory, of a name that was one here."""
@@ -186,7 +205,7 @@ class Merge:
         elif child is not None:
             self._merge_file(child, info)  # somebody has looked it up since that page came
             return
-        self._state.found_file(self._directory, name, info)
+        self._learn(self._state.found_file(self._directory, name, info), info)
 
     def _vanish(self, child: Inode) -> None:
         """The listing does not show a child: it is gone, unless it is ours or changed meanwhile."""

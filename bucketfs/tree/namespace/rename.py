@@ -369,7 +369,8 @@ class Renamer:
         if posix is None:
             return None
         old_type, new_type = content_type(source.name), content_type(new_name)
-        kept = posix.foreign.content_type if posix.foreign else ""
+        # what was stored here has no type of its own: it got that of its name
+        kept = (posix.foreign.content_type if posix.foreign else "") or old_type
         if not open_state.attributes_unsaved and (old_type == new_type or kept != old_type):
             return None
         if posix.foreign and kept == old_type:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from bucketfs import clock
 from bucketfs.errors import FsError
+from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.posix import Posix
 from bucketfs.tree.core.state import TreeState
@@ -68,7 +69,8 @@ class Changer:
     def set_xattr(self, inode: Inode, name: str, value: bytes) -> None:
         """Set an extended attribute; raises FsError ENOSPC when the object cannot carry it."""
         assert inode.posix is not None, "attributes are looked up before they are changed"
-        self._replace_xattrs(inode, inode.posix, {**inode.posix.xattrs, name: value})
+        xattrs = {**inode.posix.xattrs, name: value}
+        self._replace_if_it_fits(inode, inode.posix, xattrs=xattrs)
 
     def remove_xattr(self, inode: Inode, name: str) -> None:
         """Remove an extended attribute; raises FsError ENODATA for a missing one."""
@@ -76,10 +78,15 @@ class Changer:
         xattrs = dict(inode.posix.xattrs)
         if xattrs.pop(name, None) is None:
             raise FsError(errno.ENODATA)
-        self._replace_xattrs(inode, inode.posix, xattrs)
+        self._replace_if_it_fits(inode, inode.posix, xattrs=xattrs)
 
-    def _replace_xattrs(self, inode: Inode, before: Posix, xattrs: dict[str, bytes]) -> None:
-        inode.posix = before.changed(clock.wall_ns(), xattrs=xattrs)
+    def set_foreign(self, inode: Inode, headers: Headers) -> None:
+        """Replace what the object carries beside our attributes; raises as `set_xattr` does."""
+        assert inode.posix is not None, "attributes are looked up before they are changed"
+        self._replace_if_it_fits(inode, inode.posix, foreign=headers)
+
+    def _replace_if_it_fits(self, inode: Inode, before: Posix, **values: object) -> None:
+        inode.posix = before.changed(clock.wall_ns(), **values)
         try:
             object_headers(inode)
         except FsError:

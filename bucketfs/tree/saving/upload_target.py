@@ -12,13 +12,25 @@ from bucketfs.tree.core.inode import Directory, Inode, OpenState
 from bucketfs.tree.core.posix import DIRECTORY_TYPE, encode, metadata_size
 from bucketfs.tree.core.state import TreeState
 
+#: Types of what `mimetypes` calls encodings (RFC 6713, and what browsers and file(1) say).
+_PACKED = {
+    "gzip": "application/gzip",
+    "bzip2": "application/x-bzip2",
+    "xz": "application/x-xz",
+    "compress": "application/x-compress",
+    "br": "application/x-brotli",
+}
 #: S3's limit for user metadata of one object.
 METADATA_MAX = 2048
 
 
 def content_type(name: str) -> str:
-    """MIME type by extension, as s3fs sets it."""
-    return mimetypes.guess_type(name, strict=False)[0] or "application/octet-stream"
+    """MIME type by extension, as s3fs sets it; of what is packed that of the packing.
+
+    Content-Type with Content-Encoding would have browsers unpack ``a.tar.gz`` while they load it.
+    """
+    kind, packing = mimetypes.guess_type(name, strict=False)
+    return (_PACKED.get(packing) if packing else kind) or "application/octet-stream"
 
 
 def object_headers(inode: Inode) -> Headers:

@@ -1,0 +1,95 @@
+"""A bucket as it was: ``-o at=``."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.harness.mounts import Mounts
+from tests.harness.posix import refused
+from tests.harness.proxy import Proxy
+from tests.harness.waiting import until
+from tests.harness.witness import Witness
+
+
+@pytest.fixture
+def versioned(bucket: Witness) -> Iterator[Witness]:
+    bucket.versioning()
+    yield bucket
+    bucket.forget_versions()
+
+
+def next_second() -> str:
+    """Wait for another second, which is as fine as Last-Modified is; ``at=`` the one before."""
+    now = int(time.time())
+    until(lambda: int(time.time()) > now, "the clock shows another second")
+    return f"at={datetime.fromtimestamp(now, UTC).isoformat()}"
+
+
+def tree_of(path: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+
+
+def test_what_stood_there_then(mount: Mounts, versioned: Witness, counted: Proxy) -> None:
+    versioned.put("kept", b"same")
+    versioned.put("d/changed", b"old", mode=str(0o100640))
+    versioned.put("d/deleted", b"was here")
+    versioned.put("gone/f", b"with its directory")
+    versioned.put("again", b"first")
+    next_second()
+    versioned.delete("again")
+    then = next_second()
+    versioned.put("d/changed", b"newer")
+    versioned.put("d/added", b"not yet")
+    versioned.put("later/f", b"not yet")
+    versioned.put("again", b"second")
+    versioned.delete("d/deleted", "gone/f")
+    path = mount(versioned, then, url=counted.url).path
+    assert sorted(os.listdir(path)) == ["d", "gone", "kept"]
+    assert tree_of(path) == {
+        "d/changed": b"old",
+        "d/deleted": b"was here",
+        "gone/f": b"with its directory",
+        "kept": b"same",
+    }
+    assert os.stat(path / "d" / "changed").st_mode & 0o777 == 0o640
+    assert not (path / "again").exists()
+    assert not (path / "d" / "added").exists()
+    assert not (path / "later").exists()
+    with refused(errno.EROFS):
+        (path / "new").write_bytes(b"x")
+    writing = {"PutObject", "DeleteObject", "DeleteObjects", "CopyObject"}
+    assert not writing & counted.counts().keys(), counted.story()
+
+
+def test_a_name_is_looked_up_without_a_listing(mount: Mounts, versioned: Witness) -> None:
+    versioned.put("d/f", b"old")
+    then = next_second()
+    for number in range(30):
+        versioned.put("d/f", b"new %d" % number)
+    assert (mount(versioned, then).path / "d" / "f").read_bytes() == b"old"
+
+
+def test_now_is_what_stands_there(mount: Mounts, versioned: Witness) -> None:
+    versioned.put("f", b"1")
+    versioned.put("f", b"2")
+    next_second()
+    assert tree_of(mount(versioned, "at=0s ago").path) == {"f": b"2"}
+
+
+def test_a_bucket_without_versions_says_so(mount: Mounts, bucket: Witness) -> None:
+    bucket.put("f", b"x")
+    next_second()
+    made = mount(bucket, "at=1s")
+    made.expected.append("the bucket keeps no versions")
+    assert tree_of(made.path) == {"f": b"x"}
