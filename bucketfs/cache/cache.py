@@ -147,6 +147,11 @@ class PageCache:
         file.used = clock.monotonic()
         return file
 
+    def cached(self, key: str, etag: str) -> int:
+        """How many bytes of a version are here."""
+        file = self._files.get((key, etag))
+        return sum(stop - start for start, stop in file.valid) if file is not None else 0
+
     def holds(self, key: str, etag: str, size: int) -> bool:
         """Whether all bytes of a version are here."""
         file = self._files.get((key, etag))

@@ -21,6 +21,10 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "umount": "bucketfs.cli.commands.umount",
         "status": "bucketfs.cli.commands.status",
         "flush": "bucketfs.cli.commands.flush",
+        "info": "bucketfs.cli.commands.info",
+        "versions": "bucketfs.cli.commands.versions",
+        "restore": "bucketfs.cli.commands.restore",
+        "presign": "bucketfs.cli.commands.presign",
         "recover": "bucketfs.cli.commands.recover",
         "demo": "bucketfs.cli.demo.demo",
     }

@@ -34,12 +34,17 @@ async def if_moved(inode: Inode) -> AsyncIterator[None]:
         yield
     except (FsError, StoreError):
         if parent is not None and (inode.parent, inode.name) != (parent, name):
-            # in a thread, as the directory's lock may be held by one whom this loop has to answer
-            with trio.move_on_after(PATIENCE):
-                await trio.to_thread.run_sync(
-                    functools.partial(_invalidate, parent.ino, name), abandon_on_cancel=True
-                )
+            await forget_name(parent, name)
         raise
+
+
+async def forget_name(parent: Directory, name: str) -> None:
+    """Have the kernel ask for a name anew. Not within requests that lock the directory."""
+    # in a thread, as the directory's lock may be held by one whom this loop has to answer
+    with trio.move_on_after(PATIENCE):
+        await trio.to_thread.run_sync(
+            functools.partial(_invalidate, parent.ino, name), abandon_on_cancel=True
+        )
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from bucketfs.tree.lookup.find import Finder
 from bucketfs.tree.lookup.lister import Lister
 from bucketfs.tree.namespace.entries import Entries
 from bucketfs.tree.namespace.object_xattrs import ObjectXattrs
+from bucketfs.tree.namespace.objects import Objects
 from bucketfs.tree.namespace.rename import Renamer
 from bucketfs.tree.prefetch.prefetcher import Prefetcher
 from bucketfs.tree.prefetch.subtree import Subtree
@@ -38,7 +39,8 @@ class Tree:
     Attributes:
         state: Inodes, keys and configuration.
         finder, lister, subtree, prefetcher, locks, attributes, changer, entries, markers, renamer,
-        removals, opener, outstanding, saver, object_xattrs, replay: See their modules.
+        removals, opener, outstanding, saver, objects, object_xattrs, replay: See their
+        modules.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Tree:
             self.saver, self.markers,
         )  # fmt: skip
         self.opener = Opener(self.state, self.attributes, self.prefetcher, self.changer, self.saver)
+        self.objects = Objects(self.state, self.finder, self.attributes)
         self.object_xattrs = ObjectXattrs(self.state, self.attributes, self.changer, self.saver)
         self.replay = Replay(self.state, self.lister, self.saver)
         files.cache.add_reclaimer(self._reclaim)

@@ -26,6 +26,13 @@ _COMMANDS = (
     ),
     ("bucketfs status [--json] [PATH]", "what mounts do, and what is not in the bucket yet"),
     ("bucketfs flush [PATH]", "wait until what was written is in the bucket"),
+    ("bucketfs info [--json] PATH", "what the store knows of a file, and what of it is here"),
+    ("bucketfs versions [--json] PATH", "the versions of a file that the bucket keeps"),
+    (
+        "bucketfs restore PATH --version ID | --from-archive",
+        "make an old version the current one, or an archived object readable",
+    ),
+    ("bucketfs presign [--expires TIME] PATH", "an address at which anybody can read a file"),
     (
         "bucketfs recover [BUCKET] [--apply|--save DIR|--discard NAME…]",
         "list what dead mounts left on this machine; upload it, copy it out, or delete it",

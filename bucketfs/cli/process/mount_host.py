@@ -20,10 +20,13 @@ from bucketfs.cli.options import manual
 from bucketfs.cli.process import daemon
 from bucketfs.cli.process.notify import notify
 from bucketfs.cli.socket import control, protocol, report
+from bucketfs.cli.socket.protocol import ProtocolError, Request
+from bucketfs.fuse import kernel_cache
 from bucketfs.fuse.host import Service
 from bucketfs.options import Options
 from bucketfs.store.layers.trace import Tally, TraceStore
 from bucketfs.tasks import Turns
+from bucketfs.tree.namespace.objects import Objects
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 
 log = logging.getLogger("bucketfs.serve")
@@ -66,6 +69,10 @@ class MountHost:
                 "status": lambda _request, _tell: self._status(),
                 "flush": lambda request, tell: self._flush(request.path, tell),
                 "watch": lambda _request, tell: self._watch(tell),
+                "info": lambda request, _tell: self._info(request),
+                "versions": lambda request, _tell: self._versions(request),
+                "restore": lambda request, _tell: self._restore(request),
+                "presign": lambda request, _tell: self._presign(request),
             }
         )
 
@@ -149,6 +156,34 @@ class MountHost:
         named = [{"path": one.path, "error": one.error} for one in failed]
         return {"failed": named[: protocol.MOST_NAMED], "failures": len(failed)}
 
+    async def _info(self, request: Request) -> dict[str, Any]:
+        return report.info(self._options.bucket, await self._objects.info(request.path))
+
+    async def _versions(self, request: Request) -> dict[str, Any]:
+        return report.versions(await self._objects.versions(request.path))
+
+    async def _restore(self, request: Request) -> dict[str, Any]:
+        words = request.words
+        if "version" in words:
+            parent = await self._objects.restore_version(request.path, words["version"])
+            if parent is not None:
+                await kernel_cache.forget_name(parent, request.path.rpartition("/")[2])
+        else:
+            days = _number(words.get("days", ""))
+            await self._objects.restore_archived(
+                request.path, days=days, tier=words.get("tier", "Standard")
+            )
+        return {}
+
+    async def _presign(self, request: Request) -> dict[str, Any]:
+        seconds = _number(request.words.get("seconds", ""))
+        return {"url": await self._objects.presigned_url(request.path, seconds)}
+
+    @property
+    def _objects(self) -> Objects:
+        assert self._service is not None, "the socket is opened by `attend`"
+        return self._service.tree.objects
+
     async def _watch(self, tell: control.Tell) -> dict[str, Any]:
         while not self._over:
             await self._tell_remaining(tell)
@@ -164,3 +199,10 @@ class MountHost:
     async def _tell_remaining(self, tell: control.Tell) -> None:
         assert self._service is not None
         await tell(report.remaining(self._service.tree.outstanding.remaining()))
+
+
+def _number(text: str) -> int:
+    """A positive number that a request names. Raises ProtocolError."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text)):
+        raise ProtocolError(f"{text[:20]!r} is no positive number")
+    return int(text)

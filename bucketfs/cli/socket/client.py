@@ -11,11 +11,12 @@ import os
 import select
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, Final, Self
 
 from bucketfs.cli import mounts, show
 from bucketfs.cli.failure import ExitCode, Failure
@@ -30,6 +31,9 @@ _PATIENCE_HELLO = 3.0
 #: Bytes of one answer at most.
 _LONGEST_ANSWER = 16 << 20
 _PIECE = 1 << 18
+
+#: For requests without any.
+NO_WORDS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class NoDaemon(Exception):
@@ -62,14 +66,20 @@ class Daemon:
 class Conversation:
     """One request under way; a context manager that hangs up."""
 
-    def __init__(self, connection: socket.socket, do: str, path: str = "") -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        do: str,
+        path: str = "",
+        words: Mapping[str, str] = NO_WORDS,
+    ) -> None:
         self._connection = connection
         self._patience = connection.gettimeout() or _PATIENCE
         self._buffer = bytearray()
         self.pid = runtime.peer(connection)[0]
         try:
             with _bounded():
-                connection.sendall(protocol.encode({"do": do, "path": path}))
+                connection.sendall(protocol.encode({"do": do, "path": path, "with": dict(words)}))
         except NoDaemon:
             connection.close()
             raise
@@ -132,12 +142,28 @@ def done_of(answer: dict[str, Any]) -> dict[str, Any]:
     return done
 
 
-def ask(daemon: Daemon, do: str, path: str = "") -> Conversation:
+def ask(
+    daemon: Daemon, do: str, path: str = "", words: Mapping[str, str] = NO_WORDS
+) -> Conversation:
     """Put a request to a daemon. Raises NoDaemon."""
     connection = runtime.connect(daemon.socket, daemon.uid, _PATIENCE)
     if connection is None:
         raise NoDaemon("the daemon has ended")
-    return Conversation(connection, do, path)
+    return Conversation(connection, do, path, words)
+
+
+def ask_about(path: str, do: str, **words: str) -> dict[str, Any]:
+    """Put a request about a file in a mount to its daemon, and wait for the answer.
+
+    Raises:
+        Failure: No bucket is mounted there, its daemon does not answer, or it refuses.
+    """
+    daemon, below = daemon_at(path)
+    try:
+        with ask(daemon, do, below, words) as talk:
+            return talk.result()
+    except NoDaemon as error:
+        raise Failure(ExitCode.FAILED, f"{daemon.mountpoint}: {error}") from None
 
 
 def daemons(uids: Iterable[int]) -> list[Daemon]:

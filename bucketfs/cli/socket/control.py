@@ -7,6 +7,7 @@ else; a failure in here never reaches the mount.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,6 +17,7 @@ import trio
 
 from bucketfs.cli.socket import protocol, runtime
 from bucketfs.cli.socket.protocol import ProtocolError, Request
+from bucketfs.errors import FsError, StoreError, advice
 from bucketfs.tasks import Turns
 
 log = logging.getLogger("bucketfs.control")
@@ -105,9 +107,22 @@ async def _carry_out(stream: trio.SocketStream, command: Command, request: Reque
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_at_end, stream, nursery.cancel_scope)
-        done = await command(request, tell)
-        await _send(stream, {"done": done})
+        try:
+            answer: Message = {"done": await command(request, tell)}
+        except (FsError, StoreError, ProtocolError) as error:
+            answer = {
+                "error": f"{request.path}: {_words(error)}" if request.path else _words(error)
+            }
+        await _send(stream, answer)
         nursery.cancel_scope.cancel()
+
+
+def _words(error: FsError | StoreError | ProtocolError) -> str:
+    if isinstance(error, FsError):
+        return error.why or os.strerror(error.errno or errno.EIO)
+    if isinstance(error, StoreError):
+        return f"{error}; {hint}" if (hint := advice(error)) else str(error)
+    return str(error)
 
 
 async def _cancel_at_end(stream: trio.SocketStream, scope: trio.CancelScope) -> None:

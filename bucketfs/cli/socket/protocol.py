@@ -6,6 +6,8 @@ One request a connection, one JSON object a line, UTF-8::
     {"v": 1, "do": "flush", "path": "a/b"}    → {"v": 1, "progress": {…}} … {"v": 1, "done": {…}}
     {"v": 1, "do": "watch"}                   → the same, until the mount has ended
     {"v": 1, "do": "hello"}                   → {"v": 1, "done": {…}}: who answers
+    {"v": 1, "do": "versions", "path": "a/b"} → {"v": 1, "done": {…}}; also info, presign, restore,
+                                                some of which take ``"with": {"name": "text"}``
 
 or ``{"v": 1, "error": "one line"}``. Names that are not known are to be ignored by both sides; what
 cannot be ignored gets another version.
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 VERSION = 1
@@ -33,10 +35,17 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is wanted; `path` lies below the mount point, without slashes around it."""
+    """What is wanted.
+
+    Attributes:
+        do: The command.
+        path: Lies below the mount point, without slashes around it.
+        words: What else the command is to know, by name.
+    """
 
     do: str
     path: str = ""
+    words: Mapping[str, str] = field(default_factory=dict)
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
@@ -60,7 +69,9 @@ def decode(line: bytes) -> dict[str, Any]:
 def request_of(line: bytes) -> Request:
     """The request of a line. Raises ProtocolError."""
     message = decode(line)
-    do, path = message.get("do"), message.get("path", "")
+    do, path, words = message.get("do"), message.get("path", ""), message.get("with", {})
     if not isinstance(do, str) or not isinstance(path, str):
         raise ProtocolError("do and path must be strings")
-    return Request(do, path.strip("/"))
+    if not isinstance(words, dict) or not all(isinstance(text, str) for text in words.values()):
+        raise ProtocolError("with must be an object of strings")
+    return Request(do, path.strip("/"), words)

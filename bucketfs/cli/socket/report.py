@@ -1,4 +1,4 @@
-"""What `bucketfs status` tells of a mount, as plain data for JSON."""
+"""What `bucketfs status`, `info` and `versions` tell, as plain data for JSON."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 from bucketfs.cli.socket.protocol import MOST_NAMED
 from bucketfs.fuse.host import Service
+from bucketfs.store.base import ObjectVersion
 from bucketfs.store.layers.trace import Tally
 from bucketfs.tree.core.inode import Stage
 from bucketfs.tree.core.state import GivenUp
+from bucketfs.tree.namespace.objects import ObjectReport
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 
 
@@ -57,3 +59,40 @@ def given_up(files: Sequence[GivenUp]) -> list[dict[str, Any]]:
 def requests(tallies: Mapping[str, Tally]) -> dict[str, Any]:
     """What was sent to the endpoint, by operation."""
     return {name: asdict(tally) for name, tally in sorted(tallies.items())}
+
+
+def info(bucket: str, found: ObjectReport) -> dict[str, Any]:
+    """What is known of an object."""
+    headers = found.headers
+    return {
+        "bucket": bucket,
+        "key": found.key,
+        "exists": found.exists,
+        "size": found.size,
+        "etag": found.etag,
+        "modified": found.modified,
+        "stage": found.stage,
+        "cached": found.cached,
+        "content_type": headers.content_type,
+        "headers": dict(headers.other),
+        "metadata": dict(headers.metadata),
+        **found.details,
+    }
+
+
+def versions(found: Sequence[ObjectVersion]) -> dict[str, Any]:
+    """Versions of an object, the newest first."""
+    return {
+        "versions": [
+            {
+                "id": version.version_id,
+                "modified": version.info.last_modified,
+                "size": version.info.size,
+                "etag": version.info.etag,
+                "storage_class": version.info.storage_class,
+                "deleted": version.deleted,
+                "latest": version.latest,
+            }
+            for version in found
+        ]
+    }
