@@ -158,7 +158,10 @@ _REGION = _Meaning(_errno.EIO, "the bucket is in another region: name it with -o
 _ELSEWHERE = _Meaning(
     _errno.EIO, "the endpoint sends its clients elsewhere: check -o url= and -o region="
 )
-_ARCHIVED = _Meaning(_errno.EACCES, "the object is archived; \"bucketfs restore --from-archive PATH\" makes it readable")
+_ARCHIVED = _Meaning(
+    _errno.EACCES,
+    'the object is archived; "bucketfs restore --from-archive PATH" makes it readable',
+)
 _LARGE = _Meaning(_errno.EFBIG, "the object is larger than the store accepts")
 _PARTS = _Meaning(_errno.EFBIG, "the file needs too many parts: raise -o multipart_size=")
 _FULL = _Meaning(_errno.ENOSPC, "the store is full")
