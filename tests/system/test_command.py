@@ -69,6 +69,23 @@ class TestEndpoint:
         assert place.bucket.get("f") == b"data"
         assert f"endpoint    {url}" in place.run("status", str(place.path)).stdout
 
+    def test_of_a_services_section(self, place: Place, tmp_path: Path) -> None:
+        url, config = place.bucket.endpoint.url, tmp_path / "config"
+        options = place.options.replace(f"url={url},use_path_request_style,", "") + ",profile=work"
+        options = options.replace(f"passwd_file={place.passwd},", "")
+        keys = f"aws_access_key_id = {place.bucket.endpoint.access_key}\n"
+        keys += f"aws_secret_access_key = {place.bucket.endpoint.secret_key}\n"
+        text = f"[profile work]\nservices = own\n{keys}[services own]\ns3 =\nendpoint_url = {url}\n"
+        words = (place.bucket.name, str(place.path), "-o", options)
+        config.write_text(text)
+        done = place.run(*words, AWS_CONFIG_FILE=str(config))
+        assert done.returncode == 2
+        assert "[services own]: indent endpoint_url" in one_line(done)
+        assert not place.path.is_mount()
+        config.write_text(text.replace("endpoint_url", "  endpoint_url"))
+        assert place.run(*words, AWS_CONFIG_FILE=str(config)).returncode == 0
+        assert f"endpoint    {url}" in place.run("status", str(place.path)).stdout
+
 
 class TestFailures:
     def test_mount_point_missing(self, place: Place) -> None:
