@@ -53,7 +53,8 @@ class Options:
         metavar="URL", aliases=("host",), shown="AWS, or endpoint_url of ~/.aws/config")
     region: str | None = row(_E, None, kind.region,
         "Region the requests are signed for.",
-        metavar="NAME", aliases=("endpoint",), shown="from the AWS configuration, else us-east-1")
+        metavar="NAME", aliases=("endpoint",),
+        shown="that in the endpoint's name, or in the AWS configuration, else us-east-1")
     use_path_request_style: bool | None = row(_E, None, parse_switch,
         "Put the bucket into the path of the URL instead of the host name; 0 puts it into the "
         "host name. Without this option: the path, except at Amazon.")

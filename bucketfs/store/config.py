@@ -42,7 +42,7 @@ class StoreConfig:
     Attributes:
         bucket: Bucket name.
         url: Endpoint with its scheme; None for Amazon's, or what botocore's configuration names.
-        region: None to let botocore's configuration and the endpoint decide.
+        region: None: that of the endpoint's name (`region_in`), or of botocore's configuration.
         credentials: What signs the requests.
         path_style: ``/bucket/key`` in place of ``bucket.host/key``; None: except at Amazon.
         signature_v2: Sign the old way.

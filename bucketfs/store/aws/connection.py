@@ -44,6 +44,7 @@ from bucketfs.store.aws.server_time import ServerTime
 from bucketfs.store.aws.signing import EMPTY_SHA256, canonical_value, timestamp
 from bucketfs.store.config import SLOW, StoreConfig
 from bucketfs.store.http.transport import TrioSession
+from bucketfs.store.region import region_in
 
 log = logging.getLogger(__name__)
 
@@ -311,8 +312,9 @@ def tls_context(config: StoreConfig, session: AioSession) -> ssl.SSLContext:
 
 
 def _region(config: StoreConfig, session: AioSession) -> str:
-    """Compatible stores accept any region, so that only Amazon's may have to be looked up."""
-    return config.region or session.get_config_variable("region") or "us-east-1"
+    """The endpoint's name knows it better than a configuration that is also for other services."""
+    configured = session.get_config_variable("region")
+    return config.region or region_in(config.host) or configured or "us-east-1"
 
 
 async def _keys_of(credentials: Credentials, session: AioSession) -> dict[str, str | None]:
