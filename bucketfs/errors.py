@@ -231,7 +231,9 @@ _BY_CODE: Mapping[str, _Meaning] = {
     "ConnectFailed": _UNREACHABLE,
     "UnknownHost": _Meaning(_errno.EHOSTUNREACH, "the endpoint's name is unknown: check -o url="),
     "TlsFailed": _Meaning(
-        _errno.EIO, "the endpoint's certificate is not trusted, or it is not https"
+        _errno.EIO,
+        "the endpoint's certificate is not trusted, or it is not https: name its authority's "
+        "certificate with -o ca_bundle=, or check -o url=",
     ),
     "ConnectionClosed": _Meaning(_errno.EIO, "the connection broke"),
     "IncompleteBody": _Meaning(_errno.EIO, "the data was cut short on its way"),

@@ -105,6 +105,10 @@ class Options:
         metavar="N", aliases=("parallel_count", "parallel_upload", "multireq_max"), low=1, high=512)
     no_check_certificate: bool = row(_N, False, parse_switch,
         "Do not check the server's certificate at all.")
+    ca_bundle: str | None = row(_N, None, kind.text,
+        "File with the certificates (PEM) of the authorities to trust, in place of the system's.",
+        metavar="FILE", shown="AWS_CA_BUNDLE, ca_bundle of ~/.aws/config, REQUESTS_CA_BUNDLE, "
+        "CURL_CA_BUNDLE, else the system's")
     ssl_verify_hostname: bool = row(_N, True, parse_switch,
         "Check that the certificate is for this host; 0 turns off this check alone.",
         metavar="0|1", shown="1")

@@ -7,15 +7,19 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from bucketfs.cli import mounts
 from tests.harness.endpoint import REPOSITORY
+from tests.harness.proxy import proxy
 from tests.harness.waiting import until
 from tests.system.conftest import Place
 
@@ -85,6 +89,49 @@ class TestEndpoint:
         config.write_text(text.replace("endpoint_url", "  endpoint_url"))
         assert place.run(*words, AWS_CONFIG_FILE=str(config)).returncode == 0
         assert f"endpoint    {url}" in place.run("status", str(place.path)).stdout
+
+
+class TestCertificates:
+    """A real server whose certificate an authority of one's own has signed."""
+
+    @pytest.fixture
+    def guarded(self, place: Place) -> Iterator[str]:
+        """Its address; the authority's certificate is beside the mount point."""
+        authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.cert_pem.write_to_path(place.path.parent / "ca.pem")
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        with proxy(place.bucket.endpoint.url, context) as running:
+            yield running.url
+
+    @pytest.mark.parametrize("by", ["option", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+    def test_it_is_named(self, place: Place, guarded: str, by: str) -> None:
+        """By a path that is relative: the daemon has another working directory."""
+        path = os.path.relpath(place.path.parent / "ca.pem", REPOSITORY)
+        options = f"{place.options},url={guarded}"
+        environ = {"AWS_CONFIG_FILE": "/none", "REQUESTS_CA_BUNDLE": "", "CURL_CA_BUNDLE": ""}
+        if by == "option":
+            options += f",ca_bundle={path}"
+        else:
+            environ[by] = path
+        done = place.run(place.bucket.name, str(place.path), "-o", options, **environ)
+        assert (done.returncode, done.stderr) == (0, "")
+        (place.path / "f").write_bytes(b"data")
+        assert place.bucket.get("f") == b"data"
+
+    def test_it_is_not(self, place: Place, guarded: str) -> None:
+        environ = {"REQUESTS_CA_BUNDLE": "", "CURL_CA_BUNDLE": ""}
+        options = f"{place.options},url={guarded},retries=1"
+        done = place.run(place.bucket.name, str(place.path), "-o", options, **environ)
+        assert done.returncode == 7
+        assert "-o ca_bundle=" in one_line(done)
+        assert not place.path.is_mount()
+
+    def test_the_file_is_of_no_use(self, place: Place, guarded: str) -> None:
+        done = place.mount(f"url={guarded}", f"ca_bundle={place.passwd}")
+        assert done.returncode == 2
+        line = f"bucketfs: ca_bundle={place.passwd}: holds no certificate in PEM format"
+        assert one_line(done) == line
+        assert not place.path.is_mount()
 
 
 class TestFailures:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from bucketfs import log as logs
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.options import arguments, bucket, manual
+from bucketfs.cli.options import arguments, bucket, manual, trust
 from bucketfs.cli.process import checks, daemon
 from bucketfs.credentials import (
     Credentials,
@@ -57,6 +57,7 @@ def mount(options: Options) -> int:
     checks.mountpoint(options)
     checks.cache_directory(options)
     credentials = find_credentials(options)
+    options = trust.with_ca_bundle(options, os.environ)
     daemon.harden()
     for note in options.notes:
         log.warning("%s", note)

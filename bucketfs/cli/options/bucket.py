@@ -43,7 +43,7 @@ def store_config(
         unsigned_payload=options.enable_unsigned_payload,
         checksum="md5" if options.enable_content_md5 else options.checksum,
         requester_pays=options.requester_pays,
-        verify=not options.no_check_certificate,
+        verify=not options.no_check_certificate and (options.ca_bundle or True),
         verify_hostname=options.ssl_verify_hostname,
         read_only=options.read_only,
         probe_prefix=options.prefix,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -246,8 +247,9 @@ async def connect(config: StoreConfig) -> AsyncIterator[Connection]:
     try:
         session = _new_session(config, credentials)
         keys = await _keys_of(credentials, session)
+        # the context of `tls_context` verifies; botocore stops at an empty REQUESTS_CA_BUNDLE
         creator = session.create_client(
-            "s3", region_name=_region(config, session), endpoint_url=config.url, **keys
+            "s3", region_name=_region(config, session), endpoint_url=config.url, verify=True, **keys
         )
         client = await creator.__aenter__()
     except NO_KEYS as exc:
@@ -303,7 +305,11 @@ def _client_config(config: StoreConfig, credentials: Credentials, session: AioSe
 def tls_context(config: StoreConfig, session: AioSession) -> ssl.SSLContext:
     """Trust the system's authorities, those of a bundle that is named, or nobody in particular."""
     bundle = config.verify if isinstance(config.verify, str) else None
-    context = ssl.create_default_context(cafile=bundle or session.get_config_variable("ca_bundle"))
+    bundle = bundle or session.get_config_variable("ca_bundle")
+    if bundle and os.path.isdir(bundle):
+        context = ssl.create_default_context(capath=bundle)
+    else:
+        context = ssl.create_default_context(cafile=bundle)
     if not config.verify_hostname or config.verify is False:
         context.check_hostname = False
     if config.verify is False:

@@ -1,8 +1,8 @@
-"""The endpoint that the AWS configuration names for S3.
+"""What the AWS configuration says of the endpoint of S3: its address, and whom to believe.
 
-It has to be known before anything else: what is named there is not Amazon, is not to be trusted
-with Amazon's abilities, and has a cache and a journal of its own. Therefore what is written there
-and means nothing to botocore is an error, with one line. botocore itself would end in an
+The address has to be known before anything else: what is named there is not Amazon, is not to be
+trusted with Amazon's abilities, and has a cache and a journal of its own. Therefore what is written
+there and means nothing to botocore is an error, with one line. botocore itself would end in an
 AttributeError, or go to Amazon without a word.
 """
 
@@ -47,6 +47,15 @@ def configured_url(profile: str | None, environ: Mapping[str, str]) -> tuple[str
     if str(chosen.get("ignore_configured_endpoint_urls", "")).lower() == "true":
         return None
     return next(_in_files(chosen, services, sections), None)
+
+
+def configured_ca_bundle(profile: str | None) -> str | None:
+    """The file of certificates that a profile names. Raises StoreError, BadConfiguration."""
+    try:
+        chosen: _Sections = Session(profile=profile).get_scoped_config()
+    except BotoCoreError as exc:
+        raise StoreError("BadConfiguration", message=str(exc)) from exc
+    return chosen.get("ca_bundle")
 
 
 def _raw_sections(session: Session) -> _Sections:
