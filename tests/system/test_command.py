@@ -91,6 +91,26 @@ class TestEndpoint:
         assert f"endpoint    {url}" in place.run("status", str(place.path)).stdout
 
 
+def test_a_line_of_rclone(place: Place) -> None:
+    """As it stands, but for the remote, whose endpoint and keys bucketfs must be told."""
+    remote = f"remote:{place.bucket.name}"
+    words = f"{place.path} --daemon --vfs-cache-mode writes --s3-chunk-size=8M --umask 022".split()
+    done = place.run(remote, *words, "-o", place.options)
+    assert done.returncode == 2
+    assert f"rclone: {place.bucket.name}, with its endpoint in -o url=" in one_line(done)
+    done = place.run(place.bucket.name, *words, "--s3-secret-access-key=hush", "-o", place.options)
+    assert done.returncode == 2
+    assert "passwd_file=" in one_line(done)
+    assert "hush" not in done.stderr
+    assert not place.path.is_mount()
+    done = place.run(place.bucket.name, *words, "-o", place.options)
+    assert (done.returncode, done.stderr) == (0, "")
+    (place.path / "f").write_bytes(b"data")
+    assert (place.path / "f").stat().st_mode & 0o777 == 0o755
+    assert place.bucket.get("f") == b"data"
+    assert "vfs-cache-mode is without effect" in (place.path.parent / "log").read_text()
+
+
 class TestCertificates:
     """A real server whose certificate an authority of one's own has signed."""
 

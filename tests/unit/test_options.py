@@ -97,7 +97,7 @@ class TestPositions:
             (["b!", "/mnt"], "not a bucket name"),
             (["Big", "/mnt"], "use_path_request_style"),
             (["b", "/mnt", "-o"], "a list of options must follow"),
-            (["b", "/mnt", "-q"], "unknown option"),
+            (["b", "/mnt", "-x"], "unknown option"),
             (["-u", "b"], "does not manage uploads"),
             (["a", "b", "-o", "bucket=c"], "exactly one argument"),
         ],

@@ -34,7 +34,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         found = arguments.tokenise(argv)
         if "help" in found.flags:
-            print(manual.usage())
+            print(manual.rclone_usage() if found.positions == ["rclone"] else manual.usage())
             return ExitCode.OK
         if "version" in found.flags:
             print(manual.version())
