@@ -242,6 +242,9 @@ _BY_CODE: Mapping[str, _Meaning] = {
         "the endpoint does not speak S3, or its answers are changed on their way: check -o url=, "
         "proxies and gateways",
     ),
+    "InvalidStorageClass": _Meaning(
+        _errno.EIO, "the store has no such class: name another with -o storage_class="
+    ),
     "BadConfiguration": _Meaning(_errno.EIO, "check the options and the AWS configuration"),
     "BadDigest": _CHANGED_ON_THE_WAY,
     "XAmzContentChecksumMismatch": _CHANGED_ON_THE_WAY,

@@ -114,7 +114,9 @@ class Options:
         metavar="0|1", shown="1")
 
     storage_class: str | None = row(_O, None, kind.upper,
-        "Storage class of new objects, such as STANDARD_IA.",
+        "Storage class of new objects, such as STANDARD_IA; sent in capitals. One that Amazon does "
+        "not have is refused. Others have classes of their own: a writable mount tries it out "
+        "before it stands.",
         metavar="CLASS")
     default_acl: str | None = row(_O, None, kind.choice(*kind.CANNED_ACLS),
         "Canned ACL of new objects.",

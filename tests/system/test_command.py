@@ -191,6 +191,15 @@ class TestFailures:
         assert done.returncode == 4
         assert "run: chmod 600" in one_line(done)
 
+    def test_storage_class(self, place: Place) -> None:
+        done = place.mount("storage_class=nope")
+        assert done.returncode == 2
+        line = one_line(done)
+        assert line.startswith(f"bucketfs: storage_class=NOPE: {place.bucket.endpoint.url}: ")
+        assert line.endswith("name another with -o storage_class=")
+        assert not place.path.is_mount()
+        assert not place.bucket.keys()
+
     def test_bucket(self, place: Place) -> None:
         done = place.run("no-such-bucket", str(place.path), "-o", place.options)
         assert done.returncode == 5

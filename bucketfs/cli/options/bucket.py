@@ -14,6 +14,7 @@ import trio
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.credentials import Credentials
 from bucketfs.errors import FsError, MountRefused, NoAnswer, NotFound, StoreError, advice
+from bucketfs.option_row import STORAGE_CLASSES
 from bucketfs.option_row import url as parse_url
 from bucketfs.options import Options
 from bucketfs.store.config import Encryption, StoreConfig
@@ -26,7 +27,7 @@ def store_config(
     options: Options, credentials: Credentials, reload: Callable[[], Credentials | None]
 ) -> StoreConfig:
     """What the store must know of the command line. Reads the SSE-C key file; raises Failure."""
-    return StoreConfig(
+    config = StoreConfig(
         bucket=options.bucket,
         credentials=credentials,
         url=options.url,
@@ -50,6 +51,13 @@ def store_config(
         reload_credentials=reload,
         patience=options.op_timeout,
     )
+    if config.is_aws and config.storage_class not in ("", *STORAGE_CLASSES):
+        known = ", ".join(STORAGE_CLASSES)
+        raise Failure(
+            ExitCode.USAGE,
+            f"storage_class={config.storage_class}: Amazon has {known}; others take url=",
+        )
+    return config
 
 
 def with_endpoint(options: Options, environ: Mapping[str, str]) -> Options:
@@ -157,6 +165,9 @@ def _store_failure(error: StoreError, options: Options) -> Failure:
     elif error.code == "NoCredentials":
         code, what = ExitCode.CREDENTIALS, "no credentials were found"
         hint = "write ACCESS_KEY:SECRET_KEY into a file with mode 600, and -o passwd_file=FILE"
+    elif error.code == "InvalidStorageClass":
+        code = ExitCode.USAGE
+        what = f"storage_class={options.storage_class}: {_endpoint(options)}: {_words(error)}"
     elif error.code == "CredentialsFailed":
         code, what = ExitCode.CREDENTIALS, _words(error)
     elif error.status in (401, 403):
