@@ -1,6 +1,7 @@
 # bucketfs: make setup | demo | test | test-quick | lint | check | docs | install | bench | bench-quick
 # test-quick: unit, tree and store, without what is slow there: about a minute, and no /dev/fuse.
-# Long tests: make nothing-lost | test-crash | test-races | test-faults | test-simulation | test-large | test-ceph | fuzz
+# Long tests: make nothing-lost | test-crash | test-races | test-faults | test-simulation | test-random |
+# test-large | test-ceph | fuzz
 
 PYTHON  ?= $(shell sh .ci/find-python)
 PREFIX  ?= /usr/local
@@ -21,7 +22,7 @@ QUICK   := tests/unit tests/tree tests/store
 BESIDE  := $(QUICK) tests/model tests/simulation tests/mount tests/faults/test_matrix.py
 WORKERS := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup packages demo test test-quick lint check nothing-lost test-crash test-races test-faults test-simulation test-large test-ceph fuzz bench bench-quick docs install uninstall clean
+.PHONY: setup packages demo test test-quick lint check nothing-lost test-crash test-races test-faults test-simulation test-random test-large test-ceph fuzz bench bench-quick docs install uninstall clean
 
 setup: packages $(READY)
 
@@ -95,6 +96,11 @@ test-faults: setup
 test-simulation: setup
 	$(RUN) -m tests.simulation $(if $(SEED),--seed $(SEED),--first $(or $(FIRST),0) \
 	    --seeds $(or $(SEEDS),10000) --jobs $$(nproc)) $(ARGS)
+
+# All properties with other examples than in `make test`, and RANDOM times as many: some minutes.
+test-random: setup
+	BUCKETFS_TEST_RANDOM=$(or $(RANDOM),10) $(RUN) -m pytest -m hypothesis \
+	    tests/unit tests/tree tests/store tests/model $(ARGS)
 
 # The promise, shown: everything that should lose data and does not, and at the end the counts.
 nothing-lost: setup

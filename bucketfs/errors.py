@@ -234,7 +234,9 @@ _BY_CODE: Mapping[str, _Meaning] = {
     "ConnectFailed": _UNREACHABLE,
     "UnknownHost": _Meaning(_errno.EHOSTUNREACH, "the endpoint's name is unknown: check -o url="),
     "TlsFailed": _Meaning(
-        _errno.EIO, "the endpoint's certificate is not trusted, or it is not https"
+        _errno.EIO,
+        "the endpoint's certificate is not trusted, or it is not https: name its authority's "
+        "certificate with -o ca_bundle=, or check -o url=",
     ),
     "ConnectionClosed": _Meaning(_errno.EIO, "the connection broke"),
     "IncompleteBody": _Meaning(_errno.EIO, "the data was cut short on its way"),
@@ -242,6 +244,9 @@ _BY_CODE: Mapping[str, _Meaning] = {
         _errno.EIO,
         "the endpoint does not speak S3, or its answers are changed on their way: check -o url=, "
         "proxies and gateways",
+    ),
+    "InvalidStorageClass": _Meaning(
+        _errno.EIO, "the store has no such class: name another with -o storage_class="
     ),
     "BadConfiguration": _Meaning(_errno.EIO, "check the options and the AWS configuration"),
     "BadDigest": _CHANGED_ON_THE_WAY,

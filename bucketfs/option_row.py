@@ -211,6 +211,22 @@ def level(text: str) -> str:
         raise ValueError("must be one of crit, err, warn, info, dbg") from None
 
 
+#: What Amazon takes in PutObject (API reference, x-amz-storage-class). Others have names of their
+#: own, which Ceph's operators even choose.
+STORAGE_CLASSES = (
+    "STANDARD",
+    "STANDARD_IA",
+    "ONEZONE_IA",
+    "INTELLIGENT_TIERING",
+    "REDUCED_REDUNDANCY",
+    "GLACIER_IR",
+    "GLACIER",
+    "DEEP_ARCHIVE",
+    "EXPRESS_ONEZONE",
+    "OUTPOSTS",
+    "SNOW",
+)
+
 CANNED_ACLS = (
     "private",
     "public-read",

@@ -62,7 +62,8 @@ class Options:
         metavar="URL", aliases=("host",), shown="AWS, or endpoint_url of ~/.aws/config")
     region: str | None = row(_E, None, kind.region,
         "Region the requests are signed for.",
-        metavar="NAME", aliases=("endpoint",), shown="from the AWS configuration, else us-east-1")
+        metavar="NAME", aliases=("endpoint",),
+        shown="that in the endpoint's name, or in the AWS configuration, else us-east-1")
     use_path_request_style: bool | None = row(_E, None, parse_switch,
         "Put the bucket into the path of the URL instead of the host name; 0 puts it into the "
         "host name. Without this option: the path, except at Amazon.")
@@ -113,12 +114,18 @@ class Options:
         metavar="N", aliases=("parallel_count", "parallel_upload", "multireq_max"), low=1, high=512)
     no_check_certificate: bool = row(_N, False, parse_switch,
         "Do not check the server's certificate at all.")
+    ca_bundle: str | None = row(_N, None, kind.text,
+        "File with the certificates (PEM) of the authorities to trust, in place of the system's.",
+        metavar="FILE", shown="AWS_CA_BUNDLE, ca_bundle of ~/.aws/config, REQUESTS_CA_BUNDLE, "
+        "CURL_CA_BUNDLE, else the system's")
     ssl_verify_hostname: bool = row(_N, True, parse_switch,
         "Check that the certificate is for this host; 0 turns off this check alone.",
         metavar="0|1", shown="1")
 
     storage_class: str | None = row(_O, None, kind.upper,
-        "Storage class of new objects, such as STANDARD_IA.",
+        "Storage class of new objects, such as STANDARD_IA; sent in capitals. One that Amazon does "
+        "not have is refused. Others have classes of their own: a writable mount tries it out "
+        "before it stands.",
         metavar="CLASS")
     default_acl: str | None = row(_O, None, kind.choice(*kind.CANNED_ACLS),
         "Canned ACL of new objects.",

@@ -23,6 +23,7 @@ import trio
 import trio.testing
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tests.harness import examples
 from tests.harness import mounts as mounts_module
 from tests.harness.endpoint import Endpoint, configured, embedded
 from tests.harness.mounts import SHARED, Mount, Mounts
@@ -65,6 +66,7 @@ class Overdue(BaseException):
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
+    examples.load_profile()
     missing = mounts_module.fuse_missing()
     config.stash[FUSE_MISSING] = missing
 
@@ -122,7 +124,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         # a shell may have started this with SIGINT ignored, and programs would inherit that
         signal.signal(signal.SIGINT, signal.default_int_handler)
     marker = item.get_closest_marker("time_limit")
-    watchdog.arm(marker.args[0] if marker else TIME_LIMIT)
+    is_random = item.get_closest_marker("hypothesis") is not None
+    limit = marker.args[0] if marker else TIME_LIMIT
+    watchdog.arm(limit * (examples.LONGER if is_random else 1))
     try:
         return (yield)
     finally:

@@ -24,6 +24,9 @@ def fuzz(name: str, seconds: str) -> None:
     """Run one property; ends the process."""
     import atheris
 
+    from tests.harness.examples import load_profile
+
+    load_profile()
     logging.disable()
     with atheris.instrument_imports(include=["bucketfs.store", "bucketfs.tree.core.posix"]):
         from tests.store import test_any_answer

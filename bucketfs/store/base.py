@@ -198,6 +198,8 @@ class Capabilities:
         descriptions: Content-Type, Cache-Control and the like may be sent.
         delete_many: DeleteObjects works.
         user_metadata: ``x-amz-meta-*`` is stored.
+        storage_class: The class that the mount names is one of the endpoint's; only `probe` does
+            without it, to find out.
         markers: Keys that end in ``/`` are stored as they are.
         equal_parts: All parts but the last must have one size (Cloudflare R2).
         min_part / max_part / max_put / max_copy / max_object: Limits in bytes.
@@ -225,6 +227,7 @@ class Capabilities:
     descriptions: bool = True
     delete_many: bool = True
     user_metadata: bool = True
+    storage_class: bool = True
     markers: bool = True
     equal_parts: bool = False
     min_part: int = 5 << 20

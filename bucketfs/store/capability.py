@@ -158,6 +158,7 @@ class Provider:
         list_v2: Whether to list with ListObjectsV2.
         listed_headers: Whether such a listing is asked for what was stored with the objects.
         probes: Whether `probe` has something to find out, still.
+        classed: Whether new objects name a storage class.
         probes_writes: Whether it had, as the endpoint may ignore conditions.
         quoted: Whether If-Match takes the ETag with its quotes (RFC 9110; Ceph 16 does not).
         summed: Multipart uploads that were begun with CRC-32C.
@@ -167,6 +168,7 @@ class Provider:
         self._host = config.host
         self._checksum = config.checksum
         self.probes = self.probes_writes = not (config.read_only or config.is_aws)
+        self.classed = bool(config.storage_class)
         self._versioned: bool | None = None
         self._ignores_ranges = False
         self._met = config.is_aws
@@ -290,7 +292,10 @@ async def probe(store: Store, provider: Provider, prefix: str) -> None:
 
     Six to ten small requests: the more conditions are honoured, the more. Where writing is not
     allowed, or no more after the first of them, what is not found out stays as it is, and nothing
-    is raised.
+    is raised, except for a storage class.
+
+    Raises:
+        StoreError: InvalidStorageClass: the endpoint takes no object of the class of this mount.
     """
     key = f"{prefix}.bucketfs-probe-{secrets.token_hex(8)}"
     try:
@@ -302,7 +307,11 @@ async def probe(store: Store, provider: Provider, prefix: str) -> None:
             "checksums",
         )
     except StoreError as exc:
+        if exc.code == "InvalidStorageClass":
+            raise
         if is_refusal(exc):
+            if provider.classed:
+                await _try_out_class(store, provider, key, exc)
             provider.demote(put_if_none_match=False, put_if_match=False)
         else:
             _log.debug("conditional writes were not probed: %s", exc)
@@ -317,6 +326,22 @@ async def probe(store: Store, provider: Provider, prefix: str) -> None:
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEAN_UP):
             await _clean_up(store, provider, key, learn=whole)
+
+
+async def _try_out_class(store: Store, provider: Provider, key: str, refused: StoreError) -> None:
+    """Put a refused object again without a storage class: Ceph does not say what it refuses."""
+    with provider.without("storage_class"):
+        try:
+            await as_taken(
+                provider, lambda: store.put(key, BytesBody(b"1"), Headers()), "checksums"
+            )
+        except StoreError:
+            return
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEAN_UP):
+        await _clean_up(store, provider, key, learn=False)
+    raise StoreError(
+        "InvalidStorageClass", status=refused.status, operation=refused.operation, key=key
+    )
 
 
 async def _try_out_puts(store: Store, provider: Provider, key: str, etag: str) -> None:

@@ -42,7 +42,7 @@ class StoreConfig:
     Attributes:
         bucket: Bucket name.
         url: Endpoint with its scheme; None for Amazon's, or what botocore's configuration names.
-        region: None to let botocore's configuration and the endpoint decide.
+        region: None: that of the endpoint's name (`region_in`), or of botocore's configuration.
         credentials: What signs the requests.
         path_style: ``/bucket/key`` in place of ``bucket.host/key``; None: except at Amazon.
         signature_v2: Sign the old way.
@@ -59,7 +59,7 @@ class StoreConfig:
         checksum: What bodies carry beside their signature: ``auto`` (``crc32c`` where the server is
             known to compare it), ``crc32c``, ``md5`` or ``off``.
         requester_pays: Say with each request that we pay.
-        verify: False: trust any certificate; a path: trust this CA bundle.
+        verify: False: trust any certificate; a path: trust these certificates (file or directory).
         verify_hostname: False: the certificate may be for another name.
         read_only: The mount never writes; nothing is probed.
         probe_prefix: Where `Store.check` of a writable mount may put its short-lived test keys.

@@ -8,6 +8,7 @@ the interpreter (a page fault on a mapped file of the mount does) while a reques
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -272,15 +273,18 @@ def _without(head: bytes, name: str) -> bytes:
 
 
 @contextmanager
-def proxy(upstream_url: str) -> Iterator[Proxy]:
-    """A proxy before `upstream_url` (plain http) for the length of the block."""
+def proxy(upstream_url: str, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+    """A proxy before `upstream_url` (plain http) for the length of the block.
+
+    With `tls`, the certificate it shows, it speaks https with its clients.
+    """
     parts = urlsplit(upstream_url)
     upstream = (parts.hostname or "127.0.0.1", parts.port or 80)
     started: list[Proxy] = []
     ready, stop = threading.Event(), asyncio.Event()
 
     def run() -> None:
-        asyncio.run(_serve(upstream, started.append, ready, stop))
+        asyncio.run(_serve(upstream, started.append, ready, stop, tls))
 
     thread = threading.Thread(target=run, name="proxy", daemon=True)
     thread.start()
@@ -300,6 +304,7 @@ async def _serve(
     started: Callable[[Proxy], None],
     ready: threading.Event,
     stop: asyncio.Event,
+    tls: ssl.SSLContext | None,
 ) -> None:
     running = Proxy(url="")
     running._loop = asyncio.get_running_loop()
@@ -316,8 +321,8 @@ async def _serve(
         finally:
             connections.discard(task)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20)
-    running.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20, ssl=tls)
+    running.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     started(running)
     ready.set()
     await stop.wait()

@@ -4,9 +4,9 @@ Hypothesis draws programs of file-system calls. Each call is made twice, below t
 a local directory, and must return the same value or fail with the same errno; after each the two
 trees must look the same, and at the end the objects in the bucket must hold what the files do.
 
-``BUCKETFS_TEST_EXAMPLES`` (default 12) and ``BUCKETFS_TEST_STEPS`` (default 40) set how many
-programs there are and how long; with ``BUCKETFS_TEST_RANDOM`` set they differ from run to run, and
-with ``BUCKETFS_TEST_SHRINK`` set a failing one is made short, which takes minutes.
+``BUCKETFS_TEST_RANDOM=N`` (`tests.harness.examples`) draws other programs in each run, N times as
+many. ``BUCKETFS_TEST_STEPS`` (default 40) sets how long they are, and with ``BUCKETFS_TEST_SHRINK``
+set a failing one is made short, which takes minutes.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.harness.examples import examples
 from tests.harness.mounts import Mount, Mounts
 from tests.harness.watchdog import scratch_base
 from tests.harness.witness import Witness
 
-EXAMPLES = int(os.environ.get("BUCKETFS_TEST_EXAMPLES", "12"))
+EXAMPLES = examples(12)
 STEPS = int(os.environ.get("BUCKETFS_TEST_STEPS", "40"))
-DERANDOMIZE = "BUCKETFS_TEST_RANDOM" not in os.environ
 
 PHASES = [Phase.generate]
 if "BUCKETFS_TEST_SHRINK" in os.environ:
@@ -321,6 +321,7 @@ def machine(mount: Mounts, bucket: Witness) -> Iterator[type[Machine]]:
 
 
 @pytest.mark.needs_root("compares what root may do, whatever the modes are")
+@pytest.mark.hypothesis
 @pytest.mark.time_limit(1800)
 def test_the_mount_behaves_like_a_local_directory(machine: type[Machine]) -> None:
     old = os.umask(0o022)
@@ -330,10 +331,7 @@ def test_the_mount_behaves_like_a_local_directory(machine: type[Machine]) -> Non
             settings=settings(
                 max_examples=EXAMPLES,
                 stateful_step_count=STEPS,
-                derandomize=DERANDOMIZE,
                 database=None,
-                deadline=None,
-                print_blob=False,
                 suppress_health_check=list(HealthCheck),
                 phases=PHASES,
             ),

@@ -23,11 +23,12 @@ from bucketfs.store.aws.list_answers import parse_listing, parse_uploads, token_
 from bucketfs.store.aws.server_time import ServerTime
 from bucketfs.store.http.http1 import Answer, HeaderMap, Malformed
 from bucketfs.tree.core.posix import Defaults, decode
+from tests.harness.examples import examples
 from tests.store.test_listing import MODEL
 from tests.store.test_transport import OK
 
 WRITER = create_serializer("rest-xml", include_validation=False)
-thoroughly = settings(max_examples=300, deadline=None)
+thoroughly = settings(max_examples=examples(300))
 
 ELEMENTS = st.sampled_from(
     [

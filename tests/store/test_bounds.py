@@ -90,7 +90,7 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     ids=["error", "answer", "headers", "header", "interim", "extension", "trailer", "trailers"],
 )  # fmt: skip
 async def test_answers_without_end(head: bytes, piece: bytes, limit: int, calls: list[str]) -> None:
-    """The first call of each goes the long way, through aiobotocore, the second the short one."""
+    """The first call of each goes aiobotocore's way, the second the fast path."""
     async with endless(head, piece) as (store, sent):
         for name in calls:
             for _ in range(2):

@@ -140,7 +140,7 @@ async def test_blanks_in_metadata_are_signed_right(subject: Subject, value: str)
     """An endpoint that checks signatures knows blanks of ASCII only."""
     headers = Headers({"title": value})
     async with subject.open() as store:
-        for _ in range(2):  # the long way and the short one
+        for _ in range(2):  # aiobotocore's way and the fast path
             await store.put("a", BytesBody(b"data"), headers)
         await store.copy("a", "a", size=4, headers=headers)
         assert (await store.head("a")).size == 4

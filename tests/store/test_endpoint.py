@@ -24,14 +24,9 @@ region = eu-1
 [profile off]
 endpoint_url = https://off.example.org
 ignore_configured_endpoint_urls = true
-[profile flat]
-services = flat
 [services own]
 s3 =
   endpoint_url = https://service.example.org
-[services flat]
-s3 =
-endpoint_url = https://flat.example.org
 """
 
 
@@ -62,9 +57,55 @@ def test_order(profile: str | None, environ: dict[str, str], url: str | None) ->
     assert (found[0] if found else None) == url
 
 
-def test_what_is_not_indented_is_named() -> None:
-    with pytest.raises(StoreError, match=r"services flat.*indent"):
-        configured_url("flat", {})
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        # botocore ends in an AttributeError
+        ("services = my\n[services my]\ns3 =\nendpoint_url = U", r"\[services my\]: indent"),
+        ("services = my\n[services my]\ns3 = U", r"\[services my\]: indent"),
+        # botocore goes to Amazon
+        ("services = my\n[services my]\nendpoint_url = U", r"\[services my\]: indent"),
+        ("s3 =\n  endpoint_url = U", "below s3 = of a profile means nothing"),
+        ("region = r\n[services]\ns3 =\n  endpoint_url = U", r"\[services\] has no name"),
+        ("region = r\n[services]\nendpoint_url = U", r"\[services\] has no name"),
+        # botocore refuses it when the client is made
+        ("services = gone\nendpoint_url = U", r"\[services gone\], which does not exist;"),
+        (
+            "services = my\n[services]\ns3 =\n  endpoint_url = U",
+            "exist, and .services. has no name",
+        ),
+        ("services = my\n  [services my]\n  s3 =\n    endpoint_url = U", "must be one name"),
+        ("services =\n  s3 =\n    endpoint_url = U", "must be one name"),
+        ("services = my\n[services my]\ns3 =\n  endpoint_url", "Unable to parse config file"),
+    ],
+)
+def test_what_means_nothing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    (tmp_path / "config").write_text(f"[default]\n{text.replace('U', URL)}\n")
+    with pytest.raises(StoreError, match=said) as caught:
+        configured_url(None, {})
+    assert "\n" not in (caught.value.message or "")
+    named = Options(bucket="b", mountpoint="/m", url=URL)
+    assert with_endpoint(named, {}).url == URL
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "region = r\n[services]\ndynamodb =\n  region = r",
+        "services = my\n[services my]\ndynamodb =\n  endpoint_url = http://d",
+        "s3 =\n  addressing_style = path",
+    ],
+)
+def test_other_services_are_none_of_ours(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config").write_text(f"[default]\n{text}\n")
+    assert configured_url(None, {}) is None
+
+
+def test_no_file_is_no_endpoint(tmp_path: Path) -> None:
+    (tmp_path / "config").unlink()
+    assert configured_url(None, {}) is None
 
 
 def test_options_follow() -> None:

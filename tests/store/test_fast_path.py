@@ -119,7 +119,7 @@ async def test_200_with_an_error_inside() -> None:
 
 
 async def test_a_bucket_that_turns_out_to_be_in_another_region() -> None:
-    """Who is sent elsewhere goes the long way, and the short one knows the region afterwards."""
+    """Who is sent elsewhere goes aiobotocore's way; the fast path knows the region afterwards."""
     body = b"<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-9</Region></Error>"
     away = b"HTTP/1.1 400 Bad\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     async with talking(BODY, away, away, BODY, BODY) as (store, script):

@@ -244,7 +244,7 @@ async def untouched() -> Any:
 
 
 @pytest.mark.parametrize("event", LEFT_OUT)
-async def test_handlers_that_the_short_way_leaves_out(event: str) -> None:
+async def test_handlers_that_the_fast_path_leaves_out(event: str) -> None:
     async with untouched() as made:
         search = made.meta.events._emitter._handlers.prefix_search
         found = {
@@ -333,16 +333,16 @@ def lose(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 @pytest.fixture
-def only_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def only_aiobotocores_way(monkeypatch: pytest.MonkeyPatch) -> None:
     async def request(*_: Any) -> None:
         raise AssertionError("the fast path was taken")
 
     monkeypatch.setattr(FastPath, "request", request)
 
 
-@pytest.mark.usefixtures("only_the_long_way")
+@pytest.mark.usefixtures("only_aiobotocores_way")
 @pytest.mark.parametrize("name", internals.USED)
-async def test_the_long_way_serves_where_a_name_is_missing(
+async def test_aiobotocores_way_serves_where_a_name_is_missing(
     name: str, bucket: Witness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     lose(monkeypatch, name)

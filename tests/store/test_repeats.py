@@ -29,11 +29,12 @@ ELSEWHERE = {
 }
 
 
+@pytest.mark.slow("a client a case: 8 s for all")
 @pytest.mark.parametrize("where", ELSEWHERE)
 @pytest.mark.parametrize("status", [301, 302, 307, 308, 400])
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_redirect_to_itself(name: str, status: int, where: str) -> None:
-    """At most: the fast path, the long way, where the bucket is, and once more there."""
+    """At most: the fast path, aiobotocore's way, where the bucket is, and once more there."""
     away = b"HTTP/1.1 %d Away\r\n%sContent-Length: 0\r\n\r\n" % (status, ELSEWHERE[where])
     async with talking(*[away] * 100, retries=3) as (store, script):
         for _ in range(2):

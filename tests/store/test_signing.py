@@ -12,7 +12,7 @@ from botocore.credentials import ReadOnlyCredentials
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import bucketfs.store.aws.connection  # noqa: F401 - registers the signer of the long way
+import bucketfs.store.aws.connection  # noqa: F401 - registers the signer of aiobotocore's way
 from bucketfs.store.aws.signing import EMPTY_SHA256, Scope, canonical_value, sign
 
 WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=20)

@@ -7,15 +7,19 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from bucketfs.cli import mounts
 from tests.harness.endpoint import REPOSITORY
+from tests.harness.proxy import proxy
 from tests.harness.waiting import until
 from tests.system.conftest import Place
 
@@ -69,6 +73,86 @@ class TestEndpoint:
         assert place.bucket.get("f") == b"data"
         assert f"endpoint    {url}" in place.run("status", str(place.path)).stdout
 
+    def test_of_a_services_section(self, place: Place, tmp_path: Path) -> None:
+        url, config = place.bucket.endpoint.url, tmp_path / "config"
+        options = place.options.replace(f"url={url},use_path_request_style,", "") + ",profile=work"
+        options = options.replace(f"passwd_file={place.passwd},", "")
+        keys = f"aws_access_key_id = {place.bucket.endpoint.access_key}\n"
+        keys += f"aws_secret_access_key = {place.bucket.endpoint.secret_key}\n"
+        text = f"[profile work]\nservices = own\n{keys}[services own]\ns3 =\nendpoint_url = {url}\n"
+        words = (place.bucket.name, str(place.path), "-o", options)
+        config.write_text(text)
+        done = place.run(*words, AWS_CONFIG_FILE=str(config))
+        assert done.returncode == 2
+        assert "[services own]: indent endpoint_url" in one_line(done)
+        assert not place.path.is_mount()
+        config.write_text(text.replace("endpoint_url", "  endpoint_url"))
+        assert place.run(*words, AWS_CONFIG_FILE=str(config)).returncode == 0
+        assert f"endpoint    {url}" in place.run("status", str(place.path)).stdout
+
+
+def test_a_line_of_rclone(place: Place) -> None:
+    """As it stands, but for the remote, whose endpoint and keys bucketfs must be told."""
+    remote = f"remote:{place.bucket.name}"
+    words = f"{place.path} --daemon --vfs-cache-mode writes --s3-chunk-size=8M --umask 022".split()
+    done = place.run(remote, *words, "-o", place.options)
+    assert done.returncode == 2
+    assert f"rclone: {place.bucket.name}, with its endpoint in -o url=" in one_line(done)
+    done = place.run(place.bucket.name, *words, "--s3-secret-access-key=hush", "-o", place.options)
+    assert done.returncode == 2
+    assert "passwd_file=" in one_line(done)
+    assert "hush" not in done.stderr
+    assert not place.path.is_mount()
+    done = place.run(place.bucket.name, *words, "-o", place.options)
+    assert (done.returncode, done.stderr) == (0, "")
+    (place.path / "f").write_bytes(b"data")
+    assert (place.path / "f").stat().st_mode & 0o777 == 0o755
+    assert place.bucket.get("f") == b"data"
+    assert "vfs-cache-mode is without effect" in (place.path.parent / "log").read_text()
+
+
+class TestCertificates:
+    """A real server whose certificate an authority of one's own has signed."""
+
+    @pytest.fixture
+    def guarded(self, place: Place) -> Iterator[str]:
+        """Its address; the authority's certificate is beside the mount point."""
+        authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.cert_pem.write_to_path(place.path.parent / "ca.pem")
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        with proxy(place.bucket.endpoint.url, context) as running:
+            yield running.url
+
+    @pytest.mark.parametrize("by", ["option", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+    def test_it_is_named(self, place: Place, guarded: str, by: str) -> None:
+        """By a path that is relative: the daemon has another working directory."""
+        path = os.path.relpath(place.path.parent / "ca.pem", REPOSITORY)
+        options = f"{place.options},url={guarded}"
+        environ = {"AWS_CONFIG_FILE": "/none", "REQUESTS_CA_BUNDLE": "", "CURL_CA_BUNDLE": ""}
+        if by == "option":
+            options += f",ca_bundle={path}"
+        else:
+            environ[by] = path
+        done = place.run(place.bucket.name, str(place.path), "-o", options, **environ)
+        assert (done.returncode, done.stderr) == (0, "")
+        (place.path / "f").write_bytes(b"data")
+        assert place.bucket.get("f") == b"data"
+
+    def test_it_is_not(self, place: Place, guarded: str) -> None:
+        environ = {"REQUESTS_CA_BUNDLE": "", "CURL_CA_BUNDLE": ""}
+        options = f"{place.options},url={guarded},retries=1"
+        done = place.run(place.bucket.name, str(place.path), "-o", options, **environ)
+        assert done.returncode == 7
+        assert "-o ca_bundle=" in one_line(done)
+        assert not place.path.is_mount()
+
+    def test_the_file_is_of_no_use(self, place: Place, guarded: str) -> None:
+        done = place.mount(f"url={guarded}", f"ca_bundle={place.passwd}")
+        assert done.returncode == 2
+        line = f"bucketfs: ca_bundle={place.passwd}: holds no certificate in PEM format"
+        assert one_line(done) == line
+        assert not place.path.is_mount()
+
 
 class TestFailures:
     def test_mount_point_missing(self, place: Place) -> None:
@@ -106,6 +190,15 @@ class TestFailures:
         done = place.mount()
         assert done.returncode == 4
         assert "run: chmod 600" in one_line(done)
+
+    def test_storage_class(self, place: Place) -> None:
+        done = place.mount("storage_class=nope")
+        assert done.returncode == 2
+        line = one_line(done)
+        assert line.startswith(f"bucketfs: storage_class=NOPE: {place.bucket.endpoint.url}: ")
+        assert line.endswith("name another with -o storage_class=")
+        assert not place.path.is_mount()
+        assert not place.bucket.keys()
 
     def test_bucket(self, place: Place) -> None:
         done = place.run("no-such-bucket", str(place.path), "-o", place.options)

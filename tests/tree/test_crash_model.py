@@ -254,9 +254,6 @@ async def run(steps: list[tuple[str, str, object]], seed: int, when: int, faults
 @pytest.mark.slow("100 random programs: 2 s")
 @pytest.mark.time_limit(600)
 @settings(
-    max_examples=int(os.environ.get("BUCKETFS_TEST_EXAMPLES", "100")),
-    deadline=None,
-    derandomize="BUCKETFS_TEST_EXAMPLES" not in os.environ,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(operations, st.integers(0, 1000), st.integers(0, 1500), st.booleans())

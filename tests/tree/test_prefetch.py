@@ -1,4 +1,4 @@
-"""Read-ahead across the files of a directory, and attributes ahead of who only looks."""
+"""Prefetch of the files of a directory, and of attributes for who only looks."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def read_long_ago(mount: Mount, names: list[str]) -> None:
 
 
 @mock_clock
-async def test_files_read_in_order_are_fetched_ahead(bucket: Bucket, tmp_path: Path) -> None:
+async def test_files_read_in_order_are_prefetched(bucket: Bucket, tmp_path: Path) -> None:
     names = fill(bucket)
     async with planted(bucket, tmp_path) as mount:
         await mount.names()
@@ -80,7 +80,7 @@ async def test_slow_readers_do_not_get_files_before_they_can_be_trusted(
 
 
 @mock_clock
-async def test_files_of_one_directory_after_the_other_are_fetched_ahead(
+async def test_files_of_one_directory_after_the_other_are_prefetched(
     bucket: Bucket, tmp_path: Path
 ) -> None:
     paths = fill_tree(bucket, 20)
@@ -100,7 +100,7 @@ async def test_files_of_one_directory_after_the_other_are_fetched_ahead(
 
 @mock_clock
 @pytest.mark.parametrize("latency", [0.005, 0.02])
-async def test_cached_files_read_in_order_are_validated_ahead(
+async def test_cached_files_read_in_order_are_validated_by_prefetch(
     bucket: Bucket, tmp_path: Path, latency: float
 ) -> None:
     """The second reading of a directory, when what is known of its files is too old to trust."""
@@ -116,7 +116,7 @@ async def test_cached_files_read_in_order_are_validated_ahead(
 
 
 @mock_clock
-async def test_cached_files_of_many_directories_are_validated_ahead(
+async def test_cached_files_of_many_directories_are_validated_by_prefetch(
     bucket: Bucket, tmp_path: Path
 ) -> None:
     paths = fill_tree(bucket, 50)
@@ -175,7 +175,7 @@ async def test_a_few_files_read_again_and_again_are_not_listed(
 
 
 @mock_clock
-async def test_what_was_replaced_shows_although_versions_came_ahead(
+async def test_what_was_replaced_shows_although_versions_were_prefetched(
     bucket: Bucket, tmp_path: Path
 ) -> None:
     names = fill(bucket)
@@ -189,7 +189,7 @@ async def test_what_was_replaced_shows_although_versions_came_ahead(
 
 
 @mock_clock
-async def test_links_read_in_order_are_fetched_ahead(bucket: Bucket, tmp_path: Path) -> None:
+async def test_links_read_in_order_are_prefetched(bucket: Bucket, tmp_path: Path) -> None:
     """As `ls -l` does: attributes and target of one after the other, with files in between."""
     for number in range(FILES):
         if number % 3:
@@ -213,7 +213,7 @@ async def test_links_read_in_order_are_fetched_ahead(bucket: Bucket, tmp_path: P
 
 
 @mock_clock
-async def test_links_known_from_an_earlier_mount_are_fetched_ahead(
+async def test_links_known_from_an_earlier_mount_are_prefetched(
     bucket: Bucket, tmp_path: Path
 ) -> None:
     """Their attributes come from the index: the kernel gets them without a question."""
@@ -335,7 +335,7 @@ async def test_one_look_costs_one_request(bucket: Bucket, tmp_path: Path) -> Non
 
 @given(st.lists(st.integers(0, 500), max_size=60))
 def test_no_walk_asks_for_an_entry_twice_in_a_row_of_order(positions: list[int]) -> None:
-    """What is asked for lies ahead, in bounds, and is asked for once in a streak."""
+    """What is prefetched comes next, in bounds, and is asked for once in a streak."""
     walk = Progress()
     asked: set[int] = set()
     for position in positions:
@@ -359,9 +359,7 @@ def test_looking_is_bounded_and_never_backwards(positions: list[int]) -> None:
 
 
 @mock_clock
-async def test_a_file_changed_meanwhile_is_not_fetched_ahead(
-    bucket: Bucket, tmp_path: Path
-) -> None:
+async def test_a_file_changed_meanwhile_is_not_prefetched(bucket: Bucket, tmp_path: Path) -> None:
     """It was put on the list before; its attributes here are newer than those in the bucket."""
     names = fill(bucket, count=80, size=WHOLE_FILE + 1)
     async with planted(bucket, tmp_path) as mount:

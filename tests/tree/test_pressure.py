@@ -19,7 +19,10 @@ from bucketfs.tree.saving.open import Handle
 from tests.harness.memory import Fault
 from tests.tree.builder import MIB, Bucket, Mount, noise, planted
 
-pytestmark = pytest.mark.mock_clock
+pytestmark = [
+    pytest.mark.mock_clock,
+    pytest.mark.slow("83 MiB go through a small cache in each: half a second of CPU, 28 s for all"),
+]
 
 PART = 5 * MIB
 CACHE = 24 * MIB

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import random
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -161,9 +160,6 @@ async def run(steps: list[tuple[str, int]], seed: int, *, faults: bool, copies: 
 @pytest.mark.slow("100 random programs: 3 s")
 @pytest.mark.time_limit(300)
 @settings(
-    max_examples=int(os.environ.get("BUCKETFS_TEST_EXAMPLES", "100")),
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(operations, st.integers(0, 1000), st.booleans(), st.booleans())

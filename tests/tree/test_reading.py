@@ -188,7 +188,7 @@ async def test_a_get_cut_short_leaves_what_came(bucket: Bucket, tmp_path: Path) 
         await mount.close(reader)
 
 
-async def test_failing_read_ahead_is_not_asked_for_at_every_chunk(
+async def test_failing_read_ahead_is_not_asked_for_at_every_read(
     bucket: Bucket, tmp_path: Path
 ) -> None:
     """A range ahead of the reader fails at once: the reader goes on, the requests stay few."""

@@ -1,4 +1,4 @@
-"""Listings ahead of a walk through a tree."""
+"""Prefetched listings of a walk through a tree."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from errno import EIO, ENOSPC
 from pathlib import Path
 
@@ -67,6 +68,19 @@ class TestStoreConfig:
         assert (config.bucket, config.url, config.path_style) == ("buck", "http://h:1", None)
         assert config.max_connections == OPTIONS.max_thread_count
         assert config.verify is True
+
+    def test_a_class_that_amazon_does_not_have(self) -> None:
+        amazon = replace(OPTIONS, url=None, storage_class="NOPE")
+        with pytest.raises(Failure, match=r"storage_class=NOPE: .*STANDARD_IA.*url=") as caught:
+            bucket.store_config(amazon, Anonymous(), Anonymous)
+        assert caught.value.code is ExitCode.USAGE
+        for options in (
+            replace(amazon, url="http://h"),
+            replace(amazon, storage_class="GLACIER_IR"),
+            replace(amazon, storage_class=None),
+        ):
+            config = bucket.store_config(options, Anonymous(), Anonymous)
+            assert config.storage_class == (options.storage_class or "")
 
     @pytest.mark.parametrize(
         ("key", "expected"),

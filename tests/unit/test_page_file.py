@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from bucketfs.cache.extents import SPAN, Seals
 from bucketfs.cache.pages import PageBody, PageFile
+from tests.harness.examples import examples
 
 NOISE = random.Random(5).randbytes(3 * SPAN)
 
@@ -153,7 +154,7 @@ def change(pages: PageFile, step: str, start: int, data: bytes) -> None:
         getattr(pages, step)(start, stop)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(operations, st.booleans())
 def test_seals_tell_the_truth(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]], odd: bool

@@ -22,6 +22,7 @@ from bucketfs.file.plan import (
     reach,
 )
 from bucketfs.store.base import Capabilities
+from tests.harness.examples import examples
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -61,7 +62,7 @@ lengths = st.one_of(
 
 @st.composite
 def changes(draw: st.DrawFn, stretches: int = 12) -> Change:
-    """Alternating unchanged and changed stretches, the last one perhaps beyond the old end."""
+    """Alternating unchanged and changed extents, the last one perhaps beyond the old end."""
     position, dirty = 0, []
     changed = draw(st.booleans())
     for length in draw(st.lists(lengths, max_size=stretches)):
@@ -101,16 +102,16 @@ def carried(change: Change, parts: tuple[Part, ...]) -> int:
     return sum(b - a for part in uploads for a, b in clean.within(part.start, part.stop))
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(changes())
 def test_every_byte_comes_from_one_part_and_limits_are_kept(change: Change) -> None:
     check(change, change.plan(), AWS)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(changes())
 def test_no_byte_travels_that_the_store_could_copy(change: Change) -> None:
-    """But less than two minimum parts a changed stretch, and small objects as a whole."""
+    """But less than two minimum parts a changed extent, and small objects as a whole."""
     plan = change.plan()
     clean = Extents(Extents(change.dirty).missing(0, change.base)).total
     forced = max(1, len(change.dirty)) * 2 * SMALL
@@ -156,7 +157,7 @@ def test_without_copies_or_multipart(change: Change) -> None:
 
 @given(changes(stretches=40), st.integers(2, 12))
 def test_few_part_numbers(change: Change, numbers: int) -> None:
-    """More stretches than part numbers: the plan gives up copies, not the limits."""
+    """More extents than part numbers: the plan gives up copies, not the limits."""
     limits = replace(AWS, max_parts=numbers)
     if change.size > numbers * AWS.max_part:
         with pytest.raises(TooLarge):

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from bucketfs.cache import extents as module
 from bucketfs.cache.extents import SPAN, Seal, Seals, spans
+from tests.harness.examples import examples
 
 END = 5 * 8
 ranges = st.tuples(st.integers(0, END), st.integers(0, END)).map(sorted)
@@ -78,7 +79,7 @@ def test_spans_cut_at_the_same_places_whatever_is_asked(start: int, length: int)
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_what_is_no_dump_is_refused_or_sane(data: bytes) -> None:
     try:
         seals = list(Seals.load(data))

@@ -15,7 +15,7 @@ from bucketfs.cli.commands import leftovers as left
 from bucketfs.cli.commands import mount
 from bucketfs.cli.commands.leftovers import Kind
 from bucketfs.cli.failure import ExitCode
-from bucketfs.cli.options import bucket
+from bucketfs.cli.options import bucket, trust
 from bucketfs.cli.process import daemon
 from bucketfs.cli.process.serve import single
 from bucketfs.errors import FsError, StoreError
@@ -37,6 +37,7 @@ def apply(options: Options, only: Path | None) -> int:
     logs.setup(options)
     daemon.harden()
     credentials = mount.find_credentials(options)
+    options = trust.with_ca_bundle(options, os.environ)
     config = bucket.store_config(options, credentials, lambda: mount.find_credentials(options))
     directories = [only] if only else _directories(options)
     if not directories:

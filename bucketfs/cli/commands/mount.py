@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from bucketfs import log as logs
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.options import arguments, bucket, manual
+from bucketfs.cli.options import arguments, bucket, manual, trust
 from bucketfs.cli.process import checks, daemon
 from bucketfs.credentials import (
     Credentials,
@@ -34,7 +34,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         found = arguments.tokenise(argv)
         if "help" in found.flags:
-            print(manual.usage())
+            print(manual.rclone_usage() if found.positions == ["rclone"] else manual.usage())
             return ExitCode.OK
         if "version" in found.flags:
             print(manual.version())
@@ -57,6 +57,7 @@ def mount(options: Options) -> int:
     checks.mountpoint(options)
     checks.cache_directory(options)
     credentials = find_credentials(options)
+    options = trust.with_ca_bundle(options, os.environ)
     daemon.harden()
     for note in options.notes:
         log.warning("%s", note)

@@ -2,7 +2,8 @@ r"""argv → `Options`: positions, flags, option lists, and every check a pure f
 
 The grammar is s3fs's: ``BUCKET[:/PREFIX]`` and ``MOUNTPOINT`` in that order, options before,
 between and after them, ``-o`` repeated at will, each with a comma list in which ``\\,`` and
-``"…"`` protect a comma. Whatever is wrong raises `ParseError` with one line.
+``"…"`` protect a comma. Options of rclone may stand alone (``--NAME=VALUE``). Whatever is wrong
+raises `ParseError` with one line.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from bucketfs.cli.options import compat
+from bucketfs.cli.options import compat, rclone
 from bucketfs.options import BY_NAME, Options, Row
 
 
@@ -50,6 +51,9 @@ _FLAGS: Mapping[str, str] = MappingProxyType(
         "--version": "version",
     }
 )
+
+#: rclone's single letters.
+_RCLONE_SHORT = frozenset({"-v", "-vv", "-q"})
 
 _UPLOAD_TOOLS = ("-u", "--incomplete-mpu-list", "--incomplete-mpu-abort")
 
@@ -89,6 +93,8 @@ def tokenise(argv: Sequence[str]) -> Arguments:
             found.flags.add(_FLAGS[word])
         elif word.startswith(_UPLOAD_TOOLS):
             raise ParseError(f"{word}: not supported; bucketfs mounts, it does not manage uploads")
+        elif word.startswith("--") or word in _RCLONE_SHORT:
+            found.options.append(_of_rclone(word, words))
         elif word.startswith("-") and len(word) > 1:
             raise ParseError(f"{word}: unknown option; options are written -o name=value")
         else:
@@ -101,6 +107,26 @@ def _value_after(flag: str, words: Iterator[str]) -> str:
     if value is None:
         raise ParseError(f"{flag}: a list of options must follow")
     return value
+
+
+def _of_rclone(word: str, words: Iterator[str]) -> tuple[str, str | None]:
+    """``--name``, ``--name=value`` or ``--name value`` as a word of ``-o``."""
+    name, equals, value = word.lstrip("-").partition("=")
+    spelling = rclone.find(name)
+    if spelling is None:
+        # a value that is not understood may be a secret
+        hint = "; options are written -o name=value"
+        close = difflib.get_close_matches(name, rclone.SPELLINGS, n=1, cutoff=0.8)
+        hint = f"; did you mean --{close[0]}?" if close else hint
+        raise ParseError(f"--{name}: unknown option{hint}")
+    if equals:
+        return name, value
+    if not spelling.takes_value:
+        return name, None
+    following = next(words, None)
+    if following is None:
+        raise ParseError(f"--{name}: needs a value")
+    return name, following
 
 
 def _add_list(found: Arguments, text: str) -> None:
@@ -157,20 +183,12 @@ class _Gathered:
         self.bucket: str | None = None
         self.servicepath = ""
 
-    def take(self, name: str, value: str | None) -> None:
-        """Sort in one word. Raises ParseError."""
-        if name == "rw":
-            self.values["read_only"] = False
-        elif name == "nonempty":
-            self.nonempty = True
-        elif name == "bucket":
-            self.bucket = value or ""
-        elif name == "servicepath":
-            self.servicepath = value or ""
-        elif name == "use_rrs":
-            self.values["storage_class"] = None if value == "0" else "REDUCED_REDUNDANCY"
-        elif name in BY_NAME:
-            self._set(BY_NAME[name], name, value)
+    def take(self, name: str, value: str | None, shown: str = "") -> None:
+        """Sort in one word; `shown` is how the user has written it. Raises ParseError."""
+        if self._take_word(name, value):
+            return
+        if name in BY_NAME:
+            self._set(BY_NAME[name], shown or name, value)
         elif name in compat.FUSE_WORDS or name in compat.FUSE_VALUES:
             self.fuse[name] = name if value is None else f"{name}={_escape(value)}"
         elif name in compat.CONTRARY:
@@ -179,15 +197,59 @@ class _Gathered:
             self.notes.append(f"option {name} is without effect: {compat.IGNORED[name]}")
         elif name in compat.REFUSED:
             raise ParseError(f"{name}: {compat.REFUSED[name]}")
-        elif not compat.is_dropped(name):
-            raise ParseError(_unknown(name))
+        elif (spelling := rclone.find(name)) is not None:
+            self._take_from_rclone(spelling, name, value)
+        elif "-" in name:
+            # a name of ours as rclone would write it
+            self.take(name.replace("-", "_"), value, name)
+        else:
+            raise ParseError(_unknown(shown or name))
+
+    def _take_word(self, name: str, value: str | None) -> bool:
+        """Whether it is one of those that are no rows of the table."""
+        match name:
+            case "rw":
+                self.values["read_only"] = False
+            case "nonempty":
+                self.nonempty = True
+            case "bucket":
+                self.bucket = value or ""
+            case "servicepath":
+                self.servicepath = value or ""
+            case "use_rrs":
+                self.values["storage_class"] = None if value == "0" else "REDUCED_REDUNDANCY"
+            case _:
+                return compat.is_dropped(name)
+        return True
+
+    def _take_from_rclone(self, spelling: rclone.Spelling, name: str, value: str | None) -> None:
+        try:
+            is_off = spelling.is_off(value)
+            ours = spelling.ours(value) if spelling.kind is rclone.Kind.OURS else None
+        except ValueError as error:
+            raise ParseError(f"{_as_given(name, value)}: {error}") from None
+        match spelling.kind:
+            case rclone.Kind.OURS:
+                if ours is not None:
+                    self.take(*ours, name)
+            case rclone.Kind.ANYWAY:
+                if is_off:
+                    raise ParseError(f"{_as_given(name, value)}: {spelling.text}")
+            case rclone.Kind.REFUSED:
+                if not is_off:
+                    raise ParseError(f"{name}: {spelling.text}")
+            case rclone.Kind.IGNORED:
+                self.notes.append(f"option {name} is without effect: {spelling.text}")
 
     def _set(self, row: Row, name: str, value: str | None) -> None:
         try:
             self.values[row.attribute] = row.value_of(value)
         except ValueError as error:
-            shown = name if value is None else f"{name}={value}"
-            raise ParseError(f"{shown}: {error}") from None
+            raise ParseError(f"{_as_given(name, value)}: {error}") from None
+
+
+def _as_given(name: str, value: str | None) -> str:
+    return name if value is None else f"{name}={value}"
 
 
 def _escape(value: str) -> str:
@@ -195,7 +257,7 @@ def _escape(value: str) -> str:
 
 
 def _unknown(name: str) -> str:
-    known = [*BY_NAME, *compat.IGNORED, *compat.FUSE_WORDS, "nonempty", "rw"]
+    known = [*BY_NAME, *compat.IGNORED, *compat.FUSE_WORDS, *rclone.SPELLINGS, "nonempty", "rw"]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     hint = f"; did you mean {close[0]}?" if close else "; bucketfs --help lists all options"
     return f"{name}: unknown option{hint}"
@@ -222,6 +284,8 @@ def split_bucket(text: str) -> tuple[str, str]:
     if "://" in text:
         raise ParseError(f"{text}: write BUCKET[:/PREFIX], and the address into -o url=")
     bucket, colon, path = text.partition(":")
+    if text.startswith(":s3"):
+        raise ParseError(f"{text}: write BUCKET[:/PREFIX], and rclone's settings into -o")
     if not bucket:
         raise ParseError(f"{text or chr(39) * 2}: names no bucket; write BUCKET[:/PREFIX]")
     if "/" in bucket:
@@ -230,13 +294,23 @@ def split_bucket(text: str) -> tuple[str, str]:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", bucket):
         raise ParseError(f"{bucket}: not a bucket name (letters, digits, '.', '-', '_')")
     if colon and not path.startswith("/"):
-        raise ParseError(f"{text}: the prefix must begin with a slash: {bucket}:/{path}")
+        raise ParseError(_without_slash(text, bucket, path))
     parts = [part for part in path.split("/") if part]
     if "." in parts or ".." in parts:
         raise ParseError(f"{text}: '.' and '..' cannot stand in a prefix")
     if any(len(part.encode(errors="surrogateescape")) > 255 for part in parts):
         raise ParseError(f"{text}: a part of the prefix is longer than 255 bytes")
     return bucket, "".join(f"{part}/" for part in parts)
+
+
+def _without_slash(text: str, bucket: str, path: str) -> str:
+    """The line about ``NAME:PATH``; what rclone calls NAME is an endpoint with its keys."""
+    line = f"{text}: the prefix must begin with a slash: {bucket}:/{path}"
+    first, _, rest = path.partition("/")
+    if not first:
+        return line
+    meant = f"{first}:/{rest}" if rest else first
+    return f"{line}; if {bucket} is a remote of rclone: {meant}, with its endpoint in -o url="
 
 
 def _check_together(bucket: str, values: Mapping[str, Any]) -> None:
@@ -249,6 +323,8 @@ def _check_together(bucket: str, values: Mapping[str, Any]) -> None:
                 raise ParseError(f"public_bucket and {name} exclude each other: nothing is signed")
     if values.get("passwd_file") and values.get("iam_role"):
         raise ParseError("passwd_file and iam_role exclude each other; give one")
+    if values.get("no_check_certificate") and values.get("ca_bundle"):
+        raise ParseError("no_check_certificate and ca_bundle exclude each other; give one")
     encryption = values.get("use_sse")
     url = values.get("url") or ""
     if encryption is not None and encryption.mode == "custom" and url.startswith("http://"):

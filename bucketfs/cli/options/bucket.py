@@ -15,6 +15,7 @@ from bucketfs import clock
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.credentials import Credentials
 from bucketfs.errors import FsError, MountRefused, NoAnswer, NotFound, StoreError, advice
+from bucketfs.option_row import STORAGE_CLASSES
 from bucketfs.option_row import url as parse_url
 from bucketfs.options import Options
 from bucketfs.store.config import Encryption, StoreConfig
@@ -27,7 +28,7 @@ def store_config(
     options: Options, credentials: Credentials, reload: Callable[[], Credentials | None]
 ) -> StoreConfig:
     """What the store must know of the command line. Reads the SSE-C key file; raises Failure."""
-    return StoreConfig(
+    config = StoreConfig(
         bucket=options.bucket,
         credentials=credentials,
         url=options.url,
@@ -44,7 +45,7 @@ def store_config(
         unsigned_payload=options.enable_unsigned_payload,
         checksum="md5" if options.enable_content_md5 else options.checksum,
         requester_pays=options.requester_pays,
-        verify=not options.no_check_certificate,
+        verify=not options.no_check_certificate and (options.ca_bundle or True),
         verify_hostname=options.ssl_verify_hostname,
         read_only=options.read_only,
         probe_prefix=options.prefix,
@@ -52,6 +53,13 @@ def store_config(
         at=_moment(options, clock.wall_ns() / 1e9),
         patience=options.op_timeout,
     )
+    if config.is_aws and config.storage_class not in ("", *STORAGE_CLASSES):
+        known = ", ".join(STORAGE_CLASSES)
+        raise Failure(
+            ExitCode.USAGE,
+            f"storage_class={config.storage_class}: Amazon has {known}; others take url=",
+        )
+    return config
 
 
 def _moment(options: Options, now: float) -> float | None:
@@ -168,6 +176,9 @@ def _store_failure(error: StoreError, options: Options) -> Failure:
     elif error.code == "NoCredentials":
         code, what = ExitCode.CREDENTIALS, "no credentials were found"
         hint = "write ACCESS_KEY:SECRET_KEY into a file with mode 600, and -o passwd_file=FILE"
+    elif error.code == "InvalidStorageClass":
+        code = ExitCode.USAGE
+        what = f"storage_class={options.storage_class}: {_endpoint(options)}: {_words(error)}"
     elif error.code == "CredentialsFailed":
         code, what = ExitCode.CREDENTIALS, _words(error)
     elif error.status in (401, 403):

@@ -2,7 +2,8 @@
 
 Three kinds: what mount(8), systemd and fstab add, options of s3fs that are accepted without effect
 so that an s3fs line mounts with only its type changed, and options that are refused because
-ignoring them would do something other than what was asked for.
+ignoring them would do something other than what was asked for. Options of rclone stand in
+`bucketfs.cli.options.rclone`.
 
 Sources: mount(8), libfuse 3.14 (which refuses what it does not know), s3fs 1.90 to 1.97.
 """
@@ -114,26 +115,26 @@ IGNORED: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_NO_KEYS = "everyone can read a command line; put the keys into passwd_file="
+NO_KEYS = "everyone can read a command line; put the keys into passwd_file="
 _NO_PLUGIN = "credential plug-ins are not supported; use profile= with credential_process"
-_NO_IAM = "IAM tokens are not supported; use HMAC keys (cos_hmac_keys) in passwd_file="
-_NO_PROXY = "set HTTPS_PROXY or HTTP_PROXY in the environment"
+NO_IAM = "IAM tokens are not supported; use HMAC keys (cos_hmac_keys) in passwd_file="
+NO_PROXY = "set HTTPS_PROXY or HTTP_PROXY in the environment"
 
 #: Options refused by name, and what to do instead.
 REFUSED: Mapping[str, str] = MappingProxyType(
     {
-        "accessKeyId": _NO_KEYS,
-        "secretAccessKey": _NO_KEYS,
+        "accessKeyId": NO_KEYS,
+        "secretAccessKey": NO_KEYS,
         "credlib": _NO_PLUGIN,
         "credlib_opts": _NO_PLUGIN,
-        "ibm_iam_auth": _NO_IAM,
-        "ibm_iam_endpoint": _NO_IAM,
+        "ibm_iam_auth": NO_IAM,
+        "ibm_iam_endpoint": NO_IAM,
         "ahbe_conf": "extra headers per file are not supported",
         "load_sse_c": "keys for reading only are not supported; use use_sse=custom:FILE",
         "ssl_client_cert": "client certificates are not supported",
         "cipher_suites": "the choice of ciphers is OpenSSL's; set it in its configuration",
-        "proxy": _NO_PROXY,
-        "proxy_cred_file": _NO_PROXY,
+        "proxy": NO_PROXY,
+        "proxy_cred_file": NO_PROXY,
         "ipresolve": "not supported; name an address of the wanted family in url=",
         "createbucket": "make the bucket first, for instance with: aws s3 mb s3://BUCKET",
         "all_buckets": "name one bucket; mounting all of them is not supported",

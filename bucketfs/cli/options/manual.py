@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from bucketfs.cli.failure import ExitCode
-from bucketfs.cli.options import compat
+from bucketfs.cli.options import compat, rclone
 from bucketfs.options import TABLE, Group, Row
 
 _SYNOPSIS = "bucketfs BUCKET[:/PREFIX] MOUNTPOINT [-f] [-d] [-o NAME[=VALUE],…]…"
@@ -82,9 +82,24 @@ def usage() -> str:
         "",
         "Sizes: 10, 128M, 5Gi. Times: 60, 500ms, 5m, 1h30m.",
         "Other s3fs options are accepted or refused by name; the words of mount(8) are understood.",
+        "So are those of rclone mount, also as --NAME=VALUE: bucketfs --help rclone lists them.",
         "Exit codes: " + ", ".join(f"{code.value} {text}" for code, text in _EXIT_CODES.items()),
     ]
     return "\n".join(lines)
+
+
+def rclone_usage() -> str:
+    """What ``--help rclone`` prints."""
+    return "\n".join((_RCLONE, "", *_two_columns(rclone.rows(), width=36)))
+
+
+_RCLONE = textwrap.fill(
+    "Options of rclone mount, written as --NAME=VALUE, --NAME VALUE or -o NAME=VALUE, with dashes"
+    " or underscores. The first argument is BUCKET[:/PREFIX], and not REMOTE:BUCKET/PATH; the"
+    " endpoint goes into -o url=, and the keys into a file for -o passwd_file=.",
+    100,
+    break_on_hyphens=False,
+)
 
 
 def _entries(group: Group) -> Iterator[tuple[str, str]]:
@@ -140,6 +155,9 @@ def markdown() -> str:
     lines += ["", "## Refused", "", "| option | what to do |", "| --- | --- |"]
     lines += [f"| `{name}` | {what} |" for name, what in sorted(compat.REFUSED.items())]
     lines += ["", "## Other spellings of s3fs", "", _SPELLINGS]
+    lines += ["", "## Options of rclone", "", _RCLONE, ""]
+    lines += ["| option | here |", "| --- | --- |"]
+    lines += [f"| `{name}` | {_code(what)} |" for name, what in rclone.rows()]
     lines += ["", "## Words of mount(8)", "", _mount_words()]
     lines += ["", "## Exit codes", "", "| code | meaning |", "| --- | --- |"]
     lines += [f"| {code.value} | {text} |" for code, text in _EXIT_CODES.items()]
@@ -156,6 +174,10 @@ _SPELLINGS = textwrap.fill(
     100,
     break_on_hyphens=False,
 )
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text.startswith("-o ") else text
 
 
 def _mount_words() -> str:
@@ -206,6 +228,7 @@ _DESCRIPTION = (
     "bucketfs shows the objects of an S3 bucket as files. The command line, the options and the"
     " password file are those of s3fs; an fstab line of s3fs works with fuse.bucketfs as its type."
     " The program returns when the bucket is mounted, or says in one line why it is not. "
+    "Options of rclone mount are understood as well: bucketfs --help rclone. "
 ) + _MORE
 
 _FILES = (

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -44,6 +45,7 @@ from bucketfs.store.aws.server_time import ServerTime
 from bucketfs.store.aws.signing import EMPTY_SHA256, canonical_value, timestamp
 from bucketfs.store.config import SLOW, StoreConfig
 from bucketfs.store.http.transport import TrioSession
+from bucketfs.store.region import region_in
 
 log = logging.getLogger(__name__)
 
@@ -255,8 +257,9 @@ async def connect(config: StoreConfig) -> AsyncIterator[Connection]:
     try:
         session = _new_session(config, credentials)
         keys = await _keys_of(credentials, session)
+        # the context of `tls_context` verifies; botocore stops at an empty REQUESTS_CA_BUNDLE
         creator = session.create_client(
-            "s3", region_name=_region(config, session), endpoint_url=config.url, **keys
+            "s3", region_name=_region(config, session), endpoint_url=config.url, verify=True, **keys
         )
         client = await creator.__aenter__()
     except NO_KEYS as exc:
@@ -312,7 +315,11 @@ def _client_config(config: StoreConfig, credentials: Credentials, session: AioSe
 def tls_context(config: StoreConfig, session: AioSession) -> ssl.SSLContext:
     """Trust the system's authorities, those of a bundle that is named, or nobody in particular."""
     bundle = config.verify if isinstance(config.verify, str) else None
-    context = ssl.create_default_context(cafile=bundle or session.get_config_variable("ca_bundle"))
+    bundle = bundle or session.get_config_variable("ca_bundle")
+    if bundle and os.path.isdir(bundle):
+        context = ssl.create_default_context(capath=bundle)
+    else:
+        context = ssl.create_default_context(cafile=bundle)
     if not config.verify_hostname or config.verify is False:
         context.check_hostname = False
     if config.verify is False:
@@ -321,8 +328,9 @@ def tls_context(config: StoreConfig, session: AioSession) -> ssl.SSLContext:
 
 
 def _region(config: StoreConfig, session: AioSession) -> str:
-    """Compatible stores accept any region, so that only Amazon's may have to be looked up."""
-    return config.region or session.get_config_variable("region") or "us-east-1"
+    """The endpoint's name knows it better than a configuration that is also for other services."""
+    configured = session.get_config_variable("region")
+    return config.region or region_in(config.host) or configured or "us-east-1"
 
 
 async def _keys_of(credentials: Credentials, session: AioSession) -> dict[str, str | None]:

@@ -181,6 +181,8 @@ class S3Store:
         if_none_match: bool = False,
     ) -> ObjectInfo:
         params = {**self._new, **self._described(headers)}
+        if not self.capabilities.storage_class:
+            params.pop("StorageClass", None)
         params |= self._condition(if_match, if_none_match)
         carried, sums = await self._sums.outfit(body)
         try:
