@@ -73,7 +73,8 @@ class Options:
 
     passwd_file: str | None = row(_C, None, kind.text,
         "File with ACCESS_KEY:SECRET_KEY or BUCKET:ACCESS_KEY:SECRET_KEY lines, mode 600; or "
-        "the JSON of an IBM Cloud service credential.",
+        "JSON with accessKeyID, secretAccessKey and perhaps endpoint and bucket, or an IBM Cloud "
+        "service credential.",
         metavar="FILE")
     profile: str | None = row(_C, None, kind.text,
         "Section of ~/.aws/config and ~/.aws/credentials.",

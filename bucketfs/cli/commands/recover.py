@@ -22,7 +22,7 @@ from bucketfs.cli import show
 from bucketfs.cli.commands import leftovers as left
 from bucketfs.cli.commands.leftovers import Entry, Kind, Leftovers
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.options import arguments
+from bucketfs.cli.options import arguments, complete
 from bucketfs.cli.options.parser import Parser
 from bucketfs.errors import FsError
 
@@ -262,7 +262,7 @@ def _apply(bucket: str, given: Sequence[str], cache: str | None) -> int:
     for words_of_one in given:
         line += ["-o", words_of_one]
     try:
-        options = arguments.parse(line)
+        options = complete.build(arguments.tokenise(line))
     except arguments.ParseError as error:
         raise Failure(ExitCode.USAGE, str(error)) from None
     return apply.apply(replace(options, use_cache=cache) if cache else options, only)
