@@ -36,6 +36,9 @@ class Options:
         nonempty: The caller says that mounting over a non-empty directory is meant.
         fuse_options: What libfuse is to see of the words of mount(8), escaped for it.
         notes: One line for the log on each option that was accepted without effect.
+        spec: The first argument as given, which mount(8) looks for in /proc/mounts; "" if the
+            bucket was named in another way.
+        remarks: Lines for the log on what words were taken to mean.
     """
 
     bucket: str
@@ -46,6 +49,8 @@ class Options:
     nonempty: bool = False
     fuse_options: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    spec: str = ""
+    remarks: tuple[str, ...] = ()
 
     # fmt: off
     url: str | None = row(_E, None, kind.url,
@@ -214,7 +219,7 @@ class Options:
 
     @property
     def source(self) -> str:
-        """What /proc/mounts names as the source: ``BUCKET`` or ``BUCKET:/PREFIX``."""
+        """What is mounted: ``BUCKET`` or ``BUCKET:/PREFIX``."""
         return f"{self.bucket}:/{self.prefix.rstrip('/')}" if self.prefix else self.bucket
 
 

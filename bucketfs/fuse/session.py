@@ -202,7 +202,8 @@ def _mount(operations: Operations, options: Options) -> None:
     settings = {
         "default_permissions",
         "subtype=bucketfs",
-        "fsname=" + options.source.replace("\\", "\\\\").replace(",", "\\,"),
+        # as in fstab: mount -a takes what is not there under this name for unmounted
+        "fsname=" + (options.spec or options.source).replace("\\", "\\\\").replace(",", "\\,"),
         *options.fuse_options,
     }
     if options.read_only:

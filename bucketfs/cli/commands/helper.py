@@ -40,7 +40,10 @@ def run(argv: Sequence[str]) -> int:
     os.environ.setdefault("PATH", _DEFAULT_PATH)
     words, pretend = translate(argv)
     try:
-        options = complete.build(arguments.tokenise(words))
+        found = arguments.tokenise(words)
+        # mount(8) adds it unasked, and a dataset may say ro
+        found.options = [option for option in found.options if option != ("rw", None)]
+        options = complete.build(found, os.environ)
     except arguments.ParseError as error:
         raise Failure(ExitCode.USAGE, str(error)) from None
     return ExitCode.OK if pretend else mount.mount(options)

@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
         if "version" in found.flags:
             print(manual.version())
             return ExitCode.OK
-        options = complete.build(found)
+        options = complete.build(found, os.environ)
     except arguments.ParseError as error:
         raise Failure(ExitCode.USAGE, str(error)) from None
     return mount(options)
@@ -60,6 +60,8 @@ def mount(options: Options) -> int:
     daemon.harden()
     for note in options.notes:
         log.warning("%s", note)
+    for remark in options.remarks:
+        log.info("%s", remark)
 
     def body(report: daemon.Report) -> int:
         # The event loop and the AWS library belong to the process that serves, not to its parent;

@@ -212,10 +212,17 @@ def _positions(positions: Sequence[str], named: str | None) -> tuple[str, str, s
 
 
 def split_bucket(text: str) -> tuple[str, str]:
-    """``BUCKET[:/PREFIX]`` → name and prefix (``""`` or ``a/b/``). Raises ParseError."""
+    """``BUCKET[:/PREFIX]`` or ``s3://BUCKET[/PREFIX]`` → name and prefix (``""`` or ``a/b/``).
+
+    Raises ParseError.
+    """
+    if text.startswith("s3://"):
+        name, slash, path = text.removeprefix("s3://").partition("/")
+        if name and ":" not in name:
+            return split_bucket(f"{name}:{slash}{path}")
     if "://" in text:
         raise ParseError(f"{text}: write BUCKET[:/PREFIX], and the address into -o url=")
-    bucket, colon, path = text.partition(":")
+    bucket, _, path = text.partition(":")
     if not bucket:
         raise ParseError(f"{text or chr(39) * 2}: names no bucket; write BUCKET[:/PREFIX]")
     if "/" in bucket:
@@ -223,7 +230,7 @@ def split_bucket(text: str) -> tuple[str, str]:
         raise ParseError(f"{text}: a prefix is written with a colon: {name}:/{rest}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", bucket):
         raise ParseError(f"{bucket}: not a bucket name (letters, digits, '.', '-', '_')")
-    if colon and not path.startswith("/"):
+    if path and not path.startswith("/"):
         raise ParseError(f"{text}: the prefix must begin with a slash: {bucket}:/{path}")
     parts = [part for part in path.split("/") if part]
     if "." in parts or ".." in parts:

@@ -1,18 +1,21 @@
 """What a command line leaves to files: taken apart words → `Options`, with what those files say.
 
-The bucket and its address may stand in a file of keys. Whatever the command line says itself wins.
-This is the step between `arguments.tokenise` and `arguments.build`, which read no files.
+The first word may name a dataset, and the bucket and its address may stand in a file of keys. What
+the command line says itself beats the dataset, which beats the file of keys. This is the step
+between `arguments.tokenise` and `arguments.build`, which read no files.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.options import arguments
+from bucketfs.cli.options import arguments, datasets
 from bucketfs.cli.options.arguments import Arguments, ParseError
+from bucketfs.cli.options.dataset_file import Dataset, DatasetError
+from bucketfs.cli.options.datasets import Place
 from bucketfs.credentials import CredentialsError, read_key_file
 from bucketfs.key_json import KeyFile
 from bucketfs.options import BY_NAME, Options
@@ -20,14 +23,72 @@ from bucketfs.options import BY_NAME, Options
 Words = Sequence[tuple[str, str | None]]
 
 
-def build(found: Arguments) -> Options:
+#: Options that stand for each other: one of them on the command line replaces a dataset's.
+_KEYS = frozenset({"passwd_file", "profile", "public_bucket", "iam_role"})
+_DISK = frozenset({"free_space_ratio", "ensure_diskfree"})
+
+
+def build(found: Arguments, environ: Mapping[str, str]) -> Options:
     """The checked options of a command line.
 
     Raises:
-        ParseError: It makes no sense.
-        Failure: A file that it names cannot be used.
+        ParseError: It makes no sense, or a dataset does not.
+        Failure: A file of keys cannot be used.
     """
-    return arguments.build(_with_key_file(found))
+    spec = found.positions[0] if len(found.positions) == 2 else ""
+    completed, remarks = _with_dataset(found, environ)
+    options = arguments.build(_with_key_file(completed))
+    return replace(options, spec=spec, remarks=tuple(remarks))
+
+
+def bucket_of(text: str, environ: Mapping[str, str]) -> str:
+    """The bucket that the first word of a command line means. Raises ParseError."""
+    named = datasets.named(text, environ)
+    return _read_dataset(named[0]).bucket if named else arguments.split_bucket(text)[0]
+
+
+def _with_dataset(found: Arguments, environ: Mapping[str, str]) -> tuple[Arguments, list[str]]:
+    """With what a dataset says in place of its name, and remarks for the log."""
+    named = datasets.named(found.positions[0], environ) if len(found.positions) == 2 else None
+    if named is None:
+        return found, []
+    place, below = named
+    dataset = _read_dataset(place)
+    words = list(_not_replaced(dataset.options, found.options))
+    if dataset.url:
+        words.append(("url", dataset.url))
+    remarks = [_meaning(found.positions[0], place)]
+    if not _KEYS & (_attributes(words) | _attributes(found.options)):
+        path, remark = datasets.keys_of(place, dataset, environ)
+        words += [("passwd_file", path)] if path else []
+        remarks += [remark] if remark else []
+    positions = [dataset.source(below), *found.positions[1:]]
+    return replace(found, positions=positions, options=[*words, *found.options]), remarks
+
+
+def _read_dataset(place: Place) -> Dataset:
+    try:
+        return datasets.read(place)
+    except DatasetError as error:
+        raise ParseError(str(error)) from None
+
+
+def _meaning(text: str, place: Place) -> str:
+    if text != place.name:
+        return f"{text} is the dataset in {place.file}"
+    return f"{text} is the dataset in {place.file}; a bucket of this name is written {text}:"
+
+
+def _not_replaced(words: Words, by: Words) -> Words:
+    """A dataset's options without those for which the command line has another."""
+    given = _attributes(by)
+    replaced = {name for group in (_KEYS, _DISK) if group & given for name in group}
+    return [word for word in words if not _attributes([word]) & replaced]
+
+
+def _attributes(words: Words) -> set[str]:
+    """What options set, whatever their spelling."""
+    return {BY_NAME[name].attribute for name, _ in words if name in BY_NAME}
 
 
 def _with_key_file(found: Arguments) -> Arguments:

@@ -30,10 +30,14 @@ _COMMANDS = (
         "bucketfs recover [BUCKET] [--apply|--save DIR|--discard NAME…]",
         "list what dead mounts left on this machine; upload it, copy it out, or delete it",
     ),
+    (
+        "bucketfs dataset add|list|show|remove …",
+        "give a bucket with its address and options a name: bucketfs NAME MOUNTPOINT",
+    ),
     ("bucketfs demo [DIR]", "try it out, with a server of its own"),
 )
 
-_MORE = "bucketfs COMMAND --help says more about a command."
+_MORE = "For BUCKET a dataset may stand. bucketfs COMMAND --help says more about a command."
 
 _FLAGS = (
     ("-f", "stay in the foreground and log to standard error"),
@@ -191,6 +195,7 @@ def man_page() -> str:
     for code, text in _EXIT_CODES.items():
         lines += [".TP", f".B {code.value}", _roff(text)]
     lines += [".SH FILES", ".TP", ".B ~/.passwd\\-s3fs, /etc/passwd\\-s3fs", _roff(_FILES)]
+    lines += [".TP", ".B ~/.config/bucketfs/NAME.toml, /etc/bucketfs/NAME.toml", _roff(_DATASETS)]
     lines += [".SH SEE ALSO", ".BR mount (8),", ".BR fusermount3 (1),", ".BR fstab (5)"]
     return "\n".join(lines) + "\n"
 
@@ -203,7 +208,12 @@ _DESCRIPTION = (
 
 _FILES = (
     "Keys: ACCESS_KEY:SECRET_KEY, or BUCKET:ACCESS_KEY:SECRET_KEY for one bucket; mode 600"
-    " (/etc/passwd-s3fs also 640). ~/.aws/config and ~/.aws/credentials are read first."
+    " (/etc/passwd-s3fs also 640); or JSON. ~/.aws/config and ~/.aws/credentials are read first."
+)
+
+_DATASETS = (
+    "Datasets: bucket, prefix, url, passwd_file and options of what bucketfs NAME MOUNTPOINT"
+    " mounts. A bucket of the same name is written NAME: or s3://NAME. Keys: NAME.passwd beside it."
 )
 
 
