@@ -269,7 +269,7 @@ def _apply(bucket: str, given: Sequence[str], cache: str | None) -> int:
     for words_of_one in given:
         line += ["-o", words_of_one]
     try:
-        options = complete.build(arguments.tokenise(line), os.environ)
+        options = complete.build(arguments.tokenise(line), os.environ, expand=False)
     except arguments.ParseError as error:
         raise Failure(ExitCode.USAGE, str(error)) from None
     return apply.apply(replace(options, use_cache=cache) if cache else options, only)

@@ -1,21 +1,27 @@
 """What a command line leaves to files: taken apart words → `Options`, with what those files say.
 
 The first word may name a dataset, and the bucket and its address may stand in a file of keys. What
-the command line says itself beats the dataset, which beats the file of keys. This is the step
-between `arguments.tokenise` and `arguments.build`, which read no files.
+the command line says itself beats the dataset, which beats the file of keys. At last placeholders
+are expanded, in the prefix only: which bucket is written to must not depend on the environment.
+This is the step between `arguments.tokenise` and `arguments.build`, which read no files.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
+import socket
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.options import arguments, datasets
+from bucketfs.cli.options import arguments, datasets, placeholders
 from bucketfs.cli.options.arguments import Arguments, ParseError
 from bucketfs.cli.options.dataset_file import Dataset, DatasetError
 from bucketfs.cli.options.datasets import Place
+from bucketfs.cli.options.placeholders import Facts, PlaceholderError
 from bucketfs.credentials import CredentialsError, read_key_file
 from bucketfs.key_json import KeyFile
 from bucketfs.options import BY_NAME, Options
@@ -28,8 +34,13 @@ _KEYS = frozenset({"passwd_file", "profile", "public_bucket", "iam_role"})
 _DISK = frozenset({"free_space_ratio", "ensure_diskfree"})
 
 
-def build(found: Arguments, environ: Mapping[str, str]) -> Options:
+def build(found: Arguments, environ: Mapping[str, str], *, expand: bool = True) -> Options:
     """The checked options of a command line.
+
+    Args:
+        found: The command line taken apart.
+        environ: The environment: homes, and variables that placeholders name.
+        expand: Expand the placeholders of the prefix; otherwise the prefix ends before them.
 
     Raises:
         ParseError: It makes no sense, or a dataset does not.
@@ -38,7 +49,27 @@ def build(found: Arguments, environ: Mapping[str, str]) -> Options:
     spec = found.positions[0] if len(found.positions) == 2 else ""
     completed, remarks = _with_dataset(found, environ)
     options = arguments.build(_with_key_file(completed))
-    return replace(options, spec=spec, remarks=tuple(remarks))
+    prefix = _prefix(options, environ, expand=expand)
+    return replace(options, prefix=prefix, spec=spec, remarks=tuple(remarks))
+
+
+def _prefix(options: Options, environ: Mapping[str, str], *, expand: bool) -> str:
+    try:
+        if not expand:
+            return placeholders.fixed(options.prefix)
+        prefix = placeholders.expand(options.prefix, _facts(environ))
+    except PlaceholderError as error:
+        raise ParseError(f"{options.source}: {error}") from None
+    return arguments.split_bucket(f"{options.bucket}:/{prefix}")[1]
+
+
+def _facts(environ: Mapping[str, str]) -> Facts:
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        user = str(os.geteuid())
+    unique = str(uuid.uuid4())
+    return Facts(environ, datetime.now(UTC), socket.gethostname(), user, unique)
 
 
 def bucket_of(text: str, environ: Mapping[str, str]) -> str:

@@ -19,8 +19,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bucketfs.cli.options import arguments
+from bucketfs.cli.options import arguments, placeholders
 from bucketfs.cli.options.arguments import Arguments, ParseError
+from bucketfs.cli.options.placeholders import PlaceholderError
 from bucketfs.option_row import url as parse_url
 from bucketfs.options import BY_NAME
 
@@ -86,7 +87,8 @@ def check(dataset: Dataset) -> None:
     try:
         arguments.split_bucket(f"{dataset.bucket}:/")
         arguments.build(Arguments([dataset.source(), "/"], [*words, *dataset.options]))
-    except ParseError as error:
+        placeholders.check(dataset.prefix)
+    except (ParseError, PlaceholderError) as error:
         raise DatasetError(str(error)) from None
 
 
