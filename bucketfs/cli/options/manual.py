@@ -203,8 +203,9 @@ def man_page() -> str:
 _DESCRIPTION = (
     "bucketfs shows the objects of an S3 bucket as files. The command line, the options and the"
     " password file are those of s3fs; an fstab line of s3fs works with fuse.bucketfs as its type."
-    " PREFIX may have placeholders, expanded when the mount begins: {date}, {time}, {hostname}, {user},"
-    " {uuid}, {env:NAME}, and of Bacalhau {jobID}, {executionID}, {nodeID}; a brace is written {{."
+    " PREFIX may have placeholders, expanded when the mount begins: {date}, {time}, {hostname},"
+    " {user}, {uuid}, {env:NAME}, and of Bacalhau {jobID}, {executionID}, {nodeID}; a brace is"
+    " written {{."
     " The program returns when the bucket is mounted, or says in one line why it is not. "
 ) + _MORE
 
