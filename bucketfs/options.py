@@ -195,6 +195,12 @@ class Options:
     writeback: bool = row(_K, False, parse_switch,
         "close() waits for the local disk only, and the upload follows. The file survives kill -9 "
         "and reboot, and unmounting waits for the upload. fsync() still waits for the bucket.")
+    publish: str = row(_K, "close", kind.choice("close", "unmount"),
+        "When files appear in the bucket. close: each when it is closed. unmount: when the mount "
+        "ends, which waits for it, or at bucketfs flush; until then they are on the local disk, as "
+        "with writeback, and fsync() is content with that. If the cache cannot hold all, some "
+        "appear earlier.",
+        metavar="close|unmount")
     multipart_size: int | None = row(_K, None, kind.megabytes,
         "Part size of multipart uploads (bare number: MB). A file then has at most 10,000 parts "
         "of this size.",

@@ -166,7 +166,8 @@ def plant(
         hadoop_directories=options.compat_dir,
         overwrite=options.conflict == "overwrite",
         exclusive_at_open=options.exclusive_create == "open",
-        writeback=options.writeback,
+        writeback=options.writeback or options.publish == "unmount",
+        held=options.publish == "unmount",
         listed_attributes=options.metadata == "list" or not store.capabilities.user_metadata,
     )
     return Tree(files, config, watcher)

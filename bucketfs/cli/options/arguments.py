@@ -250,6 +250,8 @@ def _check_together(bucket: str, values: Mapping[str, Any]) -> None:
                 raise ParseError(f"public_bucket and {name} exclude each other: nothing is signed")
     if values.get("passwd_file") and values.get("iam_role"):
         raise ParseError("passwd_file and iam_role exclude each other; give one")
+    if values.get("publish") == "unmount" and values.get("exclusive_create") == "open":
+        raise ParseError("publish=unmount and exclusive_create=open exclude each other; give one")
     encryption = values.get("use_sse")
     url = values.get("url") or ""
     if encryption is not None and encryption.mode == "custom" and url.startswith("http://"):
