@@ -157,6 +157,7 @@ def plant(
         background=background,
         part_size=options.multipart_size,
         parallel=options.max_thread_count,
+        held=options.publish == "unmount",
     )
     config = TreeConfig(
         prefix=options.prefix,
@@ -167,7 +168,6 @@ def plant(
         overwrite=options.conflict == "overwrite",
         exclusive_at_open=options.exclusive_create == "open",
         writeback=options.writeback or options.publish == "unmount",
-        held=options.publish == "unmount",
         listed_attributes=options.metadata == "list" or not store.capabilities.user_metadata,
     )
     return Tree(files, config, watcher)

@@ -107,6 +107,28 @@ def test_what_the_cache_cannot_hold_is_published_early(mount: Mounts, bucket: Wi
     assert {name: bucket.get(name) for name in files(bucket)} == bodies
 
 
+def test_no_part_of_a_large_file_waits_at_the_store(mount: Mounts, bucket: Witness) -> None:
+    """Stores throw away uploads that are unfinished for long."""
+    mounted = held(mount, bucket)
+    piece = os.urandom(8 * MIB)
+    with open(mounted.path / "f", "wb", 0) as file:
+        file.writelines(piece for _ in range(12))
+        assert bucket.uploads() == []
+    assert (wait_in_vain(bucket), bucket.uploads()) == ([], [])
+    assert mounted.stop() == 0
+    assert bucket.get("f") == piece * 12
+
+
+def test_a_file_that_the_cache_cannot_hold(mount: Mounts, bucket: Witness) -> None:
+    mounted = held(mount, bucket, "cache_size=64M")
+    piece = os.urandom(8 * MIB)
+    with open(mounted.path / "f", "wb", 0) as file:
+        file.writelines(piece for _ in range(24))
+        assert files(bucket) == []
+    assert bucket.get("f") == piece * 24
+    assert mounted.stop() == 0
+
+
 def test_what_is_removed_before_the_end_was_never_there(mount: Mounts, bucket: Witness) -> None:
     mounted = held(mount, bucket)
     os.mkdir(mounted.path / "d")

@@ -59,7 +59,6 @@ class TreeConfig:
         overwrite: On a conflict, what was written here replaces others' version.
         exclusive_at_open: A file opened with O_EXCL is in the bucket, empty, when that returns.
         writeback: Close is content with the local disk; the bucket gets the bytes later.
-        held: With `writeback`: files get to the bucket at the end of the mount, or at a flush.
     """
 
     prefix: str
@@ -71,7 +70,6 @@ class TreeConfig:
     overwrite: bool = False
     exclusive_at_open: bool = False
     writeback: bool = False
-    held: bool = False
 
 
 class Watcher(Protocol):

@@ -4,7 +4,7 @@ What fails stays unsaved and is tried again: `close` reports it, the last close 
 background task, unmounting tries a last time and then leaves the bytes in a file on the local disk.
 With `TreeConfig.writeback` close only promises the bytes (`Promises`), and that same background
 task brings them to the bucket; what unmounting cannot save then waits in the journal for the next
-mount. With `TreeConfig.held` no task does: promised files wait for a flush or the end of the mount.
+mount. With `FileContext.held` no task does: promised files wait for a flush, or the mount's end.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Saver:
             self._closed = trio.current_time()
             self.keep_trying(inode, in_a_lull=True)
         else:
-            if self._state.config.held and not self._overflowed:
+            if self._state.files.held and not self._overflowed:
                 self._overflowed = True
                 log.warning(
                     "%s is published before the end of the mount, and perhaps others: "
@@ -132,13 +132,13 @@ class Saver:
         Raises:
             FsError, StoreError: As `save`.
         """
-        await (self.close(inode) if self._state.config.held else self.save(inode))
+        await (self.close(inode) if self._state.files.held else self.save(inode))
 
     def _is_held(self, open_state: OpenState) -> bool:
         """Whether a file is to wait for a flush or the end; the journal has to know it."""
         content = open_state.content
         promised = content is not None and content.unsaved and content.promise is not None
-        return self._state.config.held and promised
+        return self._state.files.held and promised
 
     async def save(self, inode: Inode, *, late: bool = False) -> None:
         """Have the bucket hold everything of this inode: bytes, length, attributes.
