@@ -208,6 +208,13 @@ class TestMount8:
         assert run(["umount", str(place.path)]).returncode == 0
         until(lambda: "unmounted" in log.read_text(), "the last line of the log")
 
+    def test_what_undoes_ro(self, place: Place, of_all: str) -> None:
+        options = f"read_only=0,use_cache={place.passwd.parent / 'cache'}"
+        done = run(["mount", "-t", "bucketfs", of_all, str(place.path), "-o", options])
+        assert (done.returncode, done.stderr) == (0, "")
+        (place.path / "file").write_bytes(b"mine")
+        assert run(["umount", str(place.path)]).returncode == 0
+
     def test_another_users_file(self, place: Place, of_all: str) -> None:
         os.chown(datasets.ETC / f"{of_all}.toml", 12345, 12345)
         done = run(["mount", "-t", "bucketfs", of_all, str(place.path)])
