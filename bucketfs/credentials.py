@@ -19,6 +19,8 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bucketfs import key_json
+from bucketfs.key_json import KeyFile
 from bucketfs.options import Options
 from bucketfs.passwd import ETC_PASSWD, PasswdError, parse_passwd, permission_fault
 
@@ -33,12 +35,14 @@ class StaticKeys:
 
     Attributes:
         source: Where they were found, for the log.
+        is_ibm: They are IBM Cloud's; Amazon does not know them.
     """
 
     access_key: str
     secret_key: str = field(repr=False)
     token: str | None = field(default=None, repr=False)
     source: str = ""
+    is_ibm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,18 +125,41 @@ def keys_from_environment(environ: Mapping[str, str], *, need_token: bool) -> St
     return StaticKeys(access, secret, token, source="environment")
 
 
-def read_passwd_file(path: str, bucket: str) -> StaticKeys:
-    """The keys for `bucket` from an s3fs password file. Raises CredentialsError."""
-    fd = _open(path)
+def read_passwd_file(path: str, bucket: str) -> StaticKeys | Anonymous:
+    """The keys for `bucket` from a file of s3fs's format, or of JSON. Raises CredentialsError."""
+    text = _text_of(path)
     try:
-        text = _checked_text(fd, path)
-    finally:
-        os.close(fd)
-    try:
+        if key_json.is_json(text):
+            return _keys_of(key_json.parse(text), path)
         pair = parse_passwd(text, bucket)
     except PasswdError as error:
         raise CredentialsError(f"{path}: {error}") from None
     return StaticKeys(pair.access_key, pair.secret_key, source=path)
+
+
+def _keys_of(file: KeyFile, path: str) -> StaticKeys | Anonymous:
+    if not file.access_key:
+        return Anonymous()
+    return StaticKeys(
+        file.access_key, file.secret_key, file.token or None, source=path, is_ibm=file.is_ibm
+    )
+
+
+def read_key_file(path: str) -> KeyFile | None:
+    """What a file of JSON says beside its keys; None: it is no JSON. Raises CredentialsError."""
+    text = _text_of(path)
+    try:
+        return key_json.parse(text) if key_json.is_json(text) else None
+    except PasswdError as error:
+        raise CredentialsError(f"{path}: {error}") from None
+
+
+def _text_of(path: str) -> str:
+    fd = _open(path)
+    try:
+        return _checked_text(fd, path)
+    finally:
+        os.close(fd)
 
 
 def _open(path: str) -> int:

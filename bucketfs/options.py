@@ -45,6 +45,9 @@ class Options:
         nonempty: The caller says that mounting over a non-empty directory is meant.
         fuse_options: What libfuse is to see of the words of mount(8), escaped for it.
         notes: One line for the log on each option that was accepted without effect.
+        spec: The first argument as given, which mount(8) looks for in /proc/mounts; "" if the
+            bucket was named in another way.
+        remarks: Lines for the log on what words were taken to mean.
     """
 
     bucket: str
@@ -55,6 +58,8 @@ class Options:
     nonempty: bool = False
     fuse_options: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    spec: str = ""
+    remarks: tuple[str, ...] = ()
 
     # fmt: off
     url: str | None = row(_E, None, kind.url,
@@ -83,7 +88,8 @@ class Options:
 
     passwd_file: str | None = row(_C, None, kind.text,
         "File with ACCESS_KEY:SECRET_KEY or BUCKET:ACCESS_KEY:SECRET_KEY lines, mode 600; or "
-        "the JSON of an IBM Cloud service credential.",
+        "JSON with accessKeyID, secretAccessKey and perhaps endpoint and bucket, or an IBM Cloud "
+        "service credential.",
         metavar="FILE")
     profile: str | None = row(_C, None, kind.text,
         "Section of ~/.aws/config and ~/.aws/credentials.",
@@ -210,6 +216,12 @@ class Options:
     writeback: bool = row(_K, False, parse_switch,
         "close() waits for the local disk only, and the upload follows. The file survives kill -9 "
         "and reboot, and unmounting waits for the upload. fsync() still waits for the bucket.")
+    publish: str = row(_K, "close", kind.choice("close", "unmount"),
+        "When files appear in the bucket. close: each when it is closed. unmount: when the mount "
+        "ends, which waits for it, or at bucketfs flush; until then they are on the local disk, as "
+        "with writeback, and fsync() is content with that. If the cache cannot hold all, some "
+        "appear earlier.",
+        metavar="close|unmount")
     multipart_size: int | None = row(_K, None, kind.megabytes,
         "Part size of multipart uploads (bare number: MB). A file then has at most 10,000 parts "
         "of this size.",
@@ -234,7 +246,7 @@ class Options:
 
     @property
     def source(self) -> str:
-        """What /proc/mounts names as the source: ``BUCKET`` or ``BUCKET:/PREFIX``."""
+        """What is mounted: ``BUCKET`` or ``BUCKET:/PREFIX``."""
         return f"{self.bucket}:/{self.prefix.rstrip('/')}" if self.prefix else self.bucket
 
 

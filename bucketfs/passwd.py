@@ -3,16 +3,13 @@
 The format is that of s3fs 1.97 (``src/s3fs_cred.cpp``): ``AK:SK`` for every bucket,
 ``BUCKET:AK:SK`` for one, split at the first and the last colon; ``AWSAccessKeyId=`` with
 ``AWSSecretKey=`` beat both. Blanks at the ends (CR included), empty lines and ``#`` comments are
-ignored, and so is a line with neither ``:`` nor ``=``. Beside it the JSON of an IBM Cloud service
-credential is understood (``cos_hmac_keys``).
+ignored, and so is a line with neither ``:`` nor ``=``. Files of JSON: `bucketfs.key_json`.
 
 No message contains any part of a key.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import stat
 from dataclasses import dataclass, field
 
@@ -54,10 +51,7 @@ def permission_fault(path: str, mode: int) -> str | None:
 
 def parse_passwd(text: str, bucket: str) -> KeyPair:
     """The keys for `bucket`. Raises PasswdError."""
-    text = text.removeprefix("\ufeff")
-    if re.match(r"\s*(\{|\[\s*\{)", text):
-        return _ibm_keys(text)
-    lines = _lines(text)
+    lines = _lines(text.removeprefix("\ufeff"))
     pair = _named_keys(lines)
     if pair is None:
         entries = _entries(lines)
@@ -127,28 +121,3 @@ def _entries(lines: list[str]) -> dict[str, KeyPair]:
             )
         entries[bucket] = KeyPair(access, line[last + 1 :])
     return entries
-
-
-def _ibm_keys(text: str) -> KeyPair:
-    """``cos_hmac_keys`` of a service credential, bare or as ``ibmcloud`` wraps it."""
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        place = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "unreadable"
-        raise PasswdError(f"the passwd file looks like JSON and is not valid ({place})") from None
-    if isinstance(found, list):
-        found = found[0]
-    if isinstance(found.get("credentials"), dict):
-        found = found["credentials"]
-    keys = found.get("cos_hmac_keys")
-    if not isinstance(keys, dict):
-        raise PasswdError(
-            'the JSON has no "cos_hmac_keys"; create the service credential'
-            " with HMAC keys (--parameters '{\"HMAC\": true}')"
-        )
-    access, secret = keys.get("access_key_id"), keys.get("secret_access_key")
-    if not (isinstance(access, str) and access and isinstance(secret, str) and secret):
-        raise PasswdError(
-            '"cos_hmac_keys" must hold "access_key_id" and "secret_access_key" as texts'
-        )
-    return KeyPair(access, secret)

@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "versions": "bucketfs.cli.commands.versions",
         "restore": "bucketfs.cli.commands.restore",
         "presign": "bucketfs.cli.commands.presign",
+        "dataset": "bucketfs.cli.commands.dataset",
         "recover": "bucketfs.cli.commands.recover",
         "demo": "bucketfs.cli.demo.demo",
     }

@@ -207,10 +207,11 @@ class EarlyUpload:
             return False
         if not self._context.can_stream:
             return False
-        if self._local.base is None:
+        if self._local.base is None and not self._context.held:
             return self._overlay.size >= STREAM_FROM
         # what was appended to an object is sent when it is saved, in few large pieces, unless the
-        # disk cannot hold it until then
+        # disk cannot hold it until then; so is all of a file that is to wait, perhaps for days:
+        # stores throw away uploads that do
         dirty, allowed = self._overlay.dirty, max(ALLOWANCE, self._context.cache.capacity // 2)
         appended = dirty.end == self._overlay.size and dirty.total >= STREAM_FROM
         return appended and self._local.pages.held > allowed

@@ -157,6 +157,7 @@ def plant(
         background=background,
         part_size=options.multipart_size,
         parallel=options.max_thread_count,
+        held=options.publish == "unmount",
     )
     config = TreeConfig(
         prefix=options.prefix,
@@ -166,7 +167,7 @@ def plant(
         hadoop_directories=options.compat_dir,
         overwrite=options.conflict == "overwrite",
         exclusive_at_open=options.exclusive_create == "open",
-        writeback=options.writeback,
+        writeback=options.writeback or options.publish == "unmount",
         listed_attributes=options.metadata == "list" or not store.capabilities.user_metadata,
     )
     return Tree(files, config, watcher)
@@ -202,7 +203,8 @@ def _mount(operations: Operations, options: Options) -> None:
     settings = {
         "default_permissions",
         "subtype=bucketfs",
-        "fsname=" + options.source.replace("\\", "\\\\").replace(",", "\\,"),
+        # as in fstab: mount -a takes what is not there under this name for unmounted
+        "fsname=" + (options.spec or options.source).replace("\\", "\\\\").replace(",", "\\,"),
         *options.fuse_options,
     }
     if options.read_only:

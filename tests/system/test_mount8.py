@@ -19,7 +19,7 @@ FSTAB_WORDS = "_netdev,nofail,noauto,user,x-systemd.automount,x-systemd.idle-tim
 
 def line_of(path: Path) -> list[str]:
     """The words of the mount's line in /proc/mounts."""
-    lines = Path("/proc/mounts").read_text().splitlines()
+    lines = Path("/proc/mounts").read_text(errors="surrogateescape").splitlines()
     (line,) = (words for words in map(str.split, lines) if words[1] == str(path))
     return line
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from bucketfs.credentials import (
     CredentialsError,
     StaticKeys,
     keys_from_environment,
+    read_key_file,
     read_passwd_file,
     resolve,
 )
@@ -69,10 +69,6 @@ class TestFormat:
             ("AK:", "failed to set internal data"),
             ("AWSAccessKeyId=AK", "AWSAccesskey or AWSSecretkey is not specified"),
             (f"AWSSecretKey={SECRET}", "AWSAccesskey or AWSSecretkey is not specified"),
-            ("{", "looks like JSON"),
-            ("{}", 'no "cos_hmac_keys"'),
-            ('{"cos_hmac_keys": {"access_key_id": "AK"}}', "must hold"),
-            ('{"cos_hmac_keys": {"access_key_id": 1, "secret_access_key": "x"}}', "must hold"),
         ],
     )
     def test_wrong(self, text: str, words: str) -> None:
@@ -82,15 +78,6 @@ class TestFormat:
         assert words in line
         assert SECRET not in line
         assert "\n" not in line
-
-    @pytest.mark.parametrize("wrap", [lambda d: d, lambda d: [{"credentials": d}], lambda d: [d]])
-    def test_ibm(self, wrap: object) -> None:
-        service = {
-            "apikey": "x",
-            "cos_hmac_keys": {"access_key_id": "AK", "secret_access_key": "S"},
-        }
-        text = json.dumps(wrap(service), indent=2)  # type: ignore[operator]
-        assert parse_passwd(text, "bucket") == KeyPair("AK", "S")
 
     @given(st.text())
     def test_any_text_gives_keys_or_one_line(self, text: str) -> None:
@@ -147,6 +134,12 @@ def passwd(tmp_path: Path) -> Path:
     return path
 
 
+def access_key_in(path: Path) -> str:
+    found = read_passwd_file(str(path), "bucket")
+    assert isinstance(found, StaticKeys)
+    return found.access_key
+
+
 class TestFile:
     def test_read(self, passwd: Path) -> None:
         keys = read_passwd_file(str(passwd), "bucket")
@@ -187,16 +180,41 @@ class TestFile:
             return found
 
         monkeypatch.setattr(os, "stat", then_replaced)
-        assert read_passwd_file(str(passwd), "bucket").access_key == "AK"
+        assert access_key_in(passwd) == "AK"
 
     def test_not_utf8(self, passwd: Path) -> None:
         passwd.write_bytes(b"# caf\xe9\nAK:SK\n")
-        assert read_passwd_file(str(passwd), "bucket").access_key == "AK"
+        assert access_key_in(passwd) == "AK"
 
     def test_errors_name_the_file(self, passwd: Path) -> None:
         passwd.write_text("[x]")
         with pytest.raises(CredentialsError, match=f"^{passwd}: invalid line"):
             read_passwd_file(str(passwd), "bucket")
+
+    def test_json(self, passwd: Path) -> None:
+        passwd.write_text(
+            '{"accessKeyID": "AK", "secretAccessKey": "SK", "sessionToken": "T", "bucket": "b"}'
+        )
+        keys = read_passwd_file(str(passwd), "other")
+        assert keys == StaticKeys("AK", "SK", "T", source=str(passwd))
+
+    def test_json_without_keys(self, passwd: Path) -> None:
+        passwd.write_text('{"accessKeyID": "", "secretAccessKey": ""}')
+        assert read_passwd_file(str(passwd), "bucket") == Anonymous()
+
+    def test_json_has_the_same_rights(self, passwd: Path) -> None:
+        passwd.write_text('{"accessKeyID": "AK", "secretAccessKey": "SK"}')
+        passwd.chmod(0o640)
+        with pytest.raises(CredentialsError, match=f"run: chmod 600 {passwd}"):
+            read_key_file(str(passwd))
+
+    def test_wrong_json_names_the_file(self, passwd: Path) -> None:
+        passwd.write_text(f'{{"accessKeyID": "{SECRET}"}}')
+        with pytest.raises(CredentialsError) as caught:
+            read_key_file(str(passwd))
+        line = str(caught.value)
+        assert line.startswith(f'{passwd}: the JSON has no "secretAccessKey"')
+        assert SECRET not in line
 
 
 class TestEnvironment:

@@ -35,6 +35,7 @@ GROUND = {
     "units",
     "credentials",
     "passwd",
+    "key_json",
 }
 
 #: The only modules that may know the AWS library or an HTTP library.

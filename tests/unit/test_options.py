@@ -65,6 +65,9 @@ class TestPositions:
         [
             ("b", "b", ""),
             ("b:/", "b", ""),
+            ("b:", "b", ""),
+            ("s3://b", "b", ""),
+            ("s3://b/a//b/", "b", "a/b/"),
             ("b:/a", "b", "a/"),
             ("b:/a/b/", "b", "a/b/"),
             ("b://a//b", "b", "a/b/"),
@@ -73,7 +76,7 @@ class TestPositions:
         ],
     )
     def test_prefix(self, text: str, bucket: str, prefix: str) -> None:
-        if "://" in text:
+        if text.startswith("b://"):
             assert "address into -o url=" in refusal(text, "/mnt")
         else:
             assert split_bucket(text) == (bucket, prefix)
@@ -89,7 +92,9 @@ class TestPositions:
             (["b"], "MOUNTPOINT missing"),
             (["b", ""], "MOUNTPOINT is empty"),
             (["b", "/mnt", "more"], "one argument too many"),
-            (["s3://b", "/mnt"], "write BUCKET[:/PREFIX]"),
+            (["gs://b", "/mnt"], "write BUCKET[:/PREFIX]"),
+            (["s3://", "/mnt"], "write BUCKET[:/PREFIX]"),
+            (["s3://b:/c", "/mnt"], "write BUCKET[:/PREFIX]"),
             (["b/a", "/mnt"], "with a colon: b:/a"),
             (["b:a", "/mnt"], "must begin with a slash: b:/a"),
             (["b:/../a", "/mnt"], "'.' and '..'"),

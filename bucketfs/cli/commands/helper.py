@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from bucketfs.cli.commands import mount
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.options import arguments
+from bucketfs.cli.options import arguments, complete
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SWITCHES = frozenset("sfnvw")
@@ -40,7 +40,10 @@ def run(argv: Sequence[str]) -> int:
     os.environ.setdefault("PATH", _DEFAULT_PATH)
     words, pretend = translate(argv)
     try:
-        options = arguments.parse(words)
+        found = arguments.tokenise(words)
+        # mount(8) adds it unasked, and a dataset may say ro
+        found.options = [option for option in found.options if option != ("rw", None)]
+        options = complete.build(found, os.environ)
     except arguments.ParseError as error:
         raise Failure(ExitCode.USAGE, str(error)) from None
     return ExitCode.OK if pretend else mount.mount(options)

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from bucketfs import log as logs
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.options import arguments, bucket, manual, trust
+from bucketfs.cli.options import arguments, bucket, complete, manual, trust
 from bucketfs.cli.process import checks, daemon
 from bucketfs.credentials import (
     Credentials,
@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
         if "version" in found.flags:
             print(manual.version())
             return ExitCode.OK
-        options = arguments.build(found)
+        options = complete.build(found, os.environ)
     except arguments.ParseError as error:
         raise Failure(ExitCode.USAGE, str(error)) from None
     return mount(options)
@@ -61,6 +61,8 @@ def mount(options: Options) -> int:
     daemon.harden()
     for note in options.notes:
         log.warning("%s", note)
+    for remark in options.remarks:
+        log.info("%s", remark)
 
     def body(report: daemon.Report) -> int:
         # The event loop and the AWS library belong to the process that serves, not to its parent;
@@ -107,6 +109,12 @@ def find_credentials(options: Options) -> Credentials:
     except CredentialsError as error:
         raise Failure(ExitCode.CREDENTIALS, str(error)) from None
     if isinstance(found, StaticKeys):
+        if found.is_ibm and not options.url:
+            raise Failure(
+                ExitCode.CREDENTIALS,
+                f"{found.source}: the keys are IBM Cloud's; add the address of the bucket:"
+                " -o url=https://s3.REGION.cloud-object-storage.appdomain.cloud",
+            )
         logs.protect(found.secret_key, found.token)
         log.info("signing with access key %s from %s", found.access_key, found.source)
     return found

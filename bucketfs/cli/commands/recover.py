@@ -22,7 +22,7 @@ from bucketfs.cli import show
 from bucketfs.cli.commands import leftovers as left
 from bucketfs.cli.commands.leftovers import Entry, Kind, Leftovers
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.options import arguments
+from bucketfs.cli.options import arguments, complete
 from bucketfs.cli.options.parser import Parser
 from bucketfs.errors import FsError
 
@@ -57,10 +57,10 @@ def run(argv: Sequence[str]) -> int:
         return ExitCode.OK
     buckets, names = _buckets_and_names(argv, found)
     _check(found, buckets, names)
-    bucket, root = "".join(buckets), found.cache
+    text, root = "".join(buckets), found.cache
     if found.apply:
-        return _apply(bucket, found.options, root)
-    chosen = list(_directories(root, bucket.partition(":")[0]))
+        return _apply(text, found.options, root)
+    chosen = list(_directories(root, _bucket(text)))
     if found.save is not None:
         place = Path(found.save)
         return _each(chosen, lambda one, where, journal: _save(one, where, journal, place))
@@ -252,6 +252,13 @@ def _row(entry: Entry, now: float) -> tuple[str, ...]:
     return entry.kind, show.name(entry.name), size, since, state + show.name(entry.note)
 
 
+def _bucket(text: str) -> str:
+    try:
+        return complete.bucket_of(text, os.environ) if text else ""
+    except arguments.ParseError as error:
+        raise Failure(ExitCode.USAGE, str(error)) from None
+
+
 def _apply(bucket: str, given: Sequence[str], cache: str | None) -> int:
     """Do what the next mount of a bucket with these options would do. Raises Failure."""
     # Listing needs neither FUSE nor a bucket.
@@ -262,7 +269,7 @@ def _apply(bucket: str, given: Sequence[str], cache: str | None) -> int:
     for words_of_one in given:
         line += ["-o", words_of_one]
     try:
-        options = arguments.parse(line)
+        options = complete.build(arguments.tokenise(line), os.environ, expand=False)
     except arguments.ParseError as error:
         raise Failure(ExitCode.USAGE, str(error)) from None
     return apply.apply(replace(options, use_cache=cache) if cache else options, only)

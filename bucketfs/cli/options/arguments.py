@@ -280,12 +280,19 @@ def _positions(positions: Sequence[str], named: str | None) -> tuple[str, str, s
 
 
 def split_bucket(text: str) -> tuple[str, str]:
-    """``BUCKET[:/PREFIX]`` → name and prefix (``""`` or ``a/b/``). Raises ParseError."""
+    """``BUCKET[:/PREFIX]`` or ``s3://BUCKET[/PREFIX]`` → name and prefix (``""`` or ``a/b/``).
+
+    Raises ParseError.
+    """
+    if text.startswith("s3://"):
+        name, slash, path = text.removeprefix("s3://").partition("/")
+        if name and ":" not in name:
+            return split_bucket(f"{name}:{slash}{path}")
     if "://" in text:
         raise ParseError(f"{text}: write BUCKET[:/PREFIX], and the address into -o url=")
-    bucket, colon, path = text.partition(":")
     if text.startswith(":s3"):
         raise ParseError(f"{text}: write BUCKET[:/PREFIX], and rclone's settings into -o")
+    bucket, _, path = text.partition(":")
     if not bucket:
         raise ParseError(f"{text or chr(39) * 2}: names no bucket; write BUCKET[:/PREFIX]")
     if "/" in bucket:
@@ -293,7 +300,7 @@ def split_bucket(text: str) -> tuple[str, str]:
         raise ParseError(f"{text}: a prefix is written with a colon: {name}:/{rest}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", bucket):
         raise ParseError(f"{bucket}: not a bucket name (letters, digits, '.', '-', '_')")
-    if colon and not path.startswith("/"):
+    if path and not path.startswith("/"):
         raise ParseError(_without_slash(text, bucket, path))
     parts = [part for part in path.split("/") if part]
     if "." in parts or ".." in parts:
@@ -325,6 +332,8 @@ def _check_together(bucket: str, values: Mapping[str, Any]) -> None:
         raise ParseError("passwd_file and iam_role exclude each other; give one")
     if values.get("no_check_certificate") and values.get("ca_bundle"):
         raise ParseError("no_check_certificate and ca_bundle exclude each other; give one")
+    if values.get("publish") == "unmount" and values.get("exclusive_create") == "open":
+        raise ParseError("publish=unmount and exclusive_create=open exclude each other; give one")
     encryption = values.get("use_sse")
     url = values.get("url") or ""
     if encryption is not None and encryption.mode == "custom" and url.startswith("http://"):

@@ -37,10 +37,14 @@ _COMMANDS = (
         "bucketfs recover [BUCKET] [--apply|--save DIR|--discard NAME…]",
         "list what dead mounts left on this machine; upload it, copy it out, or delete it",
     ),
+    (
+        "bucketfs dataset add|list|show|remove …",
+        "give a bucket with its address and options a name: bucketfs NAME MOUNTPOINT",
+    ),
     ("bucketfs demo [DIR]", "try it out, with a server of its own"),
 )
 
-_MORE = "bucketfs COMMAND --help says more about a command."
+_MORE = "For BUCKET a dataset may stand. bucketfs COMMAND --help says more about a command."
 
 _FLAGS = (
     ("-f", "stay in the foreground and log to standard error"),
@@ -220,6 +224,7 @@ def man_page() -> str:
     for code, text in _EXIT_CODES.items():
         lines += [".TP", f".B {code.value}", _roff(text)]
     lines += [".SH FILES", ".TP", ".B ~/.passwd\\-s3fs, /etc/passwd\\-s3fs", _roff(_FILES)]
+    lines += [".TP", ".B ~/.config/bucketfs/NAME.toml, /etc/bucketfs/NAME.toml", _roff(_DATASETS)]
     lines += [".SH SEE ALSO", ".BR mount (8),", ".BR fusermount3 (1),", ".BR fstab (5)"]
     return "\n".join(lines) + "\n"
 
@@ -227,13 +232,21 @@ def man_page() -> str:
 _DESCRIPTION = (
     "bucketfs shows the objects of an S3 bucket as files. The command line, the options and the"
     " password file are those of s3fs; an fstab line of s3fs works with fuse.bucketfs as its type."
+    " PREFIX may have placeholders, expanded when the mount begins: {date}, {time}, {hostname},"
+    " {user}, {uuid}, {env:NAME}, and of Bacalhau {jobID}, {executionID}, {nodeID}; a brace is"
+    " written {{."
     " The program returns when the bucket is mounted, or says in one line why it is not. "
     "Options of rclone mount are understood as well: bucketfs --help rclone. "
 ) + _MORE
 
 _FILES = (
     "Keys: ACCESS_KEY:SECRET_KEY, or BUCKET:ACCESS_KEY:SECRET_KEY for one bucket; mode 600"
-    " (/etc/passwd-s3fs also 640). ~/.aws/config and ~/.aws/credentials are read first."
+    " (/etc/passwd-s3fs also 640); or JSON. ~/.aws/config and ~/.aws/credentials are read first."
+)
+
+_DATASETS = (
+    "Datasets: bucket, prefix, url, passwd_file and options of what bucketfs NAME MOUNTPOINT"
+    " mounts. A bucket of the same name is written NAME: or s3://NAME. Keys: NAME.passwd beside it."
 )
 
 

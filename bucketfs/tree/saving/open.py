@@ -167,13 +167,13 @@ class Opener:
             await self._sync(handle, self._saver.close)
 
     async def sync(self, handle: Handle) -> None:
-        """Have everything of an open file in the bucket (fsync).
+        """Have everything of an open file in the bucket, or safe here if files are held (fsync).
 
         Raises:
             FsError: ESTALE once for each handle that was open when others' version won a conflict.
             StoreError: It could not be saved.
         """
-        await self._sync(handle, self._saver.save)
+        await self._sync(handle, self._saver.sync)
 
     async def _sync(self, handle: Handle, save: Callable[[Inode], Awaitable[None]]) -> None:
         """Save; a conflict that another save has met, before or meanwhile, is told of as well."""

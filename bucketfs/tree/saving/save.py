@@ -4,7 +4,7 @@ What fails stays unsaved and is tried again: `close` reports it, the last close 
 background task, unmounting tries a last time and then leaves the bytes in a file on the local disk.
 With `TreeConfig.writeback` close only promises the bytes (`Promises`), and that same background
 task brings them to the bucket; what unmounting cannot save then waits in the journal for the next
-mount.
+mount. With `FileContext.held` no task does: promised files wait for a flush, or the mount's end.
 """
 
 from __future__ import annotations
@@ -100,6 +100,8 @@ class Saver:
         self.undeleted: set[str] = set()
         self._small = trio.Semaphore(state.files.parallel)
         self._large = trio.Semaphore(_LARGE_AT_ONCE)
+        #: Whether the log says that not all files could be held.
+        self._overflowed = False
         #: What the drain could not save and has left on the local disk.
         self._left: set[Inode] = set()
 
@@ -115,7 +117,28 @@ class Saver:
             self._closed = trio.current_time()
             self.keep_trying(inode, in_a_lull=True)
         else:
+            if self._state.files.held and not self._overflowed:
+                self._overflowed = True
+                log.warning(
+                    "%s is published before the end of the mount, and perhaps others: "
+                    "the cache cannot hold all that waits; raise cache_size",
+                    self._state.shown(inode),
+                )
             await self.save(inode)
+
+    async def sync(self, inode: Inode) -> None:
+        """Have everything of this inode safe: in the bucket, or on the disk where files are held.
+
+        Raises:
+            FsError, StoreError: As `save`.
+        """
+        await (self.close(inode) if self._state.files.held else self.save(inode))
+
+    def _is_held(self, open_state: OpenState) -> bool:
+        """Whether a file is to wait for a flush or the end; the journal has to know it."""
+        content = open_state.content
+        promised = content is not None and content.unsaved and content.promise is not None
+        return self._state.files.held and promised
 
     async def save(self, inode: Inode, *, late: bool = False) -> None:
         """Have the bucket hold everything of this inode: bytes, length, attributes.
@@ -215,7 +238,7 @@ class Saver:
         open_state = self._state.ensure_open_state(inode)
         self.promises.note(inode)
         _waits(open_state)
-        if not open_state.retrying:
+        if not open_state.retrying and not self._is_held(open_state):
             open_state.retrying = True
             self._state.background.start(
                 lambda: self._retry(inode, open_state, in_a_lull), "save after close"
@@ -226,7 +249,7 @@ class Saver:
             await trio.sleep(ATTRIBUTE_DELAY)
         finally:
             open_state.saving_attributes = False
-        if not open_state.retrying:
+        if not open_state.retrying and not self._is_held(open_state):
             open_state.retrying = True
             await self._retry(inode, open_state, in_a_lull=False)
 
@@ -250,7 +273,7 @@ class Saver:
         try:
             if in_a_lull:
                 await self._wait_for_lull()
-            while not open_state.being_written:
+            while not open_state.being_written and not self._is_held(open_state):
                 try:
                     return await self._save_in_turn(inode, open_state)
                 except (StoreError, FsError) as error:
