@@ -10,8 +10,9 @@ import trio
 
 from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import BytesBody, Headers
-from bucketfs.tree.core.inode import Stage
+from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.namespace import entries
+from bucketfs.tree.saving.change import Change
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 from tests.harness.memory import Fault
 from tests.tree.builder import Bucket, Mount, planted
@@ -51,9 +52,9 @@ async def test_states(bucket: Bucket, tmp_path: Path) -> None:
         bucket.refuse("PutObject", "SlowDown")
         await unsaved(mount, "refused")
         refused, opened = outstanding.waiting()
-        assert (opened.path, opened.size, opened.state, opened.since) == ("open", 3, Stage.OPEN, 0)
+        assert (opened.path, opened.size, opened.state, opened.since) == ("open", 3, Stage.DIRTY, 0)
         assert (refused.path, refused.size, refused.tries) == ("refused", 5, 1)
-        assert refused.state in (Stage.UPLOADING, Stage.RETRYING)
+        assert refused.state in (Stage.PUBLISHING, Stage.RETRYING)
         assert "SlowDown" in refused.error
         assert refused.since > 0
         await trio.sleep(0.5)
@@ -62,7 +63,7 @@ async def test_states(bucket: Bucket, tmp_path: Path) -> None:
         assert outstanding.remaining() == Remaining(files=1, size=5, removals=0)
         hang(bucket, "p/refused")
         await trio.sleep(100)
-        assert outstanding.waiting()[0].state is Stage.UPLOADING
+        assert outstanding.waiting()[0].state is Stage.PUBLISHING
         bucket.fault = None
 
 
@@ -150,7 +151,7 @@ async def test_who_stops_waiting_stops_nothing(bucket: Bucket, tmp_path: Path) -
         hang(bucket, "f")
         with trio.move_on_after(5):
             await mount.tree.outstanding.flush()
-        assert mount.tree.outstanding.waiting()[0].state is Stage.UPLOADING
+        assert mount.tree.outstanding.waiting()[0].state is Stage.PUBLISHING
         bucket.fault = None
 
 
@@ -266,10 +267,10 @@ async def test_what_is_promised_is_told_and_left_to_the_next_mount(
         hang(bucket, "f")
         await mount.save("f", b"bytes")
         (item,) = mount.tree.outstanding.waiting()
-        assert (item.path, item.size, item.state) == ("f", 5, Stage.WAITING)
+        assert (item.path, item.size, item.state) == ("f", 5, Stage.PROMISED)
         await trio.sleep(2)
         (item,) = mount.tree.outstanding.waiting()
-        assert (item.path, item.size, item.state) == ("f", 5, Stage.UPLOADING)
+        assert (item.path, item.size, item.state) == ("f", 5, Stage.PUBLISHING)
         hurry = trio.Event()
         hurry.set()
         (lost,) = (await mount.tree.outstanding.drain(hurry, lambda _: None)).files
@@ -381,3 +382,84 @@ async def test_a_large_file_that_is_not_closed_leaves_no_upload(
         assert not bucket.uploads
         assert not bucket.objects
         assert rescued(tmp_path) == 1
+
+
+async def test_a_conflict_that_is_over_is_no_failure_of_what_is_written_next(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"mine")
+        bucket.poke("f", b"theirs")
+        with pytest.raises(FsError, match="ESTALE"):
+            await mount.flush(handle)
+        await mount.write(handle, 4, b" and more")
+        (item,) = mount.tree.outstanding.waiting()
+        assert (item.tries, item.error) == (0, "")
+        await mount.close(handle)
+    caplog.clear()
+
+
+async def test_attributes_of_a_removed_file_keep_nothing_alive(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        await mount.save("f", b"bytes")
+        handle = await mount.open("f")
+        await mount.unlink("f")
+        mount.tree.changer.change(handle.inode, Change(mode=0o600))
+        mount.tree.saver.later(handle.inode)
+        await mount.close(handle)
+        await trio.sleep(10)
+        assert not mount.tree.state.open_inodes
+
+
+async def test_a_conflict_shows_while_both_versions_are_being_kept(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"mine")
+        bucket.poke("f", b"theirs")
+        bucket.latency = 10.0
+        async with trio.open_nursery() as nursery:
+
+            async def flush() -> None:
+                with pytest.raises(FsError, match="ESTALE"):
+                    await mount.flush(handle)
+
+            nursery.start_soon(flush)
+            stages = []
+            with trio.move_on_after(60):
+                while waiting := mount.tree.outstanding.waiting():
+                    stages.append(waiting[0].state)
+                    await trio.sleep(1)
+        assert list(dict.fromkeys(stages)) == [Stage.DIRTY, Stage.PUBLISHING, Stage.CONFLICT]
+        await mount.close(handle)
+    caplog.clear()
+
+
+async def test_what_is_given_up_and_open_still_says_so_and_may_be_written_again(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        bucket.refuse("PutObject", "EntityTooLarge")
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"bytes")
+        reader = await mount.open("f")
+        with pytest.raises(StoreError):
+            await mount.close(handle)
+        mount.tree.saver.keep_trying(handle.inode)
+        await trio.sleep(1)
+        (item,) = mount.tree.outstanding.waiting()
+        assert (item.state, item.tries) == (Stage.GIVEN_UP, 2)
+        assert len(mount.tree.state.given_up) == 1
+        bucket.fault = None
+        handle = await mount.open("f", os.O_WRONLY)
+        await mount.write(handle, 0, b"BYTES")
+        assert mount.tree.outstanding.waiting()[0].state is Stage.DIRTY
+        await mount.close(handle)
+        assert mount.tree.outstanding.waiting() == []
+        assert bucket.peek("f") == b"BYTES"
+        await mount.close(reader)
+    caplog.clear()

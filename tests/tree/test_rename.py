@@ -13,6 +13,7 @@ import trio
 
 from bucketfs.errors import FsError, NoAnswer, StoreError
 from bucketfs.tree.core.inode import Directory
+from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.saving.change import Change
 from bucketfs.tree.saving.save import ATTRIBUTE_DELAY
 from tests.harness.memory import Fault
@@ -190,7 +191,7 @@ async def test_attributes_of_a_replaced_directory_do_not_come_late(
         bucket.latency = 5.0
         await trio.sleep(0.02)
         assert replaced.open_state is not None
-        assert replaced.open_state.held, "they are on their way"
+        assert replaced.open_state.stage is Stage.PUBLISHING, "they are on their way"
         bucket.latency = 0.01
         await mount.rename("source", "target")
         await trio.sleep(60)

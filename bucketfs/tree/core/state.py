@@ -371,16 +371,14 @@ class TreeState:
         if content is None:
             base = Version(self.key(inode), inode.etag, inode.size) if inode.etag else None
             content = Content(self.files, base, outlet=self.outlet(inode))
-            self.ensure_open_state(inode).content = content
+            self.ensure_open_state(inode).take(content)
         return content
 
     def empty_content(self, inode: Inode) -> Content:
         """The inode's bytes as O_TRUNC leaves them: none, which the bucket does not know yet."""
-        open_state = self.ensure_open_state(inode)
-        open_state.content = Content(
-            self.files, None, overlay=Overlay.emptied(), outlet=self.outlet(inode)
-        )
-        return open_state.content
+        content = Content(self.files, None, overlay=Overlay.emptied(), outlet=self.outlet(inode))
+        self.ensure_open_state(inode).take(content)
+        return content
 
     def copy_condition(self, inode: Inode) -> str:
         """ETag that a copy of the inode's object is to be conditional on, "" for none.
@@ -414,9 +412,8 @@ class TreeState:
 
     def close_content(self, inode: Inode) -> None:
         """Let the inode's bytes go (to the cache)."""
-        if inode.open_state is not None and inode.open_state.content is not None:
-            inode.open_state.content.close()
-            inode.open_state.content = None
+        if inode.open_state is not None:
+            inode.open_state.let_go()
 
     def holds_unsaved(self, inode: Inode) -> bool:
         """Whether forgetting the inode (and all below) would lose something that is only here."""

@@ -235,8 +235,7 @@ class Entries:
         await self._markers.keep_left(parent)
 
     def _take_away(self, parent: Directory, inode: Inode, open_state: OpenState) -> None:
-        open_state.unlinked = True
-        open_state.attributes_unsaved = False
+        open_state.removed()
         self._promises.drop(open_state.content)
         if open_state.content is not None:
             open_state.content.early_upload.drop()

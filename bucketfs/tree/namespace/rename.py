@@ -283,7 +283,7 @@ class Renamer:
         open_state = source.open_state
         assert open_state is not None
         assert source.parent is not None
-        changes = open_state.attribute_changes
+        changes = open_state.progress.attribute_changes
         headers = self._new_headers(source, onto.name)
         old = Version(old_key, source.etag, source.size)
         await self._markers.keep(source.parent, source)
@@ -321,10 +321,8 @@ class Renamer:
         self._state.index.drop_headers(old_key)
         if headers is not None:
             self._state.index.put_headers(onto.key, info.etag, info.last_modified, headers)
-            if open_state.attribute_changes == changes and not (
-                open_state.content and open_state.content.unsaved
-            ):
-                open_state.attributes_unsaved = False
+            if not (open_state.content and open_state.content.unsaved):
+                open_state.attributes_stored(changes)
         return left
 
     async def _delete_original(self, old: Version, copy: ObjectInfo, *, sure: bool) -> bool:
@@ -370,7 +368,8 @@ class Renamer:
             return None
         old_type, new_type = content_type(source.name), content_type(new_name)
         kept = posix.foreign.content_type if posix.foreign else ""
-        if not open_state.attributes_unsaved and (old_type == new_type or kept != old_type):
+        unsaved = open_state.progress.attributes_unsaved
+        if not unsaved and (old_type == new_type or kept != old_type):
             return None
         if posix.foreign and kept == old_type:
             foreign = Headers(posix.foreign.metadata, "", posix.foreign.other)
@@ -393,8 +392,7 @@ class Renamer:
         self._state.note_change(*changed)
         if target is not None:
             if target.open_state is not None:
-                target.open_state.unlinked = True
-                target.open_state.attributes_unsaved = False
+                target.open_state.removed()
                 if target.content is not None:
                     target.content.early_upload.drop()
             self._state.unlink(target)

@@ -52,10 +52,8 @@ class Changer:
 
     def replace(self, inode: Inode, posix: Posix) -> None:
         """New attributes, which the bucket does not have yet."""
-        open_state = self._state.ensure_open_state(inode)
         inode.posix = posix
-        open_state.attributes_unsaved = True
-        open_state.attribute_changes += 1
+        self._state.ensure_open_state(inode).attributes_changed()
         self._state.note_change(inode)
         self._promises.update(inode)
 

@@ -139,6 +139,7 @@ class Opener:
     async def write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Write to an open file; raises as `Content.write` does."""
         done = await handle.content.write(offset, data)
+        self._state.ensure_open_state(handle.inode).written()
         self._changer.touch_content(handle.inode)
         self._state.note_change(handle.inode)
         return done
@@ -154,6 +155,7 @@ class Opener:
         content.handles += 1
         try:
             await content.truncate(size)
+            self._state.ensure_open_state(inode).written()
             self._changer.touch_content(inode)
             self._state.note_change(inode)
             if publish:
@@ -206,12 +208,16 @@ class Opener:
         content.add_reader(handle.reader)
         content.writers += writable
         content.early_upload.allowed |= writable
+        self._state.ensure_open_state(inode).settle()
         return handle
 
     async def _drop(self, inode: Inode, content: Content) -> None:
         content.handles -= 1
         open_state = inode.open_state
-        if content.handles or open_state is None or open_state.content is not content:
+        if open_state is None or open_state.content is not content:
+            return
+        open_state.settle()
+        if content.handles:
             return
         if open_state.unlinked:
             await self._bury(inode)
@@ -244,6 +250,7 @@ class Opener:
             finally:
                 content.handles -= 1
             content.overlay.opened_empty()
+            self._state.ensure_open_state(inode).take(content)
         posix = inode.posix
         if posix is not None and uid != 0 and posix.mode & (stat.S_ISUID | stat.S_ISGID):
             # the kernel leaves this to us for O_TRUNC, as only we know when it happens
@@ -259,7 +266,7 @@ class Opener:
         content = inode.content
         if inode.parent is None or (content is not None and content.unsaved):
             return
-        if inode.open_state is not None and inode.open_state.attributes_unsaved:
+        if inode.open_state is not None and inode.open_state.progress.attributes_unsaved:
             return
         if self._state.age(inode) <= self._state.config.open_ttl:
             return

@@ -15,7 +15,8 @@ import trio
 
 from bucketfs.errors import FsError, StoreError
 from bucketfs.tasks import gather, internal
-from bucketfs.tree.core.inode import Inode, OpenState, Stage
+from bucketfs.tree.core.inode import Inode, OpenState
+from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.core.state import GivenUp, TreeState
 from bucketfs.tree.saving.remove import Removals
 from bucketfs.tree.saving.save import Saver
@@ -99,7 +100,7 @@ class Outstanding:
     def waiting(self) -> list[Waiting]:
         """Everything that is unsaved, in the order in which it began to wait; the open last."""
         found = [self._waiting(inode, open_state) for inode, open_state in self._unsaved()]
-        return sorted(found, key=lambda item: (item.state is Stage.OPEN, item.since, item.path))
+        return sorted(found, key=lambda item: (item.state is Stage.DIRTY, item.since, item.path))
 
     def remaining(self) -> Remaining:
         """How much waits."""
@@ -190,14 +191,19 @@ class Outstanding:
     def _unsaved(self) -> Iterator[tuple[Inode, OpenState]]:
         for inode in list(self._state.open_inodes):
             open_state = inode.open_state
-            if open_state is not None and not open_state.unlinked and open_state.unsaved:
+            if open_state is not None and open_state.unsaved:
                 yield inode, open_state
 
     def _waiting(self, inode: Inode, open_state: OpenState) -> Waiting:
-        stage = open_state.stage
-        since = 0.0 if stage is Stage.OPEN else open_state.since
-        path = self._state.shown_below(inode)
-        return Waiting(path, _size(open_state), stage, since, open_state.tries, open_state.error)
+        progress, path = open_state.progress, self._state.shown_below(inode)
+        return Waiting(
+            path=path,
+            size=_size(open_state),
+            state=progress.stage,
+            since=0.0 if progress.stage is Stage.DIRTY else progress.since,
+            tries=progress.tries,
+            error=progress.error,
+        )
 
     def _is_below(self, inode: Inode, below: str) -> bool:
         path = self._state.shown_below(inode).rstrip("/")

@@ -182,8 +182,12 @@ class Promises:
         row = FailedRow(path, self._state.shown(inode), str(error), time.time())
         with self._journal.batch():
             self._journal.fail(row)
-            if inode.content is not None and inode.content.promised_as_it_is:
-                self.drop(inode.content)
+            open_state = inode.open_state
+            if open_state is None or open_state.content is None:
+                return
+            if open_state.content.promised_as_it_is:
+                self.drop(open_state.content)
+                open_state.settle()
 
     def adopted(self, content: Content) -> None:
         """A promise of an earlier mount is this one's now."""
@@ -254,6 +258,7 @@ class Promises:
             if old is not None and old.row.file != row.file:
                 self._journal.drop(old.row.file)
         content.local.promise = Promise(pages, row, inline=inline, revision=revision)
+        open_state.settle()
         self.count += old is None
         self.bytes += row.size - (old.row.size if old is not None else 0)
         if old is not None and old.pages is not pages:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import trio
@@ -67,21 +69,23 @@ class Publisher:
         """
         content = open_state.content
         assert content is not None
-        content.hold()  # what a refusal leads to is done with the same bytes
-        try:
-            published = await self._store(inode, open_state, content)
-        finally:
-            content.unhold()
-        if published.conflict is None:
-            open_state.exclusive = False
-            self._state.retain(published.target.key)
-        left = self._note_saved(inode, open_state, published.info, published.target)
+        with _attempt(open_state):
+            content.hold()  # what a refusal leads to is done with the same bytes
+            try:
+                published = await self._store(inode, open_state, content)
+            finally:
+                content.unhold()
+            if published.conflict is None:
+                open_state.exclusive = False
+                self._state.retain(published.target.key)
+            left = self._note_saved(inode, open_state, published.info, published.target)
         content.conflicts += published.conflict is not None
         return Saved(left, published.conflict)
 
     async def _store(self, inode: Inode, open_state: OpenState, content: Content) -> Published:
         lost = open_state.lost
         if lost is not None and not self._conflicts.take_name_back(inode, lost):
+            open_state.overtaken()
             return await self._conflicts.keep_ours_beside(inode, open_state, content, None)
         target = upload_target(self._state, inode, open_state)
         try:
@@ -89,12 +93,14 @@ class Publisher:
         except PreconditionFailed as error:
             found = await find_arrived(self._state.store, target, content)
             if found is None:
+                open_state.overtaken()
                 return await self._conflicts.resolve(inode, open_state, target, error)
             info, target = found
             return await self._publish(target, content) if info is None else Published(info, target)
         except FsError as error:
             if error.errno != errno.ESTALE or content.early_upload.has_upload_only:
                 raise
+            open_state.overtaken()
             return await self._conflicts.resolve(inode, open_state, target, error)
 
     async def _publish_noted(self, inode: Inode, target: Target, content: Content) -> Published:
@@ -132,11 +138,15 @@ class Publisher:
         Raises:
             StoreError: It failed, nothing has changed.
         """
-        target = Target("", object_headers(inode), changes=open_state.attribute_changes)
+        with _attempt(open_state):
+            return await self._attributes(inode, open_state)
+
+    async def _attributes(self, inode: Inode, open_state: OpenState) -> Saved:
+        target = Target("", object_headers(inode), changes=open_state.progress.attribute_changes)
         if isinstance(inode, Directory) and not inode.size:
             key = self._state.prefix(inode)
             if not key:
-                open_state.attributes_unsaved = False  # a whole bucket has no object for its root
+                open_state.attributes_dropped()  # a whole bucket has no object for its root
                 return Saved(attributes_left=False)
             info = await self._state.store.put(key, BytesBody(b""), target.headers)
             inode.markers = (inode.markers or frozenset()) | {"/"}
@@ -158,7 +168,7 @@ class Publisher:
     def _drop_attributes(self, inode: Inode, open_state: OpenState) -> None:
         """Others have removed the object whose attributes were changed here: they went with it."""
         log.warning("%s was removed by someone else, with its new attributes", inode.name)
-        open_state.attributes_unsaved = False
+        open_state.attributes_dropped()
         inode.checked = NEVER
         if inode.parent is not None:
             inode.parent.listed = NEVER
@@ -187,9 +197,28 @@ class Publisher:
         inode.checked = clock.monotonic()
         self._state.note_change(inode)
         self._state.index.put_headers(info.key, info.etag, info.last_modified, target.headers)
-        open_state.attributes_unsaved = open_state.attribute_changes != target.changes
-        if not open_state.attributes_unsaved and inode.posix is not None:
+        open_state.attributes_stored(target.changes)
+        left = open_state.progress.attributes_unsaved
+        if not left and inode.posix is not None:
             # a streamed upload carries the times of its beginning: what is shown stays what is
             # stored
             inode.posix = with_times_of(inode.posix, target.headers)
-        return open_state.attributes_unsaved
+        return left
+
+
+@contextmanager
+def _attempt(open_state: OpenState) -> Iterator[None]:
+    """The block brings what is unsaved to the bucket; what it comes to moves the inode on."""
+    open_state.begin()
+    try:
+        yield
+    except upload.Interrupted:
+        open_state.interrupted()
+        raise
+    except Exception as error:
+        open_state.failed(error)
+        raise
+    except BaseException:  # cancelled
+        open_state.interrupted()
+        raise
+    open_state.saved()

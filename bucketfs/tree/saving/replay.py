@@ -242,11 +242,11 @@ class Replay:
             return
         inode = self._state.new_file(parent, name)
         self._furnish(inode, row)
+        content = Content.promised(self._state.files, row, pages, outlet=self._state.outlet(inode))
         open_state = self._state.ensure_open_state(inode)
-        open_state.content = Content.promised(
-            self._state.files, row, pages, outlet=self._state.outlet(inode)
-        )
-        self._saver.promises.adopted(open_state.content)
+        open_state.take(content)
+        open_state.settle()
+        self._saver.promises.adopted(content)
         self._state.note_change(inode)
         self._saver.keep_trying(inode)
         self.done.pending += 1

@@ -130,7 +130,6 @@ class Saver:
             StoreError: The request failed; the inode is as unsaved as before.
         """
         while inode.open_state is not None and inode.open_state.unsaved:
-            _waits(inode.open_state)
             try:
                 async with self._locks.exclusive(inode) as open_state:
                     if not (late and open_state.being_written):
@@ -138,12 +137,6 @@ class Saver:
                 break
             except Interrupted:
                 continue  # it was renamed or removed meanwhile; that had the lock first
-            except Exception as error:
-                inode.open_state.tries += 1
-                inode.open_state.error = str(error)
-                raise
-        if inode.open_state is not None and not inode.open_state.unsaved:
-            inode.open_state.since, inode.open_state.tries, inode.open_state.error = 0.0, 0, ""
 
     async def _save(self, inode: Inode, open_state: OpenState) -> None:
         if open_state.unlinked:
@@ -159,8 +152,8 @@ class Saver:
             self.uploaded.files += 1
             self.uploaded.bytes += inode.size
         elif open_state.lost is not None:
-            open_state.attributes_unsaved = False  # nothing but the attributes of a lost name
-        elif open_state.attributes_unsaved:
+            open_state.attributes_dropped()  # nothing but the attributes of a lost name
+        elif open_state.progress.attributes_unsaved:
             self._follow_up(inode, await self.publisher.attributes(inode, open_state))
 
     async def finish_upload(self, inode: Inode, open_state: OpenState) -> None:
@@ -200,9 +193,8 @@ class Saver:
     def later(self, inode: Inode) -> None:
         """Save the inode's attributes in a moment, together with what else changes until then."""
         open_state = self._state.ensure_open_state(inode)
-        _waits(open_state)
-        if not open_state.saving_attributes:
-            open_state.saving_attributes = True
+        if not open_state.progress.saving_attributes:
+            open_state.progress.saving_attributes = True
             self._state.background.start(
                 lambda: self._save_later(inode, open_state), "save attributes"
             )
@@ -214,9 +206,8 @@ class Saver:
         """
         open_state = self._state.ensure_open_state(inode)
         self.promises.note(inode)
-        _waits(open_state)
-        if not open_state.retrying:
-            open_state.retrying = True
+        if not open_state.progress.retrying:
+            open_state.progress.retrying = True
             self._state.background.start(
                 lambda: self._retry(inode, open_state, in_a_lull), "save after close"
             )
@@ -225,9 +216,9 @@ class Saver:
         try:
             await trio.sleep(ATTRIBUTE_DELAY)
         finally:
-            open_state.saving_attributes = False
-        if not open_state.retrying:
-            open_state.retrying = True
+            open_state.progress.saving_attributes = False
+        if not open_state.progress.retrying:
+            open_state.progress.retrying = True
             await self._retry(inode, open_state, in_a_lull=False)
 
     async def _wait_for_lull(self) -> None:
@@ -267,7 +258,7 @@ class Saver:
                 await trio.sleep(pause)
                 pause = min(pause * 2, RETRY_MOST)
         finally:
-            open_state.retrying = False
+            open_state.progress.retrying = False
             self._after(inode, open_state)
 
     async def _save_in_turn(self, inode: Inode, open_state: OpenState) -> None:
@@ -315,7 +306,7 @@ class Saver:
         if where is None:
             self.promises.note(inode)
             return False
-        open_state.attributes_unsaved = False
+        open_state.given_up()
         inode.checked = NEVER
         inode.opened = ""
         log.error("%s cannot be saved: %s%s", self._state.shown(inode), error, where)
@@ -393,12 +384,7 @@ class Saver:
         error = FsError(errno.EINTR, "unmounting was cut short")
         for inode in list(self._state.open_inodes):
             open_state = inode.open_state
-            if (
-                open_state is None
-                or open_state.unlinked
-                or not open_state.unsaved
-                or inode in self._left
-            ):
+            if open_state is None or not open_state.unsaved or inode in self._left:
                 continue
             where = self._leave_behind(inode, error, to_next_mount=True)
             log.error("%s is not saved: %s%s", self._state.shown(inode), error.why, where)
@@ -429,12 +415,7 @@ class Saver:
         None where the disk refuses.
         """
         content, open_state = inode.content, inode.open_state
-        if (
-            open_state is None
-            or open_state.unlinked
-            or not open_state.unsaved
-            or inode in self._left
-        ):
+        if open_state is None or not open_state.unsaved or inode in self._left:
             return ""
         path, words = "", ""
         if content is not None and content.unsaved:
@@ -474,7 +455,3 @@ def _gaps(content: Content) -> str:
         f"{start}-{stop - 1}" for start, stop in content.fetcher.missing(0, content.size)
     )
     return f", without bytes {gaps}, which are those of the version in the bucket" if gaps else ""
-
-
-def _waits(open_state: OpenState) -> None:
-    open_state.since = open_state.since or clock.wall_ns() / 1e9

@@ -47,7 +47,7 @@ def upload_target(state: TreeState, inode: Inode, open_state: OpenState) -> Targ
     return Target(
         key,
         object_headers(inode),
-        changes=open_state.attribute_changes,
+        changes=open_state.progress.attribute_changes,
         if_match=etag,
         if_none_match=not etag,
     )
