@@ -463,3 +463,19 @@ async def test_what_is_given_up_and_open_still_says_so_and_may_be_written_again(
         assert bucket.peek("f") == b"BYTES"
         await mount.close(reader)
     caplog.clear()
+
+
+async def test_what_the_end_of_a_mount_leaves_while_a_program_has_it_open(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its row goes, with which it was the mount's to save: it is the program's again."""
+    async with planted(bucket, tmp_path) as mount:
+        bucket.refuse("PutObject")
+        await unsaved(mount, "f")
+        await trio.sleep(0.1)
+        await mount.open("f", os.O_WRONLY)
+        assert mount.tree.outstanding.waiting()[0].state is Stage.RETRYING
+        await mount.tree.outstanding.drain(trio.Event(), lambda _: None)
+        assert rescued(tmp_path) == 1
+        assert mount.tree.outstanding.waiting()[0].state is Stage.DIRTY
+    caplog.clear()

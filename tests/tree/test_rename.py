@@ -399,3 +399,21 @@ async def test_a_lost_answer_to_delete_is_reported(bucket: Bucket, tmp_path: Pat
         assert await mount.names() == set(mount.stored())
         for name in mount.stored():
             assert await mount.read(name) == b"bytes"
+
+
+async def test_what_is_written_to_a_replaced_file_goes_nowhere(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        await mount.save("target", b"old")
+        await mount.save("source", b"new")
+        handle = await mount.open("target", os.O_RDWR)
+        await mount.rename("source", "target")
+        assert handle.inode.unlinked
+        await mount.write(handle, 0, b"OLD")
+        assert mount.tree.outstanding.waiting() == []
+        assert await mount.pread(handle, 0, 3) == b"OLD"
+        await mount.close(handle)
+        assert mount.stored() == ["target"]
+        assert bucket.peek("target") == b"new"
+        assert not mount.tree.state.open_inodes
