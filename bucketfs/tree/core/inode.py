@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from bucketfs import clock
 from bucketfs.errors import FsError
 from bucketfs.file.content import Content
+from bucketfs.store.base import Headers
 from bucketfs.tasks import Shared
-from bucketfs.tree.core.posix import Posix
+from bucketfs.tree.core.posix import Posix, object_headers
 from bucketfs.tree.core.stages import ATTEMPTING, ENDS, Event, Progress, Stage
 
 #: FUSE_ROOT_ID: the number the kernel expects the root to have.
@@ -223,6 +224,11 @@ class Inode:
         if isinstance(self, Directory):
             return 0
         return self.size if content is None else content.size
+
+    def headers(self) -> Headers:
+        """What its object is to carry; raises FsError as `object_headers` does."""
+        assert self.posix is not None, "attributes are known before anything is saved"
+        return object_headers(self.posix, self.name, directory=isinstance(self, Directory))
 
     @property
     def unlinked(self) -> bool:

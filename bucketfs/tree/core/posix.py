@@ -14,8 +14,10 @@ rclone's octal ``mode`` and fractions, s3sync's ``permissions``, ``owner`` and `
 from __future__ import annotations
 
 import base64
+import errno
 import functools
 import json
+import mimetypes
 import re
 import stat
 from collections.abc import Mapping
@@ -24,10 +26,13 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from urllib.parse import quote, unquote
 
+from bucketfs.errors import FsError
 from bucketfs.store.base import Headers
 
 NANO = 1_000_000_000
 DIRECTORY_TYPE = "application/x-directory"
+#: S3's limit for user metadata of one object.
+METADATA_MAX = 2048
 _DIRECTORY_TYPES = frozenset({DIRECTORY_TYPE, "httpd/unix-directory"})
 _OURS = frozenset({"mode", "uid", "gid", "mtime", "atime", "ctime", "xattr", "rdev"})
 #: Twelve digits of seconds reach beyond the year 30000 and fit every time_t.
@@ -144,6 +149,23 @@ def encode(posix: Posix, content_type: str) -> Headers:
         other=foreign.other,
         essential=not (stat.S_ISREG(posix.mode) or stat.S_ISDIR(posix.mode)),
     )
+
+
+def content_type_of(name: str) -> str:
+    """MIME type by extension, as s3fs sets it."""
+    return mimetypes.guess_type(name, strict=False)[0] or "application/octet-stream"
+
+
+def object_headers(posix: Posix, name: str, *, directory: bool) -> Headers:
+    """What the object of a name is to carry.
+
+    Raises:
+        FsError: ENOSPC when the attributes (xattrs, above all) exceed what an object can carry.
+    """
+    headers = encode(posix, DIRECTORY_TYPE if directory else content_type_of(name))
+    if metadata_size(headers) > METADATA_MAX:
+        raise FsError(errno.ENOSPC, f"more than {METADATA_MAX} bytes of metadata")
+    return headers
 
 
 def with_times_of(posix: Posix, headers: Headers) -> Posix:

@@ -19,6 +19,7 @@ from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version
 from bucketfs.file.early_upload import Outlet
 from bucketfs.file.overlay import Overlay
+from bucketfs.file.target import Target
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tree.core.inode import NEVER, Directory, Inode, InodeTable, OpenState
 from bucketfs.tree.core.names import check_key
@@ -379,6 +380,23 @@ class TreeState:
         content = Content(self.files, None, overlay=Overlay.emptied(), outlet=self.outlet(inode))
         self.ensure_open_state(inode).take(content)
         return content
+
+    def target(self, inode: Inode) -> Target:
+        """Where the inode's bytes go now, and with which headers.
+
+        Raises:
+            FsError: ENOSPC, ENAMETOOLONG; ESTALE for an inode without a name.
+        """
+        key = self.key(inode)
+        replaced = self.deferred.get(key)
+        etag = inode.etag or (replaced.etag if replaced else "")
+        return Target(
+            key,
+            inode.headers(),
+            changes=self.ensure_open_state(inode).progress.attribute_changes,
+            if_match=etag,
+            if_none_match=not etag,
+        )
 
     def copy_condition(self, inode: Inode) -> str:
         """ETag that a copy of the inode's object is to be conditional on, "" for none.

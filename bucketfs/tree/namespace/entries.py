@@ -29,7 +29,6 @@ from bucketfs.tree.saving.lost_answers import delete_attempt
 from bucketfs.tree.saving.markers import Markers
 from bucketfs.tree.saving.promises import Promises
 from bucketfs.tree.saving.remove import Removals
-from bucketfs.tree.saving.upload_target import object_headers
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +129,7 @@ class Entries:
         try:
             async with self._locks.exclusive(inode):
                 key = self._state.key(inode)
-                headers = object_headers(inode)
+                headers = inode.headers()
                 info = await self._state.store.put(
                     key, BytesBody(body), headers, if_none_match=key not in self._state.deferred
                 )

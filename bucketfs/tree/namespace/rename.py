@@ -22,7 +22,7 @@ from bucketfs.file.context import Version
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo
 from bucketfs.tree.core.inode import NEVER, Directory, Inode, OpenState, is_below
 from bucketfs.tree.core.locks import Locks
-from bucketfs.tree.core.posix import encode
+from bucketfs.tree.core.posix import content_type_of, encode
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.find import Finder
 from bucketfs.tree.lookup.lister import Lister
@@ -33,7 +33,6 @@ from bucketfs.tree.saving.lost_answers import delete_attempt
 from bucketfs.tree.saving.markers import Markers
 from bucketfs.tree.saving.remove import Removals
 from bucketfs.tree.saving.save import Saver
-from bucketfs.tree.saving.upload_target import content_type, object_headers
 
 log = logging.getLogger(__name__)
 
@@ -366,7 +365,7 @@ class Renamer:
         posix = source.posix
         if posix is None:
             return None
-        old_type, new_type = content_type(source.name), content_type(new_name)
+        old_type, new_type = content_type_of(source.name), content_type_of(new_name)
         kept = posix.foreign.content_type if posix.foreign else ""
         unsaved = open_state.progress.attributes_unsaved
         if not unsaved and (old_type == new_type or kept != old_type):
@@ -464,6 +463,6 @@ class Renamer:
 
     async def _claim(self, source: Directory, new_prefix: str) -> str:
         """Make the marker of the new name, as only one client can; answers its ETag."""
-        headers = object_headers(source)
+        headers = source.headers()
         info = await self._state.store.put(new_prefix, BytesBody(b""), headers, if_none_match=True)
         return info.etag

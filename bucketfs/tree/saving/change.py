@@ -12,7 +12,6 @@ from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.posix import Posix
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.saving.promises import Promises
-from bucketfs.tree.saving.upload_target import object_headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ class Changer:
     def _replace_xattrs(self, inode: Inode, before: Posix, xattrs: dict[str, bytes]) -> None:
         inode.posix = before.changed(clock.wall_ns(), xattrs=xattrs)
         try:
-            object_headers(inode)
+            inode.headers()
         except FsError:
             inode.posix = before
             raise

@@ -22,7 +22,6 @@ from bucketfs.tree.core.inode import NEVER, Directory, Inode, OpenState
 from bucketfs.tree.core.names import NAME_MAX
 from bucketfs.tree.core.posix import NANO
 from bucketfs.tree.core.state import TreeState
-from bucketfs.tree.saving.upload_target import object_headers
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ class Conflicts:
         await self._gather_bytes(name, content)
         target = Target(
             self._state.child_key(parent, new_name),
-            object_headers(inode),
+            inode.headers(),
             changes=open_state.progress.attribute_changes,
             if_none_match=True,
         )

@@ -20,7 +20,6 @@ from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.lookup.lister import Lister
 from bucketfs.tree.saving.remove import Removals
-from bucketfs.tree.saving.upload_target import object_headers
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class Markers:
         while posix is None or directory.posix != posix:
             await self._attributes.ensure(directory)
             posix = directory.posix
-            headers = object_headers(directory)
+            headers = directory.headers()
             info = await self._state.store.put(
                 self._state.prefix(directory), BytesBody(b""), headers, if_none_match=new
             )

@@ -29,7 +29,6 @@ from bucketfs.file.promise import COPIED, Promise
 from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Directory, Inode, OpenState, is_below
 from bucketfs.tree.core.state import TreeState
-from bucketfs.tree.saving.upload_target import upload_target
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ class Promises:
         if open_state.content.publishing:
             self._attempt(open_state.content, promise.row.headers)
         try:
-            target = upload_target(self._state, inode, open_state)
+            target = self._state.target(inode)
         except FsError:
             return  # it has lost its name: what the row says is as good as it gets
         base = open_state.content.base
@@ -252,7 +251,7 @@ class Promises:
         if inline := _is_inline(content):
             data = pages.read(0, content.size)
             seals = Seals.of([(0, len(data))], lambda start, stop: data[start:stop])
-        row = self._row(inode, open_state, content, seals)
+        row = self._row(inode, content, seals)
         with self._journal.batch():
             self._journal.put(row, data)
             if old is not None and old.row.file != row.file:
@@ -264,12 +263,8 @@ class Promises:
         if old is not None and old.pages is not pages:
             self._outdated.append(old.pages)
 
-    def _row(self, inode: Inode, open_state: OpenState, content: Content, seals: Seals) -> Row:
-        target, base, pages = (
-            upload_target(self._state, inode, open_state),
-            content.base,
-            content.fetcher.pages,
-        )
+    def _row(self, inode: Inode, content: Content, seals: Seals) -> Row:
+        target, base, pages = self._state.target(inode), content.base, content.fetcher.pages
         return Row(
             file=pages.path.name,
             key=target.key,

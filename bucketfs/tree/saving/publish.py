@@ -30,7 +30,6 @@ from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.saving.conflict import Conflicts, Published
 from bucketfs.tree.saving.lost_answers import find_arrived
 from bucketfs.tree.saving.promises import Promises
-from bucketfs.tree.saving.upload_target import object_headers, upload_target
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ class Publisher:
         if lost is not None and not self._conflicts.take_name_back(inode, lost):
             open_state.overtaken()
             return await self._conflicts.keep_ours_beside(inode, open_state, content, None)
-        target = upload_target(self._state, inode, open_state)
+        target = self._state.target(inode)
         try:
             return await self._publish_noted(inode, target, content)
         except PreconditionFailed as error:
@@ -142,7 +141,7 @@ class Publisher:
             return await self._attributes(inode, open_state)
 
     async def _attributes(self, inode: Inode, open_state: OpenState) -> Saved:
-        target = Target("", object_headers(inode), changes=open_state.progress.attribute_changes)
+        target = Target("", inode.headers(), changes=open_state.progress.attribute_changes)
         if isinstance(inode, Directory) and not inode.size:
             key = self._state.prefix(inode)
             if not key:

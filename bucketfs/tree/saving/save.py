@@ -29,7 +29,6 @@ from bucketfs.tree.core.state import GivenUp, TreeState
 from bucketfs.tree.saving.promises import Promises
 from bucketfs.tree.saving.publish import Publisher, Saved
 from bucketfs.tree.saving.remove import Removals
-from bucketfs.tree.saving.upload_target import object_headers, upload_target
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +176,7 @@ class Saver:
         """Where a file would be published now that is still being written. Raises FsError."""
         if is_renaming(inode):
             raise FsError(errno.EBUSY, "its directory is being renamed")
-        return upload_target(self._state, inode, self._state.ensure_open_state(inode))
+        return self._state.target(inode)
 
     async def save_directory(self, directory: Directory) -> None:
         """Have the bucket hold a directory's attributes and no name that was removed from it.
@@ -291,7 +290,7 @@ class Saver:
         if isinstance(error, StoreError):
             return error.code == "MetadataTooLarge"
         try:
-            object_headers(inode)
+            inode.headers()
         except FsError:
             return True  # too much metadata, which is ENOSPC as well
         return False
