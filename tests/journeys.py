@@ -53,7 +53,7 @@ async def flush_of_a_new_file(directory: Path) -> set[str]:
         handle = await mount.create("f")
         await mount.write(handle, 0, b"data")
         with crossed(modules):
-            await mount.tree.opener.flush(handle)
+            await mount.tree.saver.flush(handle)
         await mount.tree.opener.release(handle)
     return modules
 
@@ -92,9 +92,9 @@ async def replay_and_upload(directory: Path) -> set[str]:
 
 #: Journey and how many modules it may cross.
 JOURNEYS: dict[str, tuple[Callable[[Path], Awaitable[set[str]]], int]] = {
-    "flush of a new small file": (flush_of_a_new_file, 23),
+    "flush of a new small file": (flush_of_a_new_file, 21),
     "rename of a directory of three": (rename_of_a_directory, 16),
-    "replay and its upload": (replay_and_upload, 30),
+    "replay and its upload": (replay_and_upload, 31),
 }
 
 

@@ -21,10 +21,10 @@ from bucketfs.fuse.guard import guarded
 from bucketfs.fuse.open_descriptors import is_open_for_writing, process_of, writable_descriptors
 from bucketfs.fuse.readdir import OpenDirectory
 from bucketfs.metrics import Metrics
+from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.core.inode import Inode
 from bucketfs.tree.core.names import NAME_MAX, decode_name
 from bucketfs.tree.saving.change import Change
-from bucketfs.tree.saving.open import Handle
 from bucketfs.tree.tree import Tree
 
 #: Attributes of other namespaces (``system.``: ACLs) mean nothing to a bucket.
@@ -202,7 +202,7 @@ class Operations(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
         if self._tree.changer.change(node, change):
-            self._tree.saver.later(node)
+            self._tree.later.attributes(node)
         return self._encode.attributes(node)
 
     @guarded()
@@ -229,7 +229,7 @@ class Operations(pyfuse3.Operations):
         self._check_xattr(name)
         node = await self._known(inode)
         self._tree.changer.set_xattr(node, decode_name(name), value)
-        self._tree.saver.later(node)
+        self._tree.later.attributes(node)
 
     @guarded()
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
@@ -244,7 +244,7 @@ class Operations(pyfuse3.Operations):
         self._check_xattr(name)
         node = await self._known(inode)
         self._tree.changer.remove_xattr(node, decode_name(name))
-        self._tree.saver.later(node)
+        self._tree.later.attributes(node)
 
     @guarded()
     async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:
@@ -319,7 +319,7 @@ class Operations(pyfuse3.Operations):
             if goes_on:
                 return
         async with again.if_moved(inode):
-            await self._tree.opener.flush(handle)
+            await self._tree.saver.flush(handle)
 
     def _opener_goes_on(self, handle: Handle) -> bool:
         """Whether who opened a file has it open for writing still: not its last one was closed."""
@@ -341,7 +341,7 @@ class Operations(pyfuse3.Operations):
         """Bytes and attributes into the bucket."""
         handle = self._file(fh)
         async with again.if_moved(handle.inode):
-            await self._tree.opener.sync(handle)
+            await self._tree.saver.sync(handle)
 
     @guarded(bounded=False)
     async def release(self, fh: int) -> None:
@@ -373,7 +373,7 @@ class Operations(pyfuse3.Operations):
     @guarded(bounded=False)
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """Save the directory's attributes, and wait until what was removed from it has left."""
-        await self._tree.opener.sync_directory(self._directory(fh).directory)
+        await self._tree.saver.save_directory(self._directory(fh).directory)
 
     # ---- helpers ---------------------------------------------------------------------------------
 

@@ -183,7 +183,7 @@ def _journal(tree: Tree) -> Iterator[str]:
             yield f"{promise.row.key!r} is promised and has no row"
         elif _said(rows[file]) != _said(promise.row):
             yield f"the row of {promise.row.key!r} says {rows[file]}"
-    pending, size = tree.saver.promises, sum(promise.row.size for promise in promises.values())
+    pending, size = tree.promises, sum(promise.row.size for promise in promises.values())
     if (pending.count, pending.bytes) != (len(promises), size):
         yield f"{pending.count} promises, {pending.bytes} bytes: it is {len(promises)}, {size}"
     removals = {row.key for row in journal.removals()}
@@ -204,7 +204,7 @@ def _said(row: PendingRow) -> tuple[object, ...]:
 def _users(tree: Tree) -> Counter[PageFile]:
     """How often each page file is in use."""
     cache = tree.state.files.cache
-    users = Counter([*tree.saver.promises._outdated, *cache._kept.values()])
+    users = Counter([*tree.promises._outdated, *cache._kept.values()])
     for *_, content, _ in _contents(tree):
         users[content.fetcher.pages] += 1
         if content.promise is not None and content.promise.pages is not content.fetcher.pages:

@@ -115,7 +115,7 @@ async def test_flush_waits_for_attributes_and_removals(bucket: Bucket, tmp_path:
             await mount.unlink(name)
         inode = await mount.find("f19")
         mount.tree.changer.set_xattr(inode, "user.a", b"1")
-        mount.tree.saver.later(inode)
+        mount.tree.later.attributes(inode)
         assert mount.tree.outstanding.remaining().removals
         assert await mount.tree.outstanding.flush() == []
         assert mount.stored() == ["f19"]
@@ -140,7 +140,7 @@ async def test_flush_tells_what_could_not_be_removed(bucket: Bucket, tmp_path: P
         assert failed
         assert all("AccessDenied" in one.error for one in failed)
         with pytest.raises(StoreError):  # nothing was taken from the one that it concerns
-            await mount.tree.opener.sync_directory(await mount.directory("d"))
+            await mount.tree.saver.save_directory(await mount.directory("d"))
         bucket.fault = None
 
 
@@ -162,7 +162,7 @@ async def test_drain_tells_how_much_is_left(bucket: Bucket, tmp_path: Path) -> N
         bucket.fault = None
         bucket.answer = 3.5
         told: list[Remaining] = []
-        assert await mount.tree.outstanding.drain(trio.Event(), told.append) == LeftBehind()
+        assert await mount.tree.drain.run(trio.Event(), told.append) == LeftBehind()
         assert told[0] == Remaining(files=1, size=5, removals=0)
         assert 3 <= len(told) <= 5
         assert bucket.peek("f") == b"bytes"
@@ -187,7 +187,7 @@ async def test_a_drain_that_is_cut_short_leaves_the_rest_to_the_next_mount(
                 hurry.set()
 
             nursery.start_soon(lose_patience)
-            left = await mount.tree.outstanding.drain(hurry, lambda _: None)
+            left = await mount.tree.drain.run(hurry, lambda _: None)
         hangs, refused = sorted(left.files, key=lambda one: one.path)
         assert (hangs.path, hangs.where) == ("hangs", "")
         assert "cut short" in hangs.error
@@ -235,7 +235,7 @@ async def test_removals_that_are_not_waited_for_are_left(
                 hurry.set()
 
             nursery.start_soon(lose_patience)
-            left = await mount.tree.outstanding.drain(hurry, lambda _: None)
+            left = await mount.tree.drain.run(hurry, lambda _: None)
         assert left
         assert left == LeftBehind((), 1 if kept_open else len(mount.stored()))
         bucket.fault = None
@@ -255,7 +255,7 @@ async def test_removals_that_are_refused_are_left(
         else:
             bucket.refuse("DeleteObjects")
             await emptied(mount)
-        left = await mount.tree.outstanding.drain(trio.Event(), lambda _: None)
+        left = await mount.tree.drain.run(trio.Event(), lambda _: None)
         assert left == LeftBehind((), len(mount.stored()))
         assert left.removals
 
@@ -273,7 +273,7 @@ async def test_what_is_promised_is_told_and_left_to_the_next_mount(
         assert (item.path, item.size, item.state) == ("f", 5, Stage.PUBLISHING)
         hurry = trio.Event()
         hurry.set()
-        (lost,) = (await mount.tree.outstanding.drain(hurry, lambda _: None)).files
+        (lost,) = (await mount.tree.drain.run(hurry, lambda _: None)).files
         assert (lost.path, lost.where) == ("f", "")
         bucket.fault = None
     async with planted(bucket, tmp_path) as mount:
@@ -330,12 +330,12 @@ async def test_what_nobody_has_closed_stays_out_of_the_bucket(
         await mount.write(await mount.create("new"), 0, b"begun")
         synced = await mount.create("synced")
         await mount.write(synced, 0, b"synced")
-        await mount.tree.opener.sync(synced)
+        await mount.tree.saver.sync(synced)
         await mount.write(synced, 0, b"S")
         hurry = trio.Event()
         if cut_short:
             hurry.set()
-        left = await mount.tree.outstanding.drain(hurry, lambda _: None)
+        left = await mount.tree.drain.run(hurry, lambda _: None)
         assert sorted(one.path for one in left.files) == ["half", "new", "patched", "synced"]
         by_path = {one.path: content(one.where) for one in left.files}
         assert by_path["half"] == b"ha"
@@ -360,7 +360,7 @@ async def test_what_was_closed_before_is_left_to_the_next_mount(
         hang(bucket, "f")
         await mount.save("f", b"closed")
         await mount.write(await mount.open("f", os.O_RDWR), 0, b"C")
-        (one,) = (await mount.tree.outstanding.drain(trio.Event(), lambda _: None)).files
+        (one,) = (await mount.tree.drain.run(trio.Event(), lambda _: None)).files
         assert content(one.where) == b"Closed"
         bucket.fault = None
     async with planted(bucket, tmp_path) as mount:
@@ -377,7 +377,7 @@ async def test_a_large_file_that_is_not_closed_leaves_no_upload(
             await mount.write(handle, offset, bytes(8 << 20))
         await trio.sleep(10)
         assert bucket.uploads
-        await mount.tree.outstanding.drain(trio.Event(), lambda _: None)
+        await mount.tree.drain.run(trio.Event(), lambda _: None)
         await trio.sleep(10)
         assert not bucket.uploads
         assert not bucket.objects
@@ -408,7 +408,7 @@ async def test_attributes_of_a_removed_file_keep_nothing_alive(
         handle = await mount.open("f")
         await mount.unlink("f")
         mount.tree.changer.change(handle.inode, Change(mode=0o600))
-        mount.tree.saver.later(handle.inode)
+        mount.tree.later.attributes(handle.inode)
         await mount.close(handle)
         await trio.sleep(10)
         assert not mount.tree.state.open_inodes
@@ -449,7 +449,7 @@ async def test_what_is_given_up_and_open_still_says_so_and_may_be_written_again(
         reader = await mount.open("f")
         with pytest.raises(StoreError):
             await mount.close(handle)
-        mount.tree.saver.keep_trying(handle.inode)
+        mount.tree.later.keep_trying(handle.inode)
         await trio.sleep(1)
         (item,) = mount.tree.outstanding.waiting()
         assert (item.state, item.tries) == (Stage.GIVEN_UP, 2)
@@ -475,7 +475,7 @@ async def test_what_the_end_of_a_mount_leaves_while_a_program_has_it_open(
         await trio.sleep(0.1)
         await mount.open("f", os.O_WRONLY)
         assert mount.tree.outstanding.waiting()[0].state is Stage.RETRYING
-        await mount.tree.outstanding.drain(trio.Event(), lambda _: None)
+        await mount.tree.drain.run(trio.Event(), lambda _: None)
         assert rescued(tmp_path) == 1
         assert mount.tree.outstanding.waiting()[0].state is Stage.DIRTY
     caplog.clear()

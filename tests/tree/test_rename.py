@@ -15,7 +15,7 @@ from bucketfs.errors import FsError, NoAnswer, StoreError
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.saving.change import Change
-from bucketfs.tree.saving.save import ATTRIBUTE_DELAY
+from bucketfs.tree.saving.later import ATTRIBUTE_DELAY
 from tests.harness.memory import Fault
 from tests.tree.builder import MIB, TTL, Bucket, noise, planted, said
 
@@ -45,7 +45,7 @@ async def test_waiting_attributes_go_with_the_copy(bucket: Bucket, tmp_path: Pat
         inode = await mount.find("old.txt")
         bucket.requested()
         mount.tree.changer.change(inode, Change(mode=0o640, mtime_ns=5))
-        mount.tree.saver.later(inode)
+        mount.tree.later.attributes(inode)
         await mount.rename("old.txt", "new.txt")
         await trio.sleep(5)
         assert bucket.requested() == {"CopyObject": 1, "DeleteObject": 1}
@@ -186,7 +186,7 @@ async def test_attributes_of_a_replaced_directory_do_not_come_late(
         await mount.mkdir("source")
         replaced = await mount.mkdir("target")
         mount.tree.changer.change(replaced, Change(mode=0o700))
-        mount.tree.saver.later(replaced)
+        mount.tree.later.attributes(replaced)
         await trio.sleep(ATTRIBUTE_DELAY - 0.01)
         bucket.latency = 5.0
         await trio.sleep(0.02)

@@ -153,7 +153,7 @@ async def test_an_fsync_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_path
         handle = await mount.open("f", os.O_WRONLY)
         await mount.write(handle, 5, b" and more")
         bucket.answer = 50.0
-        mount.tree.state.background.start(lambda: mount.tree.opener.sync(handle), "fsync")
+        mount.tree.state.background.start(lambda: mount.tree.saver.sync(handle), "fsync")
         await trio.sleep(1)
         assert bucket.peek("f") == b"bytes and more"
 
@@ -195,7 +195,7 @@ async def test_the_default_mode_uploads_what_writeback_left(bucket: Bucket, tmp_
     async with planted(bucket, tmp_path, writeback=True) as mount:
         bucket.refuse("PutObject", "SlowDown")
         await mount.save("f", b"bytes")
-        await mount.tree.saver.drain()
+        await mount.tree.drain.save_all()
         assert mount.cache.journal.failed() == []
     bucket.fault = None
     async with planted(bucket, tmp_path) as mount:
@@ -434,7 +434,7 @@ async def test_a_file_that_waited_is_replaced(
 
     async def before(mount: Mount) -> None:
         await mount.save("new", b"new bytes")
-        await mount.tree.saver.drain()
+        await mount.tree.drain.save_all()
         bucket.refuse("PutObject", "SlowDown")
         await mount.save("f", b"old")
         await trio.sleep(0.5)
@@ -602,7 +602,7 @@ async def test_a_clean_unmount_leaves_nothing_to_do(
         async with planted(bucket, tmp_path, writeback=True) as mount:
             await mount.save("f", b"bytes")
             await mount.rename("f", "g")
-            await mount.tree.saver.drain()
+            await mount.tree.drain.save_all()
         async with planted(bucket, tmp_path, writeback=True) as mount:
             await until_at_rest(mount)
     assert "was not unmounted" not in caplog.text

@@ -31,6 +31,7 @@ from bucketfs.tree.namespace.copies import TreeCopies
 from bucketfs.tree.namespace.entries import Entries
 from bucketfs.tree.saving.lost_answers import delete_attempt
 from bucketfs.tree.saving.markers import Markers
+from bucketfs.tree.saving.promises import Promises
 from bucketfs.tree.saving.remove import Removals
 from bucketfs.tree.saving.save import Saver
 
@@ -81,6 +82,7 @@ class Renamer:
         locks: Locks,
         removals: Removals,
         saver: Saver,
+        promises: Promises,
         markers: Markers,
     ) -> None:
         self._state = state
@@ -90,6 +92,7 @@ class Renamer:
         self._locks = locks
         self._removals = removals
         self._saver = saver
+        self._promises = promises
         self._markers = markers
         self._tree = TreeCopies(state, lister)
 
@@ -402,8 +405,8 @@ class Renamer:
         self._state.link(new_parent, new_name, source)
         with self._state.journal.batch():
             if target is not None:
-                self._saver.promises.drop(target.content)
-            self._saver.promises.update(source)
+                self._promises.drop(target.content)
+            self._promises.update(source)
             if ends:
                 self._state.journal.renamed(ends)
 
@@ -449,7 +452,7 @@ class Renamer:
                     # readers go on under the new keys before the old ones are gone
                     self._relink(source, target, new_parent, new_name)
                     self._tree.adopt_copies(source, copies, asked)
-                    self._saver.promises.update_below(source)
+                    self._promises.update_below(source)
                     if await self._tree.delete_originals(copies, asked):
                         self._state.learn_taken(old_parent, old_name)
             finally:

@@ -10,42 +10,22 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 
 from bucketfs.errors import FsError, PreconditionFailed
 from bucketfs.file.content import Content
 from bucketfs.file.context import Version
-from bucketfs.file.readers import Reader
+from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.prefetch.prefetcher import FILE_MAX, Prefetcher
 from bucketfs.tree.saving.change import Changer
+from bucketfs.tree.saving.later import Later
 from bucketfs.tree.saving.save import Saver
 
 
-@dataclass(slots=True, eq=False)
-class Handle:
-    """One open file: its inode, its bytes, its reading positions.
-
-    Attributes:
-        keep_cache: The kernel may keep the pages it has: they are of this version.
-        pid: Process that opened it; of one that was opened only for reading, perhaps a thread.
-        conflicts: Conflicts of the content that this handle's user has been told of.
-    """
-
-    inode: Inode
-    content: Content
-    writable: bool
-    keep_cache: bool
-    pid: int
-    reader: Reader = field(default_factory=Reader)
-    conflicts: int = 0
-
-
 class Opener:
-    """Opens, flushes and closes files."""
+    """Opens and closes files."""
 
     def __init__(
         self,
@@ -54,12 +34,14 @@ class Opener:
         prefetcher: Prefetcher,
         changer: Changer,
         saver: Saver,
+        later: Later,
     ) -> None:
         self._state = state
         self._prefetcher = prefetcher
         self._attributes = attributes
         self._changer = changer
         self._saver = saver
+        self._later = later
 
     async def open(self, inode: Inode, flags: int, *, uid: int, pid: int, asker: int = 0) -> Handle:
         """A handle on an existing file; O_TRUNC in `flags` empties it.
@@ -163,34 +145,6 @@ class Opener:
         finally:
             await self._drop(inode, content)
 
-    async def flush(self, handle: Handle) -> None:
-        """Its last descriptor was closed: have everything in the bucket, or raise why it is not."""
-        if handle.writable:
-            await self._sync(handle, self._saver.close)
-
-    async def sync(self, handle: Handle) -> None:
-        """Have everything of an open file in the bucket (fsync).
-
-        Raises:
-            FsError: ESTALE once for each handle that was open when others' version won a conflict.
-            StoreError: It could not be saved.
-        """
-        await self._sync(handle, self._saver.save)
-
-    async def _sync(self, handle: Handle, save: Callable[[Inode], Awaitable[None]]) -> None:
-        """Save; a conflict that another save has met, before or meanwhile, is told of as well."""
-        known = handle.conflicts
-        try:
-            await save(handle.inode)
-        finally:
-            handle.conflicts = handle.content.conflicts
-        if known != handle.conflicts:
-            raise FsError(errno.ESTALE, "what was written is under the name of a conflict copy")
-
-    async def sync_directory(self, directory: Directory) -> None:
-        """Have a directory's attributes in the bucket, and removed names gone from it."""
-        await self._saver.save_directory(directory)
-
     async def release(self, handle: Handle) -> None:
         """The last descriptor is gone.
 
@@ -222,7 +176,7 @@ class Opener:
         if open_state.unlinked:
             await self._bury(inode)
         elif content.unsaved:
-            self._saver.keep_trying(inode)
+            self._later.keep_trying(inode)
             return
         else:
             self._state.close_content(inode)

@@ -1,4 +1,4 @@
-"""What the bucket lacks of this mount: told to who asks, waited for by `flush` and at unmount.
+"""What the bucket lacks of this mount: told to who asks, and waited for by `flush`.
 
 Only looks on and asks `Saver` and `Removals` to do their work; what a file that a program is still
 writing holds is none of its business: that file's close saves it, whole.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import trio
@@ -22,9 +22,6 @@ from bucketfs.tree.saving.remove import Removals
 from bucketfs.tree.saving.save import Saver
 
 log = logging.getLogger(__name__)
-
-#: Seconds between two looks at what is left while the mount drains.
-_LOOK = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,38 +153,6 @@ class Outstanding:
                 FailedFlush(self._state.shown_below(inode), str(internal("flush", error)))
             )
 
-    async def drain(self, hurry: trio.Event, tell: Callable[[Remaining], None]) -> LeftBehind:
-        """Save everything, as `Saver.drain` does; what is left when `hurry` is set stays here.
-
-        Args:
-            hurry: Nobody wants to wait any longer.
-            tell: Told how much is left, now and then.
-
-        Returns:
-            What could not be done, or was not waited for.
-        """
-        before, back = set(self._state.given_up), set(self._removals.failures())
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._look, tell)
-                nursery.start_soon(_cancel_when, hurry, scope)
-                await self._saver.drain()
-                nursery.cancel_scope.cancel()
-        if scope.cancelled_caught:
-            self._saver.abandon()
-        return LeftBehind(
-            tuple(lost for lost in self._state.given_up if lost not in before),
-            self.remaining().removals
-            + len(self._state.deferred)
-            + len(self._saver.undeleted)
-            + len(set(self._removals.failures()) - back),
-        )
-
-    async def _look(self, tell: Callable[[Remaining], None]) -> None:
-        while True:
-            tell(self.remaining())
-            await trio.sleep(_LOOK)
-
     def _unsaved(self) -> Iterator[tuple[Inode, OpenState]]:
         for inode in list(self._state.open_inodes):
             open_state = inode.open_state
@@ -212,8 +177,3 @@ class Outstanding:
 
 def _size(open_state: OpenState) -> int:
     return open_state.content.overlay.dirty.total if open_state.content is not None else 0
-
-
-async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()

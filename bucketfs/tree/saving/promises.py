@@ -10,12 +10,15 @@ its file has been planted again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+
+import trio
 
 from bucketfs.cache.extents import Extent
 from bucketfs.cache.pages import PageFile, read_exactly
@@ -39,6 +42,8 @@ INLINE = 32 << 10
 MOST = 10_000
 #: Uploads of unknown outcome that are remembered of a file.
 _ATTEMPTS = 8
+#: Seconds after an upload until the journal's knowledge of it is on the disk, with that of others.
+SYNC_AFTER = 1.0
 #: How often a file may change while it is taken to the disk, before its close waits for the bucket.
 _TRIES = 3
 
@@ -57,6 +62,7 @@ class Promises:
         self.count = self.bytes = 0
         #: What rows counted on until others took their place, which may not be safe yet.
         self._outdated: list[PageFile] = []
+        self._syncing = False
 
     async def promise(self, inode: Inode, open_state: OpenState) -> bool:
         """Have the unsaved bytes of a file on the disk, so that they survive a power cut.
@@ -163,7 +169,7 @@ class Promises:
                     self.update(inode)
 
     def drop(self, content: Content | None) -> None:
-        """The bucket has the bytes, or nobody wants them any more."""
+        """Nobody wants the bytes any more."""
         if content is None or content.promise is None:
             return
         promise, content.local.promise = content.promise, None
@@ -172,6 +178,24 @@ class Promises:
         self._journal.drop(promise.row.file)
         if promise.pages is not content.fetcher.pages:
             self._cache.release(promise.pages)
+
+    def kept(self, content: Content) -> None:
+        """The bucket has the bytes of a promised file.
+
+        A power cut must not have what has arrived long ago be uploaded once more.
+        """
+        self.drop(content)
+        if not self._syncing:
+            self._syncing = True
+            self._state.files.background.start(self._sync, "take the journal to the disk")
+
+    async def _sync(self) -> None:
+        try:
+            await trio.sleep(SYNC_AFTER)
+        finally:
+            self._syncing = False
+        with contextlib.suppress(FsError):
+            await self._journal.synced()
 
     def fail(self, inode: Inode, path: str, error: Exception) -> None:
         """The file was given up; its bytes are in `path`, below the cache's directory.
@@ -217,7 +241,7 @@ class Promises:
         pages, revision = content.fetcher.pages, content.overlay.revision
         seals = Seals()
         if not _is_inline(content):
-            seals = await self._sync(pages, _counted(content))
+            seals = await self._seal(pages, _counted(content))
             if (content.overlay.revision, content.fetcher.pages) != (revision, pages):
                 return False
             if open_state.content is not content or not content.unsaved or not self._may_wait(
@@ -227,7 +251,7 @@ class Promises:
         self._put(inode, open_state, content, seals)
         return True
 
-    async def _sync(self, pages: PageFile, valid: Sequence[Extent]) -> Seals:
+    async def _seal(self, pages: PageFile, valid: Sequence[Extent]) -> Seals:
         """Take a page file to the disk, in a thread; answers the seals of what is `valid`."""
         fd = os.dup(pages.fd)  # the file's own may be closed for others' sake meanwhile
         seals = Seals()

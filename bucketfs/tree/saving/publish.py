@@ -104,7 +104,8 @@ class Publisher:
 
     async def _publish_noted(self, inode: Inode, target: Target, content: Content) -> Published:
         """Publish, and remember an upload whose outcome is not known."""
-        self._promises.attempting(content, target.headers)
+        if content.promise is not None:
+            self._promises.attempting(content, target.headers)
         try:
             return await self._publish(target, content)
         except PreconditionFailed:
@@ -189,7 +190,8 @@ class Publisher:
         content = open_state.content
         whole = content is not None and not content.unsaved
         if content is not None and whole:
-            self._promises.drop(content)
+            if content.promise is not None:
+                self._promises.kept(content)
             inode.size = content.size
         inode.etag = inode.opened = info.etag
         inode.modified = info.last_modified

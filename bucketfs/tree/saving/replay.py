@@ -37,7 +37,8 @@ from bucketfs.tree.core.names import is_visible
 from bucketfs.tree.core.posix import decode
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.lister import Lister
-from bucketfs.tree.saving.save import Saver
+from bucketfs.tree.saving.later import Later
+from bucketfs.tree.saving.promises import Promises
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +61,13 @@ class DamagedError(Exception):
 class Replay:
     """Carries out the journal of an earlier mount of this bucket."""
 
-    def __init__(self, state: TreeState, lister: Lister, saver: Saver) -> None:
+    def __init__(self, state: TreeState, lister: Lister, promises: Promises, later: Later) -> None:
         self._state = state
         self._store = state.store
         self._journal = state.journal
         self._lister = lister
-        self._saver = saver
+        self._promises = promises
+        self._later = later
         self.done = Replayed()
 
     def postpone(self) -> None:
@@ -246,9 +248,9 @@ class Replay:
         open_state = self._state.ensure_open_state(inode)
         open_state.take(content)
         open_state.settle()
-        self._saver.promises.adopted(content)
+        self._promises.adopted(content)
         self._state.note_change(inode)
-        self._saver.keep_trying(inode)
+        self._later.keep_trying(inode)
         self.done.pending += 1
 
     def _furnish(self, inode: Inode, row: Row) -> None:
