@@ -80,7 +80,7 @@ async def replay_and_upload(directory: Path) -> set[str]:
         bucket.fault = lambda *_: Fault(hang=True)
         await mount.save("f", b"data")
         left = killed(bucket, directory / "cache", directory / "left")
-        mount.tree.state.background._nursery.cancel_scope.cancel()
+        mount.tree.state.files.background._nursery.cancel_scope.cancel()
     async with planted(left, directory / "left", replay=False, writeback=True) as mount:
         with crossed(modules):
             await mount.tree.replay.run()

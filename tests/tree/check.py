@@ -171,7 +171,7 @@ def _leaving(tree: Tree) -> Iterator[str]:
 
 
 def _journal(tree: Tree) -> Iterator[str]:
-    journal, cache = tree.state.journal, tree.state.files.cache
+    journal, cache = tree.state.files.cache.journal, tree.state.files.cache
     if journal._owed:
         return  # the disk has refused
     rows = {row.file: row for row in journal.pending() if not row.error}

@@ -342,7 +342,7 @@ async def test_what_nobody_has_closed_stays_out_of_the_bucket(
         assert by_path["new"] == b"begun"
         assert by_path["synced"] == b"Synced"
         assert by_path["patched"][1:3] == b"00"
-        journal = mount.tree.state.journal
+        journal = mount.tree.state.files.cache.journal
         assert {row.key for row in journal.failed()} == {"half", "new", "patched", "synced"}
     for _ in range(2):
         assert {key: bucket.peek(key) for key in bucket.objects} == {

@@ -112,10 +112,6 @@ class TreeState:
     ) -> None:
         self.files = files
         self.outlet = outlet
-        self.store = files.store
-        self.index = files.cache.index
-        self.journal = files.cache.journal
-        self.background = files.background
         self.config = config
         self.table = InodeTable()
         self.mounted_ns = clock.wall_ns()
@@ -405,7 +401,7 @@ class TreeState:
         only when an open file would otherwise go on in a version it was not opened on.
         """
         opened = inode.content is not None
-        return inode.etag if opened or self.store.capabilities.copy_if_match else ""
+        return inode.etag if opened or self.files.store.capabilities.copy_if_match else ""
 
     def moved(self, inode: Inode, old: Version, copy: ObjectInfo, *, sure: bool) -> None:
         """The inode's object was copied by us: its bytes are `copy`'s from now on.
@@ -454,4 +450,4 @@ class TreeState:
     def retain(self, key: str) -> None:
         """Something new has this key, which a removed file would have taken along."""
         if self.take_deferred(key) is not None:
-            self.journal.removed([key])
+            self.files.cache.journal.removed([key])

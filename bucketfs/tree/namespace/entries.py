@@ -52,6 +52,9 @@ class Entries:
         markers: Markers,
     ) -> None:
         self._state = state
+        self._store = state.files.store
+        self._index = state.files.cache.index
+        self._journal = state.files.cache.journal
         self._attributes = attributes
         self._finder = finder
         self._lister = lister
@@ -130,7 +133,7 @@ class Entries:
             async with self._locks.exclusive(inode):
                 key = self._state.key(inode)
                 headers = inode.headers()
-                info = await self._state.store.put(
+                info = await self._store.put(
                     key, BytesBody(body), headers, if_none_match=key not in self._state.deferred
                 )
                 self._state.retain(key)
@@ -141,7 +144,7 @@ class Entries:
             raise
         inode.etag, inode.size, inode.modified = info.etag, len(body), info.last_modified
         inode.checked = clock.monotonic()
-        self._state.index.put_headers(key, info.etag, info.last_modified, headers)
+        self._index.put_headers(key, info.etag, info.last_modified, headers)
         self._state.drop_if_idle(inode)
         return inode
 
@@ -210,12 +213,12 @@ class Entries:
                 assert inode.open_state is not None
                 key = inode.open_state.deferred_delete = self._state.key(inode)
                 self._state.deferred[key] = inode
-                self._state.journal.remove([Removal(key, inode.etag)])
+                self._journal.remove([Removal(key, inode.etag)])
                 return
         if replaced:
             return
         if content is not None and not in_bucket:
-            await delete_attempt(self._state.store, self._state.key(inode), content)
+            await delete_attempt(self._store, self._state.key(inode), content)
         if in_bucket:
             assert inode.parent is not None
             await self._delete(inode.parent, inode, [self._state.key(inode)])
@@ -224,13 +227,13 @@ class Entries:
         """Delete what makes a name exist, now or with many others in a moment."""
         if self._state.config.writeback or self._removals.is_burst(parent, inode.name):
             etag = "" if isinstance(inode, Directory) else inode.etag
-            self._state.journal.remove([Removal(key, etag) for key in keys])
+            self._journal.remove([Removal(key, etag) for key in keys])
             self._removals.add(parent, inode.name, keys)
             return
         await self._markers.keep(parent, inode)
         for key in keys:
-            await self._state.store.delete(key)
-            self._state.index.drop_headers(key)
+            await self._store.delete(key)
+            self._index.drop_headers(key)
         await self._markers.keep_left(parent)
 
     def _take_away(self, parent: Directory, inode: Inode, open_state: OpenState) -> None:

@@ -86,6 +86,9 @@ class Renamer:
         markers: Markers,
     ) -> None:
         self._state = state
+        self._store = state.files.store
+        self._index = state.files.cache.index
+        self._journal = state.files.cache.journal
         self._finder = finder
         self._lister = lister
         self._entries = entries
@@ -204,7 +207,7 @@ class Renamer:
         others store is replaced, as a rename a moment later does anyway.
         """
         key = self._state.child_key(new_parent, new_name)
-        can = self._state.store.capabilities
+        can = self._store.capabilities
         onto = _Onto(key, new_parent, new_name, target)
         if target is None and key in self._state.deferred:
             return onto  # what a removed file that is still open leaves there is no file any more
@@ -216,7 +219,7 @@ class Renamer:
         if self._state.is_ours(target):
             # what is unsaved here goes, whatever others or a lost upload have made of its object
             try:
-                etag = (await self._state.store.head(key)).etag
+                etag = (await self._store.head(key)).etag
             except NotFound:
                 etag = ""
         return dataclasses.replace(onto, if_match=etag, free=not etag and can.target_if_none_match)
@@ -224,13 +227,13 @@ class Renamer:
     @contextmanager
     def _journaled(self, row: Rename) -> Iterator[None]:
         """If a crash, or the end of the mount, ends the block, the next mount finishes it."""
-        self._state.journal.rename(row)
+        self._journal.rename(row)
         try:
             yield
         except Exception:
-            self._state.journal.renamed(row.old)
+            self._journal.renamed(row.old)
             raise
-        self._state.journal.renamed(row.old)
+        self._journal.renamed(row.old)
 
     async def _pin_key(self, inode: Inode, open_state: OpenState, pins: AsyncExitStack) -> None:
         """No upload beside the writer of a file has bytes under the old key, until it has the new.
@@ -251,15 +254,15 @@ class Renamer:
         content = source.content
         assert content is not None
         if not source.etag:
-            await delete_attempt(self._state.store, old_key, content)
+            await delete_attempt(self._store, old_key, content)
             return False
         assert source.parent is not None
         await self._markers.keep(source.parent, source)
         try:
-            await self._state.store.delete(old_key, if_match=source.etag)
+            await self._store.delete(old_key, if_match=source.etag)
         except PreconditionFailed:
             if content.may_have_arrived:
-                await delete_attempt(self._state.store, old_key, content)
+                await delete_attempt(self._store, old_key, content)
             else:
                 log.warning(_THEIRS_STAY, old_key)
             return True
@@ -293,11 +296,11 @@ class Renamer:
         try:
             if onto.claim:
                 info = await copy_to_free(
-                    self._state.store, old_key, onto.key,
+                    self._store, old_key, onto.key,
                     size=source.size, etag=source.etag, headers=headers,
                 )  # fmt: skip
             else:
-                info = await self._state.store.copy(
+                info = await self._store.copy(
                     old_key, onto.key, size=source.size, headers=headers, source_if_match=condition,
                     target_if_match=onto.if_match, target_if_none_match=onto.free,
                 )  # fmt: skip
@@ -320,9 +323,9 @@ class Renamer:
             source.checked = source.parent.listed = NEVER
             if await self._is_still(source, old, info):
                 raise
-        self._state.index.drop_headers(old_key)
+        self._index.drop_headers(old_key)
         if headers is not None:
-            self._state.index.put_headers(onto.key, info.etag, info.last_modified, headers)
+            self._index.put_headers(onto.key, info.etag, info.last_modified, headers)
             if not (open_state.content and open_state.content.unsaved):
                 open_state.attributes_stored(changes)
         return left
@@ -337,7 +340,7 @@ class Renamer:
         """
         for etag in dict.fromkeys([old.etag] if sure else [old.etag, copy.etag]):
             try:
-                await self._state.store.delete(old.key, if_match=etag)
+                await self._store.delete(old.key, if_match=etag)
             except PreconditionFailed:
                 continue
             return True
@@ -347,7 +350,7 @@ class Renamer:
     async def _is_still(self, source: Inode, old: Version, copy: ObjectInfo) -> bool:
         """Whether a failed deletion has left the original, which the file stands for then."""
         try:
-            found = await self._state.store.head(old.key)
+            found = await self._store.head(old.key)
         except NotFound:
             return False
         except StoreError:
@@ -403,12 +406,12 @@ class Renamer:
             # the copy was made before; its ctime in the bucket follows with the next change
             source.posix = source.posix.changed(clock.wall_ns())
         self._state.link(new_parent, new_name, source)
-        with self._state.journal.batch():
+        with self._journal.batch():
             if target is not None:
                 self._promises.drop(target.content)
             self._promises.update(source)
             if ends:
-                self._state.journal.renamed(ends)
+                self._journal.renamed(ends)
 
     async def _rename_directory(
         self,
@@ -467,5 +470,5 @@ class Renamer:
     async def _claim(self, source: Directory, new_prefix: str) -> str:
         """Make the marker of the new name, as only one client can; answers its ETag."""
         headers = source.headers()
-        info = await self._state.store.put(new_prefix, BytesBody(b""), headers, if_none_match=True)
+        info = await self._store.put(new_prefix, BytesBody(b""), headers, if_none_match=True)
         return info.etag

@@ -51,6 +51,7 @@ class Conflicts:
 
     def __init__(self, state: TreeState) -> None:
         self._state = state
+        self._store = state.files.store
 
     def take_name_back(self, inode: Inode, lost: tuple[Directory, str]) -> bool:
         """Have an inode under the name that others gave to another object, if it may have it."""
@@ -150,7 +151,7 @@ class Conflicts:
     async def copy_theirs_aside(self, inode: Inode, key: str) -> str:
         """Copy an object to a conflict name; answers its ETag, "" if there is none."""
         try:
-            found = await self._state.store.head(key)
+            found = await self._store.head(key)
         except NotFound:
             return ""
         parent, now = inode.parent, clock.wall_ns()
@@ -162,14 +163,14 @@ class Conflicts:
             if tries == CONFLICT_NAMES:
                 raise FsError(errno.EIO, f"all names for a copy are taken, up to {copy!r}")
             now += NANO
-        await self._state.store.copy(key, copy, size=found.size, source_if_match=found.etag)
+        await self._store.copy(key, copy, size=found.size, source_if_match=found.etag)
         log.error("%r was changed by someone else; their version is %r", inode.name, copy)
         parent.listed = NEVER
         return found.etag
 
     async def _exists(self, key: str) -> bool:
         try:
-            await self._state.store.head(key)
+            await self._store.head(key)
         except NotFound:
             return False
         return True

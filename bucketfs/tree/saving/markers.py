@@ -36,6 +36,8 @@ class Markers:
         removals: Removals,
     ) -> None:
         self._state = state
+        self._store = state.files.store
+        self._index = state.files.cache.index
         self._lister = lister
         self._attributes = attributes
         self._locks = locks
@@ -52,12 +54,12 @@ class Markers:
             await self._attributes.ensure(directory)
             posix = directory.posix
             headers = directory.headers()
-            info = await self._state.store.put(
+            info = await self._store.put(
                 self._state.prefix(directory), BytesBody(b""), headers, if_none_match=new
             )
             new = False
         directory.etag, directory.modified = info.etag, info.last_modified
-        self._state.index.put_headers(info.key, info.etag, info.last_modified, headers)
+        self._index.put_headers(info.key, info.etag, info.last_modified, headers)
         directory.markers = (directory.markers or frozenset()) | {"/"}
         self._state.note_change(directory)
 

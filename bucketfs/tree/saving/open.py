@@ -37,6 +37,8 @@ class Opener:
         later: Later,
     ) -> None:
         self._state = state
+        self._store = state.files.store
+        self._journal = state.files.cache.journal
         self._prefetcher = prefetcher
         self._attributes = attributes
         self._changer = changer
@@ -105,7 +107,7 @@ class Opener:
             StoreError: The bucket could not be asked.
         """
         stale = content.base
-        info = await self._state.store.head(self._state.key(inode))
+        info = await self._store.head(self._state.key(inode))
         if content.base is not stale or content.served or content.unsaved:
             return  # another read was faster, or a program wrote meanwhile
         if info.size < content.size:
@@ -190,8 +192,8 @@ class Opener:
         self._state.close_content(inode)
         if key and self._state.take_deferred(key) is inode:
             with contextlib.suppress(PreconditionFailed):
-                await self._state.store.delete(key, if_match=inode.etag)
-            self._state.journal.removed([key])
+                await self._store.delete(key, if_match=inode.etag)
+            self._journal.removed([key])
 
     async def _truncate(self, inode: Inode, uid: int) -> None:
         content = inode.content

@@ -91,6 +91,7 @@ class Outstanding:
 
     def __init__(self, state: TreeState, saver: Saver, removals: Removals) -> None:
         self._state = state
+        self._background = state.files.background
         self._saver = saver
         self._removals = removals
 
@@ -123,7 +124,7 @@ class Outstanding:
             for inode, open_state in self._unsaved()
             if not open_state.being_written and self._is_below(inode, below)
         ]
-        self._state.background.start(functools.partial(self._flush, wanted, failed, done), "flush")
+        self._background.start(functools.partial(self._flush, wanted, failed, done), "flush")
         await done.wait()
         return failed
 

@@ -55,6 +55,8 @@ class Publisher:
 
     def __init__(self, state: TreeState, promises: Promises) -> None:
         self._state = state
+        self._store = state.files.store
+        self._index = state.files.cache.index
         self._promises = promises
         self._conflicts = Conflicts(state)
 
@@ -71,7 +73,7 @@ class Publisher:
         with _attempt(open_state):
             content.hold()  # what a refusal leads to is done with the same bytes
             try:
-                published = await self._store(inode, open_state, content)
+                published = await self._store_bytes(inode, open_state, content)
             finally:
                 content.unhold()
             if published.conflict is None:
@@ -81,7 +83,9 @@ class Publisher:
         content.conflicts += published.conflict is not None
         return Saved(left, published.conflict)
 
-    async def _store(self, inode: Inode, open_state: OpenState, content: Content) -> Published:
+    async def _store_bytes(
+        self, inode: Inode, open_state: OpenState, content: Content
+    ) -> Published:
         lost = open_state.lost
         if lost is not None and not self._conflicts.take_name_back(inode, lost):
             open_state.overtaken()
@@ -90,7 +94,7 @@ class Publisher:
         try:
             return await self._publish_noted(inode, target, content)
         except PreconditionFailed as error:
-            found = await find_arrived(self._state.store, target, content)
+            found = await find_arrived(self._store, target, content)
             if found is None:
                 open_state.overtaken()
                 return await self._conflicts.resolve(inode, open_state, target, error)
@@ -148,7 +152,7 @@ class Publisher:
             if not key:
                 open_state.attributes_dropped()  # a whole bucket has no object for its root
                 return Saved(attributes_left=False)
-            info = await self._state.store.put(key, BytesBody(b""), target.headers)
+            info = await self._store.put(key, BytesBody(b""), target.headers)
             inode.markers = (inode.markers or frozenset()) | {"/"}
             theirs = False
         else:
@@ -176,7 +180,7 @@ class Publisher:
     async def _copy_onto_itself(self, inode: Inode, headers: Headers) -> ObjectInfo:
         key = self._state.prefix(inode) if isinstance(inode, Directory) else self._state.key(inode)
         condition = self._state.copy_condition(inode)
-        info = await self._state.store.copy(
+        info = await self._store.copy(
             key, key, size=inode.size, headers=headers, source_if_match=condition
         )
         old = Version(key, inode.etag, inode.size)
@@ -197,7 +201,7 @@ class Publisher:
         inode.modified = info.last_modified
         inode.checked = clock.monotonic()
         self._state.note_change(inode)
-        self._state.index.put_headers(info.key, info.etag, info.last_modified, target.headers)
+        self._index.put_headers(info.key, info.etag, info.last_modified, target.headers)
         open_state.attributes_stored(target.changes)
         left = open_state.progress.attributes_unsaved
         if not left and inode.posix is not None:

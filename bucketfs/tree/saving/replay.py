@@ -63,8 +63,9 @@ class Replay:
 
     def __init__(self, state: TreeState, lister: Lister, promises: Promises, later: Later) -> None:
         self._state = state
-        self._store = state.store
-        self._journal = state.journal
+        self._background = state.files.background
+        self._store = state.files.store
+        self._journal = state.files.cache.journal
         self._lister = lister
         self._promises = promises
         self._later = later
@@ -93,7 +94,7 @@ class Replay:
             elif self._is_here(row.key):
                 await self._plant(row)
         if left:
-            self._state.background.start(
+            self._background.start(
                 lambda: multipart.clear(self._store, self._journal, left), "abort left uploads"
             )
         if self.done != Replayed():
