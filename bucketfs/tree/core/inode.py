@@ -96,7 +96,7 @@ class OpenState:
         )
 
     def take(self, content: Content) -> None:
-        """These are the bytes now; whose they are to save settles who opens or promises them."""
+        """These are the bytes now; who opens or promises them settles who is to save them."""
         self.content = content
         if content.unsaved:
             self._move(Event.WRITTEN)
@@ -110,6 +110,8 @@ class OpenState:
 
     def written(self) -> None:
         """The bytes have changed."""
+        if self.stage is Stage.DIRTY and self.being_written:
+            return  # as for each but the first of a program's many writes
         self._move(Event.WRITTEN)
         self.settle()
 
