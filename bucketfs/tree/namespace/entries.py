@@ -238,9 +238,11 @@ class Entries:
 
     def _take_away(self, parent: Directory, inode: Inode, open_state: OpenState) -> None:
         open_state.removed()
-        self._promises.drop(open_state.content)
-        if open_state.content is not None:
-            open_state.content.early_upload.drop()
+        content = open_state.content
+        if content is not None:
+            if content.promise is not None:
+                self._promises.drop(content)
+            content.early_upload.drop()
         self._state.note_change(inode)
         self._state.unlink(inode)
         self._state.touch(parent)

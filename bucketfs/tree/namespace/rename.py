@@ -407,8 +407,9 @@ class Renamer:
             source.posix = source.posix.changed(clock.wall_ns())
         self._state.link(new_parent, new_name, source)
         with self._journal.batch():
-            if target is not None:
-                self._promises.drop(target.content)
+            replaced = target.content if target is not None else None
+            if replaced is not None and replaced.promise is not None:
+                self._promises.drop(replaced)
             self._promises.update(source)
             if ends:
                 self._journal.renamed(ends)

@@ -168,11 +168,10 @@ class Promises:
                 if is_below(inode, directory):
                     self.update(inode)
 
-    def drop(self, content: Content | None) -> None:
-        """Nobody wants the bytes any more."""
-        if content is None or content.promise is None:
-            return
+    def drop(self, content: Content) -> None:
+        """Nobody wants the bytes of a promised file any more."""
         promise, content.local.promise = content.promise, None
+        assert promise is not None
         self.count -= 1
         self.bytes -= promise.row.size
         self._journal.drop(promise.row.file)
