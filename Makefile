@@ -125,6 +125,7 @@ bench-quick: setup
 
 docs: setup
 	$(RUN) -m bucketfs.cli.options.manual docs
+	$(RUN) -m tests.pictures docs
 
 # A private environment under $(PREFIX)/lib/bucketfs; mount(8) finds its helpers in $(SBINDIR).
 install:

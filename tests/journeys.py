@@ -53,7 +53,7 @@ async def flush_of_a_new_file(directory: Path) -> set[str]:
         handle = await mount.create("f")
         await mount.write(handle, 0, b"data")
         with crossed(modules):
-            await mount.tree.opener.flush(handle)
+            await mount.tree.saver.flush(handle)
         await mount.tree.opener.release(handle)
     return modules
 
@@ -80,7 +80,7 @@ async def replay_and_upload(directory: Path) -> set[str]:
         bucket.fault = lambda *_: Fault(hang=True)
         await mount.save("f", b"data")
         left = killed(bucket, directory / "cache", directory / "left")
-        mount.tree.state.background._nursery.cancel_scope.cancel()
+        mount.tree.state.files.background._nursery.cancel_scope.cancel()
     async with planted(left, directory / "left", replay=False, writeback=True) as mount:
         with crossed(modules):
             await mount.tree.replay.run()
@@ -92,9 +92,9 @@ async def replay_and_upload(directory: Path) -> set[str]:
 
 #: Journey and how many modules it may cross.
 JOURNEYS: dict[str, tuple[Callable[[Path], Awaitable[set[str]]], int]] = {
-    "flush of a new small file": (flush_of_a_new_file, 20),
-    "rename of a directory of three": (rename_of_a_directory, 15),
-    "replay and its upload": (replay_and_upload, 24),
+    "flush of a new small file": (flush_of_a_new_file, 18),
+    "rename of a directory of three": (rename_of_a_directory, 16),
+    "replay and its upload": (replay_and_upload, 25),
 }
 
 

@@ -21,11 +21,11 @@ from bucketfs.fuse.guard import guarded
 from bucketfs.fuse.open_descriptors import is_open_for_writing, process_of, writable_descriptors
 from bucketfs.fuse.readdir import OpenDirectory
 from bucketfs.metrics import Metrics
+from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.core.inode import Inode
 from bucketfs.tree.core.names import NAME_MAX, decode_name
 from bucketfs.tree.namespace import object_xattrs
 from bucketfs.tree.saving.change import Change
-from bucketfs.tree.saving.open import Handle
 from bucketfs.tree.tree import Tree
 
 #: ACLs and the like mean nothing to a bucket. Other names are free, with a namespace or without,
@@ -209,7 +209,7 @@ class Operations(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
         if self._tree.changer.change(node, change):
-            self._tree.saver.later(node)
+            self._tree.later.attributes(node)
         return self._encode.attributes(node)
 
     @guarded()
@@ -241,7 +241,7 @@ class Operations(pyfuse3.Operations):
             await self._tree.object_xattrs.set(node, _behind_prefix(name), value)
             return
         self._tree.changer.set_xattr(node, decode_name(name), value)
-        self._tree.saver.later(node)
+        self._tree.later.attributes(node)
 
     @guarded()
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
@@ -259,7 +259,7 @@ class Operations(pyfuse3.Operations):
             await self._tree.object_xattrs.remove(node, _behind_prefix(name))
             return
         self._tree.changer.remove_xattr(node, decode_name(name))
-        self._tree.saver.later(node)
+        self._tree.later.attributes(node)
 
     @guarded()
     async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:
@@ -334,7 +334,7 @@ class Operations(pyfuse3.Operations):
             if goes_on:
                 return
         async with again.if_moved(inode):
-            await self._tree.opener.flush(handle)
+            await self._tree.saver.flush(handle)
 
     def _opener_goes_on(self, handle: Handle) -> bool:
         """Whether who opened a file has it open for writing still: not its last one was closed."""
@@ -356,7 +356,7 @@ class Operations(pyfuse3.Operations):
         """Bytes and attributes into the bucket."""
         handle = self._file(fh)
         async with again.if_moved(handle.inode):
-            await self._tree.opener.sync(handle)
+            await self._tree.saver.sync(handle)
 
     @guarded(bounded=False)
     async def release(self, fh: int) -> None:
@@ -388,7 +388,7 @@ class Operations(pyfuse3.Operations):
     @guarded(bounded=False)
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """Save the directory's attributes, and wait until what was removed from it has left."""
-        await self._tree.opener.sync_directory(self._directory(fh).directory)
+        await self._tree.saver.save_directory(self._directory(fh).directory)
 
     # ---- helpers ---------------------------------------------------------------------------------
 

@@ -136,7 +136,7 @@ async def _serve(
                     serving.cancel_scope.cancel()
             finally:
                 stop.over()
-                left = await tree.outstanding.drain(host.hurry, host.drains)
+                left = await tree.drain.run(host.hurry, host.drains)
         finally:
             pyfuse3.close(unmount=True)
         await host.drained(left)

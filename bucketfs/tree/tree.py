@@ -25,9 +25,13 @@ from bucketfs.tree.namespace.rename import Renamer
 from bucketfs.tree.prefetch.prefetcher import Prefetcher
 from bucketfs.tree.prefetch.subtree import Subtree
 from bucketfs.tree.saving.change import Changer
+from bucketfs.tree.saving.drain import Drain
+from bucketfs.tree.saving.later import Later
+from bucketfs.tree.saving.leave import Leaver
 from bucketfs.tree.saving.markers import Markers
 from bucketfs.tree.saving.open import Opener
 from bucketfs.tree.saving.outstanding import Outstanding
+from bucketfs.tree.saving.promises import Promises
 from bucketfs.tree.saving.remove import Removals
 from bucketfs.tree.saving.replay import Replay
 from bucketfs.tree.saving.save import Outlet, Saver
@@ -39,8 +43,8 @@ class Tree:
     Attributes:
         state: Inodes, keys and configuration.
         finder, lister, subtree, prefetcher, locks, attributes, changer, entries, markers, renamer,
-        removals, opener, outstanding, saver, objects, object_xattrs, replay: See their
-        modules.
+        removals, opener, outstanding, drain, promises, later, saver, objects, object_xattrs,
+        replay: See their modules.
     """
 
     def __init__(
@@ -63,23 +67,33 @@ class Tree:
             self.state,
             on_emptied=lambda directory: self.markers.keep_emptied(directory),  # noqa: PLW0108
         )
-        self.saver = Saver(self.state, self.locks, self.removals)
+        self.promises = Promises(self.state)
+        leaver = Leaver(self.state, self.promises)
+        self.later = Later(
+            self.state, self.promises, leaver, save=lambda inode: self.saver.save(inode, late=True)
+        )
+        self.saver = Saver(self.state, self.locks, self.removals, self.promises, self.later)
         self.outstanding = Outstanding(self.state, self.saver, self.removals)
-        self.changer = Changer(self.state, self.saver.promises)
+        self.drain = Drain(self.state, self.saver, self.removals, leaver, self.outstanding)
+        self.changer = Changer(self.state, self.promises)
         self.finder = Finder(self.state, self.lister, self.attributes)
         self.markers = Markers(self.state, self.lister, self.attributes, self.locks, self.removals)
         self.entries = Entries(
             self.state, self.finder, self.lister, self.attributes, self.locks,
-            self.saver.promises, self.removals, self.markers,
+            self.promises, self.removals, self.markers,
         )  # fmt: skip
         self.renamer = Renamer(
             self.state, self.finder, self.lister, self.entries, self.locks, self.removals,
-            self.saver, self.markers,
+            self.saver, self.promises, self.markers,
         )  # fmt: skip
-        self.opener = Opener(self.state, self.attributes, self.prefetcher, self.changer, self.saver)
+        self.opener = Opener(
+            self.state, self.attributes, self.prefetcher, self.changer, self.saver, self.later
+        )
         self.objects = Objects(self.state, self.finder, self.attributes)
-        self.object_xattrs = ObjectXattrs(self.state, self.attributes, self.changer, self.saver)
-        self.replay = Replay(self.state, self.lister, self.saver)
+        self.object_xattrs = ObjectXattrs(
+            self.state, self.attributes, self.changer, self.saver, self.later
+        )
+        self.replay = Replay(self.state, self.lister, self.promises, self.later)
         files.cache.add_reclaimer(self._reclaim)
 
     async def read_link(self, inode: Inode) -> bytes:

@@ -64,7 +64,7 @@ class TreeFiles:
             handle = await self.mount.create(path)
             try:
                 await self.mount.write(handle, 0, head)
-                await self.mount.tree.opener.sync(handle)
+                await self.mount.tree.saver.sync(handle)
                 await self.mount.write(handle, len(head), tail)
             finally:
                 await self.mount.close(handle)
@@ -92,7 +92,7 @@ class TreeFiles:
             inode = await self.mount.find(path)
             await self.mount.tree.attributes.ensure(inode)
             if self.mount.tree.changer.change(inode, Change(mode=perm)):
-                self.mount.tree.saver.later(inode)
+                self.mount.tree.later.attributes(inode)
 
     async def symlink(self, target: str, path: str) -> None:
         with errnos():

@@ -135,7 +135,7 @@ async def _run(step: Step, store: str, strike: Strike, directory: Path) -> None:
         assert there in worlds, (there, worlds)
         assert here in (None, there), "the mount shows what is not in the bucket"
         assert await view(files) == there
-        await mount.tree.saver.drain()
+        await mount.tree.drain.save_all()
         assert contents(bucket) == there, "nothing was left to do"
     # what was begun in the background and given up at the end may still be under way above
     begun = strike.struck.startswith(("AbortMultipartUpload", "CreateMultipartUpload"))
@@ -216,7 +216,7 @@ async def outage(step: Step, fault: Fault, seconds: float) -> None:
             assert await view(files) == there
             again, failures = await play(Step("", there, [NEW]), files, trio.current_time, bound=9)
             assert not failures
-            await mount.tree.saver.drain()
+            await mount.tree.drain.save_all()
             assert [contents(bucket)] == again
         assert not bucket.uploads
         assert not unsaved(Path(directory))

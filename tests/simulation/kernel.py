@@ -25,8 +25,8 @@ import trio
 from bucketfs.file.content import Content
 from bucketfs.fuse import operations
 from bucketfs.fuse.operations import Operations
+from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.core.inode import ROOT_INO, Inode
-from bucketfs.tree.saving.open import Handle
 from tests.simulation import chance
 
 T = TypeVar("T")

@@ -239,7 +239,7 @@ class Life:
                     )  # fmt: skip
                     task_status.started()
                     await self._wanted.wait()
-                    left = await tree.outstanding.drain(trio.Event(), lambda _remaining: None)
+                    left = await tree.drain.run(trio.Event(), lambda _remaining: None)
                     for lost in left.files:
                         self._world.note(f"{self._mount.name} left {lost.path}: {lost.error}")
                     nursery.cancel_scope.cancel()

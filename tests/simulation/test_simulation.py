@@ -54,7 +54,10 @@ def test_nothing_acknowledged_is_lost() -> None:
     ("body", "told"),
     [
         ("while True: await trio.lowlevel.checkpoint()", "the run spins: 10000 steps"),
-        ("while True: await steps._kernel._operations._tree.state.store.list('')", "the run spins"),
+        (
+            "while True: await steps._kernel._operations._tree.state.files.store.list('')",
+            "the run spins",
+        ),
         (
             """with trio.CancelScope(shield=True):
         while True: await trio.lowlevel.checkpoint()""",

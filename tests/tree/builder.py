@@ -26,10 +26,10 @@ from bucketfs.errors import StoreError
 from bucketfs.file.context import FileContext
 from bucketfs.store.base import Headers, ObjectInfo, Store
 from bucketfs.tasks import Background
+from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
 from bucketfs.tree.core.posix import Defaults
 from bucketfs.tree.core.state import TreeConfig, Watcher
-from bucketfs.tree.saving.open import Handle
 from bucketfs.tree.tree import Tree
 from tests.harness.memory import Fault, MemoryStore
 from tests.tree.check import check
@@ -174,7 +174,7 @@ class Mount:
     @verb
     async def flush(self, handle: Handle) -> None:
         """What close(2) waits for."""
-        await self.tree.opener.flush(handle)
+        await self.tree.saver.flush(handle)
 
     @verb
     async def close(self, handle: Handle) -> None:

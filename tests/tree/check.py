@@ -14,6 +14,7 @@ from bucketfs.cache.pages import PageFile
 from bucketfs.cache.rows import PendingRow, encode
 from bucketfs.file.content import Content
 from bucketfs.tree.core.inode import Directory, Inode, OpenState
+from bucketfs.tree.core.stages import ATTEMPTING, Stage
 from bucketfs.tree.tree import Tree
 
 #: Bytes by which the file system may change its mind about a file that was closed meanwhile.
@@ -28,7 +29,8 @@ def check(tree: Tree, *, ended: bool = False, at_rest: bool = False) -> None:
         ended: All its tasks have ended, perhaps in the middle of something.
         at_rest: As `ended`, and nothing was left undone: no program has anything open.
     """
-    wrong = [*_names(tree), *_lives(tree), *_leaving(tree), *_journal(tree), *_pages(tree)]
+    wrong = [*_names(tree), *_lives(tree), *_stages(tree), *_leaving(tree), *_journal(tree)]
+    wrong += _pages(tree)
     if ended or at_rest:
         wrong += _ended(tree)
     if not ended:
@@ -80,8 +82,8 @@ def _names(tree: Tree) -> Iterator[str]:
 
 def _lives(tree: Tree) -> Iterator[str]:
     for _, open_state, shown in _open_inodes(tree):
-        if open_state.users < 0 or (open_state.held and not open_state.users):
-            yield f"{shown}: {open_state.users} users, held: {open_state.held}"
+        if open_state.users < 0:
+            yield f"{shown}: {open_state.users} users"
     for inode, open_state, content, shown in _contents(tree):
         if not 0 <= content.writers <= content.handles:
             yield f"{shown}: {content.writers} writers of {content.handles} handles"
@@ -92,6 +94,40 @@ def _lives(tree: Tree) -> Iterator[str]:
         if clean and base is not None and base.etag != inode.etag:
             yield f"{shown}: its bytes are of {base.etag}, not of {inode.etag}"
         yield from (f"{shown}: {wrong}" for wrong in _bytes(content))
+
+
+def _stages(tree: Tree) -> Iterator[str]:
+    """Whether each inode's stage is what the facts say."""
+    for inode, open_state, shown in _open_inodes(tree):
+        progress, stage = open_state.progress, open_state.stage
+        if stage in ATTEMPTING:
+            if not tree.locks.is_held(inode):
+                yield f"{shown}: is {stage} by nobody who may"
+        elif stage is not (expected := _expected(open_state)):
+            yield f"{shown}: is {stage} and should be {expected}: {open_state}"
+        content = open_state.content
+        if content is not None and content.publishing and stage not in ATTEMPTING:
+            yield f"{shown}: is being published and {stage}"
+        if bool(progress.tries) != bool(progress.error):
+            yield f"{shown}: {progress.tries} tries failed, with {progress.error!r}"
+        waits = stage not in (Stage.CLEAN, Stage.DIRTY, Stage.REMOVED)
+        if (waits and not progress.since) or (stage is Stage.CLEAN and progress.since):
+            yield f"{shown}: is {stage} and waits since {progress.since}"
+        if stage is Stage.REMOVED and (inode.parent is not None or progress.attributes_unsaved):
+            yield f"{shown}: is removed, with a name or attributes that are to be saved"
+
+
+def _expected(open_state: OpenState) -> Stage:
+    """The stage while no attempt is under way, told from the facts."""
+    if open_state.unlinked:
+        return Stage.REMOVED
+    if not open_state.unsaved:
+        return Stage.CLEAN
+    if open_state.being_written:
+        return Stage.DIRTY
+    if not open_state.progress.error:
+        return Stage.PROMISED
+    return Stage.GIVEN_UP if open_state.stage is Stage.GIVEN_UP else Stage.RETRYING
 
 
 def _bytes(content: Content) -> Iterator[str]:
@@ -135,7 +171,7 @@ def _leaving(tree: Tree) -> Iterator[str]:
 
 
 def _journal(tree: Tree) -> Iterator[str]:
-    journal, cache = tree.state.journal, tree.state.files.cache
+    journal, cache = tree.state.files.cache.journal, tree.state.files.cache
     if journal._owed:
         return  # the disk has refused
     rows = {row.file: row for row in journal.pending() if not row.error}
@@ -147,7 +183,7 @@ def _journal(tree: Tree) -> Iterator[str]:
             yield f"{promise.row.key!r} is promised and has no row"
         elif _said(rows[file]) != _said(promise.row):
             yield f"the row of {promise.row.key!r} says {rows[file]}"
-    pending, size = tree.saver.promises, sum(promise.row.size for promise in promises.values())
+    pending, size = tree.promises, sum(promise.row.size for promise in promises.values())
     if (pending.count, pending.bytes) != (len(promises), size):
         yield f"{pending.count} promises, {pending.bytes} bytes: it is {len(promises)}, {size}"
     removals = {row.key for row in journal.removals()}
@@ -168,7 +204,7 @@ def _said(row: PendingRow) -> tuple[object, ...]:
 def _users(tree: Tree) -> Counter[PageFile]:
     """How often each page file is in use."""
     cache = tree.state.files.cache
-    users = Counter([*tree.saver.promises._outdated, *cache._kept.values()])
+    users = Counter([*tree.promises._outdated, *cache._kept.values()])
     for *_, content, _ in _contents(tree):
         users[content.local.pages] += 1
         if content.promise is not None and content.promise.pages is not content.local.pages:
@@ -205,9 +241,12 @@ def _tried(tree: Tree) -> Iterator[str]:
     for _, open_state, shown in _open_inodes(tree):
         handles = open_state.content.handles if open_state.content is not None else 0
         cared_for = (
-            handles or open_state.users or open_state.retrying or open_state.saving_attributes
+            handles
+            or open_state.users
+            or open_state.progress.retrying
+            or open_state.progress.saving_attributes
         )
-        if open_state.unsaved and not open_state.unlinked and not cared_for:
+        if open_state.unsaved and not cared_for:
             yield f"{shown}: is unsaved, and nobody tries to save it"
 
 
@@ -218,9 +257,7 @@ def _ended(tree: Tree) -> Iterator[str]:
     for inode in _inodes(tree):
         shown = repr(state.shown(inode))
         users = inode.open_state.users if inode.open_state is not None else 0
-        if users != (inode in state.leaving) or (
-            inode.open_state is not None and inode.open_state.held
-        ):
+        if users != (inode in state.leaving) or tree.locks.is_held(inode):
             yield f"{shown}: {users} users"
         if isinstance(inode, Directory) and (inode.asking or inode.loading or inode.renaming):
             yield f"{shown}: is being asked for, listed or renamed"

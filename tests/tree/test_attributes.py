@@ -22,7 +22,7 @@ pytestmark = pytest.mark.mock_clock
 def change(mount: Mount, inode: Inode, **values: int) -> None:
     """A setattr, as the FUSE layer does it."""
     assert mount.tree.changer.change(inode, Change(**values))
-    mount.tree.saver.later(inode)
+    mount.tree.later.attributes(inode)
 
 
 async def test_chmod_chown_and_utimens_are_one_copy(bucket: Bucket, tmp_path: Path) -> None:
@@ -195,13 +195,13 @@ async def test_xattrs_and_their_limit(bucket: Bucket, tmp_path: Path) -> None:
             mount.tree.changer.set_xattr(inode, "user.b", bytes(3000))
         with pytest.raises(FsError, match="ENODATA"):
             mount.tree.changer.remove_xattr(inode, "user.b")
-        mount.tree.saver.later(inode)
+        mount.tree.later.attributes(inode)
         await trio.sleep(5)
     async with planted(bucket, tmp_path) as mount:
         inode = await mount.find("f")
         assert mount.tree.posix(inode).xattrs == {"user.a": b"1"}
         mount.tree.changer.remove_xattr(inode, "user.a")
-        mount.tree.saver.later(inode)
+        mount.tree.later.attributes(inode)
         assert mount.tree.posix(inode).xattrs == {}
 
 

@@ -70,7 +70,7 @@ async def test_a_copy_of_their_version_is_not_taken_for_ours(
             if what == "chmod":
                 posix = mount.tree.posix(inode)
                 mount.tree.changer.replace(inode, posix.changed(0, mode=0o100600))
-                mount.tree.saver.later(inode)
+                mount.tree.later.attributes(inode)
                 await trio.sleep(1)
             elif what == "rename":
                 await mount.rename("d/f", "d/g")

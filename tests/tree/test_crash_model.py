@@ -240,7 +240,7 @@ async def run(steps: list[tuple[str, str, object]], seed: int, when: int, faults
                 after = killed(bucket, cache, left)
                 wanted = [brief(program.before), brief(program.after)]
                 nursery.cancel_scope.cancel()
-            mount.tree.state.background._nursery.cancel_scope.cancel()
+            mount.tree.state.files.background._nursery.cancel_scope.cancel()
         async with planted(after, left, part_size=PART, writeback=True) as mount:
             assert brief(await shown(mount)) in wanted
             await trio.sleep(1000)

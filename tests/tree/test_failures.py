@@ -115,7 +115,7 @@ async def test_what_cannot_be_put_aside_is_not_given_up(
                 await mount.close(handle)
             await trio.sleep(wait)
             assert await mount.read("before") == noise(100_000)
-        await mount.tree.saver.drain()
+        await mount.tree.drain.save_all()
     bucket.fault = None
     async with planted(bucket, tmp_path, writeback=writeback):
         await trio.sleep(100)
@@ -184,7 +184,7 @@ async def test_a_failed_chmod_does_not_spoil_the_open_file(bucket: Bucket, tmp_p
         bucket.refuse("CopyObject")
         posix = mount.tree.posix(handle.inode)
         mount.tree.changer.replace(handle.inode, posix.changed(0, mode=0o100600))
-        mount.tree.saver.later(handle.inode)
+        mount.tree.later.attributes(handle.inode)
         await trio.sleep(5)
         bucket.fault = None
         await mount.write(handle, 4, b" mine")
@@ -252,7 +252,7 @@ async def test_unmounting_saves_everything(bucket: Bucket, tmp_path: Path) -> No
         posix = mount.tree.posix(inode)
         mount.tree.changer.replace(inode, posix.changed(0, mode=0o40700))
         began = trio.current_time()
-        await mount.tree.saver.drain()
+        await mount.tree.drain.save_all()
         assert len(bucket.objects) == 21
         assert bucket.objects["d/"].headers.metadata["mode"] == str(0o40700)
         assert trio.current_time() - began <= 21 * bucket.latency
@@ -267,6 +267,6 @@ async def test_unmounting_leaves_what_it_could_not_save_on_the_disk(
             handle = await mount.create(name)
             await mount.write(handle, 0, b"bytes")
             await mount.tree.opener.release(handle)
-        await mount.tree.saver.drain()
+        await mount.tree.drain.save_all()
         assert mount.stored() == ["b"]
     assert rescued(tmp_path) == [b"bytes"]

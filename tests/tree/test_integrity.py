@@ -263,7 +263,7 @@ async def test_what_never_arrives_whole_is_kept_and_said(
         with pytest.raises(Damaged):
             await mount.save("f", DATA)
         assert await mount.read("f") == DATA
-        await mount.tree.saver.drain()
+        await mount.tree.drain.save_all()
         # the damaged version is one nobody here has seen: ours goes beside it, as any conflict
         (kept,) = [key for key in mount.stored() if key.startswith("f.conflict")]
         assert bucket.peek(kept) == DATA
@@ -279,7 +279,7 @@ async def test_what_others_may_have_made_is_not_replaced(
         with pytest.raises(Damaged):
             await mount.save("f", DATA)
         assert bucket.peek("f") == b"something else"
-        await mount.tree.saver.drain()
+        await mount.tree.drain.save_all()
         assert DATA in [bucket.peek(key) for key in mount.stored()]
         assert bucket.peek("f") == b"something else"
     caplog.clear()

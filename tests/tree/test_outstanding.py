@@ -10,8 +10,9 @@ import trio
 
 from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import BytesBody, Headers
-from bucketfs.tree.core.inode import Stage
+from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.namespace import entries
+from bucketfs.tree.saving.change import Change
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 from tests.harness.memory import Fault
 from tests.tree.builder import Bucket, Mount, planted
@@ -51,9 +52,9 @@ async def test_states(bucket: Bucket, tmp_path: Path) -> None:
         bucket.refuse("PutObject", "SlowDown")
         await unsaved(mount, "refused")
         refused, opened = outstanding.waiting()
-        assert (opened.path, opened.size, opened.state, opened.since) == ("open", 3, Stage.OPEN, 0)
+        assert (opened.path, opened.size, opened.state, opened.since) == ("open", 3, Stage.DIRTY, 0)
         assert (refused.path, refused.size, refused.tries) == ("refused", 5, 1)
-        assert refused.state in (Stage.UPLOADING, Stage.RETRYING)
+        assert refused.state in (Stage.PUBLISHING, Stage.RETRYING)
         assert "SlowDown" in refused.error
         assert refused.since > 0
         await trio.sleep(0.5)
@@ -62,7 +63,7 @@ async def test_states(bucket: Bucket, tmp_path: Path) -> None:
         assert outstanding.remaining() == Remaining(files=1, size=5, removals=0)
         hang(bucket, "p/refused")
         await trio.sleep(100)
-        assert outstanding.waiting()[0].state is Stage.UPLOADING
+        assert outstanding.waiting()[0].state is Stage.PUBLISHING
         bucket.fault = None
 
 
@@ -114,7 +115,7 @@ async def test_flush_waits_for_attributes_and_removals(bucket: Bucket, tmp_path:
             await mount.unlink(name)
         inode = await mount.find("f19")
         mount.tree.changer.set_xattr(inode, "user.a", b"1")
-        mount.tree.saver.later(inode)
+        mount.tree.later.attributes(inode)
         assert mount.tree.outstanding.remaining().removals
         assert await mount.tree.outstanding.flush() == []
         assert mount.stored() == ["f19"]
@@ -139,7 +140,7 @@ async def test_flush_tells_what_could_not_be_removed(bucket: Bucket, tmp_path: P
         assert failed
         assert all("AccessDenied" in one.error for one in failed)
         with pytest.raises(StoreError):  # nothing was taken from the one that it concerns
-            await mount.tree.opener.sync_directory(await mount.directory("d"))
+            await mount.tree.saver.save_directory(await mount.directory("d"))
         bucket.fault = None
 
 
@@ -150,7 +151,7 @@ async def test_who_stops_waiting_stops_nothing(bucket: Bucket, tmp_path: Path) -
         hang(bucket, "f")
         with trio.move_on_after(5):
             await mount.tree.outstanding.flush()
-        assert mount.tree.outstanding.waiting()[0].state is Stage.UPLOADING
+        assert mount.tree.outstanding.waiting()[0].state is Stage.PUBLISHING
         bucket.fault = None
 
 
@@ -161,7 +162,7 @@ async def test_drain_tells_how_much_is_left(bucket: Bucket, tmp_path: Path) -> N
         bucket.fault = None
         bucket.answer = 3.5
         told: list[Remaining] = []
-        assert await mount.tree.outstanding.drain(trio.Event(), told.append) == LeftBehind()
+        assert await mount.tree.drain.run(trio.Event(), told.append) == LeftBehind()
         assert told[0] == Remaining(files=1, size=5, removals=0)
         assert 3 <= len(told) <= 5
         assert bucket.peek("f") == b"bytes"
@@ -186,7 +187,7 @@ async def test_a_drain_that_is_cut_short_leaves_the_rest_to_the_next_mount(
                 hurry.set()
 
             nursery.start_soon(lose_patience)
-            left = await mount.tree.outstanding.drain(hurry, lambda _: None)
+            left = await mount.tree.drain.run(hurry, lambda _: None)
         hangs, refused = sorted(left.files, key=lambda one: one.path)
         assert (hangs.path, hangs.where) == ("hangs", "")
         assert "cut short" in hangs.error
@@ -234,7 +235,7 @@ async def test_removals_that_are_not_waited_for_are_left(
                 hurry.set()
 
             nursery.start_soon(lose_patience)
-            left = await mount.tree.outstanding.drain(hurry, lambda _: None)
+            left = await mount.tree.drain.run(hurry, lambda _: None)
         assert left
         assert left == LeftBehind((), 1 if kept_open else len(mount.stored()))
         bucket.fault = None
@@ -254,7 +255,7 @@ async def test_removals_that_are_refused_are_left(
         else:
             bucket.refuse("DeleteObjects")
             await emptied(mount)
-        left = await mount.tree.outstanding.drain(trio.Event(), lambda _: None)
+        left = await mount.tree.drain.run(trio.Event(), lambda _: None)
         assert left == LeftBehind((), len(mount.stored()))
         assert left.removals
 
@@ -266,13 +267,13 @@ async def test_what_is_promised_is_told_and_left_to_the_next_mount(
         hang(bucket, "f")
         await mount.save("f", b"bytes")
         (item,) = mount.tree.outstanding.waiting()
-        assert (item.path, item.size, item.state) == ("f", 5, Stage.WAITING)
+        assert (item.path, item.size, item.state) == ("f", 5, Stage.PROMISED)
         await trio.sleep(2)
         (item,) = mount.tree.outstanding.waiting()
-        assert (item.path, item.size, item.state) == ("f", 5, Stage.UPLOADING)
+        assert (item.path, item.size, item.state) == ("f", 5, Stage.PUBLISHING)
         hurry = trio.Event()
         hurry.set()
-        (lost,) = (await mount.tree.outstanding.drain(hurry, lambda _: None)).files
+        (lost,) = (await mount.tree.drain.run(hurry, lambda _: None)).files
         assert (lost.path, lost.where) == ("f", "")
         bucket.fault = None
     async with planted(bucket, tmp_path) as mount:
@@ -329,19 +330,19 @@ async def test_what_nobody_has_closed_stays_out_of_the_bucket(
         await mount.write(await mount.create("new"), 0, b"begun")
         synced = await mount.create("synced")
         await mount.write(synced, 0, b"synced")
-        await mount.tree.opener.sync(synced)
+        await mount.tree.saver.sync(synced)
         await mount.write(synced, 0, b"S")
         hurry = trio.Event()
         if cut_short:
             hurry.set()
-        left = await mount.tree.outstanding.drain(hurry, lambda _: None)
+        left = await mount.tree.drain.run(hurry, lambda _: None)
         assert sorted(one.path for one in left.files) == ["half", "new", "patched", "synced"]
         by_path = {one.path: content(one.where) for one in left.files}
         assert by_path["half"] == b"ha"
         assert by_path["new"] == b"begun"
         assert by_path["synced"] == b"Synced"
         assert by_path["patched"][1:3] == b"00"
-        journal = mount.tree.state.journal
+        journal = mount.tree.state.files.cache.journal
         assert {row.key for row in journal.failed()} == {"half", "new", "patched", "synced"}
     for _ in range(2):
         assert {key: bucket.peek(key) for key in bucket.objects} == {
@@ -359,7 +360,7 @@ async def test_what_was_closed_before_is_left_to_the_next_mount(
         hang(bucket, "f")
         await mount.save("f", b"closed")
         await mount.write(await mount.open("f", os.O_RDWR), 0, b"C")
-        (one,) = (await mount.tree.outstanding.drain(trio.Event(), lambda _: None)).files
+        (one,) = (await mount.tree.drain.run(trio.Event(), lambda _: None)).files
         assert content(one.where) == b"Closed"
         bucket.fault = None
     async with planted(bucket, tmp_path) as mount:
@@ -376,8 +377,105 @@ async def test_a_large_file_that_is_not_closed_leaves_no_upload(
             await mount.write(handle, offset, bytes(8 << 20))
         await trio.sleep(10)
         assert bucket.uploads
-        await mount.tree.outstanding.drain(trio.Event(), lambda _: None)
+        await mount.tree.drain.run(trio.Event(), lambda _: None)
         await trio.sleep(10)
         assert not bucket.uploads
         assert not bucket.objects
         assert rescued(tmp_path) == 1
+
+
+async def test_a_conflict_that_is_over_is_no_failure_of_what_is_written_next(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"mine")
+        bucket.poke("f", b"theirs")
+        with pytest.raises(FsError, match="ESTALE"):
+            await mount.flush(handle)
+        await mount.write(handle, 4, b" and more")
+        (item,) = mount.tree.outstanding.waiting()
+        assert (item.tries, item.error) == (0, "")
+        await mount.close(handle)
+    caplog.clear()
+
+
+async def test_attributes_of_a_removed_file_keep_nothing_alive(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        await mount.save("f", b"bytes")
+        handle = await mount.open("f")
+        await mount.unlink("f")
+        mount.tree.changer.change(handle.inode, Change(mode=0o600))
+        mount.tree.later.attributes(handle.inode)
+        await mount.close(handle)
+        await trio.sleep(10)
+        assert not mount.tree.state.open_inodes
+
+
+async def test_a_conflict_shows_while_both_versions_are_being_kept(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"mine")
+        bucket.poke("f", b"theirs")
+        bucket.latency = 10.0
+        async with trio.open_nursery() as nursery:
+
+            async def flush() -> None:
+                with pytest.raises(FsError, match="ESTALE"):
+                    await mount.flush(handle)
+
+            nursery.start_soon(flush)
+            stages = []
+            with trio.move_on_after(60):
+                while waiting := mount.tree.outstanding.waiting():
+                    stages.append(waiting[0].state)
+                    await trio.sleep(1)
+        assert list(dict.fromkeys(stages)) == [Stage.DIRTY, Stage.PUBLISHING, Stage.CONFLICT]
+        await mount.close(handle)
+    caplog.clear()
+
+
+async def test_what_is_given_up_and_open_still_says_so_and_may_be_written_again(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        bucket.refuse("PutObject", "EntityTooLarge")
+        handle = await mount.create("f")
+        await mount.write(handle, 0, b"bytes")
+        reader = await mount.open("f")
+        with pytest.raises(StoreError):
+            await mount.close(handle)
+        mount.tree.later.keep_trying(handle.inode)
+        await trio.sleep(1)
+        (item,) = mount.tree.outstanding.waiting()
+        assert (item.state, item.tries) == (Stage.GIVEN_UP, 2)
+        assert len(mount.tree.state.given_up) == 1
+        bucket.fault = None
+        handle = await mount.open("f", os.O_WRONLY)
+        await mount.write(handle, 0, b"BYTES")
+        assert mount.tree.outstanding.waiting()[0].state is Stage.DIRTY
+        await mount.close(handle)
+        assert mount.tree.outstanding.waiting() == []
+        assert bucket.peek("f") == b"BYTES"
+        await mount.close(reader)
+    caplog.clear()
+
+
+async def test_what_the_end_of_a_mount_leaves_while_a_program_has_it_open(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its row goes, with which it was the mount's to save: it is the program's again."""
+    async with planted(bucket, tmp_path) as mount:
+        bucket.refuse("PutObject")
+        await unsaved(mount, "f")
+        await trio.sleep(0.1)
+        await mount.open("f", os.O_WRONLY)
+        assert mount.tree.outstanding.waiting()[0].state is Stage.RETRYING
+        await mount.tree.drain.run(trio.Event(), lambda _: None)
+        assert rescued(tmp_path) == 1
+        assert mount.tree.outstanding.waiting()[0].state is Stage.DIRTY
+    caplog.clear()

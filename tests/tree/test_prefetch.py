@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bucketfs.tree.lookup.attributes import WHOLE_FILE
 from bucketfs.tree.prefetch.policy import LOOKS, MOST_DEPTH, Progress
 from bucketfs.tree.saving.change import Change
-from bucketfs.tree.saving.save import ATTRIBUTE_DELAY
+from bucketfs.tree.saving.later import ATTRIBUTE_DELAY
 from tests.tree.builder import MIB, Bucket, Mount, noise, planted, said
 
 mock_clock = pytest.mark.mock_clock
@@ -370,7 +370,7 @@ async def test_a_file_changed_meanwhile_is_not_prefetched(bucket: Bucket, tmp_pa
         waiting = [i for i in inodes if not (tree.attributes.is_here(i) or i.open_state)]
         for inode in waiting:
             tree.changer.change(inode, Change(mode=0o640))
-            tree.saver.later(inode)
+            tree.later.attributes(inode)
             bucket.poke(inode.name, b"by others", said(0o100600))
         await trio.sleep(ATTRIBUTE_DELAY / 2)
         assert {inode.posix and inode.posix.mode for inode in waiting} == {0o100640}

@@ -15,7 +15,7 @@ import trio
 from bucketfs.errors import FsError, NoAnswer, PreconditionFailed, StoreError
 from bucketfs.file import early_upload as early_upload_module
 from bucketfs.store.base import Capabilities, ObjectInfo
-from bucketfs.tree.saving.open import Handle
+from bucketfs.tree.core.handle import Handle
 from tests.harness.memory import Fault
 from tests.tree.builder import MIB, Bucket, Mount, noise, planted
 
@@ -600,7 +600,7 @@ async def test_unmounting_with_a_dead_store_names_what_is_where(
     async with cramped(bucket, tmp_path) as mount:
         await written(mount, "f")
         bucket.fault = lambda operation, _key, _count: Fault(NoAnswer("ConnectTimeout"))
-        await mount.tree.saver.drain()
+        await mount.tree.drain.save_all()
         assert "its bytes are in" in caplog.text
         (upload_id,) = bucket.uploads
         assert f"are in the unfinished upload {upload_id} of 'f'" in caplog.text

@@ -254,7 +254,7 @@ async def test_a_marker_is_written_by_one_request_at_a_time(tmp_path: Path) -> N
             bucket.latency = 5.0  # from the request for the marker on
             await trio.sleep(0.001)
         mount.tree.changer.change(directory, Change(mode=0o700))
-        mount.tree.saver.later(directory)
+        mount.tree.later.attributes(directory)
         await trio.sleep(60)
         assert mount.stored() == ["d/"]
         assert not bucket.overlapping
@@ -340,14 +340,14 @@ async def test_fsync_of_a_directory_waits_and_tells(bucket: Bucket, tmp_path: Pa
         directory = await mount.directory("d")
         for name in names[:100]:
             await mount.unlink(f"d/{name}")
-        await mount.tree.opener.sync_directory(directory)
+        await mount.tree.saver.save_directory(directory)
         assert len(mount.stored()) == 100
         refuse_deletions(bucket)
         for name in names[100:]:
             await mount.unlink(f"d/{name}")
         with pytest.raises(StoreError):
-            await mount.tree.opener.sync_directory(directory)
-        await mount.tree.opener.sync_directory(directory)  # told once
+            await mount.tree.saver.save_directory(directory)
+        await mount.tree.saver.save_directory(directory)  # told once
 
 
 @mock_clock
@@ -357,7 +357,7 @@ async def test_unmounting_waits_for_what_is_leaving(bucket: Bucket, tmp_path: Pa
         await mount.names("d")
         for name in names:
             await mount.unlink(f"d/{name}")
-        await mount.tree.saver.drain()
+        await mount.tree.drain.save_all()
         assert mount.stored() == ["d/"]
 
 

@@ -194,7 +194,7 @@ async def test_a_marker_that_comes_late_does_not_undo_a_chmod(
             await trio.sleep(0.001)
         bucket.latency = 0.01  # the marker's request is the only slow one
         mount.tree.changer.change(directory, Change(mode=0o700))
-        mount.tree.saver.later(directory)
+        mount.tree.later.attributes(directory)
         await trio.sleep(3)
         assert bucket.objects["d/"].headers.metadata["mode"] == str(stat.S_IFDIR | 0o700)
 
@@ -209,7 +209,7 @@ async def test_a_listing_does_not_undo_a_chmod(bucket: Bucket, tmp_path: Path) -
         bucket.objects["d/"] = replace(others, last_modified=others.last_modified + 9)
         directory.listed = NEVER
         mount.tree.changer.change(directory, Change(mode=0o700))
-        mount.tree.saver.later(directory)
+        mount.tree.later.attributes(directory)
         await mount.names("d")
         assert directory.posix is not None
         await trio.sleep(3)

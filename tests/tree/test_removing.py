@@ -162,7 +162,7 @@ async def test_unmounting_deletes_an_unlinked_open_file_and_no_other(
         await mount.unlink("f")
         if theirs:
             bucket.poke("f", b"theirs")
-        await mount.tree.saver.drain()
+        await mount.tree.drain.save_all()
         assert mount.stored() == ["f"] * theirs
         assert mount.cache.journal.removals() == []
 

@@ -13,8 +13,9 @@ import trio
 
 from bucketfs.errors import FsError, NoAnswer, StoreError
 from bucketfs.tree.core.inode import Directory
+from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.saving.change import Change
-from bucketfs.tree.saving.save import ATTRIBUTE_DELAY
+from bucketfs.tree.saving.later import ATTRIBUTE_DELAY
 from tests.harness.memory import Fault
 from tests.tree.builder import MIB, TTL, Bucket, noise, planted, said
 
@@ -44,7 +45,7 @@ async def test_waiting_attributes_go_with_the_copy(bucket: Bucket, tmp_path: Pat
         inode = await mount.find("old.txt")
         bucket.requested()
         mount.tree.changer.change(inode, Change(mode=0o640, mtime_ns=5))
-        mount.tree.saver.later(inode)
+        mount.tree.later.attributes(inode)
         await mount.rename("old.txt", "new.txt")
         await trio.sleep(5)
         assert bucket.requested() == {"CopyObject": 1, "DeleteObject": 1}
@@ -185,12 +186,12 @@ async def test_attributes_of_a_replaced_directory_do_not_come_late(
         await mount.mkdir("source")
         replaced = await mount.mkdir("target")
         mount.tree.changer.change(replaced, Change(mode=0o700))
-        mount.tree.saver.later(replaced)
+        mount.tree.later.attributes(replaced)
         await trio.sleep(ATTRIBUTE_DELAY - 0.01)
         bucket.latency = 5.0
         await trio.sleep(0.02)
         assert replaced.open_state is not None
-        assert replaced.open_state.held, "they are on their way"
+        assert replaced.open_state.stage is Stage.PUBLISHING, "they are on their way"
         bucket.latency = 0.01
         await mount.rename("source", "target")
         await trio.sleep(60)
@@ -398,3 +399,21 @@ async def test_a_lost_answer_to_delete_is_reported(bucket: Bucket, tmp_path: Pat
         assert await mount.names() == set(mount.stored())
         for name in mount.stored():
             assert await mount.read(name) == b"bytes"
+
+
+async def test_what_is_written_to_a_replaced_file_goes_nowhere(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        await mount.save("target", b"old")
+        await mount.save("source", b"new")
+        handle = await mount.open("target", os.O_RDWR)
+        await mount.rename("source", "target")
+        assert handle.inode.unlinked
+        await mount.write(handle, 0, b"OLD")
+        assert mount.tree.outstanding.waiting() == []
+        assert await mount.pread(handle, 0, 3) == b"OLD"
+        await mount.close(handle)
+        assert mount.stored() == ["target"]
+        assert bucket.peek("target") == b"new"
+        assert not mount.tree.state.open_inodes

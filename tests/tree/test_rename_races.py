@@ -307,7 +307,7 @@ async def test_the_next_mount_leaves_what_others_stored_since(
         bucket.fault = None
         assert bucket.peek("d/f") == THEIRS
         assert bucket.peek(new if old == "d/f" else "e/f") == b"d/f"
-        assert not mount.tree.state.journal.renames()
+        assert not mount.tree.state.files.cache.journal.renames()
         assert await mount.read("d/f") == THEIRS
 
 

@@ -34,7 +34,7 @@ async def after_a_crash(
     async with planted(bucket, directory / "cache", **config) as mount:
         await before(mount)
         after = killed(bucket, directory / "cache", directory / "left")
-        mount.tree.state.background._nursery.cancel_scope.cancel()
+        mount.tree.state.files.background._nursery.cancel_scope.cancel()
     after.fault = fault
     async with planted(after, directory / "left", **config) as mount:
         yield mount
@@ -153,7 +153,7 @@ async def test_an_fsync_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_path
         handle = await mount.open("f", os.O_WRONLY)
         await mount.write(handle, 5, b" and more")
         bucket.answer = 50.0
-        mount.tree.state.background.start(lambda: mount.tree.opener.sync(handle), "fsync")
+        mount.tree.state.files.background.start(lambda: mount.tree.saver.sync(handle), "fsync")
         await trio.sleep(1)
         assert bucket.peek("f") == b"bytes and more"
 
@@ -195,7 +195,7 @@ async def test_the_default_mode_uploads_what_writeback_left(bucket: Bucket, tmp_
     async with planted(bucket, tmp_path, writeback=True) as mount:
         bucket.refuse("PutObject", "SlowDown")
         await mount.save("f", b"bytes")
-        await mount.tree.saver.drain()
+        await mount.tree.drain.save_all()
         assert mount.cache.journal.failed() == []
     bucket.fault = None
     async with planted(bucket, tmp_path) as mount:
@@ -414,7 +414,7 @@ async def test_a_file_has_one_of_its_names(bucket: Bucket, tmp_path: Path, opera
 
     async def before(mount: Mount) -> None:
         bucket.fault = lambda asked, _key, _n: Fault(hang=True) if asked == operation else None
-        mount.tree.state.background.start(lambda: mount.rename("a", "b"), "rename")
+        mount.tree.state.files.background.start(lambda: mount.rename("a", "b"), "rename")
         await trio.sleep(10)
 
     async with after_a_crash(bucket, tmp_path, before) as mount:
@@ -434,14 +434,14 @@ async def test_a_file_that_waited_is_replaced(
 
     async def before(mount: Mount) -> None:
         await mount.save("new", b"new bytes")
-        await mount.tree.saver.drain()
+        await mount.tree.drain.save_all()
         bucket.refuse("PutObject", "SlowDown")
         await mount.save("f", b"old")
         await trio.sleep(0.5)
         bucket.fault = lambda asked, _key, _n: (
             Fault(hang=True) if asked in (operation, "PutObject") else None
         )
-        mount.tree.state.background.start(lambda: mount.rename("new", "f"), "rename")
+        mount.tree.state.files.background.start(lambda: mount.rename("new", "f"), "rename")
         await trio.sleep(0.5)
 
     async with after_a_crash(
@@ -476,7 +476,7 @@ async def test_a_directory_has_one_of_its_names(
             else None
         )
         bucket.requested()
-        mount.tree.state.background.start(lambda: mount.rename("d", "x"), "rename")
+        mount.tree.state.files.background.start(lambda: mount.rename("d", "x"), "rename")
         await trio.sleep(0.5)
 
     async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
@@ -498,7 +498,7 @@ async def test_what_was_written_since_a_renaming_was_begun_stays(
         bucket.fault = lambda asked, _key, _n: (
             Fault(hang=True) if asked == "DeleteObjects" else None
         )
-        mount.tree.state.background.start(lambda: mount.rename("d", "x"), "rename")
+        mount.tree.state.files.background.start(lambda: mount.rename("d", "x"), "rename")
         await trio.sleep(0.5)
 
     def refuse(operation: str, key: str, _count: int) -> Fault | None:
@@ -530,7 +530,7 @@ async def test_a_changed_file_is_renamed(bucket: Bucket, tmp_path: Path) -> None
         bucket.fault = lambda asked, _key, _n: (
             Fault(hang=True) if asked in ("CreateMultipartUpload", "DeleteObject") else None
         )
-        mount.tree.state.background.start(lambda: mount.rename("a", "b"), "rename")
+        mount.tree.state.files.background.start(lambda: mount.rename("a", "b"), "rename")
         await trio.sleep(0.5)
         assert set(bucket.objects) == {"a", "b"}
 
@@ -602,7 +602,7 @@ async def test_a_clean_unmount_leaves_nothing_to_do(
         async with planted(bucket, tmp_path, writeback=True) as mount:
             await mount.save("f", b"bytes")
             await mount.rename("f", "g")
-            await mount.tree.saver.drain()
+            await mount.tree.drain.save_all()
         async with planted(bucket, tmp_path, writeback=True) as mount:
             await until_at_rest(mount)
     assert "was not unmounted" not in caplog.text

@@ -11,8 +11,8 @@ import trio
 from bucketfs.errors import FsError, StoreError
 from bucketfs.file import early_upload as early_upload_module
 from bucketfs.file.plan import FIRST_PART
+from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.saving.change import Change
-from bucketfs.tree.saving.open import Handle
 from tests.harness.memory import Fault
 from tests.tree.builder import MIB, Bucket, Mount, noise, planted
 

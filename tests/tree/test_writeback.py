@@ -42,9 +42,9 @@ def check(mount: Mount) -> None:
     }
     journal = mount.cache.journal
     assert {row.file for row in journal.pending()} == promised
-    assert mount.tree.saver.promises.count == len(promised)
+    assert mount.tree.promises.count == len(promised)
     if not promised:
-        assert mount.tree.saver.promises.bytes == 0
+        assert mount.tree.promises.bytes == 0
         assert not list(mount.cache.directory.glob("*.sqlite.damaged"))
 
 
@@ -78,7 +78,7 @@ async def test_fsync_waits(bucket: Bucket, tmp_path: Path) -> None:
     async with writing(bucket, tmp_path) as mount:
         handle = await mount.create("f")
         await mount.write(handle, 0, b"bytes")
-        await mount.tree.opener.sync(handle)
+        await mount.tree.saver.sync(handle)
         assert bucket.peek("f") == b"bytes"
         await mount.close(handle)
         assert bucket.requested() == {"PutObject": 1}
@@ -508,7 +508,7 @@ async def test_draining_waits(bucket: Bucket, tmp_path: Path) -> None:
     async with writing(bucket, tmp_path) as mount:
         for number in range(20):
             await mount.save(f"{number}", b"bytes")
-        await mount.tree.saver.drain()
+        await mount.tree.drain.save_all()
         assert len(bucket.objects) == 20
 
 
@@ -541,9 +541,9 @@ async def test_fsync_tells_of_a_conflict_that_another_upload_meets(
         bucket.poke("f", b"theirs")
         await trio.sleep(0.1)  # the upload is on its way
         with pytest.raises(FsError) as caught:
-            await mount.tree.opener.sync(handle)
+            await mount.tree.saver.sync(handle)
         assert caught.value.errno == errno.ESTALE
-        await mount.tree.opener.sync(handle)
+        await mount.tree.saver.sync(handle)
         await mount.close(handle)
 
 
@@ -562,7 +562,7 @@ async def test_what_was_synced_is_soon_known_to_be_after_a_power_cut(
         handle = await mount.create("f")
         await mount.write(handle, 0, b"bytes")
         await mount.flush(handle)
-        await mount.tree.opener.sync(handle)
+        await mount.tree.saver.sync(handle)
         await trio.sleep(3)
         assert on_disk == [1, 0]
         await mount.close(handle)
@@ -617,6 +617,6 @@ async def test_an_open_that_waited_for_a_conflict_tells_of_it(
         assert inode.name != "f"
         await mount.write(handle, 0, b"new")
         with pytest.raises(FsError) as caught:
-            await mount.tree.opener.sync(handle)
+            await mount.tree.saver.sync(handle)
         assert caught.value.errno == errno.ESTALE
         await mount.close(handle)

@@ -26,7 +26,7 @@ from bucketfs.cli.process import unmounting
 from bucketfs.cli.socket import client, control, protocol, report, runtime
 from bucketfs.cli.socket.protocol import ProtocolError, Request
 from bucketfs.metrics import Metrics
-from bucketfs.tree.core.inode import Stage
+from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.saving.outstanding import Remaining, Waiting
 from bucketfs.tree.saving.save import Uploaded
 from tests.harness.mounts import as_user
@@ -630,7 +630,7 @@ class TestStatus:
 
     def test_what_fails_behind_many_that_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(report, "MOST_NAMED", 1)
-        waits = Waiting("a", 1, Stage.WAITING, since=1.0, tries=0, error="")
+        waits = Waiting("a", 1, Stage.PROMISED, since=1.0, tries=0, error="")
         fails = Waiting("b", 1, Stage.RETRYING, since=2.0, tries=1, error="AccessDenied")
         outstanding = SimpleNamespace(
             waiting=lambda: [waits, fails], remaining=lambda: Remaining(2, 2, 0)

@@ -10,7 +10,7 @@ from bucketfs.cli.socket.protocol import MOST_NAMED
 from bucketfs.fuse.host import Service
 from bucketfs.store.base import ObjectVersion
 from bucketfs.store.layers.trace import Tally
-from bucketfs.tree.core.inode import Stage
+from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.core.state import GivenUp
 from bucketfs.tree.namespace.objects import ObjectReport
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
@@ -32,7 +32,7 @@ def service(parts: Service) -> dict[str, Any]:
         },
         "waiting": {
             **remaining(outstanding.remaining()),
-            "being_written": sum(item.state is Stage.OPEN for item in waiting),
+            "being_written": sum(item.state is Stage.DIRTY for item in waiting),
             "failing": sum(bool(item.error) for item in waiting),
             "items": [asdict(item) for item in waiting[:MOST_NAMED]],
         },

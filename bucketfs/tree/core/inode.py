@@ -12,81 +12,62 @@ from __future__ import annotations
 
 import errno
 import secrets
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field
 
+from bucketfs import clock
 from bucketfs.errors import FsError
 from bucketfs.file.content import Content
+from bucketfs.store.base import Headers
 from bucketfs.tasks import Shared
-from bucketfs.tree.core.posix import Posix
+from bucketfs.tree.core.posix import Posix, object_headers
+from bucketfs.tree.core.stages import ATTEMPTING, ENDS, Event, Progress, Stage
 
 #: FUSE_ROOT_ID: the number the kernel expects the root to have.
 ROOT_INO = 1
 NEVER = float("-inf")
 
 
-class Stage(StrEnum):
-    """Where an inode is on its way to the bucket; the values are what `bucketfs status` says.
-
-    ::
-
-        CLEAN --write, chmod--> OPEN --close--> WAITING --its turn--> UPLOADING --> CLEAN
-                                  |                ^                      |
-                                  +--fsync---------|--------------------->+
-                                                   +------ RETRYING <-----+ it failed
-
-    A conflict ends in CLEAN, under the name of a conflict copy; so does what is given up, whose
-    bytes are under ``unsaved/`` then. Stages are not stored: `OpenState.stage` tells them from the
-    facts, so that they cannot contradict these.
-    """
-
-    CLEAN = "clean"  # the bucket has all of it
-    OPEN = "open"  # a program is writing it
-    WAITING = "waiting"  # closed, and promised where that is possible
-    UPLOADING = "uploading"
-    RETRYING = "retrying"  # it failed and is tried again
-
-
 @dataclass(slots=True, eq=False)
 class OpenState:
     """What an inode has while it is open, unsaved, or being changed in the bucket.
 
+    It owns the inode's `Progress`: who changes what that depends on says so here, in the same step
+    of the event loop.
+
     Attributes:
-        held: Somebody has the right to publish, copy or delete the inode's object (`Locks`).
+        progress: How far it is on its way to the bucket.
         content: The bytes, while open or unsaved.
-        unlinked: Removed by a program here; nothing is published any more.
         lost: Directory and name that others gave to another object while this one was open.
         exclusive: Created with O_EXCL under the name it has, and not published yet.
         deferred_delete: Key to delete at the last close, because the open file still needs it.
-        attributes_unsaved: The bucket does not have the current attributes.
-        attribute_changes: Counts changes of the attributes.
-        users: How many have that right or wait for it, and the removals of a directory's names.
-        saving_attributes: A background task will save them.
-        retrying: A background task saves what is unsaved, until it has worked.
-        since: Unix time at which something of it began to wait for the bucket, 0.0 while nothing
-            does.
-        tries / error: Attempts to save it that failed since then, and why the last one did.
+        users: How many have the right to publish, copy or delete the inode's object or wait for it
+            (`Locks`), and the removals of a directory's names.
     """
 
-    held: bool = False
+    progress: Progress = field(default_factory=Progress)
     content: Content | None = None
-    unlinked: bool = False
     lost: tuple[Directory, str] | None = None
     exclusive: bool = False
     deferred_delete: str = ""
-    attributes_unsaved: bool = False
-    attribute_changes: int = 0
-    saving_attributes: bool = False
-    retrying: bool = False
     users: int = 0
-    since: float = 0.0
-    tries: int = 0
-    error: str = ""
+
+    @property
+    def stage(self) -> Stage:
+        """Where the inode is on its way to the bucket."""
+        return self.progress.stage
+
+    @property
+    def unlinked(self) -> bool:
+        """Whether a program here has removed it; nothing is published any more."""
+        return self.stage is Stage.REMOVED
 
     @property
     def unsaved(self) -> bool:
-        """Whether the bucket lacks bytes or attributes."""
-        return self.attributes_unsaved or (self.content is not None and self.content.unsaved)
+        """Whether the bucket lacks bytes or attributes that it is to have."""
+        if self.unlinked:
+            return False
+        content = self.content
+        return self.progress.attributes_unsaved or (content is not None and content.unsaved)
 
     @property
     def being_written(self) -> bool:
@@ -102,27 +83,100 @@ class OpenState:
         return self.content is not None and bool(self.content.overlay.lost)
 
     @property
-    def stage(self) -> Stage:
-        """Where the inode is on its way to the bucket."""
-        if self.unlinked or not self.unsaved:
-            return Stage.CLEAN
-        if self.held:
-            return Stage.UPLOADING
-        if self.being_written:
-            return Stage.OPEN
-        return Stage.RETRYING if self.error else Stage.WAITING
-
-    @property
     def in_use(self) -> bool:
         """Whether forgetting this would lose something."""
+        progress = self.progress
         return (
             self.content is not None
-            or self.attributes_unsaved
+            or progress.attributes_unsaved
             or bool(self.deferred_delete)
-            or self.saving_attributes
-            or self.retrying  # that task would not see what is opened and written meanwhile
+            or progress.saving_attributes
+            or progress.retrying  # that task would not see what is opened and written meanwhile
             or self.users > 0
         )
+
+    def take(self, content: Content) -> None:
+        """These are the bytes now; who opens or promises them settles who is to save them."""
+        self.content = content
+        if content.unsaved:
+            self._move(Event.WRITTEN)
+
+    def let_go(self) -> None:
+        """Nobody needs the bytes any more."""
+        if self.content is not None:
+            self.content.close()
+            self.content = None
+            self.settle()
+
+    def written(self) -> None:
+        """The bytes have changed."""
+        if self.stage is Stage.DIRTY and self.being_written:
+            return  # as for each but the first of a program's many writes
+        self._move(Event.WRITTEN)
+        self.settle()
+
+    def attributes_changed(self) -> None:
+        """The bucket does not have the attributes as they are now."""
+        self._move(Event.CHANGED)
+
+    def attributes_stored(self, changes: int) -> None:
+        """The bucket has the attributes as they were after so many changes."""
+        self.progress.attributes_unsaved = self.progress.attribute_changes != changes
+        self.settle()
+
+    def attributes_dropped(self) -> None:
+        """The bucket is not to have the changed attributes any more."""
+        self.progress.attributes_unsaved = False
+        self.settle()
+
+    def begin(self) -> None:
+        """An attempt to save it begins; the caller has the right to (`Locks`), until it ends."""
+        self._move(Event.BEGUN)
+
+    def overtaken(self) -> None:
+        """Others' version stands in the attempt's way."""
+        self._move(Event.OVERTAKEN)
+
+    def saved(self) -> None:
+        """The attempt has worked, for what there was when it began."""
+        self._move(Event.SAVED_OLDER if self.unsaved else Event.SAVED)
+        self.settle()
+
+    def interrupted(self) -> None:
+        """The attempt was broken off."""
+        self._move(Event.INTERRUPTED)
+        self.settle()
+
+    def failed(self, error: Exception) -> None:
+        """The attempt has failed."""
+        self._move(Event.FAILED, error=str(error) or repr(error))
+        self.settle()
+
+    def given_up(self) -> None:
+        """Nobody tries to save it any more; its bytes have been left on the local disk."""
+        if self.unsaved:
+            self._move(Event.GIVEN_UP)
+        self.attributes_dropped()
+
+    def removed(self) -> None:
+        """A program here has removed it."""
+        self._move(Event.REMOVED)
+
+    def settle(self) -> None:
+        """Find who is to save it: a handle came or went, or what the journal has is another."""
+        if self.stage in ENDS or self.stage in ATTEMPTING:
+            return
+        if not self.unsaved:
+            self._move(Event.NOTHING_LEFT)
+        elif self.being_written:
+            if self.stage is not Stage.DIRTY:
+                self._move(Event.OPENED)
+        elif self.stage is Stage.DIRTY:
+            failed = self.progress.tries > 0
+            self._move(Event.PROMISED_AFTER_FAILURE if failed else Event.PROMISED)
+
+    def _move(self, event: Event, *, error: str = "") -> None:
+        self.progress.move(event, at=clock.wall_ns() / 1e9, error=error)
 
 
 class Inode:
@@ -172,6 +226,11 @@ class Inode:
         if isinstance(self, Directory):
             return 0
         return self.size if content is None else content.size
+
+    def headers(self) -> Headers:
+        """What its object is to carry; raises FsError as `object_headers` does."""
+        assert self.posix is not None, "attributes are known before anything is saved"
+        return object_headers(self.posix, self.name, directory=isinstance(self, Directory))
 
     @property
     def unlinked(self) -> bool:

@@ -76,7 +76,6 @@ class Locks:
             open_state.users += 1
         try:
             await self._grant(claim)
-            self._mark(claim, held=True)
             yield self._state.ensure_open_state(inodes[0])
         finally:
             self._withdraw(claim)
@@ -103,6 +102,8 @@ class Locks:
             await other.done.wait()
         self._waiting.remove(claim)
         self._granted[claim] = None
+        if claim.tree is not None:
+            claim.tree.renaming = True
 
     def _in_the_way(self, claim: _Claim) -> _Claim | None:
         for other in self._ahead_of(claim):
@@ -120,16 +121,16 @@ class Locks:
     def _withdraw(self, claim: _Claim) -> None:
         if claim in self._granted:
             del self._granted[claim]
-            self._mark(claim, held=False)
+            if claim.tree is not None:
+                claim.tree.renaming = False
         else:
             self._waiting.remove(claim)
         claim.done.set()
 
-    def _mark(self, claim: _Claim, *, held: bool) -> None:
-        for inode in claim.inodes:
-            self._state.ensure_open_state(inode).held = held
-        if claim.tree is not None:
-            claim.tree.renaming = held
+    def is_held(self, inode: Inode) -> bool:
+        """Whether somebody has the right to write an inode's object."""
+        wanted = _Claim(frozenset([inode]), None)
+        return any(claim.conflicts(wanted) for claim in self._granted)
 
     def _renaming_above(self, inode: Inode) -> _Claim | None:
         for claim in self._granted:

@@ -16,8 +16,10 @@ support for data repositories").
 from __future__ import annotations
 
 import base64
+import errno
 import functools
 import json
+import mimetypes
 import re
 import stat
 from collections.abc import Mapping
@@ -26,10 +28,13 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from urllib.parse import quote, unquote
 
+from bucketfs.errors import FsError
 from bucketfs.store.base import Headers
 
 NANO = 1_000_000_000
 DIRECTORY_TYPE = "application/x-directory"
+#: S3's limit for user metadata of one object.
+METADATA_MAX = 2048
 _DIRECTORY_TYPES = frozenset({DIRECTORY_TYPE, "httpd/unix-directory"})
 _OURS = frozenset({"mode", "uid", "gid", "mtime", "atime", "ctime", "xattr", "rdev"})
 _UID_NAMES = ("uid", "owner", "goog-reserved-posix-uid", "file-owner")
@@ -40,6 +45,14 @@ _MODE_NAMES = (
     ("goog-reserved-posix-mode", 8),
     ("file-permissions", 8),
 )
+#: Types of what `mimetypes` calls encodings (RFC 6713, and what browsers and file(1) say).
+_PACKED = {
+    "gzip": "application/gzip",
+    "bzip2": "application/x-bzip2",
+    "xz": "application/x-xz",
+    "compress": "application/x-compress",
+    "br": "application/x-brotli",
+}
 #: Twelve digits of seconds reach beyond the year 30000 and fit every time_t.
 _DECIMAL = re.compile(r"(-?\d{1,12})(?:\.(\d*))?", re.ASCII)
 _NANOSECONDS = re.compile(r"(-?\d{1,21})ns", re.ASCII)
@@ -160,6 +173,27 @@ def encode(posix: Posix, content_type: str) -> Headers:
         other=foreign.other,
         essential=not (stat.S_ISREG(posix.mode) or stat.S_ISDIR(posix.mode)),
     )
+
+
+def content_type_of(name: str) -> str:
+    """MIME type by extension, as s3fs sets it; of what is packed that of the packing.
+
+    Content-Type with Content-Encoding would have browsers unpack ``a.tar.gz`` while they load it.
+    """
+    kind, packing = mimetypes.guess_type(name, strict=False)
+    return (_PACKED.get(packing) if packing else kind) or "application/octet-stream"
+
+
+def object_headers(posix: Posix, name: str, *, directory: bool) -> Headers:
+    """What the object of a name is to carry.
+
+    Raises:
+        FsError: ENOSPC when the attributes (xattrs, above all) exceed what an object can carry.
+    """
+    headers = encode(posix, DIRECTORY_TYPE if directory else content_type_of(name))
+    if metadata_size(headers) > METADATA_MAX:
+        raise FsError(errno.ENOSPC, f"more than {METADATA_MAX} bytes of metadata")
+    return headers
 
 
 def with_times_of(posix: Posix, headers: Headers) -> Posix:

@@ -19,6 +19,7 @@ from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version
 from bucketfs.file.early_upload import Outlet
 from bucketfs.file.overlay import Overlay
+from bucketfs.file.target import Target
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tree.core.inode import NEVER, Directory, Inode, InodeTable, OpenState
 from bucketfs.tree.core.names import check_key
@@ -111,10 +112,6 @@ class TreeState:
     ) -> None:
         self.files = files
         self.outlet = outlet
-        self.store = files.store
-        self.index = files.cache.index
-        self.journal = files.cache.journal
-        self.background = files.background
         self.config = config
         self.table = InodeTable()
         self.mounted_ns = clock.wall_ns()
@@ -371,16 +368,31 @@ class TreeState:
         if content is None:
             base = Version(self.key(inode), inode.etag, inode.size) if inode.etag else None
             content = Content(self.files, base, outlet=self.outlet(inode))
-            self.ensure_open_state(inode).content = content
+            self.ensure_open_state(inode).take(content)
         return content
 
     def empty_content(self, inode: Inode) -> Content:
         """The inode's bytes as O_TRUNC leaves them: none, which the bucket does not know yet."""
-        open_state = self.ensure_open_state(inode)
-        open_state.content = Content(
-            self.files, None, overlay=Overlay.emptied(), outlet=self.outlet(inode)
+        content = Content(self.files, None, overlay=Overlay.emptied(), outlet=self.outlet(inode))
+        self.ensure_open_state(inode).take(content)
+        return content
+
+    def target(self, inode: Inode) -> Target:
+        """Where the inode's bytes go now, and with which headers.
+
+        Raises:
+            FsError: ENOSPC, ENAMETOOLONG; ESTALE for an inode without a name.
+        """
+        key = self.key(inode)
+        replaced = self.deferred.get(key)
+        etag = inode.etag or (replaced.etag if replaced else "")
+        return Target(
+            key,
+            inode.headers(),
+            changes=self.ensure_open_state(inode).progress.attribute_changes,
+            if_match=etag,
+            if_none_match=not etag,
         )
-        return open_state.content
 
     def copy_condition(self, inode: Inode) -> str:
         """ETag that a copy of the inode's object is to be conditional on, "" for none.
@@ -389,7 +401,7 @@ class TreeState:
         only when an open file would otherwise go on in a version it was not opened on.
         """
         opened = inode.content is not None
-        return inode.etag if opened or self.store.capabilities.copy_if_match else ""
+        return inode.etag if opened or self.files.store.capabilities.copy_if_match else ""
 
     def moved(self, inode: Inode, old: Version, copy: ObjectInfo, *, sure: bool) -> None:
         """The inode's object was copied by us: its bytes are `copy`'s from now on.
@@ -414,9 +426,8 @@ class TreeState:
 
     def close_content(self, inode: Inode) -> None:
         """Let the inode's bytes go (to the cache)."""
-        if inode.open_state is not None and inode.open_state.content is not None:
-            inode.open_state.content.close()
-            inode.open_state.content = None
+        if inode.open_state is not None:
+            inode.open_state.let_go()
 
     def holds_unsaved(self, inode: Inode) -> bool:
         """Whether forgetting the inode (and all below) would lose something that is only here."""
@@ -439,4 +450,4 @@ class TreeState:
     def retain(self, key: str) -> None:
         """Something new has this key, which a removed file would have taken along."""
         if self.take_deferred(key) is not None:
-            self.journal.removed([key])
+            self.files.cache.journal.removed([key])

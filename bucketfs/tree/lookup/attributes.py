@@ -54,6 +54,9 @@ class Attributes:
         on_directory: Callable[[Directory], Awaitable[None]],
     ) -> None:
         self._state = state
+        self._store = state.files.store
+        self._index = state.files.cache.index
+        self._background = state.files.background
         self._on_look, self._on_directory = on_look, on_directory
         self._asking: dict[Inode, Shared] = {}
         #: What is shown in place of attributes that may not be read, and until when.
@@ -86,7 +89,7 @@ class Attributes:
         }
         if asked:
             versions = [(key, inodes[at].etag, inodes[at].modified) for at, key in asked.items()]
-            headers = self._state.index.headers_of(versions)
+            headers = self._index.headers_of(versions)
             for at, key in asked.items():
                 if key in headers:
                     found[at] = self._decode(inodes[at], headers[key])
@@ -175,7 +178,7 @@ class Attributes:
         self._learn(inode, info.headers)
         inode.checked = clock.monotonic()
         if info.headers is not None:
-            self._state.index.put_headers(info.key, info.etag, info.last_modified, info.headers)
+            self._index.put_headers(info.key, info.etag, info.last_modified, info.headers)
 
     def _as_directory(self, inode: Inode) -> Inode:
         """An object without slash that says it is a directory becomes one."""
@@ -267,20 +270,18 @@ class Attributes:
         small = 0 < inode.size <= whole and not isinstance(inode, Directory)
         cache = self._state.files.cache
         if not small or self.is_here(inode):
-            return await self._state.store.head(key)
+            return await self._store.head(key)
         chunks: list[bytes] = []
         try:
-            info = await self._state.store.get(
-                key, lambda chunk: chunks.append(bytes(chunk)), stop=whole
-            )
+            info = await self._store.get(key, lambda chunk: chunks.append(bytes(chunk)), stop=whole)
         except StoreError as error:
             is_empty_now = error.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
             if not is_empty_now and error.code != ARCHIVED:
                 raise
-            return await self._state.store.head(key)
+            return await self._store.head(key)
         if info.etag == inode.etag and info.size != inode.size:
             # one version has one size; a HEAD says which
-            return await self._state.store.head(key)
+            return await self._store.head(key)
         pages = cache.open(key, info.etag, info.size)
         try:
             cache.write(pages, 0, b"".join(chunks))
@@ -295,7 +296,7 @@ class Attributes:
         self._learn(inode, Headers(metadata={"mode": str(stat.S_IFREG)}))
         self._hidden.append((inode, clock.monotonic() + max(1.0, self._state.config.ttl)))
         if len(self._hidden) == 1:
-            self._state.background.start(self._reveal, "ask again")
+            self._background.start(self._reveal, "ask again")
 
     async def _reveal(self) -> None:
         while self._hidden:

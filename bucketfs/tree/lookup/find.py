@@ -40,6 +40,7 @@ class Finder:
 
     def __init__(self, state: TreeState, lister: Lister, attributes: Attributes) -> None:
         self._state = state
+        self._store = state.files.store
         self._lister = lister
         self._attributes = attributes
         self._looking: dict[tuple[Directory, str], Shared] = {}
@@ -161,14 +162,14 @@ class Finder:
 
     async def _head(self, key: str, answers: _Answers) -> None:
         with contextlib.suppress(NotFound):
-            answers.file = await self._state.store.head(key)
+            answers.file = await self._store.head(key)
 
     async def _directory(self, key: str, answers: _Answers) -> None:
         try:
             prefix = check_key(key + "/")
         except FsError:
             return  # too long to be a directory
-        page = await self._state.store.list(prefix, delimiter="", limit=1)
+        page = await self._store.list(prefix, delimiter="", limit=1)
         answers.directory |= bool(page.objects or page.left_out)
         # the marker is the first key of its prefix, if it exists at all
         if page.objects and page.objects[0].key == prefix:
@@ -176,7 +177,7 @@ class Finder:
 
     async def _hadoop(self, key: str, answers: _Answers) -> None:
         with contextlib.suppress(NotFound):
-            await self._state.store.head(key + FOLDER_SUFFIX)
+            await self._store.head(key + FOLDER_SUFFIX)
             answers.directory = True
             answers.markers |= {FOLDER_SUFFIX}
 

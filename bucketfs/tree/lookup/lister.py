@@ -27,6 +27,7 @@ class Lister:
 
     def __init__(self, state: TreeState) -> None:
         self._state = state
+        self._store = state.files.store
         self._pruner = Pruner(state)
 
     async def ensure(
@@ -63,9 +64,7 @@ class Lister:
     async def objects_below(self, prefix: str) -> list[ObjectInfo]:
         """Every object whose key begins with `prefix`, hidden ones too, removed ones not."""
         found: list[ObjectInfo] = []
-        await read_pages(
-            self._state.store, prefix, lambda page: found.extend(page.objects), delimiter=""
-        )
+        await read_pages(self._store, prefix, lambda page: found.extend(page.objects), delimiter="")
         return [info for info in found if info.key not in self._state.deferred]
 
     async def is_empty(self, directory: Directory) -> bool:
@@ -79,7 +78,7 @@ class Lister:
         token = None
         repeats = Repeats()
         while True:
-            page = await self._state.store.list(
+            page = await self._store.list(
                 prefix, delimiter="", token=token, limit=min(1 + len(gone), FULL_PAGE)
             )
             if any(info.key == prefix for info in page.objects):
@@ -103,7 +102,7 @@ class Lister:
                     merge.add(picture)
                     self._pruner.check()
 
-            complete = await read_pages(self._state.store, prefix, take, most=most)
+            complete = await read_pages(self._store, prefix, take, most=most)
             if not complete:
                 return False
             if self._state.prefix(directory) == prefix:

@@ -23,13 +23,14 @@ class Pruner:
 
     def __init__(self, state: TreeState) -> None:
         self._state = state
+        self._background = state.files.background
         self._running = False
 
     def check(self) -> None:
         """Entries were added; forget others in the background if they are too many now."""
         if self._state.entries > MOST_ENTRIES and not self._running:
             self._running = True
-            self._state.background.start(self._prune, "forget entries")
+            self._background.start(self._prune, "forget entries")
 
     async def _prune(self) -> None:
         try:

@@ -28,6 +28,8 @@ class TreeCopies:
 
     def __init__(self, state: TreeState, lister: Lister) -> None:
         self._state = state
+        self._store = state.files.store
+        self._journal = state.files.cache.journal
         self._lister = lister
 
     async def copy(
@@ -60,7 +62,7 @@ class TreeCopies:
         keys = [check_key(new_path + info.key[len(path) :]) for info in objects]
         markers = target.markers if isinstance(target, Directory) else None
         kept = {new_path + marker for marker in markers or ()} | self._state.deferred.keys()
-        free = self._state.store.capabilities.target_if_none_match
+        free = self._store.capabilities.target_if_none_match
         #: Copies by key, None for those of unknown outcome.
         made: dict[str, ObjectInfo | None] = {}
         if claimed:
@@ -71,7 +73,7 @@ class TreeCopies:
             is_new = free and key not in made and key not in kept
             before, made[key] = made.get(key), None
             try:
-                made[key] = copied = await self._state.store.copy(
+                made[key] = copied = await self._store.copy(
                     info.key, key, size=info.size, source_if_match=asked(info),
                     target_if_none_match=is_new,
                 )  # fmt: skip
@@ -92,13 +94,13 @@ class TreeCopies:
         except BaseException:
             originals = {key: info for info, key in pairs}
             await self._take_back({k: v for k, v in made.items() if k not in kept}, originals)
-            self._state.journal.renamed(old_prefix)
+            self._journal.renamed(old_prefix)
             raise
         return list(zip(objects, copies, strict=True))
 
     def conditions(self, directory: Directory) -> Condition:
         """As `TreeState.copy_condition`, for all below a directory."""
-        able = self._state.store.capabilities.copy_if_match
+        able = self._store.capabilities.copy_if_match
         opened = {
             self._state.path(inode)
             for inode in self._state.open_inodes
@@ -115,7 +117,7 @@ class TreeCopies:
             StoreError: One stays.
         """
         stayed = dict(
-            await self._state.store.delete_many(
+            await self._store.delete_many(
                 [old.key for old, _ in copies],
                 if_match={old.key: old.etag for old, _ in copies if old.etag},
             )
@@ -129,7 +131,7 @@ class TreeCopies:
         }
         if later:  # the copy may be of the version that is there, where it had no condition
             stayed = {key: error for key, error in stayed.items() if key not in later}
-            stayed.update(await self._state.store.delete_many([*later], if_match=later))
+            stayed.update(await self._store.delete_many([*later], if_match=later))
         theirs = [key for key, error in stayed.items() if isinstance(error, PreconditionFailed)]
         if theirs:
             log.warning(
@@ -163,7 +165,7 @@ class TreeCopies:
                     limit=self._state.files.parallel,
                 )
                 ours = [copy for copy in (*made.values(), *found) if copy is not None]
-                stayed = await self._state.store.delete_many(
+                stayed = await self._store.delete_many(
                     [copy.key for copy in ours], if_match={copy.key: copy.etag for copy in ours}
                 )
                 for error in stayed.values():
@@ -175,9 +177,9 @@ class TreeCopies:
     async def _look(self, key: str, original: ObjectInfo) -> ObjectInfo | None:
         """What a copy has made of a key, if it was carried out."""
         try:
-            found = await self._state.store.head(key)
+            found = await self._store.head(key)
             if found.size and found.etag != original.etag:
-                original = await self._state.store.head(original.key)
+                original = await self._store.head(original.key)
         except NotFound:
             return None
         return found if may_be_copy(found, original) else None

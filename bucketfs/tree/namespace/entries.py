@@ -29,7 +29,6 @@ from bucketfs.tree.saving.lost_answers import delete_attempt
 from bucketfs.tree.saving.markers import Markers
 from bucketfs.tree.saving.promises import Promises
 from bucketfs.tree.saving.remove import Removals
-from bucketfs.tree.saving.upload_target import object_headers
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +52,9 @@ class Entries:
         markers: Markers,
     ) -> None:
         self._state = state
+        self._store = state.files.store
+        self._index = state.files.cache.index
+        self._journal = state.files.cache.journal
         self._attributes = attributes
         self._finder = finder
         self._lister = lister
@@ -130,8 +132,8 @@ class Entries:
         try:
             async with self._locks.exclusive(inode):
                 key = self._state.key(inode)
-                headers = object_headers(inode)
-                info = await self._state.store.put(
+                headers = inode.headers()
+                info = await self._store.put(
                     key, BytesBody(body), headers, if_none_match=key not in self._state.deferred
                 )
                 self._state.retain(key)
@@ -142,7 +144,7 @@ class Entries:
             raise
         inode.etag, inode.size, inode.modified = info.etag, len(body), info.last_modified
         inode.checked = clock.monotonic()
-        self._state.index.put_headers(key, info.etag, info.last_modified, headers)
+        self._index.put_headers(key, info.etag, info.last_modified, headers)
         self._state.drop_if_idle(inode)
         return inode
 
@@ -211,12 +213,12 @@ class Entries:
                 assert inode.open_state is not None
                 key = inode.open_state.deferred_delete = self._state.key(inode)
                 self._state.deferred[key] = inode
-                self._state.journal.remove([Removal(key, inode.etag)])
+                self._journal.remove([Removal(key, inode.etag)])
                 return
         if replaced:
             return
         if content is not None and not in_bucket:
-            await delete_attempt(self._state.store, self._state.key(inode), content)
+            await delete_attempt(self._store, self._state.key(inode), content)
         if in_bucket:
             assert inode.parent is not None
             await self._delete(inode.parent, inode, [self._state.key(inode)])
@@ -225,21 +227,22 @@ class Entries:
         """Delete what makes a name exist, now or with many others in a moment."""
         if self._state.config.writeback or self._removals.is_burst(parent, inode.name):
             etag = "" if isinstance(inode, Directory) else inode.etag
-            self._state.journal.remove([Removal(key, etag) for key in keys])
+            self._journal.remove([Removal(key, etag) for key in keys])
             self._removals.add(parent, inode.name, keys)
             return
         await self._markers.keep(parent, inode)
         for key in keys:
-            await self._state.store.delete(key)
-            self._state.index.drop_headers(key)
+            await self._store.delete(key)
+            self._index.drop_headers(key)
         await self._markers.keep_left(parent)
 
     def _take_away(self, parent: Directory, inode: Inode, open_state: OpenState) -> None:
-        open_state.unlinked = True
-        open_state.attributes_unsaved = False
-        self._promises.drop(open_state.content)
-        if open_state.content is not None:
-            open_state.content.early_upload.drop()
+        open_state.removed()
+        content = open_state.content
+        if content is not None:
+            if content.promise is not None:
+                self._promises.drop(content)
+            content.early_upload.drop()
         self._state.note_change(inode)
         self._state.unlink(inode)
         self._state.touch(parent)

@@ -29,12 +29,12 @@ from urllib.parse import parse_qsl, urlencode
 from bucketfs.errors import FsError
 from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Inode
-from bucketfs.tree.core.posix import is_ours
+from bucketfs.tree.core.posix import content_type_of, is_ours
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.saving.change import Changer
+from bucketfs.tree.saving.later import Later
 from bucketfs.tree.saving.save import Saver
-from bucketfs.tree.saving.upload_target import content_type
 
 PREFIX: Final = "user.s3."
 #: Seconds for which the address in ``presigned_url`` is good.
@@ -60,12 +60,18 @@ class ObjectXattrs:
     """Reads and sets ``user.s3.*``."""
 
     def __init__(
-        self, state: TreeState, attributes: Attributes, changer: Changer, saver: Saver
+        self,
+        state: TreeState,
+        attributes: Attributes,
+        changer: Changer,
+        saver: Saver,
+        later: Later,
     ) -> None:
-        self._state = state
+        self._store = state.files.store
         self._attributes = attributes
         self._changer = changer
         self._saver = saver
+        self._later = later
 
     async def get(self, inode: Inode, name: str) -> bytes:
         """The value of an attribute.
@@ -88,17 +94,17 @@ class ObjectXattrs:
         if name == "etag":
             return inode.etag
         if name == "content_type":
-            return foreign.content_type or ("" if not inode.etag else content_type(inode.name))
+            return foreign.content_type or ("" if not inode.etag else content_type_of(inode.name))
         if name in _HEADERS:
             return foreign.other.get(_HEADERS[name], "")
         if name.startswith(_METADATA):
             return foreign.metadata.get(name.removeprefix(_METADATA), "")
         if name == "tags":
-            return urlencode(await self._state.store.tags(self._key(inode)))
+            return urlencode(await self._store.tags(self._key(inode)))
         if name == "presigned_url":
-            return await self._state.store.presigned_url(self._key(inode), PRESIGNED)
+            return await self._store.presigned_url(self._key(inode), PRESIGNED)
         if name in _TOLD or name.startswith(_CHECKSUM):
-            return (await self._state.store.details(self._key(inode))).get(name, "")
+            return (await self._store.details(self._key(inode))).get(name, "")
         return ""
 
     async def set(self, inode: Inode, name: str, value: bytes) -> None:
@@ -129,7 +135,7 @@ class ObjectXattrs:
 
     def _change(self, inode: Inode, change: Callable[[Headers], Headers]) -> None:
         self._changer.set_foreign(inode, change(_foreign(inode)))
-        self._saver.later(inode)
+        self._later.attributes(inode)
 
     async def _set_tags(self, inode: Inode, text: str) -> None:
         try:
@@ -137,7 +143,7 @@ class ObjectXattrs:
         except ValueError:
             raise FsError(errno.EINVAL, "tags are written a=1&b=2") from None
         await self._saver.save(inode)
-        await self._state.store.set_tags(self._key(inode), tags)
+        await self._store.set_tags(self._key(inode), tags)
 
     def _key(self, inode: Inode) -> str:
         """Key of the inode's object; raises FsError, ENODATA, when there is none."""

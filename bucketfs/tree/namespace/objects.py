@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from bucketfs.errors import FsError
 from bucketfs.store.base import Headers, ObjectVersion
-from bucketfs.tree.core.inode import NEVER, Directory, Inode, Stage
+from bucketfs.tree.core.inode import NEVER, Directory, Inode
 from bucketfs.tree.core.names import check_key
+from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.lookup.find import Finder
@@ -50,6 +51,7 @@ class Objects:
 
     def __init__(self, state: TreeState, finder: Finder, attributes: Attributes) -> None:
         self._state = state
+        self._store = state.files.store
         self._finder = finder
         self._attributes = attributes
 
@@ -72,7 +74,7 @@ class Objects:
             stage=inode.open_state.stage if inode.open_state else Stage.CLEAN,
             cached=self._state.files.cache.cached(key, inode.etag),
             headers=(inode.posix.foreign if inode.posix else None) or Headers(),
-            details=await self._state.store.details(key) if exists else {},
+            details=await self._store.details(key) if exists else {},
         )
 
     async def versions(self, path: str) -> Sequence[ObjectVersion]:
@@ -82,7 +84,7 @@ class Objects:
             FsError: ENOENT: there never was one, or none is kept.
             StoreError: The endpoint could not be asked, or knows no versions.
         """
-        found = await self._state.store.versions(self._key(path))
+        found = await self._store.versions(self._key(path))
         if not found:
             raise FsError(errno.ENOENT, "the bucket has no version of it")
         return found
@@ -102,7 +104,7 @@ class Objects:
         inode = parent.children.get(name) if parent is not None else None
         if inode is not None and inode.open_state is not None and inode.open_state.unsaved:
             raise FsError(errno.EBUSY, "it has changes that are not in the bucket yet")
-        await self._state.store.restore_version(key, version_id)
+        await self._store.restore_version(key, version_id)
         if parent is None:
             return None
         parent.listed = NEVER
@@ -113,7 +115,7 @@ class Objects:
 
     async def restore_archived(self, path: str, *, days: int, tier: str) -> None:
         """Have an archived object made readable; raises as `Store.restore_archived`."""
-        await self._state.store.restore_archived(self._key(path), days=days, tier=tier)
+        await self._store.restore_archived(self._key(path), days=days, tier=tier)
 
     async def presigned_url(self, path: str, seconds: int) -> str:
         """An address at which anybody can read the file.
@@ -127,7 +129,7 @@ class Objects:
             raise FsError(errno.EISDIR, "only a file has an address")
         if not inode.etag:
             raise FsError(errno.ENODATA, "it is not in the bucket yet")
-        return await self._state.store.presigned_url(self._state.key(inode), seconds)
+        return await self._store.presigned_url(self._state.key(inode), seconds)
 
     def _key(self, path: str) -> str:
         if not path:

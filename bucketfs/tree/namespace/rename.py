@@ -22,7 +22,7 @@ from bucketfs.file.context import Version
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo
 from bucketfs.tree.core.inode import NEVER, Directory, Inode, OpenState, is_below
 from bucketfs.tree.core.locks import Locks
-from bucketfs.tree.core.posix import encode
+from bucketfs.tree.core.posix import content_type_of, encode
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.find import Finder
 from bucketfs.tree.lookup.lister import Lister
@@ -31,9 +31,9 @@ from bucketfs.tree.namespace.copies import TreeCopies
 from bucketfs.tree.namespace.entries import Entries
 from bucketfs.tree.saving.lost_answers import delete_attempt
 from bucketfs.tree.saving.markers import Markers
+from bucketfs.tree.saving.promises import Promises
 from bucketfs.tree.saving.remove import Removals
 from bucketfs.tree.saving.save import Saver
-from bucketfs.tree.saving.upload_target import content_type, object_headers
 
 log = logging.getLogger(__name__)
 
@@ -82,15 +82,20 @@ class Renamer:
         locks: Locks,
         removals: Removals,
         saver: Saver,
+        promises: Promises,
         markers: Markers,
     ) -> None:
         self._state = state
+        self._store = state.files.store
+        self._index = state.files.cache.index
+        self._journal = state.files.cache.journal
         self._finder = finder
         self._lister = lister
         self._entries = entries
         self._locks = locks
         self._removals = removals
         self._saver = saver
+        self._promises = promises
         self._markers = markers
         self._tree = TreeCopies(state, lister)
 
@@ -202,7 +207,7 @@ class Renamer:
         others store is replaced, as a rename a moment later does anyway.
         """
         key = self._state.child_key(new_parent, new_name)
-        can = self._state.store.capabilities
+        can = self._store.capabilities
         onto = _Onto(key, new_parent, new_name, target)
         if target is None and key in self._state.deferred:
             return onto  # what a removed file that is still open leaves there is no file any more
@@ -214,7 +219,7 @@ class Renamer:
         if self._state.is_ours(target):
             # what is unsaved here goes, whatever others or a lost upload have made of its object
             try:
-                etag = (await self._state.store.head(key)).etag
+                etag = (await self._store.head(key)).etag
             except NotFound:
                 etag = ""
         return dataclasses.replace(onto, if_match=etag, free=not etag and can.target_if_none_match)
@@ -222,13 +227,13 @@ class Renamer:
     @contextmanager
     def _journaled(self, row: Rename) -> Iterator[None]:
         """If a crash, or the end of the mount, ends the block, the next mount finishes it."""
-        self._state.journal.rename(row)
+        self._journal.rename(row)
         try:
             yield
         except Exception:
-            self._state.journal.renamed(row.old)
+            self._journal.renamed(row.old)
             raise
-        self._state.journal.renamed(row.old)
+        self._journal.renamed(row.old)
 
     async def _pin_key(self, inode: Inode, open_state: OpenState, pins: AsyncExitStack) -> None:
         """No upload beside the writer of a file has bytes under the old key, until it has the new.
@@ -249,15 +254,15 @@ class Renamer:
         content = source.content
         assert content is not None
         if not source.etag:
-            await delete_attempt(self._state.store, old_key, content)
+            await delete_attempt(self._store, old_key, content)
             return False
         assert source.parent is not None
         await self._markers.keep(source.parent, source)
         try:
-            await self._state.store.delete(old_key, if_match=source.etag)
+            await self._store.delete(old_key, if_match=source.etag)
         except PreconditionFailed:
             if content.may_have_arrived:
-                await delete_attempt(self._state.store, old_key, content)
+                await delete_attempt(self._store, old_key, content)
             else:
                 log.warning(_THEIRS_STAY, old_key)
             return True
@@ -283,7 +288,7 @@ class Renamer:
         open_state = source.open_state
         assert open_state is not None
         assert source.parent is not None
-        changes = open_state.attribute_changes
+        changes = open_state.progress.attribute_changes
         headers = self._new_headers(source, onto.name)
         old = Version(old_key, source.etag, source.size)
         await self._markers.keep(source.parent, source)
@@ -291,11 +296,11 @@ class Renamer:
         try:
             if onto.claim:
                 info = await copy_to_free(
-                    self._state.store, old_key, onto.key,
+                    self._store, old_key, onto.key,
                     size=source.size, etag=source.etag, headers=headers,
                 )  # fmt: skip
             else:
-                info = await self._state.store.copy(
+                info = await self._store.copy(
                     old_key, onto.key, size=source.size, headers=headers, source_if_match=condition,
                     target_if_match=onto.if_match, target_if_none_match=onto.free,
                 )  # fmt: skip
@@ -318,13 +323,11 @@ class Renamer:
             source.checked = source.parent.listed = NEVER
             if await self._is_still(source, old, info):
                 raise
-        self._state.index.drop_headers(old_key)
+        self._index.drop_headers(old_key)
         if headers is not None:
-            self._state.index.put_headers(onto.key, info.etag, info.last_modified, headers)
-            if open_state.attribute_changes == changes and not (
-                open_state.content and open_state.content.unsaved
-            ):
-                open_state.attributes_unsaved = False
+            self._index.put_headers(onto.key, info.etag, info.last_modified, headers)
+            if not (open_state.content and open_state.content.unsaved):
+                open_state.attributes_stored(changes)
         return left
 
     async def _delete_original(self, old: Version, copy: ObjectInfo, *, sure: bool) -> bool:
@@ -337,7 +340,7 @@ class Renamer:
         """
         for etag in dict.fromkeys([old.etag] if sure else [old.etag, copy.etag]):
             try:
-                await self._state.store.delete(old.key, if_match=etag)
+                await self._store.delete(old.key, if_match=etag)
             except PreconditionFailed:
                 continue
             return True
@@ -347,7 +350,7 @@ class Renamer:
     async def _is_still(self, source: Inode, old: Version, copy: ObjectInfo) -> bool:
         """Whether a failed deletion has left the original, which the file stands for then."""
         try:
-            found = await self._state.store.head(old.key)
+            found = await self._store.head(old.key)
         except NotFound:
             return False
         except StoreError:
@@ -368,10 +371,11 @@ class Renamer:
         posix = source.posix
         if posix is None:
             return None
-        old_type, new_type = content_type(source.name), content_type(new_name)
+        old_type, new_type = content_type_of(source.name), content_type_of(new_name)
         # what was stored here has no type of its own: it got that of its name
         kept = (posix.foreign.content_type if posix.foreign else "") or old_type
-        if not open_state.attributes_unsaved and (old_type == new_type or kept != old_type):
+        unsaved = open_state.progress.attributes_unsaved
+        if not unsaved and (old_type == new_type or kept != old_type):
             return None
         if posix.foreign and kept == old_type:
             foreign = Headers(posix.foreign.metadata, "", posix.foreign.other)
@@ -394,8 +398,7 @@ class Renamer:
         self._state.note_change(*changed)
         if target is not None:
             if target.open_state is not None:
-                target.open_state.unlinked = True
-                target.open_state.attributes_unsaved = False
+                target.open_state.removed()
                 if target.content is not None:
                     target.content.early_upload.drop()
             self._state.unlink(target)
@@ -404,12 +407,13 @@ class Renamer:
             # the copy was made before; its ctime in the bucket follows with the next change
             source.posix = source.posix.changed(clock.wall_ns())
         self._state.link(new_parent, new_name, source)
-        with self._state.journal.batch():
-            if target is not None:
-                self._saver.promises.drop(target.content)
-            self._saver.promises.update(source)
+        with self._journal.batch():
+            replaced = target.content if target is not None else None
+            if replaced is not None and replaced.promise is not None:
+                self._promises.drop(replaced)
+            self._promises.update(source)
             if ends:
-                self._state.journal.renamed(ends)
+                self._journal.renamed(ends)
 
     async def _rename_directory(
         self,
@@ -453,7 +457,7 @@ class Renamer:
                     # readers go on under the new keys before the old ones are gone
                     self._relink(source, target, new_parent, new_name)
                     self._tree.adopt_copies(source, copies, asked)
-                    self._saver.promises.update_below(source)
+                    self._promises.update_below(source)
                     if await self._tree.delete_originals(copies, asked):
                         self._state.learn_taken(old_parent, old_name)
             finally:
@@ -467,6 +471,6 @@ class Renamer:
 
     async def _claim(self, source: Directory, new_prefix: str) -> str:
         """Make the marker of the new name, as only one client can; answers its ETag."""
-        headers = object_headers(source)
-        info = await self._state.store.put(new_prefix, BytesBody(b""), headers, if_none_match=True)
+        headers = source.headers()
+        info = await self._store.put(new_prefix, BytesBody(b""), headers, if_none_match=True)
         return info.etag

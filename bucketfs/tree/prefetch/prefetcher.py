@@ -68,6 +68,7 @@ class Prefetcher:
 
     def __init__(self, state: TreeState, attributes: Attributes, lister: Lister) -> None:
         self._state = state
+        self._background = state.files.background
         self._attributes = attributes
         self._lister = lister
         self._habits: LRUCache[int, Habit] = LRUCache(256)
@@ -139,7 +140,7 @@ class Prefetcher:
         if len(order.names) > LOOKUP_PAGES * FULL_PAGE:
             return False
         if directory.loading is None:
-            self._state.background.start(lambda: self._list(directory), "versions ahead")
+            self._background.start(lambda: self._list(directory), "versions ahead")
         return True
 
     async def _list(self, directory: Directory) -> None:
@@ -316,7 +317,7 @@ class Prefetcher:
             return
         jobs = [functools.partial(self._ask_quietly, inode, is_known, whole) for inode in inodes]
         limit = self._state.files.parallel
-        self._state.background.start(lambda: gather(jobs, limit=limit), name)
+        self._background.start(lambda: gather(jobs, limit=limit), name)
 
     async def _ask_quietly(
         self, inode: Inode, is_known: Callable[[Inode], bool], whole: int

@@ -67,6 +67,8 @@ class Subtree:
 
     def __init__(self, state: TreeState, lister: Lister) -> None:
         self._state = state
+        self._store = state.files.store
+        self._background = state.files.background
         self._lister = lister
         #: Parents in which a directory was listed, and the flat listing under way below them.
         self._walked: LRUCache[Directory, trio.Event | None] = LRUCache(256)
@@ -103,9 +105,7 @@ class Subtree:
             await under_way.wait()
         if second and not self._state.is_listed(directory) and self._walked.get(parent) is None:
             done = self._walked[parent] = trio.Event()
-            self._state.background.start(
-                lambda: self._list_behind(parent, directory, done), "list ahead"
-            )
+            self._background.start(lambda: self._list_behind(parent, directory, done), "list ahead")
         await self._lister.ensure(directory, pages=pages)
 
     async def _list_behind(self, parent: Directory, directory: Directory, done: trio.Event) -> None:
@@ -116,7 +116,7 @@ class Subtree:
                 prefix = self._state.prefix(parent)
                 objects: list[ObjectInfo] = []
                 complete = await read_pages(
-                    self._state.store,
+                    self._store,
                     prefix,
                     lambda page: objects.extend(page.objects),
                     delimiter="",

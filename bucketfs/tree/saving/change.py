@@ -13,7 +13,6 @@ from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.posix import Posix
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.saving.promises import Promises
-from bucketfs.tree.saving.upload_target import object_headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +52,8 @@ class Changer:
 
     def replace(self, inode: Inode, posix: Posix) -> None:
         """New attributes, which the bucket does not have yet."""
-        open_state = self._state.ensure_open_state(inode)
         inode.posix = posix
-        open_state.attributes_unsaved = True
-        open_state.attribute_changes += 1
+        self._state.ensure_open_state(inode).attributes_changed()
         self._state.note_change(inode)
         self._promises.update(inode)
 
@@ -88,7 +85,7 @@ class Changer:
     def _replace_if_it_fits(self, inode: Inode, before: Posix, **values: object) -> None:
         inode.posix = before.changed(clock.wall_ns(), **values)
         try:
-            object_headers(inode)
+            inode.headers()
         except FsError:
             inode.posix = before
             raise

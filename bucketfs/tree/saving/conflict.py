@@ -22,7 +22,6 @@ from bucketfs.tree.core.inode import NEVER, Directory, Inode, OpenState
 from bucketfs.tree.core.names import NAME_MAX
 from bucketfs.tree.core.posix import NANO
 from bucketfs.tree.core.state import TreeState
-from bucketfs.tree.saving.upload_target import object_headers
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +51,7 @@ class Conflicts:
 
     def __init__(self, state: TreeState) -> None:
         self._state = state
+        self._store = state.files.store
 
     def take_name_back(self, inode: Inode, lost: tuple[Directory, str]) -> bool:
         """Have an inode under the name that others gave to another object, if it may have it."""
@@ -100,8 +100,8 @@ class Conflicts:
         await self._gather_bytes(name, content)
         target = Target(
             self._state.child_key(parent, new_name),
-            object_headers(inode),
-            changes=open_state.attribute_changes,
+            inode.headers(),
+            changes=open_state.progress.attribute_changes,
             if_none_match=True,
         )
         info, target = await upload.publish(self._state.files, content, target)
@@ -151,7 +151,7 @@ class Conflicts:
     async def copy_theirs_aside(self, inode: Inode, key: str) -> str:
         """Copy an object to a conflict name; answers its ETag, "" if there is none."""
         try:
-            found = await self._state.store.head(key)
+            found = await self._store.head(key)
         except NotFound:
             return ""
         parent, now = inode.parent, clock.wall_ns()
@@ -163,14 +163,14 @@ class Conflicts:
             if tries == CONFLICT_NAMES:
                 raise FsError(errno.EIO, f"all names for a copy are taken, up to {copy!r}")
             now += NANO
-        await self._state.store.copy(key, copy, size=found.size, source_if_match=found.etag)
+        await self._store.copy(key, copy, size=found.size, source_if_match=found.etag)
         log.error("%r was changed by someone else; their version is %r", inode.name, copy)
         parent.listed = NEVER
         return found.etag
 
     async def _exists(self, key: str) -> bool:
         try:
-            await self._state.store.head(key)
+            await self._store.head(key)
         except NotFound:
             return False
         return True

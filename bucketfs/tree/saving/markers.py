@@ -20,7 +20,6 @@ from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.lookup.lister import Lister
 from bucketfs.tree.saving.remove import Removals
-from bucketfs.tree.saving.upload_target import object_headers
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +36,8 @@ class Markers:
         removals: Removals,
     ) -> None:
         self._state = state
+        self._store = state.files.store
+        self._index = state.files.cache.index
         self._lister = lister
         self._attributes = attributes
         self._locks = locks
@@ -52,13 +53,13 @@ class Markers:
         while posix is None or directory.posix != posix:
             await self._attributes.ensure(directory)
             posix = directory.posix
-            headers = object_headers(directory)
-            info = await self._state.store.put(
+            headers = directory.headers()
+            info = await self._store.put(
                 self._state.prefix(directory), BytesBody(b""), headers, if_none_match=new
             )
             new = False
         directory.etag, directory.modified = info.etag, info.last_modified
-        self._state.index.put_headers(info.key, info.etag, info.last_modified, headers)
+        self._index.put_headers(info.key, info.etag, info.last_modified, headers)
         directory.markers = (directory.markers or frozenset()) | {"/"}
         self._state.note_change(directory)
 

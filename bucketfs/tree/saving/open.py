@@ -10,42 +10,22 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 
 from bucketfs.errors import FsError, PreconditionFailed
 from bucketfs.file.content import Content
 from bucketfs.file.context import Version
-from bucketfs.file.readers import Reader
+from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.prefetch.prefetcher import FILE_MAX, Prefetcher
 from bucketfs.tree.saving.change import Changer
+from bucketfs.tree.saving.later import Later
 from bucketfs.tree.saving.save import Saver
 
 
-@dataclass(slots=True, eq=False)
-class Handle:
-    """One open file: its inode, its bytes, its reading positions.
-
-    Attributes:
-        keep_cache: The kernel may keep the pages it has: they are of this version.
-        pid: Process that opened it; of one that was opened only for reading, perhaps a thread.
-        conflicts: Conflicts of the content that this handle's user has been told of.
-    """
-
-    inode: Inode
-    content: Content
-    writable: bool
-    keep_cache: bool
-    pid: int
-    reader: Reader = field(default_factory=Reader)
-    conflicts: int = 0
-
-
 class Opener:
-    """Opens, flushes and closes files."""
+    """Opens and closes files."""
 
     def __init__(
         self,
@@ -54,12 +34,16 @@ class Opener:
         prefetcher: Prefetcher,
         changer: Changer,
         saver: Saver,
+        later: Later,
     ) -> None:
         self._state = state
+        self._store = state.files.store
+        self._journal = state.files.cache.journal
         self._prefetcher = prefetcher
         self._attributes = attributes
         self._changer = changer
         self._saver = saver
+        self._later = later
 
     async def open(self, inode: Inode, flags: int, *, uid: int, pid: int, asker: int = 0) -> Handle:
         """A handle on an existing file; O_TRUNC in `flags` empties it.
@@ -123,7 +107,7 @@ class Opener:
             StoreError: The bucket could not be asked.
         """
         stale = content.base
-        info = await self._state.store.head(self._state.key(inode))
+        info = await self._store.head(self._state.key(inode))
         if content.base is not stale or content.served or content.unsaved:
             return  # another read was faster, or a program wrote meanwhile
         if info.size < content.size:
@@ -139,6 +123,7 @@ class Opener:
     async def write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Write to an open file; raises as `Content.write` does."""
         done = await handle.content.write(offset, data)
+        self._state.ensure_open_state(handle.inode).written()
         self._changer.touch_content(handle.inode)
         self._state.note_change(handle.inode)
         return done
@@ -154,40 +139,13 @@ class Opener:
         content.handles += 1
         try:
             await content.truncate(size)
+            self._state.ensure_open_state(inode).written()
             self._changer.touch_content(inode)
             self._state.note_change(inode)
             if publish:
                 await self._saver.close(inode)
         finally:
             await self._drop(inode, content)
-
-    async def flush(self, handle: Handle) -> None:
-        """Its last descriptor was closed: have everything in the bucket, or raise why it is not."""
-        if handle.writable:
-            await self._sync(handle, self._saver.close)
-
-    async def sync(self, handle: Handle) -> None:
-        """Have everything of an open file in the bucket, or safe here if files are held (fsync).
-
-        Raises:
-            FsError: ESTALE once for each handle that was open when others' version won a conflict.
-            StoreError: It could not be saved.
-        """
-        await self._sync(handle, self._saver.sync)
-
-    async def _sync(self, handle: Handle, save: Callable[[Inode], Awaitable[None]]) -> None:
-        """Save; a conflict that another save has met, before or meanwhile, is told of as well."""
-        known = handle.conflicts
-        try:
-            await save(handle.inode)
-        finally:
-            handle.conflicts = handle.content.conflicts
-        if known != handle.conflicts:
-            raise FsError(errno.ESTALE, "what was written is under the name of a conflict copy")
-
-    async def sync_directory(self, directory: Directory) -> None:
-        """Have a directory's attributes in the bucket, and removed names gone from it."""
-        await self._saver.save_directory(directory)
 
     async def release(self, handle: Handle) -> None:
         """The last descriptor is gone.
@@ -206,17 +164,21 @@ class Opener:
         content.add_reader(handle.reader)
         content.writers += writable
         content.early_upload.allowed |= writable
+        self._state.ensure_open_state(inode).settle()
         return handle
 
     async def _drop(self, inode: Inode, content: Content) -> None:
         content.handles -= 1
         open_state = inode.open_state
-        if content.handles or open_state is None or open_state.content is not content:
+        if open_state is None or open_state.content is not content:
+            return
+        open_state.settle()
+        if content.handles:
             return
         if open_state.unlinked:
             await self._bury(inode)
         elif content.unsaved:
-            self._saver.keep_trying(inode)
+            self._later.keep_trying(inode)
             return
         else:
             self._state.close_content(inode)
@@ -230,8 +192,8 @@ class Opener:
         self._state.close_content(inode)
         if key and self._state.take_deferred(key) is inode:
             with contextlib.suppress(PreconditionFailed):
-                await self._state.store.delete(key, if_match=inode.etag)
-            self._state.journal.removed([key])
+                await self._store.delete(key, if_match=inode.etag)
+            self._journal.removed([key])
 
     async def _truncate(self, inode: Inode, uid: int) -> None:
         content = inode.content
@@ -244,6 +206,7 @@ class Opener:
             finally:
                 content.handles -= 1
             content.overlay.opened_empty()
+            self._state.ensure_open_state(inode).take(content)
         posix = inode.posix
         if posix is not None and uid != 0 and posix.mode & (stat.S_ISUID | stat.S_ISGID):
             # the kernel leaves this to us for O_TRUNC, as only we know when it happens
@@ -259,7 +222,7 @@ class Opener:
         content = inode.content
         if inode.parent is None or (content is not None and content.unsaved):
             return
-        if inode.open_state is not None and inode.open_state.attributes_unsaved:
+        if inode.open_state is not None and inode.open_state.progress.attributes_unsaved:
             return
         if self._state.age(inode) <= self._state.config.open_ttl:
             return

@@ -1,4 +1,4 @@
-"""What the bucket lacks of this mount: told to who asks, waited for by `flush` and at unmount.
+"""What the bucket lacks of this mount: told to who asks, and waited for by `flush`.
 
 Only looks on and asks `Saver` and `Removals` to do their work; what a file that a program is still
 writing holds is none of its business: that file's close saves it, whole.
@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import trio
 
 from bucketfs.errors import FsError, StoreError
 from bucketfs.tasks import gather, internal
-from bucketfs.tree.core.inode import Inode, OpenState, Stage
+from bucketfs.tree.core.inode import Inode, OpenState
+from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.core.state import GivenUp, TreeState
 from bucketfs.tree.saving.remove import Removals
 from bucketfs.tree.saving.save import Saver
 
 log = logging.getLogger(__name__)
-
-#: Seconds between two looks at what is left while the mount drains.
-_LOOK = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +91,14 @@ class Outstanding:
 
     def __init__(self, state: TreeState, saver: Saver, removals: Removals) -> None:
         self._state = state
+        self._background = state.files.background
         self._saver = saver
         self._removals = removals
 
     def waiting(self) -> list[Waiting]:
         """Everything that is unsaved, in the order in which it began to wait; the open last."""
         found = [self._waiting(inode, open_state) for inode, open_state in self._unsaved()]
-        return sorted(found, key=lambda item: (item.state is Stage.OPEN, item.since, item.path))
+        return sorted(found, key=lambda item: (item.state is Stage.DIRTY, item.since, item.path))
 
     def remaining(self) -> Remaining:
         """How much waits."""
@@ -125,7 +124,7 @@ class Outstanding:
             for inode, open_state in self._unsaved()
             if not open_state.being_written and self._is_below(inode, below)
         ]
-        self._state.background.start(functools.partial(self._flush, wanted, failed, done), "flush")
+        self._background.start(functools.partial(self._flush, wanted, failed, done), "flush")
         await done.wait()
         return failed
 
@@ -155,49 +154,22 @@ class Outstanding:
                 FailedFlush(self._state.shown_below(inode), str(internal("flush", error)))
             )
 
-    async def drain(self, hurry: trio.Event, tell: Callable[[Remaining], None]) -> LeftBehind:
-        """Save everything, as `Saver.drain` does; what is left when `hurry` is set stays here.
-
-        Args:
-            hurry: Nobody wants to wait any longer.
-            tell: Told how much is left, now and then.
-
-        Returns:
-            What could not be done, or was not waited for.
-        """
-        before, back = set(self._state.given_up), set(self._removals.failures())
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._look, tell)
-                nursery.start_soon(_cancel_when, hurry, scope)
-                await self._saver.drain()
-                nursery.cancel_scope.cancel()
-        if scope.cancelled_caught:
-            self._saver.abandon()
-        return LeftBehind(
-            tuple(lost for lost in self._state.given_up if lost not in before),
-            self.remaining().removals
-            + len(self._state.deferred)
-            + len(self._saver.undeleted)
-            + len(set(self._removals.failures()) - back),
-        )
-
-    async def _look(self, tell: Callable[[Remaining], None]) -> None:
-        while True:
-            tell(self.remaining())
-            await trio.sleep(_LOOK)
-
     def _unsaved(self) -> Iterator[tuple[Inode, OpenState]]:
         for inode in list(self._state.open_inodes):
             open_state = inode.open_state
-            if open_state is not None and not open_state.unlinked and open_state.unsaved:
+            if open_state is not None and open_state.unsaved:
                 yield inode, open_state
 
     def _waiting(self, inode: Inode, open_state: OpenState) -> Waiting:
-        stage = open_state.stage
-        since = 0.0 if stage is Stage.OPEN else open_state.since
-        path = self._state.shown_below(inode)
-        return Waiting(path, _size(open_state), stage, since, open_state.tries, open_state.error)
+        progress, path = open_state.progress, self._state.shown_below(inode)
+        return Waiting(
+            path=path,
+            size=_size(open_state),
+            state=progress.stage,
+            since=0.0 if progress.stage is Stage.DIRTY else progress.since,
+            tries=progress.tries,
+            error=progress.error,
+        )
 
     def _is_below(self, inode: Inode, below: str) -> bool:
         path = self._state.shown_below(inode).rstrip("/")
@@ -206,8 +178,3 @@ class Outstanding:
 
 def _size(open_state: OpenState) -> int:
     return open_state.content.overlay.dirty.total if open_state.content is not None else 0
-
-
-async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()

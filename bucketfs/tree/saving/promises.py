@@ -10,12 +10,15 @@ its file has been planted again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+
+import trio
 
 from bucketfs.cache.extents import Extent, Seals
 from bucketfs.cache.pages import PageFile, read_exactly, sync_directory
@@ -27,7 +30,6 @@ from bucketfs.file.promise import COPIED, Promise
 from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Directory, Inode, OpenState, is_below
 from bucketfs.tree.core.state import TreeState
-from bucketfs.tree.saving.upload_target import upload_target
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ INLINE = 32 << 10
 MOST = 10_000
 #: Uploads of unknown outcome that are remembered of a file.
 _ATTEMPTS = 8
+#: Seconds after an upload until the journal's knowledge of it is on the disk, with that of others.
+SYNC_AFTER = 1.0
 #: How often a file may change while it is taken to the disk, before its close waits for the bucket.
 _TRIES = 3
 
@@ -56,6 +60,7 @@ class Promises:
         self.count = self.bytes = 0
         #: What rows counted on until others took their place, which may not be safe yet.
         self._outdated: list[PageFile] = []
+        self._syncing = False
 
     async def promise(self, inode: Inode, open_state: OpenState) -> bool:
         """Have the unsaved bytes of a file on the disk, so that they survive a power cut.
@@ -119,7 +124,7 @@ class Promises:
         if open_state.content.publishing:
             self._attempt(open_state.content, promise.row.headers)
         try:
-            target = upload_target(self._state, inode, open_state)
+            target = self._state.target(inode)
         except FsError:
             return  # it has lost its name: what the row says is as good as it gets
         base = open_state.content.base
@@ -161,16 +166,33 @@ class Promises:
                 if is_below(inode, directory):
                     self.update(inode)
 
-    def drop(self, content: Content | None) -> None:
-        """The bucket has the bytes, or nobody wants them any more."""
-        if content is None or content.promise is None:
-            return
+    def drop(self, content: Content) -> None:
+        """Nobody wants the bytes of a promised file any more."""
         promise, content.promise = content.promise, None
+        assert promise is not None
         self.count -= 1
         self.bytes -= promise.row.size
         self._journal.drop(promise.row.file)
         if promise.pages is not content.local.pages:
             self._cache.release(promise.pages)
+
+    def kept(self, content: Content) -> None:
+        """The bucket has the bytes of a promised file.
+
+        A power cut must not have what has arrived long ago be uploaded once more.
+        """
+        self.drop(content)
+        if not self._syncing:
+            self._syncing = True
+            self._state.files.background.start(self._sync, "take the journal to the disk")
+
+    async def _sync(self) -> None:
+        try:
+            await trio.sleep(SYNC_AFTER)
+        finally:
+            self._syncing = False
+        with contextlib.suppress(FsError):
+            await self._journal.synced()
 
     def fail(self, inode: Inode, path: str, error: Exception) -> None:
         """The file was given up; its bytes are in `path`, below the cache's directory.
@@ -180,8 +202,12 @@ class Promises:
         row = FailedRow(path, self._state.shown(inode), str(error), time.time())
         with self._journal.batch():
             self._journal.fail(row)
-            if inode.content is not None and inode.content.promised_as_it_is:
-                self.drop(inode.content)
+            open_state = inode.open_state
+            if open_state is None or open_state.content is None:
+                return
+            if open_state.content.promised_as_it_is:
+                self.drop(open_state.content)
+                open_state.settle()
 
     def adopted(self, content: Content) -> None:
         """A promise of an earlier mount is this one's now."""
@@ -212,7 +238,7 @@ class Promises:
         pages, revision = content.local.pages, content.overlay.revision
         seals = Seals()
         if not _is_inline(content):
-            seals = await self._sync(pages, _counted(content))
+            seals = await self._seal(pages, _counted(content))
             if (content.overlay.revision, content.local.pages) != (revision, pages):
                 return False
             if open_state.content is not content or not content.unsaved or not self._may_wait(
@@ -222,7 +248,7 @@ class Promises:
         self._put(inode, open_state, content, seals)
         return True
 
-    async def _sync(self, pages: PageFile, valid: Sequence[Extent]) -> Seals:
+    async def _seal(self, pages: PageFile, valid: Sequence[Extent]) -> Seals:
         """Take a page file to the disk, in a thread; answers the seals of what is `valid`."""
         fd = os.dup(pages.fd)  # the file's own may be closed for others' sake meanwhile
         seals = Seals()
@@ -246,23 +272,20 @@ class Promises:
         if inline := _is_inline(content):
             data = pages.read(0, content.size)
             seals = Seals.of([(0, len(data))], lambda start, stop: data[start:stop])
-        row = self._row(inode, open_state, content, seals)
+        row = self._row(inode, content, seals)
         with self._journal.batch():
             self._journal.put(row, data)
             if old is not None and old.row.file != row.file:
                 self._journal.drop(old.row.file)
         content.promise = Promise(pages, row, inline=inline, revision=revision)
+        open_state.settle()
         self.count += old is None
         self.bytes += row.size - (old.row.size if old is not None else 0)
         if old is not None and old.pages is not pages:
             self._outdated.append(old.pages)
 
-    def _row(self, inode: Inode, open_state: OpenState, content: Content, seals: Seals) -> Row:
-        target, base, pages = (
-            upload_target(self._state, inode, open_state),
-            content.base,
-            content.local.pages,
-        )
+    def _row(self, inode: Inode, content: Content, seals: Seals) -> Row:
+        target, base, pages = self._state.target(inode), content.base, content.local.pages
         return Row(
             file=pages.path.name,
             key=target.key,

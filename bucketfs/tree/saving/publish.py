@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import trio
@@ -28,7 +30,6 @@ from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.saving.conflict import Conflicts, Published
 from bucketfs.tree.saving.lost_answers import find_arrived
 from bucketfs.tree.saving.promises import Promises
-from bucketfs.tree.saving.upload_target import object_headers, upload_target
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ class Publisher:
 
     def __init__(self, state: TreeState, promises: Promises) -> None:
         self._state = state
+        self._store = state.files.store
+        self._index = state.files.cache.index
         self._promises = promises
         self._conflicts = Conflicts(state)
 
@@ -67,39 +70,46 @@ class Publisher:
         """
         content = open_state.content
         assert content is not None
-        content.hold()  # what a refusal leads to is done with the same bytes
-        try:
-            published = await self._store(inode, open_state, content)
-        finally:
-            content.unhold()
-        if published.conflict is None:
-            open_state.exclusive = False
-            self._state.retain(published.target.key)
-        left = self._note_saved(inode, open_state, published.info, published.target)
+        with _attempt(open_state):
+            content.hold()  # what a refusal leads to is done with the same bytes
+            try:
+                published = await self._store_bytes(inode, open_state, content)
+            finally:
+                content.unhold()
+            if published.conflict is None:
+                open_state.exclusive = False
+                self._state.retain(published.target.key)
+            left = self._note_saved(inode, open_state, published.info, published.target)
         content.conflicts += published.conflict is not None
         return Saved(left, published.conflict)
 
-    async def _store(self, inode: Inode, open_state: OpenState, content: Content) -> Published:
+    async def _store_bytes(
+        self, inode: Inode, open_state: OpenState, content: Content
+    ) -> Published:
         lost = open_state.lost
         if lost is not None and not self._conflicts.take_name_back(inode, lost):
+            open_state.overtaken()
             return await self._conflicts.keep_ours_beside(inode, open_state, content, None)
-        target = upload_target(self._state, inode, open_state)
+        target = self._state.target(inode)
         try:
             return await self._publish_noted(inode, target, content)
         except PreconditionFailed as error:
-            found = await find_arrived(self._state.store, target, content)
+            found = await find_arrived(self._store, target, content)
             if found is None:
+                open_state.overtaken()
                 return await self._conflicts.resolve(inode, open_state, target, error)
             info, target = found
             return await self._publish(target, content) if info is None else Published(info, target)
         except FsError as error:
             if error.errno != errno.ESTALE or content.early_upload.has_upload_only:
                 raise
+            open_state.overtaken()
             return await self._conflicts.resolve(inode, open_state, target, error)
 
     async def _publish_noted(self, inode: Inode, target: Target, content: Content) -> Published:
         """Publish, and remember an upload whose outcome is not known."""
-        self._promises.attempting(content, target.headers)
+        if content.promise is not None:
+            self._promises.attempting(content, target.headers)
         try:
             return await self._publish(target, content)
         except PreconditionFailed:
@@ -132,13 +142,17 @@ class Publisher:
         Raises:
             StoreError: It failed, nothing has changed.
         """
-        target = Target("", object_headers(inode), changes=open_state.attribute_changes)
+        with _attempt(open_state):
+            return await self._attributes(inode, open_state)
+
+    async def _attributes(self, inode: Inode, open_state: OpenState) -> Saved:
+        target = Target("", inode.headers(), changes=open_state.progress.attribute_changes)
         if isinstance(inode, Directory) and not inode.size:
             key = self._state.prefix(inode)
             if not key:
-                open_state.attributes_unsaved = False  # a whole bucket has no object for its root
+                open_state.attributes_dropped()  # a whole bucket has no object for its root
                 return Saved(attributes_left=False)
-            info = await self._state.store.put(key, BytesBody(b""), target.headers)
+            info = await self._store.put(key, BytesBody(b""), target.headers)
             inode.markers = (inode.markers or frozenset()) | {"/"}
             theirs = False
         else:
@@ -158,7 +172,7 @@ class Publisher:
     def _drop_attributes(self, inode: Inode, open_state: OpenState) -> None:
         """Others have removed the object whose attributes were changed here: they went with it."""
         log.warning("%s was removed by someone else, with its new attributes", inode.name)
-        open_state.attributes_unsaved = False
+        open_state.attributes_dropped()
         inode.checked = NEVER
         if inode.parent is not None:
             inode.parent.listed = NEVER
@@ -166,7 +180,7 @@ class Publisher:
     async def _copy_onto_itself(self, inode: Inode, headers: Headers) -> ObjectInfo:
         key = self._state.prefix(inode) if isinstance(inode, Directory) else self._state.key(inode)
         condition = self._state.copy_condition(inode)
-        info = await self._state.store.copy(
+        info = await self._store.copy(
             key, key, size=inode.size, headers=headers, source_if_match=condition
         )
         old = Version(key, inode.etag, inode.size)
@@ -180,16 +194,36 @@ class Publisher:
         content = open_state.content
         whole = content is not None and not content.unsaved
         if content is not None and whole:
-            self._promises.drop(content)
+            if content.promise is not None:
+                self._promises.kept(content)
             inode.size = content.size
         inode.etag = inode.opened = info.etag
         inode.modified = info.last_modified
         inode.checked = clock.monotonic()
         self._state.note_change(inode)
-        self._state.index.put_headers(info.key, info.etag, info.last_modified, target.headers)
-        open_state.attributes_unsaved = open_state.attribute_changes != target.changes
-        if not open_state.attributes_unsaved and inode.posix is not None:
+        self._index.put_headers(info.key, info.etag, info.last_modified, target.headers)
+        open_state.attributes_stored(target.changes)
+        left = open_state.progress.attributes_unsaved
+        if not left and inode.posix is not None:
             # a streamed upload carries the times of its beginning: what is shown stays what is
             # stored
             inode.posix = with_times_of(inode.posix, target.headers)
-        return open_state.attributes_unsaved
+        return left
+
+
+@contextmanager
+def _attempt(open_state: OpenState) -> Iterator[None]:
+    """The block brings what is unsaved to the bucket; what it comes to moves the inode on."""
+    open_state.begin()
+    try:
+        yield
+    except upload.Interrupted:
+        open_state.interrupted()
+        raise
+    except Exception as error:
+        open_state.failed(error)
+        raise
+    except BaseException:  # cancelled
+        open_state.interrupted()
+        raise
+    open_state.saved()

@@ -110,6 +110,10 @@ class Removals:
         self, state: TreeState, *, on_emptied: Callable[[Directory], Awaitable[None]]
     ) -> None:
         self._state = state
+        self._store = state.files.store
+        self._index = state.files.cache.index
+        self._journal = state.files.cache.journal
+        self._background = state.files.background
         self._on_emptied = on_emptied
         self._queue: list[_Leaving] = []
         #: For how many items of a directory it has not been looked after yet; "" may be among them
@@ -155,7 +159,7 @@ class Removals:
         self._added += 1
         if not self._working:
             self._working = True
-            self._state.background.start(self._work, "delete")
+            self._background.start(self._work, "delete")
 
     async def wait_for_name(self, directory: Directory, name: str) -> None:
         """Wait until nothing that is leaving has this name any more."""
@@ -262,21 +266,21 @@ class Removals:
     ) -> None:
         failed: Mapping[str, StoreError | FsError]
         try:
-            failed = await self._state.store.delete_many(keys)
+            failed = await self._store.delete_many(keys)
         except StoreError as error:
             failed = dict.fromkeys(keys, error)
         except Exception as error:
             log.exception("deleting %d objects failed", len(keys))
             failed = dict.fromkeys(keys, internal("delete", error))
         stayed.update(failed)
-        self._state.journal.removed(keys)
+        self._journal.removed(keys)
         # before the names are free: the next mount after a power cut deletes what it finds there
         # with the same ETag, which a new file of the same bytes has
         with contextlib.suppress(FsError):
-            await self._state.journal.synced()
+            await self._journal.synced()
         for key in keys:
             if key not in failed:
-                self._state.index.drop_headers(key)
+                self._index.drop_headers(key)
 
     def _free_names(
         self, batch: Sequence[_Leaving], stayed: dict[str, StoreError | FsError]
@@ -304,7 +308,7 @@ class Removals:
         """Look after a directory that so many items of a batch were of."""
         ended = trio.Event()
         self._looks[ended] = None
-        self._state.background.start(
+        self._background.start(
             functools.partial(self._look_after, directory, items, ended),
             "look after an emptied directory",
             failed=functools.partial(self._note_failure, directory, ""),

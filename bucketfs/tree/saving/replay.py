@@ -36,7 +36,8 @@ from bucketfs.tree.core.names import is_visible
 from bucketfs.tree.core.posix import decode
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.lister import Lister
-from bucketfs.tree.saving.save import Saver
+from bucketfs.tree.saving.later import Later
+from bucketfs.tree.saving.promises import Promises
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +60,14 @@ class DamagedError(Exception):
 class Replay:
     """Carries out the journal of an earlier mount of this bucket."""
 
-    def __init__(self, state: TreeState, lister: Lister, saver: Saver) -> None:
+    def __init__(self, state: TreeState, lister: Lister, promises: Promises, later: Later) -> None:
         self._state = state
-        self._store = state.store
-        self._journal = state.journal
+        self._background = state.files.background
+        self._store = state.files.store
+        self._journal = state.files.cache.journal
         self._lister = lister
-        self._saver = saver
+        self._promises = promises
+        self._later = later
         self.done = Replayed()
 
     def postpone(self) -> None:
@@ -90,7 +93,7 @@ class Replay:
             elif self._is_here(row.key):
                 await self._plant(row)
         if left:
-            self._state.background.start(
+            self._background.start(
                 lambda: multipart.clear(self._store, self._journal, left), "abort left uploads"
             )
         if self.done != Replayed():
@@ -241,13 +244,13 @@ class Replay:
             return
         inode = self._state.new_file(parent, name)
         self._furnish(inode, row)
+        content = Content.promised(self._state.files, row, pages, outlet=self._state.outlet(inode))
         open_state = self._state.ensure_open_state(inode)
-        open_state.content = Content.promised(
-            self._state.files, row, pages, outlet=self._state.outlet(inode)
-        )
-        self._saver.promises.adopted(open_state.content)
+        open_state.take(content)
+        open_state.settle()
+        self._promises.adopted(content)
         self._state.note_change(inode)
-        self._saver.keep_trying(inode)
+        self._later.keep_trying(inode)
         self.done.pending += 1
 
     def _furnish(self, inode: Inode, row: Row) -> None:
