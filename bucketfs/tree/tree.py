@@ -63,7 +63,7 @@ class Tree:
         self.saver = Saver(self.state, self.locks, self.removals)
         self.outstanding = Outstanding(self.state, self.saver, self.removals)
         self.changer = Changer(self.state, self.saver.promises)
-        self.finder = Finder(self.state, self.lister, self.attributes)
+        self.finder = Finder(self.state, self.attributes, on_misses=self.subtree.searched)
         self.markers = Markers(self.state, self.lister, self.attributes, self.locks, self.removals)
         self.entries = Entries(
             self.state, self.finder, self.lister, self.attributes, self.locks,

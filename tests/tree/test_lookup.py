@@ -12,7 +12,8 @@ import trio
 from bucketfs.errors import FsError
 from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Directory
-from tests.tree.builder import TTL, Bucket, planted, said
+from bucketfs.tree.core.state import Nobody
+from tests.tree.builder import CONFIG, TTL, Bucket, planted, said
 
 pytestmark = pytest.mark.mock_clock
 
@@ -79,18 +80,100 @@ async def test_a_directory_too_large_to_list_is_not_listed_at_each_lookup(
         assert lists <= 30 + 10, f"{lists} LISTs for 30 lookups"
 
 
-async def test_a_free_name_is_remembered_until_the_ttl(bucket: Bucket, tmp_path: Path) -> None:
-    async with planted(bucket, tmp_path) as mount:
+@pytest.mark.parametrize(("ttl", "open_ttl"), [(60.0, 4.0), (4.0, 60.0)])
+@pytest.mark.parametrize("listed", [False, True])
+async def test_a_free_name_is_remembered_for_the_shorter_time(
+    bucket: Bucket, tmp_path: Path, listed: bool, ttl: float, open_ttl: float
+) -> None:
+    async with planted(bucket, tmp_path, ttl=ttl, open_ttl=open_ttl) as mount:
+        if listed:
+            await mount.names()
         look = mount.tree.finder.find_or_none
         assert await look(mount.root, "f") is None
-        assert mount.tree.finder.negative_timeout(mount.root, "f") == pytest.approx(TTL, abs=0.1)
+        assert mount.tree.finder.negative_timeout(mount.root, "f") == pytest.approx(4, abs=0.1)
         bucket.poke("f", b"x")
         bucket.requested()
-        await trio.sleep(TTL / 2)
+        await trio.sleep(2)
+        assert mount.tree.finder.negative_timeout(mount.root, "f") == pytest.approx(2, abs=0.1)
         assert await look(mount.root, "f") is None
         assert bucket.requested() == {}
-        await trio.sleep(TTL / 2 + 1)
+        await trio.sleep(2.1)
+        assert mount.tree.finder.negative_timeout(mount.root, "f") == 0
         assert await look(mount.root, "f") is not None
+        asked = {"ListObjectsV2": 1} if listed else {"HeadObject": 1, "ListObjectsV2": 1}
+        assert bucket.requested() == asked
+
+
+async def test_a_second_of_misses_in_a_known_directory_is_one_list(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.poke("d/f", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        directory = await mount.directory("d")
+        await mount.names("d")
+        for _ in range(3):
+            await trio.sleep(CONFIG.open_ttl + 1)
+            bucket.requested()
+            for number in range(300):
+                assert await mount.tree.finder.find_or_none(directory, f"no{number}") is None
+            assert bucket.requested() == {"ListObjectsV2": 1}
+
+
+async def test_own_files_in_a_known_directory_cost_one_list_a_second(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        await mount.mkdir("d")
+        bucket.requested()
+        for number in range(50):
+            await mount.save(f"d/{number}", b"x")
+        assert bucket.requested() == {"PutObject": 50}, "what is made here is known to be empty"
+        await trio.sleep(CONFIG.open_ttl + 1)
+        await mount.find("d")
+        bucket.requested()
+        for number in range(50, 60):
+            await mount.save(f"d/{number}", b"x")
+        assert bucket.requested() == {"PutObject": 10, "ListObjectsV2": 1}
+
+
+async def test_a_name_that_was_removed_here_is_known_to_be_free(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    for name in "abc":
+        bucket.poke(name, b"x")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        await mount.find("b")
+        await trio.sleep(CONFIG.open_ttl + 1)
+        await mount.unlink("a")
+        await mount.rename("b", "a")
+        bucket.requested()
+        for name in ("b", "b", "b"):
+            assert await mount.tree.finder.find_or_none(mount.root, name) is None
+        assert bucket.requested() == {}
+
+
+async def test_what_others_removed_is_taken_from_the_kernel(bucket: Bucket, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Watcher(Nobody):
+        def moved(self, parent: Directory, name: str) -> None:  # noqa: ARG002
+            told.append(name)
+
+    for name in ("seen", "unseen", "stays", "opened"):
+        bucket.poke(name, b"x")
+    async with planted(bucket, tmp_path, watcher=Watcher()) as mount:
+        await mount.names()
+        for name in ("seen", "stays", "opened"):
+            mount.tree.state.table.count(await mount.find(name))
+        for name in ("seen", "unseen", "opened"):
+            del bucket.objects[name]
+        await trio.sleep(CONFIG.open_ttl + 1)
+        with pytest.raises(FsError, match="ENOENT"):
+            await mount.open("opened")
+        assert told == ["opened"]
+        assert await mount.names() == {"stays"}
+        assert told == ["opened", "seen"]
 
 
 async def test_own_files_show_at_once_under_a_remembered_free_name(

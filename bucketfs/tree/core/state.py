@@ -26,6 +26,8 @@ from bucketfs.tree.core.posix import Defaults
 
 #: Files that were given up and are still told of.
 _GIVEN_UP_KEPT = 1000
+#: Free names remembered per directory.
+_FREE_NAMES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ class TreeConfig:
 
     Attributes:
         prefix: Key prefix that is mounted, "" or ending in "/".
-        ttl: Seconds for which listings, attributes and negative answers hold.
-        open_ttl: Seconds for which an open trusts what is known.
+        ttl: Seconds for which what is known of a name holds that was there.
+        open_ttl: Seconds for which an open trusts what is known, and anyone that a name is free.
         defaults: Attributes of objects that carry none.
         hadoop_directories: A cold lookup also asks for ``name_$folder$`` (listings always show it).
         listed_attributes: Attributes from listings only, never a HEAD.
@@ -71,6 +73,11 @@ class TreeConfig:
     exclusive_at_open: bool = False
     writeback: bool = False
 
+    @property
+    def absence_ttl(self) -> float:
+        """Seconds for which a listing or a lookup in vain says what is not there."""
+        return min(self.ttl, self.open_ttl)
+
 
 class Watcher(Protocol):
     """Who remembers what the tree has told, and hears that it is not so any more: the kernel."""
@@ -79,7 +86,7 @@ class Watcher(Protocol):
         """Others gave an inode that the watcher knows another version."""
 
     def moved(self, parent: Directory, name: str) -> None:
-        """A name is others' from now on: what stood for it has got another one."""
+        """A name is others' from now on, or free: what stood for it does so no more."""
 
 
 class Nobody:
@@ -178,6 +185,26 @@ class TreeState:
         """Whether the directory's entries are completely known and fresh."""
         return clock.monotonic() - directory.listed <= self.config.ttl
 
+    def is_current(self, directory: Directory) -> bool:
+        """Whether no other names than those known are in the directory, as far as is asked."""
+        return clock.monotonic() - directory.listed <= self.config.absence_ttl
+
+    def free_since(self, directory: Directory, name: str) -> float:
+        """Monotonic time of the last answer that a name which is not known is free."""
+        return max(directory.listed, directory.negatives.get(name, NEVER))
+
+    def note_free(self, directory: Directory, name: str, since: float) -> bool:
+        """Remember that a name was free at a monotonic time; whether there is room for that."""
+        negatives = directory.negatives
+        if len(negatives) >= _FREE_NAMES:
+            outdated = clock.monotonic() - self.config.absence_ttl
+            for other in [other for other, at in negatives.items() if at < outdated]:
+                del negatives[other]
+        if len(negatives) >= _FREE_NAMES:
+            return False
+        negatives[name] = since
+        return True
+
     def age(self, inode: Inode) -> float:
         """Seconds since the bucket last showed this inode's version to us."""
         seen = inode.checked
@@ -212,6 +239,7 @@ class TreeState:
         inode = Inode(self.table.new_number(), parent, name)
         inode.etag, inode.size, inode.modified = info.etag, info.size, info.last_modified
         parent.children[name] = inode
+        parent.negatives.pop(name, None)
         self.entries += 1
         return inode
 
@@ -248,6 +276,20 @@ class TreeState:
         if inode.open_state is not None and not inode.open_state.unlinked:
             inode.open_state.lost = parent, inode.name
 
+    def left_by_us(self, inode: Inode) -> None:
+        """Take an inode from its name, which we have just made free in the bucket."""
+        parent, name = inode.parent, inode.name
+        self.unlink(inode)
+        if parent is not None:
+            self.note_free(parent, name, clock.monotonic())
+
+    def vanished(self, inode: Inode) -> None:
+        """The bucket shows nothing any more, or something else, under an inode's name."""
+        parent, name = inode.parent, inode.name
+        self.unlink(inode)
+        if parent is not None and inode.lookups:
+            self.watcher.moved(parent, name)
+
     def detach(self, inode: Inode) -> None:
         """Take an inode from its name here; whoever asks the bucket for the name finds it again."""
         parent = inode.parent
@@ -260,6 +302,7 @@ class TreeState:
     def note_removed(self, directory: Directory, name: str) -> None:
         """The object of a name that went before is gone now: answers under way may show it."""
         self.changes += 1
+        self.note_free(directory, name, clock.monotonic())
         self._remember_removed(directory, name)
 
     def _remember_removed(self, directory: Directory, name: str) -> None:

@@ -315,7 +315,7 @@ class Attributes:
             return inode
         if inode.changed > since or (inode.content is not None and inode.content.unsaved):
             return inode
-        self._state.unlink(inode)
+        self._state.vanished(inode)
         raise FsError(errno.ENOENT, "the object was removed by someone else")
 
 

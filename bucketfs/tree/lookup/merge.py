@@ -123,7 +123,6 @@ class Merge:
         directory.hidden = self._hidden
         directory.listed = NEVER if any(map(self._came_back, self._left_out)) else self._began
         directory.misses = 0
-        directory.negatives.clear()
 
     def _changed_since(self, name: str) -> bool:
         directory = self._directory
@@ -182,7 +181,7 @@ class Merge:
                 return  # a directory object without slash, known by its metadata
             if self._state.holds_unsaved(child):
                 return
-            self._state.unlink(child)
+            self._state.vanished(child)
         elif child is not None:
             self._merge_file(child, info)  # somebody has looked it up since that page came
             return
@@ -192,4 +191,4 @@ class Merge:
         """The listing does not show a child: it is gone, unless it is ours or changed meanwhile."""
         if child.changed > self._since or self._state.holds_unsaved(child):
             return
-        self._state.unlink(child)
+        self._state.vanished(child)

@@ -113,8 +113,7 @@ class Renamer:
         """
         await self._removals.wait_for_deletions()  # no deletion may hit what is copied to its key
         source = await self._finder.find(old_parent, old_name)
-        look = self._finder.find_or_none if replace else self._finder.find_now
-        target = await look(new_parent, new_name)
+        target = await self._finder.find_or_none(new_parent, new_name)
         if target is source:
             return
         if target is not None:
@@ -398,7 +397,7 @@ class Renamer:
                 if target.content is not None:
                     target.content.early_upload.drop()
             self._state.unlink(target)
-        self._state.unlink(source)
+        self._state.left_by_us(source)
         if source.posix is not None:
             # the copy was made before; its ctime in the bucket follows with the next change
             source.posix = source.posix.changed(clock.wall_ns())
