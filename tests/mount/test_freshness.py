@@ -103,6 +103,24 @@ def test_a_listing_that_is_not_young_is_one_list(
         assert counted.counts() == {"ListObjectsV2": 1}, counted.story()
 
 
+@pytest.mark.parametrize("options", [("immutable",), ("immutable", "open_ttl=0")])
+def test_immutable_data_is_asked_for_once(
+    mount: Mounts, bucket: Witness, counted: Proxy, options: tuple[str, ...]
+) -> None:
+    bucket.put_many({f"d{n}/f": b"1" for n in range(3)})
+    path = mount(bucket, *options, url=counted.url).path
+    subprocess.check_output(["ls", "-lR", str(path)])
+    assert is_gone(path / "d0/new")
+    bucket.put("d0/new", b"2")
+    counted.clear()
+    shown = subprocess.check_output(["ls", "-lR", str(path)], text=True)
+    assert is_gone(path / "d0/new") == ("new" not in shown)
+    if "open_ttl=0" in options:
+        assert "new" in shown, "what is given beside it wins"
+    else:
+        assert counted.counts() == {}, counted.story()
+
+
 def test_an_open_directory_is_read_on_while_it_is_listed_anew(
     mounted: Callable[..., Mount], bucket: Witness
 ) -> None:

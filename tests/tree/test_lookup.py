@@ -157,7 +157,7 @@ async def test_what_others_removed_is_taken_from_the_kernel(bucket: Bucket, tmp_
     told: list[str] = []
 
     class Watcher(Nobody):
-        def moved(self, parent: Directory, name: str) -> None:  # noqa: ARG002
+        def moved(self, parent: Directory, name: str) -> None:
             told.append(name)
 
     for name in ("seen", "unseen", "stays", "opened"):

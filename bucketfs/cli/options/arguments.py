@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from bucketfs.cli.options import compat
-from bucketfs.options import BY_NAME, Options, Row
+from bucketfs.options import BY_NAME, IMMUTABLE, Options, Row
 
 
 class ParseError(Exception):
@@ -127,6 +127,8 @@ def build(arguments: Arguments) -> Options:
     if "single" in arguments.flags:
         gathered.notes.append("-s: without effect; requests are served side by side")
     _check_together(bucket, values)
+    if values.get("immutable"):
+        values = {**IMMUTABLE, **values}
     return Options(
         bucket=bucket,
         prefix=prefix,
