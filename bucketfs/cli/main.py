@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "umount": "bucketfs.cli.commands.umount",
         "status": "bucketfs.cli.commands.status",
         "flush": "bucketfs.cli.commands.flush",
+        "refresh": "bucketfs.cli.commands.refresh",
         "recover": "bucketfs.cli.commands.recover",
         "demo": "bucketfs.cli.demo.demo",
     }

@@ -18,6 +18,7 @@ from bucketfs.tree.core.state import Nobody, TreeConfig, TreeState, Watcher
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.lookup.find import Finder
 from bucketfs.tree.lookup.lister import Lister
+from bucketfs.tree.lookup.forget import Refresher
 from bucketfs.tree.namespace.entries import Entries
 from bucketfs.tree.namespace.rename import Renamer
 from bucketfs.tree.prefetch.prefetcher import Prefetcher
@@ -36,8 +37,8 @@ class Tree:
 
     Attributes:
         state: Inodes, keys and configuration.
-        finder, lister, subtree, prefetcher, locks, attributes, changer, entries, markers, renamer,
-        removals, opener, outstanding, saver, replay: See their modules.
+        finder, lister, refresher, subtree, prefetcher, locks, attributes, changer, entries,
+        markers, renamer, removals, opener, outstanding, saver, replay: See their modules.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Tree:
         self.outstanding = Outstanding(self.state, self.saver, self.removals)
         self.changer = Changer(self.state, self.saver.promises)
         self.finder = Finder(self.state, self.attributes, on_misses=self.subtree.searched)
+        self.refresher = Refresher(self.state, self.finder)
         self.markers = Markers(self.state, self.lister, self.attributes, self.locks, self.removals)
         self.entries = Entries(
             self.state, self.finder, self.lister, self.attributes, self.locks,

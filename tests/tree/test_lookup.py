@@ -174,6 +174,14 @@ async def test_what_others_removed_is_taken_from_the_kernel(bucket: Bucket, tmp_
         assert told == ["opened"]
         assert await mount.names() == {"stays"}
         assert told == ["opened", "seen"]
+        for name in ("file", "directory", "stays-free"):
+            assert await mount.tree.finder.find_or_none(mount.root, name) is None
+            assert mount.tree.finder.negative_timeout(mount.root, name) > 0
+        bucket.poke("file", b"x")
+        bucket.poke("directory/f", b"x")
+        await trio.sleep(CONFIG.open_ttl + 1)
+        await mount.names()
+        assert sorted(told[2:]) == ["directory", "file"], "the kernel may take these for free"
 
 
 async def test_own_files_show_at_once_under_a_remembered_free_name(

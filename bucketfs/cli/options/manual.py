@@ -26,6 +26,7 @@ _COMMANDS = (
     ),
     ("bucketfs status [--json] [PATH]", "what mounts do, and what is not in the bucket yet"),
     ("bucketfs flush [PATH]", "wait until what was written is in the bucket"),
+    ("bucketfs refresh PATH", "forget what is known of PATH: the next look asks the bucket"),
     (
         "bucketfs recover [BUCKET] [--apply|--save DIR|--discard NAME…]",
         "list what dead mounts left on this machine; upload it, copy it out, or delete it",

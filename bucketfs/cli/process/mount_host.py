@@ -6,6 +6,7 @@ the second one ends the draining.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -20,11 +21,14 @@ from bucketfs.cli.options import manual
 from bucketfs.cli.process import daemon
 from bucketfs.cli.process.notify import notify
 from bucketfs.cli.socket import control, protocol, report
+from bucketfs.errors import FsError, StoreError
+from bucketfs.fuse import kernel_cache
 from bucketfs.fuse.host import Service
 from bucketfs.options import Options
 from bucketfs.store.layers.trace import Tally, TraceStore
 from bucketfs.tasks import Turns
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
+from bucketfs.tree.tree import Tree
 
 log = logging.getLogger("bucketfs.serve")
 
@@ -65,6 +69,7 @@ class MountHost:
                 "hello": lambda _request, _tell: self._hello(),
                 "status": lambda _request, _tell: self._status(),
                 "flush": lambda request, tell: self._flush(request.path, tell),
+                "refresh": lambda request, tell: self._refresh(request.path, tell),
                 "watch": lambda _request, tell: self._watch(tell),
             }
         )
@@ -148,6 +153,23 @@ class MountHost:
             nursery.cancel_scope.cancel()
         named = [{"path": one.path, "error": one.error} for one in failed]
         return {"failed": named[: protocol.MOST_NAMED], "failures": len(failed)}
+
+    async def _refresh(self, path: str, tell: control.Tell) -> dict[str, Any]:
+        assert self._service is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_telling, tell)
+            failed = await self._forget(self._service.tree, path)
+            nursery.cancel_scope.cancel()
+        return {"failed": failed}
+
+    async def _forget(self, tree: Tree, path: str) -> str:
+        """Have what is known of a path asked for again; why that cannot be, in one line."""
+        try:
+            forgotten = await tree.refresher.forget(path)
+        except (StoreError, FsError) as error:
+            return str(error)
+        await kernel_cache.forget(forgotten.names, forgotten.inodes)
+        return os.strerror(errno.ENOENT) if forgotten.missing else ""
 
     async def _watch(self, tell: control.Tell) -> dict[str, Any]:
         while not self._over:

@@ -134,6 +134,8 @@ class TreeState:
         self.open_inodes: set[Inode] = set()
         #: Removed files whose objects stay until their last close, by key: they are in no listing.
         self.deferred: dict[str, Inode] = {}
+        #: Monotonic time before which no answer is believed that comes from now on (`Refresher`).
+        self.forgotten = NEVER
         #: Names removed here whose objects are being deleted, with their keys (`Removals`).
         self.leaving: dict[Directory, dict[str, Sequence[str]]] = {}
         self.watcher = watcher
@@ -194,7 +196,9 @@ class TreeState:
         return max(directory.listed, directory.negatives.get(name, NEVER))
 
     def note_free(self, directory: Directory, name: str, since: float) -> bool:
-        """Remember that a name was free at a monotonic time; whether there is room for that."""
+        """Remember that a name was free at a monotonic time; whether that is possible."""
+        if since <= self.forgotten:
+            return False
         negatives = directory.negatives
         if len(negatives) >= _FREE_NAMES:
             outdated = clock.monotonic() - self.config.absence_ttl
@@ -211,6 +215,11 @@ class TreeState:
         if inode.parent is not None:
             seen = max(seen, inode.parent.listed)
         return clock.monotonic() - seen
+
+    def check_heard(self, inode: Inode, asked: float) -> None:
+        """An answer about an inode came; the question may be older than what was forgotten."""
+        if asked <= self.forgotten:
+            inode.checked = NEVER
 
     def is_ours(self, inode: Inode) -> bool:
         """Whether the bucket has nothing newer to tell: the root, the removed, the unsaved."""
@@ -238,8 +247,8 @@ class TreeState:
         """A file inode under a name that is free, as a listing shows it."""
         inode = Inode(self.table.new_number(), parent, name)
         inode.etag, inode.size, inode.modified = info.etag, info.size, info.last_modified
+        self.appears(parent, name)
         parent.children[name] = inode
-        parent.negatives.pop(name, None)
         self.entries += 1
         return inode
 
@@ -275,6 +284,11 @@ class TreeState:
         self._remember_removed(parent, inode.name)
         if inode.open_state is not None and not inode.open_state.unlinked:
             inode.open_state.lost = parent, inode.name
+
+    def appears(self, parent: Directory, name: str) -> None:
+        """A listing shows a name that was not known: the kernel may remember it as free."""
+        if parent.negatives.pop(name, None) is not None:
+            self.watcher.moved(parent, name)
 
     def left_by_us(self, inode: Inode) -> None:
         """Take an inode from its name, which we have just made free in the bucket."""

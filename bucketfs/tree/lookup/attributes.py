@@ -242,7 +242,7 @@ class Attributes:
         if _has_no_object(inode):
             self._learn(inode, None)
             return inode
-        since = self._state.changes
+        since, asked = self._state.changes, clock.monotonic()
         try:
             info = await self._head_or_get(inode, whole)
         except NotFound:
@@ -256,7 +256,9 @@ class Attributes:
             return inode
         if inode.changed > since and inode.posix is not None:
             return inode
-        return self.accept(inode, info)
+        inode = self.accept(inode, info)
+        self._state.check_heard(inode, asked)
+        return inode
 
     async def _head_or_get(self, inode: Inode, whole: int) -> ObjectInfo:
         """Ask by a HEAD, or for a file of at most `whole` bytes by a GET of all of it."""

@@ -133,6 +133,7 @@ class Finder:
 
     async def _ask(self, parent: Directory, name: str, key: str) -> Inode | None:
         answers = _Answers()
+        asked = clock.monotonic()
         with self._state.asking(parent) as since:
             jobs = [
                 functools.partial(self._head, key, answers),
@@ -146,7 +147,12 @@ class Finder:
             removed = parent.removed.get(name, 0) > since
             if changed or removed or self._state.is_leaving(parent, name):
                 return child
-        return self._learn(parent, name, key, answers)
+        found = self._learn(parent, name, key, answers)
+        if found is None:
+            self._state.note_free(parent, name, asked)
+        else:
+            self._state.check_heard(found, asked)
+        return found
 
     def _learn(self, parent: Directory, name: str, key: str, answers: _Answers) -> Inode | None:
         if answers.directory:
@@ -158,7 +164,6 @@ class Finder:
             if self._state.holds_unsaved(child):
                 return child
             self._state.vanished(child)
-        self._state.note_free(parent, name, clock.monotonic())
         return None
 
     async def _head(self, key: str, answers: _Answers) -> None:

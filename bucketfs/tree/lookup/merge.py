@@ -121,7 +121,9 @@ class Merge:
             self._vanish(directory.children[name])
         self._merge_marker(self._marker)
         directory.hidden = self._hidden
-        directory.listed = NEVER if any(map(self._came_back, self._left_out)) else self._began
+        outdated = self._began <= self._state.forgotten
+        came_back = any(map(self._came_back, self._left_out))
+        directory.listed = NEVER if outdated or came_back else self._began
         directory.misses = 0
 
     def _changed_since(self, name: str) -> bool:
@@ -163,6 +165,7 @@ class Merge:
         if not isinstance(child, Directory):
             if child is not None and child.open_state is not None:
                 return
+            self._state.appears(self._directory, name)
             child = self._state.new_directory(self._directory, name)
         if markers:
             child.markers = (child.markers or frozenset()) | markers
