@@ -17,8 +17,8 @@ from bucketfs.tree.core.posix import Posix
 from bucketfs.tree.core.state import Nobody, TreeConfig, TreeState, Watcher
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.lookup.find import Finder
-from bucketfs.tree.lookup.lister import Lister
 from bucketfs.tree.lookup.forget import Refresher
+from bucketfs.tree.lookup.lister import Lister
 from bucketfs.tree.namespace.entries import Entries
 from bucketfs.tree.namespace.rename import Renamer
 from bucketfs.tree.prefetch.prefetcher import Prefetcher
