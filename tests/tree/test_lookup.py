@@ -136,6 +136,88 @@ async def test_own_files_in_a_known_directory_cost_one_list_a_second(
         assert bucket.requested() == {"PutObject": 10, "ListObjectsV2": 1}
 
 
+LARGE = 3000
+
+
+@pytest.mark.parametrize("numbers", ["padded", "plain"])
+async def test_files_in_order_in_a_large_directory_cost_one_list_a_second(
+    bucket: Bucket, tmp_path: Path, numbers: str
+) -> None:
+    def name(number: int) -> str:
+        return f"f{number:06}" if numbers == "padded" else f"f{number}"
+
+    for number in range(LARGE):
+        bucket.poke(f"d/{name(number)}", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names("d")
+        for begin in range(LARGE, LARGE + 60, 20):
+            await trio.sleep(CONFIG.open_ttl + 1)
+            await mount.find("d")
+            bucket.requested()
+            for number in range(begin, begin + 20):
+                await mount.save(f"d/{name(number)}", b"x")
+            requested = bucket.requested()
+            assert requested.pop("PutObject") == 20
+            assert requested == {"ListObjectsV2": 1}
+
+
+async def test_files_in_no_order_in_a_large_directory_are_asked_for_each(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    for number in range(LARGE):
+        bucket.poke(f"d/{number:04}x", b"x")
+    bucket.page = 10  # a survey shows little
+    async with planted(bucket, tmp_path) as mount:
+        directory = await mount.directory("d")
+        await mount.names("d")
+        await trio.sleep(CONFIG.open_ttl + 1)
+        bucket.requested()
+        for number in range(20):
+            look = mount.tree.finder.find_or_none(directory, f"{(number * 701) % LARGE:04}")
+            assert await look is None
+        assert bucket.requested() == {"HeadObject": 19, "ListObjectsV2": 19 + 1}
+
+
+async def test_a_survey_shows_what_others_have_made(bucket: Bucket, tmp_path: Path) -> None:
+    for number in range(LARGE):
+        bucket.poke(f"d/{number:06}", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        directory = await mount.directory("d")
+        await mount.names("d")
+        await trio.sleep(CONFIG.open_ttl + 1)
+        for key in ("d/001000-file", "d/001000-directory/f", "d/001000-later"):
+            bucket.poke(key, b"12")
+        look = mount.tree.finder.find_or_none
+        assert await look(directory, "001000-none") is None
+        assert isinstance(await look(directory, "001000-directory"), Directory)
+        assert (await mount.find("d/001000-file")).size == 2
+        del bucket.objects["d/001000-later"]
+        bucket.poke("d/001000-z", b"12")
+        await trio.sleep(CONFIG.open_ttl + 1)
+        assert await look(directory, "001000-z") is not None
+        assert (await mount.tree.refresher.forget("d/001000-y")).missing
+        bucket.poke("d/001000-zz", b"12")
+        await mount.tree.refresher.forget("d")
+        assert await look(directory, "001000-zz") is not None
+
+
+async def test_a_survey_answers_only_for_names_it_shows_all_of(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """The page ends between ``f-…`` and ``f/``."""
+    for number in range(LARGE):
+        bucket.poke(f"d/f-{number:06}", b"x")
+    bucket.poke("d/f/deep", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        directory = await mount.directory("d")
+        await mount.names("d")
+        await mount.rename("d/f", "d/g")
+        bucket.poke("d/f/deep", b"x")
+        await trio.sleep(CONFIG.open_ttl + 1)
+        found = await mount.tree.finder.find_or_none(directory, "f")
+        assert isinstance(found, Directory)
+
+
 async def test_a_name_that_was_removed_here_is_known_to_be_free(
     bucket: Bucket, tmp_path: Path
 ) -> None:

@@ -2,9 +2,9 @@
 
 A name that is known holds for `ttl` and costs none. That a name is free holds for `open_ttl`, so
 that what others have made shows soon. After that a directory is listed, which answers all further
-names, if it is known to take one page, or if names were looked up in it one after another. Any
-other lookup is a HEAD of the key and a LIST of ``key/`` side by side; a directory wins over a file
-of the same name.
+names, if it is known to take one page, or if names were looked up in it one after another. In a
+larger one a page of the listing may do (`survey`). Any other lookup is a HEAD of the key and a LIST
+of ``key/`` side by side; a directory wins over a file of the same name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from bucketfs.tree.core.inode import NEVER, Directory, Inode
 from bucketfs.tree.core.names import FOLDER_SUFFIX, check_key
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.attributes import Attributes
-from bucketfs.tree.lookup.lister import FULL_PAGE, LARGE_MISSES, MANY_MISSES
+from bucketfs.tree.lookup.lister import FULL_PAGE, LARGE_MISSES, LOOKUP_PAGES, MANY_MISSES
+from bucketfs.tree.lookup.survey import Surveys
 
 
 @dataclass(slots=True)
@@ -55,6 +56,7 @@ class Finder:
         self._state = state
         self._attributes = attributes
         self._on_misses = on_misses
+        self._surveys = Surveys(state)
         self._looking: dict[tuple[Directory, str], Shared] = {}
 
     async def find(self, parent: Directory, name: str, *, asker: int = 0) -> Inode:
@@ -91,7 +93,7 @@ class Finder:
         """Seconds for which the kernel may remember that a name is free; it is told so now."""
         if self._state.is_leaving(parent, name):
             return 0.0  # it is back if it cannot be deleted
-        since = self._state.free_since(parent, name)
+        since = self._free_since(parent, name)
         left = self._state.config.absence_ttl - (clock.monotonic() - since)
         if left <= 0 or not self._state.note_free(parent, name, since):
             return 0.0
@@ -116,6 +118,11 @@ class Finder:
 
     async def _look(self, parent: Directory, name: str, key: str) -> Inode | None:
         parent.misses += 1
+        if name not in parent.children and self._surveys.is_worth_it(parent):
+            await self._surveys.ask(parent, name)
+            known, child = self._remembered(parent, name)
+            if known:
+                return child
         if _is_worth_listing(parent, name):
             if await self._on_misses(parent):
                 return parent.children.get(name)
@@ -128,8 +135,11 @@ class Finder:
             return self._state.is_fresh(child), child
         if self._state.is_leaving(parent, name):
             return True, None
-        since = self._state.free_since(parent, name)
+        since = self._free_since(parent, name)
         return clock.monotonic() - since <= self._state.config.absence_ttl, None
+
+    def _free_since(self, parent: Directory, name: str) -> float:
+        return max(self._state.free_since(parent, name), self._surveys.free_since(parent, name))
 
     async def _ask(self, parent: Directory, name: str, key: str) -> Inode | None:
         answers = _Answers()
@@ -210,6 +220,8 @@ class Finder:
 
 def _is_worth_listing(parent: Directory, name: str) -> bool:
     """Whether to list a directory rather than ask for a name in it."""
+    if len(parent.children) > LOOKUP_PAGES * FULL_PAGE:
+        return False
     if parent.misses > MANY_MISSES:
         return True
     one_page = parent.listed != NEVER and len(parent.children) <= FULL_PAGE
