@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import stat
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from bucketfs.errors import FsError
+from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.core.state import Nobody
@@ -136,6 +137,48 @@ async def test_own_files_in_a_known_directory_cost_one_list_a_second(
         assert bucket.requested() == {"PutObject": 10, "ListObjectsV2": 1}
 
 
+async def test_a_name_that_could_not_be_removed_is_back_at_once(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.poke("d/f", b"x")
+    async with planted(bucket, tmp_path, writeback=True, ttl=DAY, open_ttl=DAY) as mount:
+        await mount.names("d")
+        bucket.refuse("DeleteObjects")
+        await mount.unlink("d/f")
+        with pytest.raises(StoreError, match="AccessDenied"):
+            await mount.tree.removals.wait_for_directory(await mount.directory("d"))
+        bucket.fault = None
+        assert (await mount.find("d/f")).size == 1
+
+
+@pytest.mark.parametrize("operation", ["DeleteObjects", "DeleteObject"])
+async def test_a_directory_that_was_not_removed_by_its_renaming_is_back_at_once(
+    bucket: Bucket, tmp_path: Path, operation: str
+) -> None:
+    bucket.poke("d/f", b"x")
+    async with planted(bucket, tmp_path, ttl=DAY, open_ttl=DAY) as mount:
+        await mount.names()
+        bucket.refuse(operation)
+        with contextlib.suppress(StoreError):
+            await mount.rename("d", "e")
+        bucket.fault = None
+        if "d/f" in bucket.objects:
+            assert (await mount.find("d/f")).size == 1
+        assert (await mount.find("e/f")).size == 1
+
+
+async def test_so_many_free_names_are_remembered(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        state, root = mount.tree.state, mount.root
+        for number in range(20_000):
+            assert state.note_free(root, str(number), trio.current_time()) == (number < 10_000)
+        await trio.sleep(CONFIG.open_ttl + 1)
+        assert state.note_free(root, "later", trio.current_time())
+        assert root.negatives.keys() == {"later"}
+
+
+#: Seconds for which what never changes is trusted.
+DAY = 86400.0
 LARGE = 3000
 
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Protocol
 
 from bucketfs import clock
@@ -200,9 +201,10 @@ class TreeState:
         if since <= self.forgotten:
             return False
         negatives = directory.negatives
+        negatives.pop(name, None)  # the latest come last
         if len(negatives) >= _FREE_NAMES:
             outdated = clock.monotonic() - self.config.absence_ttl
-            for other in [other for other, at in negatives.items() if at < outdated]:
+            for other in list(takewhile(lambda other: negatives[other] < outdated, negatives)):
                 del negatives[other]
         if len(negatives) >= _FREE_NAMES:
             return False
@@ -489,7 +491,7 @@ class TreeState:
         return inode
 
     def learn_taken(self, directory: Directory, name: str) -> None:
-        """The store refused to make a name that we took for free: look again."""
+        """The bucket has something of a name that we took for free: look again."""
         directory.listed = NEVER
         directory.negatives.pop(name, None)
 

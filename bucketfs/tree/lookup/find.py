@@ -118,7 +118,8 @@ class Finder:
 
     async def _look(self, parent: Directory, name: str, key: str) -> Inode | None:
         parent.misses += 1
-        if name not in parent.children and self._surveys.is_worth_it(parent):
+        is_new = name not in parent.children
+        if is_new and _is_large(parent) and self._surveys.is_worth_it(parent):
             await self._surveys.ask(parent, name)
             known, child = self._remembered(parent, name)
             if known:
@@ -139,7 +140,10 @@ class Finder:
         return clock.monotonic() - since <= self._state.config.absence_ttl, None
 
     def _free_since(self, parent: Directory, name: str) -> float:
-        return max(self._state.free_since(parent, name), self._surveys.free_since(parent, name))
+        since = self._state.free_since(parent, name)
+        if not _is_large(parent):
+            return since
+        return max(since, self._surveys.free_since(parent, name))
 
     async def _ask(self, parent: Directory, name: str, key: str) -> Inode | None:
         answers = _Answers()
@@ -216,6 +220,11 @@ class Finder:
         if child is None:
             child = self._state.new_file(parent, name)
         return self._attributes.accept(child, info)
+
+
+def _is_large(parent: Directory) -> bool:
+    """Whether all names of a directory were known, and take more than one page."""
+    return len(parent.children) > FULL_PAGE and parent.listed != NEVER
 
 
 def _is_worth_listing(parent: Directory, name: str) -> bool:

@@ -15,7 +15,6 @@ from bucketfs import clock
 from bucketfs.tree.core.inode import NEVER, Directory
 from bucketfs.tree.core.names import FOLDER_SUFFIX
 from bucketfs.tree.core.state import TreeState
-from bucketfs.tree.lookup.lister import FULL_PAGE
 from bucketfs.tree.lookup.merge import Merge, Picture, sort
 
 #: Seconds after which a survey is tried again though the last one did not help.
@@ -47,7 +46,7 @@ class _Survey:
 
 
 class Surveys:
-    """Remembers the latest survey of each directory."""
+    """Remembers the latest survey of each directory, of which all names have been known."""
 
     def __init__(self, state: TreeState) -> None:
         self._state = state
@@ -64,9 +63,7 @@ class Surveys:
         return survey.began
 
     def is_worth_it(self, directory: Directory) -> bool:
-        """Whether to ask for a page rather than for a name; only where all names were known."""
-        if directory.listed == NEVER or len(directory.children) <= FULL_PAGE:
-            return False
+        """Whether to ask for a page rather than for a name."""
         latest = self._latest.get(directory)
         return latest is None or latest.helped or clock.monotonic() - latest.began > AGAIN
 

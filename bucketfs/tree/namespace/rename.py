@@ -452,8 +452,12 @@ class Renamer:
                     self._relink(source, target, new_parent, new_name)
                     self._tree.adopt_copies(source, copies, asked)
                     self._saver.promises.update_below(source)
-                    if await self._tree.delete_originals(copies, asked):
-                        self._state.learn_taken(old_parent, old_name)
+                    left = True
+                    try:
+                        left = await self._tree.delete_originals(copies, asked)
+                    finally:
+                        if left:
+                            self._state.learn_taken(old_parent, old_name)
             finally:
                 await pins.aclose()
             await self._markers.keep_left(old_parent)
