@@ -27,7 +27,7 @@ from bucketfs.units import (
     parse_switch,
 )
 
-__all__ = ["BY_NAME", "TABLE", "Encryption", "Group", "Options", "Row"]
+__all__ = ["BY_NAME", "IMMUTABLE", "TABLE", "Encryption", "Group", "Options", "Row"]
 
 _E, _C, _N, _O, _V, _K, _L = Group
 
@@ -186,12 +186,16 @@ class Options:
         "Look for name_$folder$ objects (Hadoop's directories) also when a name is looked up; "
         "listings always show them.")
     stat_cache_expire: float = row(_V, 60.0, parse_duration,
-        "How old attributes and listings may be, in seconds.",
+        "How long attributes of a name that was seen are trusted without asking, in seconds.",
         metavar="TIME", aliases=("stat_cache_interval_expire",), low=0, shown="60")
     open_ttl: float = row(_V, 1.0, parse_duration,
-        "How old the knowledge of an object may be when a cached file is opened, in seconds. "
-        "Raise it for data that never changes.",
+        "How old the knowledge of an object may be when a cached file is opened, a listing when a "
+        "directory is read, and the knowledge that a name is free, in seconds: others' changes "
+        "show after this time. 0 asks each time; for data that never changes see immutable.",
         metavar="TIME", low=0, shown="1")
+    immutable: bool = row(_V, False, parse_switch,
+        "The data never changes: sets stat_cache_expire and open_ttl to one day each, unless they "
+        "are given, too. bucketfs refresh shows what is new sooner.")
     bucket_size: int | None = row(_V, None, kind.size_in_bytes,
         "Size of the file system as df shows it (bare number: bytes).",
         metavar="SIZE", low=1)
@@ -248,6 +252,12 @@ class Options:
     def source(self) -> str:
         """What is mounted: ``BUCKET`` or ``BUCKET:/PREFIX``."""
         return f"{self.bucket}:/{self.prefix.rstrip('/')}" if self.prefix else self.bucket
+
+
+#: What ``immutable`` stands for, where these options are not given.
+IMMUTABLE: Mapping[str, float] = MappingProxyType(
+    {"stat_cache_expire": 86400.0, "open_ttl": 86400.0}
+)
 
 
 def _table() -> tuple[Row, ...]:

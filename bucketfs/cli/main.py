@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "umount": "bucketfs.cli.commands.umount",
         "status": "bucketfs.cli.commands.status",
         "flush": "bucketfs.cli.commands.flush",
+        "refresh": "bucketfs.cli.commands.refresh",
         "info": "bucketfs.cli.commands.info",
         "versions": "bucketfs.cli.commands.versions",
         "restore": "bucketfs.cli.commands.restore",

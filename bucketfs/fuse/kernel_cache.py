@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 import pyfuse3
@@ -68,6 +68,26 @@ def replaced(inode: Inode) -> None:
 def moved(parent: Directory, name: str) -> None:
     """A name stands for others' file now: who opens it is not to go on in a conflict copy."""
     pyfuse3.invalidate_entry_async(parent.ino, name.encode(), ignore_enoent=True)
+
+
+async def forget(names: Sequence[tuple[int, str]], inodes: Sequence[int]) -> None:
+    """Have the kernel ask again for names that were free, and for attributes; returns after that.
+
+    Args:
+        names: With the numbers of their directories.
+        inodes: By number.
+    """
+
+    def tell() -> None:
+        for parent, name in names:
+            _invalidate(parent, name)
+        for ino in inodes:
+            # the kernel may have forgotten it meanwhile
+            with contextlib.suppress(OSError):
+                pyfuse3.invalidate_inode(ino, attr_only=True)
+
+    # in a thread, as a directory's lock may be held by one whom this loop has to answer
+    await trio.to_thread.run_sync(tell, abandon_on_cancel=True)
 
 
 def _invalidate(parent: int, name: str) -> None:

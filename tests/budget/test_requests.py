@@ -22,10 +22,13 @@ MIB = 1 << 20
 
 @pytest.fixture
 def mounted(bucket: Witness, mount: Mounts, counted: Proxy) -> Callable[..., Mount]:
-    """Mounts the bucket as it is then, through the proxy, and starts to count."""
+    """Mounts the bucket as it is then, through the proxy, and starts to count.
+
+    What was asked for a moment ago is not asked again, however slow the test server is.
+    """
 
     def start(*options: str) -> Mount:
-        made = mount(bucket, *options, url=counted.url)
+        made = mount(bucket, "open_ttl=60", *options, url=counted.url)
         counted.clear()
         return made
 

@@ -370,6 +370,7 @@ async def _check_end(world: World, mounts: Sequence[Mount], nursery: trio.Nurser
 
 async def _check_view(world: World, mount: Mount) -> None:
     """A mount shows what the bucket has."""
+    chance.mount_name.set(mount.name)
     steps = await mount.steps()
     found: dict[str, bytes] = {}
     await steps.collect("", found)

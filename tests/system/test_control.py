@@ -247,6 +247,83 @@ class TestFlush:
             subprocess.run(["umount", bound], check=True)
 
 
+class TestRefresh:
+    def seen(self, place: Place) -> None:
+        """A tree that the mount and the kernel trust for a day, and which others then change."""
+        bucket = place.bucket
+        bucket.put_many({"d/f": b"1", "d/e/f": b"1", "d/e/goes": b"1", "other/f": b"1"})
+        assert place.mount("immutable").returncode == 0
+        subprocess.check_output(["ls", "-lR", str(place.path)])
+        for name in ("d/f", "other/f"):
+            assert (place.path / name).read_bytes() == b"1"
+        for name in ("new", "d/new", "d/e/new", "other/new", "d/sub"):
+            assert not (place.path / name).exists()
+        changed = ("d/f", "d/e/f", "other/f", "new", "d/new", "d/e/new", "other/new", "d/sub/x")
+        bucket.put_many(dict.fromkeys(changed, b"others'"))
+        bucket.delete("d/e/goes")
+
+    def sizes(self, place: Place, *names: str) -> list[int]:
+        return [(place.path / n).stat().st_size if (place.path / n).exists() else 0 for n in names]
+
+    def test_a_directory_and_all_below(self, place: Place) -> None:
+        self.seen(place)
+        names = ["d/f", "d/new", "d/e/f", "d/e/new", "d/sub/x", "d/e/goes", "other/f", "other/new"]
+        assert self.sizes(place, *names) == [1, 0, 1, 0, 0, 1, 1, 0]
+        assert place.here("refresh", str(place.path / "d")).returncode == 0
+        assert self.sizes(place, *names) == [7, 7, 7, 7, 7, 0, 1, 0]
+        assert sorted(os.listdir(place.path / "d/e")) == ["f", "new"]
+        assert (place.path / "d/f").read_bytes() == b"others'"
+        assert place.here("refresh", str(place.path)).returncode == 0
+        assert self.sizes(place, "other/f", "other/new", "new") == [7, 7, 7]
+
+    def test_a_file(self, place: Place) -> None:
+        self.seen(place)
+        assert place.here("refresh", str(place.path / "d/f")).returncode == 0
+        assert (place.path / "d/f").read_bytes() == b"others'"
+        assert place.here("refresh", str(place.path / "d/e/goes")).returncode == 0
+        assert not (place.path / "d/e/goes").exists()
+
+    def test_a_file_that_was_not_there(self, place: Place) -> None:
+        self.seen(place)
+        for name in ("d/new", "d/sub/x"):
+            assert place.here("refresh", str(place.path / name)).returncode == 0
+            assert (place.path / name).read_bytes() == b"others'"
+
+    def test_what_is_not_in_the_bucket_yet_stays(self, slow: Place, counted: Proxy) -> None:
+        refuse(slow, counted, "f")
+        denied = counted.fault("PutObject", status=403, code="AccessDenied")
+        with denied, (slow.path / "open").open("wb", 0) as file:
+            file.write(b"half")
+            assert slow.here("refresh", str(slow.path)).returncode == 0
+            assert sorted(os.listdir(slow.path)) == ["f", "open"]
+            assert (slow.path / "f").read_bytes() == b"f"
+            os.unlink(slow.path / "open")
+
+    def test_words(self, place: Place, tmp_path: Path) -> None:
+        assert place.here("refresh", str(tmp_path)).returncode == 3
+        assert place.mount().returncode == 0
+        for words in ((), ("a", "b"), ("--nonsense", "a")):
+            done = place.here("refresh", *words)
+            assert done.returncode == 2
+            assert "usage: bucketfs refresh PATH" in done.stderr
+        assert place.here("refresh", "--help").returncode == 0
+        (place.path / "file").touch()
+        for name in ("absent", "absent/deep", "file/below"):
+            done = place.here("refresh", str(place.path / name))
+            assert (done.returncode, done.stdout) == (1, "")
+            assert done.stderr == f"bucketfs: {place.path / name}: No such file or directory\n"
+        done = place.here("refresh", str(tmp_path / "elsewhere"))
+        assert done.returncode == 3
+        assert "no bucket is mounted there" in done.stderr
+
+    def test_an_endpoint_that_refuses(self, slow: Place, counted: Proxy) -> None:
+        with counted.fault("HeadObject", status=403, code="AccessDenied"):
+            done = slow.here("refresh", str(slow.path / "unknown"))
+        assert done.returncode == 1
+        assert "HeadObject of 'unknown': 403" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
 class TestUmount:
     def test_waits_until_all_is_in_the_bucket(self, slow: Place, counted: Proxy) -> None:
         refuse(slow, counted, "f")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import stat
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from bucketfs.errors import FsError
+from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Directory
-from tests.tree.builder import TTL, Bucket, planted, said
+from bucketfs.tree.core.state import Nobody
+from tests.tree.builder import CONFIG, TTL, Bucket, planted, said
 
 pytestmark = pytest.mark.mock_clock
 
@@ -79,18 +81,232 @@ async def test_a_directory_too_large_to_list_is_not_listed_at_each_lookup(
         assert lists <= 30 + 10, f"{lists} LISTs for 30 lookups"
 
 
-async def test_a_free_name_is_remembered_until_the_ttl(bucket: Bucket, tmp_path: Path) -> None:
-    async with planted(bucket, tmp_path) as mount:
+@pytest.mark.parametrize(("ttl", "open_ttl"), [(60.0, 4.0), (4.0, 60.0)])
+@pytest.mark.parametrize("listed", [False, True])
+async def test_a_free_name_is_remembered_for_the_shorter_time(
+    bucket: Bucket, tmp_path: Path, listed: bool, ttl: float, open_ttl: float
+) -> None:
+    async with planted(bucket, tmp_path, ttl=ttl, open_ttl=open_ttl) as mount:
+        if listed:
+            await mount.names()
         look = mount.tree.finder.find_or_none
         assert await look(mount.root, "f") is None
-        assert mount.tree.finder.negative_timeout(mount.root, "f") == pytest.approx(TTL, abs=0.1)
+        assert mount.tree.finder.negative_timeout(mount.root, "f") == pytest.approx(4, abs=0.1)
         bucket.poke("f", b"x")
         bucket.requested()
-        await trio.sleep(TTL / 2)
+        await trio.sleep(2)
+        assert mount.tree.finder.negative_timeout(mount.root, "f") == pytest.approx(2, abs=0.1)
         assert await look(mount.root, "f") is None
         assert bucket.requested() == {}
-        await trio.sleep(TTL / 2 + 1)
+        await trio.sleep(2.1)
+        assert mount.tree.finder.negative_timeout(mount.root, "f") == 0
         assert await look(mount.root, "f") is not None
+        asked = {"ListObjectsV2": 1} if listed else {"HeadObject": 1, "ListObjectsV2": 1}
+        assert bucket.requested() == asked
+
+
+async def test_a_second_of_misses_in_a_known_directory_is_one_list(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.poke("d/f", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        directory = await mount.directory("d")
+        await mount.names("d")
+        for _ in range(3):
+            await trio.sleep(CONFIG.open_ttl + 1)
+            bucket.requested()
+            for number in range(300):
+                assert await mount.tree.finder.find_or_none(directory, f"no{number}") is None
+            assert bucket.requested() == {"ListObjectsV2": 1}
+
+
+async def test_own_files_in_a_known_directory_cost_one_list_a_second(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        await mount.mkdir("d")
+        bucket.requested()
+        for number in range(50):
+            await mount.save(f"d/{number}", b"x")
+        assert bucket.requested() == {"PutObject": 50}, "what is made here is known to be empty"
+        await trio.sleep(CONFIG.open_ttl + 1)
+        await mount.find("d")
+        bucket.requested()
+        for number in range(50, 60):
+            await mount.save(f"d/{number}", b"x")
+        assert bucket.requested() == {"PutObject": 10, "ListObjectsV2": 1}
+
+
+async def test_a_name_that_could_not_be_removed_is_back_at_once(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.poke("d/f", b"x")
+    async with planted(bucket, tmp_path, writeback=True, ttl=DAY, open_ttl=DAY) as mount:
+        await mount.names("d")
+        bucket.refuse("DeleteObjects")
+        await mount.unlink("d/f")
+        with pytest.raises(StoreError, match="AccessDenied"):
+            await mount.tree.removals.wait_for_directory(await mount.directory("d"))
+        bucket.fault = None
+        assert (await mount.find("d/f")).size == 1
+
+
+@pytest.mark.parametrize("operation", ["DeleteObjects", "DeleteObject"])
+async def test_a_directory_that_was_not_removed_by_its_renaming_is_back_at_once(
+    bucket: Bucket, tmp_path: Path, operation: str
+) -> None:
+    bucket.poke("d/f", b"x")
+    async with planted(bucket, tmp_path, ttl=DAY, open_ttl=DAY) as mount:
+        await mount.names()
+        bucket.refuse(operation)
+        with contextlib.suppress(StoreError):
+            await mount.rename("d", "e")
+        bucket.fault = None
+        if "d/f" in bucket.objects:
+            assert (await mount.find("d/f")).size == 1
+        assert (await mount.find("e/f")).size == 1
+
+
+async def test_so_many_free_names_are_remembered(bucket: Bucket, tmp_path: Path) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        state, root = mount.tree.state, mount.root
+        for number in range(20_000):
+            assert state.note_free(root, str(number), trio.current_time()) == (number < 10_000)
+        await trio.sleep(CONFIG.open_ttl + 1)
+        assert state.note_free(root, "later", trio.current_time())
+        assert root.negatives.keys() == {"later"}
+
+
+#: Seconds for which what never changes is trusted.
+DAY = 86400.0
+LARGE = 3000
+
+
+@pytest.mark.parametrize("numbers", ["padded", "plain"])
+async def test_files_in_order_in_a_large_directory_cost_one_list_a_second(
+    bucket: Bucket, tmp_path: Path, numbers: str
+) -> None:
+    def name(number: int) -> str:
+        return f"f{number:06}" if numbers == "padded" else f"f{number}"
+
+    for number in range(LARGE):
+        bucket.poke(f"d/{name(number)}", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names("d")
+        for begin in range(LARGE, LARGE + 60, 20):
+            await trio.sleep(CONFIG.open_ttl + 1)
+            await mount.find("d")
+            bucket.requested()
+            for number in range(begin, begin + 20):
+                await mount.save(f"d/{name(number)}", b"x")
+            requested = bucket.requested()
+            assert requested.pop("PutObject") == 20
+            assert requested == {"ListObjectsV2": 1}
+
+
+async def test_files_in_no_order_in_a_large_directory_are_asked_for_each(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    for number in range(LARGE):
+        bucket.poke(f"d/{number:04}x", b"x")
+    bucket.page = 10  # a survey shows little
+    async with planted(bucket, tmp_path) as mount:
+        directory = await mount.directory("d")
+        await mount.names("d")
+        await trio.sleep(CONFIG.open_ttl + 1)
+        bucket.requested()
+        for number in range(20):
+            look = mount.tree.finder.find_or_none(directory, f"{(number * 701) % LARGE:04}")
+            assert await look is None
+        assert bucket.requested() == {"HeadObject": 19, "ListObjectsV2": 19 + 1}
+
+
+async def test_a_survey_shows_what_others_have_made(bucket: Bucket, tmp_path: Path) -> None:
+    for number in range(LARGE):
+        bucket.poke(f"d/{number:06}", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        directory = await mount.directory("d")
+        await mount.names("d")
+        await trio.sleep(CONFIG.open_ttl + 1)
+        for key in ("d/001000-file", "d/001000-directory/f", "d/001000-later"):
+            bucket.poke(key, b"12")
+        look = mount.tree.finder.find_or_none
+        assert await look(directory, "001000-none") is None
+        assert isinstance(await look(directory, "001000-directory"), Directory)
+        assert (await mount.find("d/001000-file")).size == 2
+        del bucket.objects["d/001000-later"]
+        bucket.poke("d/001000-z", b"12")
+        await trio.sleep(CONFIG.open_ttl + 1)
+        assert await look(directory, "001000-z") is not None
+        assert (await mount.tree.refresher.forget("d/001000-y")).missing
+        bucket.poke("d/001000-zz", b"12")
+        await mount.tree.refresher.forget("d")
+        assert await look(directory, "001000-zz") is not None
+
+
+async def test_a_survey_answers_only_for_names_it_shows_all_of(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """The page ends between ``f-…`` and ``f/``."""
+    for number in range(LARGE):
+        bucket.poke(f"d/f-{number:06}", b"x")
+    bucket.poke("d/f/deep", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        directory = await mount.directory("d")
+        await mount.names("d")
+        await mount.rename("d/f", "d/g")
+        bucket.poke("d/f/deep", b"x")
+        await trio.sleep(CONFIG.open_ttl + 1)
+        found = await mount.tree.finder.find_or_none(directory, "f")
+        assert isinstance(found, Directory)
+
+
+async def test_a_name_that_was_removed_here_is_known_to_be_free(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    for name in "abc":
+        bucket.poke(name, b"x")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        await mount.find("b")
+        await trio.sleep(CONFIG.open_ttl + 1)
+        await mount.unlink("a")
+        await mount.rename("b", "a")
+        bucket.requested()
+        for name in ("b", "b", "b"):
+            assert await mount.tree.finder.find_or_none(mount.root, name) is None
+        assert bucket.requested() == {}
+
+
+async def test_what_others_removed_is_taken_from_the_kernel(bucket: Bucket, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Watcher(Nobody):
+        def moved(self, parent: Directory, name: str) -> None:
+            told.append(name)
+
+    for name in ("seen", "unseen", "stays", "opened"):
+        bucket.poke(name, b"x")
+    async with planted(bucket, tmp_path, watcher=Watcher()) as mount:
+        await mount.names()
+        for name in ("seen", "stays", "opened"):
+            mount.tree.state.table.count(await mount.find(name))
+        for name in ("seen", "unseen", "opened"):
+            del bucket.objects[name]
+        await trio.sleep(CONFIG.open_ttl + 1)
+        with pytest.raises(FsError, match="ENOENT"):
+            await mount.open("opened")
+        assert told == ["opened"]
+        assert await mount.names() == {"stays"}
+        assert told == ["opened", "seen"]
+        for name in ("file", "directory", "stays-free"):
+            assert await mount.tree.finder.find_or_none(mount.root, name) is None
+            assert mount.tree.finder.negative_timeout(mount.root, name) > 0
+        bucket.poke("file", b"x")
+        bucket.poke("directory/f", b"x")
+        await trio.sleep(CONFIG.open_ttl + 1)
+        await mount.names()
+        assert sorted(told[2:]) == ["directory", "file"], "the kernel may take these for free"
 
 
 async def test_own_files_show_at_once_under_a_remembered_free_name(

@@ -13,7 +13,7 @@ from bucketfs.store.base import ObjectInfo
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.lookup.merge import Picture
 from bucketfs.tree.prefetch.subtree import cover
-from tests.tree.builder import Bucket, Mount, planted
+from tests.tree.builder import CONFIG, Bucket, Mount, planted
 
 mock_clock = pytest.mark.mock_clock
 
@@ -27,6 +27,104 @@ async def walk(mount: Mount, directory: Directory) -> set[str]:
         if isinstance(child, Directory):
             found |= await walk(mount, child)
     return found
+
+
+def tree_of(bucket: Bucket, directories: int) -> set[str]:
+    keys = {f"d{n:03}/f{m}" for n in range(directories) for m in range(3)}
+    for key in keys:
+        bucket.poke(key, b"x")
+    return keys
+
+
+async def slow_walk(mount: Mount, pause: float) -> set[str]:
+    """Files in the directories of the root, read with a pause at each of them."""
+    found = set()
+    await mount.tree.subtree.ensure(mount.root)
+    for name in sorted(mount.root.children):
+        child = mount.root.children[name]
+        assert isinstance(child, Directory)
+        await mount.tree.subtree.ensure(child)
+        age = trio.current_time() - child.listed
+        assert age <= CONFIG.open_ttl
+        found |= {f"{name}/{file}" for file in child.children}
+        await trio.sleep(pause)
+    return found
+
+
+@mock_clock
+async def test_a_later_walk_shows_what_others_did_and_costs_no_more(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    keys = tree_of(bucket, 40)
+    async with planted(bucket, tmp_path) as mount:
+        await walk(mount, mount.root)
+        first = bucket.requested()
+        await walk(mount, mount.root)
+        assert bucket.requested() == {}, "right after it"
+        await trio.sleep(CONFIG.open_ttl + 1)
+        bucket.poke("d020/new", b"x")
+        del bucket.objects["d030/f1"]
+        found = await walk(mount, mount.root)
+        assert {path for path in found if "/" in path} == keys - {"d030/f1"} | {"d020/new"}
+        assert sum(bucket.requested().values()) <= sum(first.values())
+
+
+@mock_clock
+async def test_a_walk_slower_than_a_listing_is_trusted(bucket: Bucket, tmp_path: Path) -> None:
+    """Twenty seconds long: two LISTs a second at most, and nobody waits for those ahead."""
+    keys = tree_of(bucket, 200)
+    async with planted(bucket, tmp_path) as mount:
+        began = trio.current_time()
+        assert await slow_walk(mount, 0.1) == keys
+        assert sum(bucket.requested().values()) <= 40
+        assert trio.current_time() - began <= 200 * 0.1 + 5 * bucket.latency
+
+
+@mock_clock
+@pytest.mark.parametrize("open_ttl", [0.0, 0.015])
+async def test_nothing_is_listed_ahead_that_would_be_too_old_when_it_comes(
+    bucket: Bucket, tmp_path: Path, open_ttl: float
+) -> None:
+    """A LIST takes 0.01 s here, and may take half of `open_ttl`."""
+    tree_of(bucket, 30)
+    async with planted(bucket, tmp_path, open_ttl=open_ttl) as mount:
+        for _ in range(2):
+            await walk(mount, mount.root)
+            assert bucket.requested()["ListObjectsV2"] <= 1 + 30 + 1
+
+
+@mock_clock
+async def test_reading_one_directory_again_and_again_lists_nothing_else(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    tree_of(bucket, 30)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.tree.subtree.ensure(mount.root)
+        directory = await mount.directory("d003")
+        await mount.tree.subtree.ensure(directory)
+        bucket.requested()
+        for _ in range(10):
+            await trio.sleep(CONFIG.open_ttl + 0.1)
+            await mount.tree.subtree.ensure(directory)
+        assert bucket.requested() == {"ListObjectsV2": 10}
+
+
+@mock_clock
+async def test_a_search_in_one_directory_after_another_is_listed_ahead(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """As `git status` does: it looks for a file in each directory before it reads it."""
+    tree_of(bucket, 40)
+    async with planted(bucket, tmp_path) as mount:
+        await walk(mount, mount.root)
+        await trio.sleep(CONFIG.open_ttl + 1)
+        bucket.requested()
+        await mount.tree.subtree.ensure(mount.root)
+        for name in sorted(mount.root.children):
+            directory = await mount.directory(name)
+            assert await mount.tree.finder.find_or_none(directory, ".gitignore") is None
+            await mount.tree.subtree.ensure(directory)
+        assert sum(bucket.requested().values()) <= 5
 
 
 @mock_clock

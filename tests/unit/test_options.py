@@ -366,6 +366,20 @@ class TestHelper:
         assert translate(["b", "/m", "-sfn"]) == (["b", "/m"], True)
 
 
+@pytest.mark.parametrize(
+    ("words", "expire", "open_ttl"),
+    [
+        ("immutable", 86400, 86400),
+        ("immutable,open_ttl=5", 86400, 5),
+        ("stat_cache_expire=2h,immutable", 7200, 86400),
+        ("immutable,immutable=0", 60, 1),
+    ],
+)
+def test_immutable_stands_for_long_times(words: str, expire: float, open_ttl: float) -> None:
+    options = parse(["b", "/m", "-o", words])
+    assert (options.stat_cache_expire, options.open_ttl) == (expire, open_ttl)
+
+
 def test_flags_are_told_apart() -> None:
     assert tokenise(["-h"]).flags == {"help"}
     assert tokenise(["--version"]).flags == {"version"}

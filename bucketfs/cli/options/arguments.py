@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from bucketfs.cli.options import compat, rclone
-from bucketfs.options import BY_NAME, Options, Row
+from bucketfs.options import BY_NAME, IMMUTABLE, Options, Row
 
 
 class ParseError(Exception):
@@ -153,8 +153,10 @@ def build(arguments: Arguments) -> Options:
     if "single" in arguments.flags:
         gathered.notes.append("-s: without effect; requests are served side by side")
     _check_together(bucket, values)
+    if values.get("immutable") or values.get("at") is not None:
+        values = {**IMMUTABLE, **values}
     if values.get("at") is not None:
-        values |= {"read_only": True, "stat_cache_expire": UNCHANGING, "open_ttl": UNCHANGING}
+        values["read_only"] = True
     return Options(
         bucket=bucket,
         prefix=prefix,
@@ -166,10 +168,6 @@ def build(arguments: Arguments) -> Options:
         notes=tuple(gathered.notes),
         **values,
     )
-
-
-#: Seconds for which the past is trusted: it does not change.
-UNCHANGING = 7 * 86400.0
 
 
 class _Gathered:

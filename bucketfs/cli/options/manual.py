@@ -26,6 +26,7 @@ _COMMANDS = (
     ),
     ("bucketfs status [--json] [PATH]", "what mounts do, and what is not in the bucket yet"),
     ("bucketfs flush [PATH]", "wait until what was written is in the bucket"),
+    ("bucketfs refresh PATH", "forget what is known of PATH: the next look asks the bucket"),
     ("bucketfs info [--json] PATH", "what the store knows of a file, and what of it is here"),
     ("bucketfs versions [--json] PATH", "the versions of a file that the bucket keeps"),
     (

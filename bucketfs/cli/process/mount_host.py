@@ -6,6 +6,7 @@ the second one ends the draining.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -21,6 +22,7 @@ from bucketfs.cli.process import daemon
 from bucketfs.cli.process.notify import notify
 from bucketfs.cli.socket import control, protocol, report
 from bucketfs.cli.socket.protocol import ProtocolError, Request
+from bucketfs.errors import FsError, StoreError
 from bucketfs.fuse import kernel_cache
 from bucketfs.fuse.host import Service
 from bucketfs.options import Options
@@ -28,6 +30,7 @@ from bucketfs.store.layers.trace import Tally, TraceStore
 from bucketfs.tasks import Turns
 from bucketfs.tree.namespace.objects import Objects
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
+from bucketfs.tree.tree import Tree
 
 log = logging.getLogger("bucketfs.serve")
 
@@ -68,6 +71,7 @@ class MountHost:
                 "hello": lambda _request, _tell: self._hello(),
                 "status": lambda _request, _tell: self._status(),
                 "flush": lambda request, tell: self._flush(request.path, tell),
+                "refresh": lambda request, tell: self._refresh(request.path, tell),
                 "watch": lambda _request, tell: self._watch(tell),
                 "info": lambda request, _tell: self._info(request),
                 "versions": lambda request, _tell: self._versions(request),
@@ -155,6 +159,23 @@ class MountHost:
             nursery.cancel_scope.cancel()
         named = [{"path": one.path, "error": one.error} for one in failed]
         return {"failed": named[: protocol.MOST_NAMED], "failures": len(failed)}
+
+    async def _refresh(self, path: str, tell: control.Tell) -> dict[str, Any]:
+        assert self._service is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_telling, tell)
+            failed = await self._forget(self._service.tree, path)
+            nursery.cancel_scope.cancel()
+        return {"failed": failed}
+
+    async def _forget(self, tree: Tree, path: str) -> str:
+        """Have what is known of a path asked for again; why that cannot be, in one line."""
+        try:
+            forgotten = await tree.refresher.forget(path)
+        except (StoreError, FsError) as error:
+            return str(error)
+        await kernel_cache.forget(forgotten.names, forgotten.inodes)
+        return os.strerror(errno.ENOENT) if forgotten.missing else ""
 
     async def _info(self, request: Request) -> dict[str, Any]:
         return report.info(self._options.bucket, await self._objects.info(request.path))

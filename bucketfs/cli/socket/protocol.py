@@ -4,6 +4,7 @@ One request a connection, one JSON object a line, UTF-8::
 
     {"v": 1, "do": "status"}                  → {"v": 1, "done": {…}}
     {"v": 1, "do": "flush", "path": "a/b"}    → {"v": 1, "progress": {…}} … {"v": 1, "done": {…}}
+    {"v": 1, "do": "refresh", "path": "a/b"}  → the same
     {"v": 1, "do": "watch"}                   → the same, until the mount has ended
     {"v": 1, "do": "hello"}                   → {"v": 1, "done": {…}}: who answers
     {"v": 1, "do": "versions", "path": "a/b"} → {"v": 1, "done": {…}}; also info, presign, restore,

@@ -247,7 +247,7 @@ class Directory(Inode):
         loading: The listing under way, if there is one.
         asking: Listings and lookups under way.
         removed: Names removed here meanwhile, with their change number.
-        negatives: Names looked up in vain, with the monotonic time.
+        negatives: Names that were free at a monotonic time. The kernel remembers no others as free.
         markers: Suffixes to the path under which a marker object stands ("/", "" or "_$folder$");
             None while unknown.
         hidden: The listing showed keys that cannot be names.

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Protocol
 
 from bucketfs import clock
@@ -27,6 +28,8 @@ from bucketfs.tree.core.posix import Defaults
 
 #: Files that were given up and are still told of.
 _GIVEN_UP_KEPT = 1000
+#: Free names remembered per directory.
+_FREE_NAMES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,8 @@ class TreeConfig:
 
     Attributes:
         prefix: Key prefix that is mounted, "" or ending in "/".
-        ttl: Seconds for which listings, attributes and negative answers hold.
-        open_ttl: Seconds for which an open trusts what is known.
+        ttl: Seconds for which what is known of a name holds that was there.
+        open_ttl: Seconds for which an open trusts what is known, and anyone that a name is free.
         defaults: Attributes of objects that carry none.
         hadoop_directories: A cold lookup also asks for ``name_$folder$`` (listings always show it).
         listed_attributes: Attributes from listings only, never a HEAD.
@@ -72,6 +75,11 @@ class TreeConfig:
     exclusive_at_open: bool = False
     writeback: bool = False
 
+    @property
+    def absence_ttl(self) -> float:
+        """Seconds for which a listing or a lookup in vain says what is not there."""
+        return min(self.ttl, self.open_ttl)
+
 
 class Watcher(Protocol):
     """Who remembers what the tree has told, and hears that it is not so any more: the kernel."""
@@ -80,7 +88,7 @@ class Watcher(Protocol):
         """Others gave an inode that the watcher knows another version."""
 
     def moved(self, parent: Directory, name: str) -> None:
-        """A name is others' from now on: what stood for it has got another one."""
+        """A name is others' from now on, or free: what stood for it does so no more."""
 
 
 class Nobody:
@@ -124,6 +132,8 @@ class TreeState:
         self.open_inodes: set[Inode] = set()
         #: Removed files whose objects stay until their last close, by key: they are in no listing.
         self.deferred: dict[str, Inode] = {}
+        #: Monotonic time before which no answer is believed that comes from now on (`Refresher`).
+        self.forgotten = NEVER
         #: Names removed here whose objects are being deleted, with their keys (`Removals`).
         self.leaving: dict[Directory, dict[str, Sequence[str]]] = {}
         self.watcher = watcher
@@ -175,12 +185,40 @@ class TreeState:
         """Whether the directory's entries are completely known and fresh."""
         return clock.monotonic() - directory.listed <= self.config.ttl
 
+    def is_current(self, directory: Directory) -> bool:
+        """Whether no other names than those known are in the directory, as far as is asked."""
+        return clock.monotonic() - directory.listed <= self.config.absence_ttl
+
+    def free_since(self, directory: Directory, name: str) -> float:
+        """Monotonic time of the last answer that a name which is not known is free."""
+        return max(directory.listed, directory.negatives.get(name, NEVER))
+
+    def note_free(self, directory: Directory, name: str, since: float) -> bool:
+        """Remember that a name was free at a monotonic time; whether that is possible."""
+        if since <= self.forgotten:
+            return False
+        negatives = directory.negatives
+        negatives.pop(name, None)  # the latest come last
+        if len(negatives) >= _FREE_NAMES:
+            outdated = clock.monotonic() - self.config.absence_ttl
+            for other in list(takewhile(lambda other: negatives[other] < outdated, negatives)):
+                del negatives[other]
+        if len(negatives) >= _FREE_NAMES:
+            return False
+        negatives[name] = since
+        return True
+
     def age(self, inode: Inode) -> float:
         """Seconds since the bucket last showed this inode's version to us."""
         seen = inode.checked
         if inode.parent is not None:
             seen = max(seen, inode.parent.listed)
         return clock.monotonic() - seen
+
+    def check_heard(self, inode: Inode, asked: float) -> None:
+        """An answer about an inode came; the question may be older than what was forgotten."""
+        if asked <= self.forgotten:
+            inode.checked = NEVER
 
     def is_ours(self, inode: Inode) -> bool:
         """Whether the bucket has nothing newer to tell: the root, the removed, the unsaved."""
@@ -208,6 +246,7 @@ class TreeState:
         """A file inode under a name that is free, as a listing shows it."""
         inode = Inode(self.table.new_number(), parent, name)
         inode.etag, inode.size, inode.modified = info.etag, info.size, info.last_modified
+        self.appears(parent, name)
         parent.children[name] = inode
         self.entries += 1
         return inode
@@ -245,6 +284,25 @@ class TreeState:
         if inode.open_state is not None and not inode.open_state.unlinked:
             inode.open_state.lost = parent, inode.name
 
+    def appears(self, parent: Directory, name: str) -> None:
+        """A listing shows a name that was not known: the kernel may remember it as free."""
+        if parent.negatives.pop(name, None) is not None:
+            self.watcher.moved(parent, name)
+
+    def left_by_us(self, inode: Inode) -> None:
+        """Take an inode from its name, which we have just made free in the bucket."""
+        parent, name = inode.parent, inode.name
+        self.unlink(inode)
+        if parent is not None:
+            self.note_free(parent, name, clock.monotonic())
+
+    def vanished(self, inode: Inode) -> None:
+        """The bucket shows nothing any more, or something else, under an inode's name."""
+        parent, name = inode.parent, inode.name
+        self.unlink(inode)
+        if parent is not None and inode.lookups:
+            self.watcher.moved(parent, name)
+
     def detach(self, inode: Inode) -> None:
         """Take an inode from its name here; whoever asks the bucket for the name finds it again."""
         parent = inode.parent
@@ -257,6 +315,7 @@ class TreeState:
     def note_removed(self, directory: Directory, name: str) -> None:
         """The object of a name that went before is gone now: answers under way may show it."""
         self.changes += 1
+        self.note_free(directory, name, clock.monotonic())
         self._remember_removed(directory, name)
 
     def _remember_removed(self, directory: Directory, name: str) -> None:
@@ -443,7 +502,7 @@ class TreeState:
         return inode
 
     def learn_taken(self, directory: Directory, name: str) -> None:
-        """The store refused to make a name that we took for free: look again."""
+        """The bucket has something of a name that we took for free: look again."""
         directory.listed = NEVER
         directory.negatives.pop(name, None)
 

@@ -248,7 +248,7 @@ class Attributes:
         if _has_no_object(inode):
             self._learn(inode, None)
             return inode
-        since = self._state.changes
+        since, asked = self._state.changes, clock.monotonic()
         try:
             info = await self._head_or_get(inode, whole)
         except NotFound:
@@ -262,7 +262,9 @@ class Attributes:
             return inode
         if inode.changed > since and inode.posix is not None:
             return inode
-        return self.accept(inode, info)
+        inode = self.accept(inode, info)
+        self._state.check_heard(inode, asked)
+        return inode
 
     async def _head_or_get(self, inode: Inode, whole: int) -> ObjectInfo:
         """Ask by a HEAD, or for a file of at most `whole` bytes by a GET of all of it."""
@@ -320,7 +322,7 @@ class Attributes:
             return inode
         if inode.changed > since or (inode.content is not None and inode.content.unsaved):
             return inode
-        self._state.unlink(inode)
+        self._state.vanished(inode)
         raise FsError(errno.ENOENT, "the object was removed by someone else")
 
 

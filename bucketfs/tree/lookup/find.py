@@ -1,8 +1,10 @@
 """Finding a name in a directory with as few requests as possible.
 
-Fresh listing of the parent: none. Otherwise HEAD of the key and LIST of ``key/`` side by side; a
-directory wins over a file of the same name. Names looked up in vain are remembered, and a directory
-in which names are looked up one after another is listed instead.
+A name that is known holds for `ttl` and costs none. That a name is free holds for `open_ttl`, so
+that what others have made shows soon. After that a directory is listed, which answers all further
+names, if it is known to take one page, or if names were looked up in it one after another. In a
+larger one a page of the listing may do (`survey`). Any other lookup is a HEAD of the key and a LIST
+of ``key/`` side by side; a directory wins over a file of the same name.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from bucketfs import clock
@@ -20,10 +23,8 @@ from bucketfs.tree.core.inode import NEVER, Directory, Inode
 from bucketfs.tree.core.names import FOLDER_SUFFIX, check_key
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.attributes import Attributes
-from bucketfs.tree.lookup.lister import LARGE_MISSES, LOOKUP_PAGES, MANY_MISSES, Lister
-
-#: Negative answers kept per directory.
-_NEGATIVES = 10_000
+from bucketfs.tree.lookup.lister import FULL_PAGE, LARGE_MISSES, LOOKUP_PAGES, MANY_MISSES
+from bucketfs.tree.lookup.survey import Surveys
 
 
 @dataclass(slots=True)
@@ -36,13 +37,27 @@ class _Answers:
 
 
 class Finder:
-    """Looks names up."""
+    """Looks names up.
 
-    def __init__(self, state: TreeState, lister: Lister, attributes: Attributes) -> None:
+    Args:
+        state: The tree's memory.
+        attributes: Learns what a name stands for.
+        on_misses: Told of each directory in which names are looked up; answers whether it has been
+            listed for them.
+    """
+
+    def __init__(
+        self,
+        state: TreeState,
+        attributes: Attributes,
+        *,
+        on_misses: Callable[[Directory], Awaitable[bool]],
+    ) -> None:
         self._state = state
         self._store = state.files.store
-        self._lister = lister
         self._attributes = attributes
+        self._on_misses = on_misses
+        self._surveys = Surveys(state)
         self._looking: dict[tuple[Directory, str], Shared] = {}
 
     async def find(self, parent: Directory, name: str, *, asker: int = 0) -> Inode:
@@ -75,21 +90,15 @@ class Finder:
         """As `find`, None for a name that is free; attributes may be unknown."""
         return await self._locate(parent, name)
 
-    async def find_now(self, parent: Directory, name: str) -> Inode | None:
-        """As `find_or_none`, but that a name is free is not older news than `open_ttl`."""
-        inode = await self._locate(parent, name)
-        heard = max(parent.listed, parent.negatives.get(name, NEVER))
-        if inode is not None or clock.monotonic() - heard <= self._state.config.open_ttl:
-            return inode
-        return await self._ask(parent, name, self._state.child_key(parent, name))
-
     def negative_timeout(self, parent: Directory, name: str) -> float:
-        """Seconds for which the kernel may remember that a name is free."""
+        """Seconds for which the kernel may remember that a name is free; it is told so now."""
         if self._state.is_leaving(parent, name):
             return 0.0  # it is back if it cannot be deleted
-        now = clock.monotonic()
-        since = max(parent.listed, parent.negatives.get(name, parent.listed))
-        return max(0.0, self._state.config.ttl - (now - since))
+        since = self._free_since(parent, name)
+        left = self._state.config.absence_ttl - (clock.monotonic() - since)
+        if left <= 0 or not self._state.note_free(parent, name, since):
+            return 0.0
+        return left
 
     async def _locate(self, parent: Directory, name: str) -> Inode | None:
         key = self._state.child_key(parent, name)
@@ -110,26 +119,36 @@ class Finder:
 
     async def _look(self, parent: Directory, name: str, key: str) -> Inode | None:
         parent.misses += 1
-        if parent.misses > MANY_MISSES:
-            if await self._lister.ensure(parent, pages=LOOKUP_PAGES):
+        is_new = name not in parent.children
+        if is_new and _is_large(parent) and self._surveys.is_worth_it(parent):
+            await self._surveys.ask(parent, name)
+            known, child = self._remembered(parent, name)
+            if known:
+                return child
+        if _is_worth_listing(parent, name):
+            if await self._on_misses(parent):
                 return parent.children.get(name)
             parent.misses = -LARGE_MISSES
         return await self._ask(parent, name, key)
 
     def _remembered(self, parent: Directory, name: str) -> tuple[bool, Inode | None]:
         child = parent.children.get(name)
-        if child is not None and self._state.is_fresh(child):
-            return True, child
-        if self._state.is_listed(parent):
-            return True, child
-        if child is None:
-            missed = parent.negatives.get(name)
-            if missed is not None and clock.monotonic() - missed <= self._state.config.ttl:
-                return True, None
-        return False, None
+        if child is not None:
+            return self._state.is_fresh(child), child
+        if self._state.is_leaving(parent, name):
+            return True, None
+        since = self._free_since(parent, name)
+        return clock.monotonic() - since <= self._state.config.absence_ttl, None
+
+    def _free_since(self, parent: Directory, name: str) -> float:
+        since = self._state.free_since(parent, name)
+        if not _is_large(parent):
+            return since
+        return max(since, self._surveys.free_since(parent, name))
 
     async def _ask(self, parent: Directory, name: str, key: str) -> Inode | None:
         answers = _Answers()
+        asked = clock.monotonic()
         with self._state.asking(parent) as since:
             jobs = [
                 functools.partial(self._head, key, answers),
@@ -143,7 +162,12 @@ class Finder:
             removed = parent.removed.get(name, 0) > since
             if changed or removed or self._state.is_leaving(parent, name):
                 return child
-        return self._learn(parent, name, key, answers)
+        found = self._learn(parent, name, key, answers)
+        if found is None:
+            self._state.note_free(parent, name, asked)
+        else:
+            self._state.check_heard(found, asked)
+        return found
 
     def _learn(self, parent: Directory, name: str, key: str, answers: _Answers) -> Inode | None:
         if answers.directory:
@@ -154,10 +178,7 @@ class Finder:
         if child is not None:
             if self._state.holds_unsaved(child):
                 return child
-            self._state.unlink(child)
-        if len(parent.negatives) >= _NEGATIVES:
-            parent.negatives.clear()
-        parent.negatives[name] = clock.monotonic()
+            self._state.vanished(child)
         return None
 
     async def _head(self, key: str, answers: _Answers) -> None:
@@ -200,3 +221,19 @@ class Finder:
         if child is None:
             child = self._state.new_file(parent, name)
         return self._attributes.accept(child, info)
+
+
+def _is_large(parent: Directory) -> bool:
+    """Whether all names of a directory were known, and take more than one page."""
+    return len(parent.children) > FULL_PAGE and parent.listed != NEVER
+
+
+def _is_worth_listing(parent: Directory, name: str) -> bool:
+    """Whether to list a directory rather than ask for a name in it."""
+    if len(parent.children) > LOOKUP_PAGES * FULL_PAGE:
+        return False
+    if parent.misses > MANY_MISSES:
+        return True
+    one_page = parent.listed != NEVER and len(parent.children) <= FULL_PAGE
+    # after a listing that was given up `misses` is negative
+    return one_page and parent.misses > 0 and name not in parent.children

@@ -33,7 +33,7 @@ class Lister:
     async def ensure(
         self, directory: Directory, *, pages: int | None = None, anew: bool = False
     ) -> bool:
-        """Have the directory's entries fresh; one LIST for all who ask at once.
+        """Have all of the directory's entries known; one LIST for all who ask at once.
 
         Args:
             directory: Which.
@@ -48,7 +48,7 @@ class Lister:
         """
         asked = clock.monotonic()
         # a listing that began after the question answers it, however short the TTL
-        while directory.listed < asked and (anew or not self._state.is_listed(directory)):
+        while directory.listed < asked and (anew or not self._state.is_current(directory)):
             if directory.loading is not None:
                 await directory.loading.answered()
                 continue

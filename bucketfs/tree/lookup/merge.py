@@ -122,9 +122,10 @@ class Merge:
             self._vanish(directory.children[name])
         self._merge_marker(self._marker)
         directory.hidden = self._hidden
-        directory.listed = NEVER if any(map(self._came_back, self._left_out)) else self._began
+        outdated = self._began <= self._state.forgotten
+        came_back = any(map(self._came_back, self._left_out))
+        directory.listed = NEVER if outdated or came_back else self._began
         directory.misses = 0
-        directory.negatives.clear()
 
     def _changed_since(self, name: str) -> bool:
         directory = self._directory
@@ -166,6 +167,7 @@ class Merge:
         if not isinstance(child, Directory):
             if child is not None and child.open_state is not None:
                 return
+            self._state.appears(self._directory, name)
             child = self._state.new_directory(self._directory, name)
         if markers:
             child.markers = (child.markers or frozenset()) | markers
@@ -201,7 +203,7 @@ class Merge:
                 return  # a directory object without slash, known by its metadata
             if self._state.holds_unsaved(child):
                 return
-            self._state.unlink(child)
+            self._state.vanished(child)
         elif child is not None:
             self._merge_file(child, info)  # somebody has looked it up since that page came
             return
@@ -211,4 +213,4 @@ class Merge:
         """The listing does not show a child: it is gone, unless it is ours or changed meanwhile."""
         if child.changed > self._since or self._state.holds_unsaved(child):
             return
-        self._state.unlink(child)
+        self._state.vanished(child)

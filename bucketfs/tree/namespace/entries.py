@@ -244,7 +244,7 @@ class Entries:
                 self._promises.drop(content)
             content.early_upload.drop()
         self._state.note_change(inode)
-        self._state.unlink(inode)
+        self._state.left_by_us(inode)
         self._state.touch(parent)
 
     async def remove_directory(self, parent: Directory, name: str) -> None:

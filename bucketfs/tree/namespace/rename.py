@@ -118,8 +118,7 @@ class Renamer:
         """
         await self._removals.wait_for_deletions()  # no deletion may hit what is copied to its key
         source = await self._finder.find(old_parent, old_name)
-        look = self._finder.find_or_none if replace else self._finder.find_now
-        target = await look(new_parent, new_name)
+        target = await self._finder.find_or_none(new_parent, new_name)
         if target is source:
             return
         if target is not None:
@@ -402,7 +401,7 @@ class Renamer:
                 if target.content is not None:
                     target.content.early_upload.drop()
             self._state.unlink(target)
-        self._state.unlink(source)
+        self._state.left_by_us(source)
         if source.posix is not None:
             # the copy was made before; its ctime in the bucket follows with the next change
             source.posix = source.posix.changed(clock.wall_ns())
@@ -458,8 +457,12 @@ class Renamer:
                     self._relink(source, target, new_parent, new_name)
                     self._tree.adopt_copies(source, copies, asked)
                     self._promises.update_below(source)
-                    if await self._tree.delete_originals(copies, asked):
-                        self._state.learn_taken(old_parent, old_name)
+                    left = True
+                    try:
+                        left = await self._tree.delete_originals(copies, asked)
+                    finally:
+                        if left:
+                            self._state.learn_taken(old_parent, old_name)
             finally:
                 await pins.aclose()
             await self._markers.keep_left(old_parent)

@@ -2,7 +2,8 @@
 
 From the second directory of a parent on, the keys that follow are listed without a delimiter: one
 LIST of a thousand keys then stands for as many directories as it covers, and it runs while the
-program is still busy with the directory before.
+program is still busy with the directory before. When that gets old, the next one is asked for in
+time.
 
 `cover` is pure: it cuts such a flat listing into pictures of the directories it covers completely.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import trio
 from cachetools import LRUCache
@@ -19,16 +21,21 @@ from bucketfs import clock
 from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import ListPage, ObjectInfo
 from bucketfs.store.long_listing import read_pages
-from bucketfs.tree.core.inode import Directory
+from bucketfs.tree.core.inode import NEVER, Directory
 from bucketfs.tree.core.state import TreeState
-from bucketfs.tree.lookup.lister import Lister
+from bucketfs.tree.lookup.lister import LOOKUP_PAGES, Lister
 from bucketfs.tree.lookup.merge import Picture, sort
 
 log = logging.getLogger(__name__)
 
 #: Pages listed ahead at a time: four thousand keys are worth a dozen directories or more, and a
-#: second's wait at most when one directory has them all.
-PAGES = 4
+#: second's wait at most when one directory has them all. For who only looks names up, one page.
+PAGES, SEARCH_PAGES = 4, 1
+#: Parts of the time in which a listing is trusted: so long listing ahead may take, and so old a
+#: listing gets before one ahead replaces it for who is about to come there.
+PART_TAKEN, PART_USED = 0.5, 0.7
+#: Seconds after which a slow endpoint may have become faster.
+REMEASURE = 60.0
 #: Sorts right after "/": no key of a directory ``d/`` lies behind ``d0``.
 _BEHIND = "0"
 
@@ -62,6 +69,19 @@ def cover(prefix: str, objects: Iterable[ObjectInfo], *, complete: bool) -> dict
     return pictures
 
 
+@dataclass(slots=True)
+class _Walk:
+    """How somebody gets on who reads one directory of a parent after another.
+
+    Attributes:
+        last: Name of the directory read last.
+        under_way: The end of the flat listing under way below the parent.
+    """
+
+    last: str = ""
+    under_way: trio.Event | None = None
+
+
 class Subtree:
     """Keeps directories listed, and lists ahead of who walks through them."""
 
@@ -70,16 +90,18 @@ class Subtree:
         self._store = state.files.store
         self._background = state.files.background
         self._lister = lister
-        #: Parents in which a directory was listed, and the flat listing under way below them.
-        self._walked: LRUCache[Directory, trio.Event | None] = LRUCache(256)
+        #: By parents in which a directory was listed.
+        self._walks: LRUCache[Directory, _Walk] = LRUCache(256)
         #: Parents whose next directory may be listed before it is entered.
         self._foresight: LRUCache[Directory, bool] = LRUCache(256)
+        #: Seconds that a page took when it was listed ahead the last time, and when that was.
+        self._pace, self._measured = 0.0, NEVER
 
     async def ensure(self, directory: Directory) -> None:
-        """Have the entries of a directory fresh that a program reads; raises as `Lister.ensure`."""
+        """Have all entries of a directory known that a program reads; raises as `Lister.ensure`."""
         if directory.parent is not None:
             self._foresight[directory.parent] = True
-        await self._ensure(directory)
+        await self._ensure(directory, ahead=PAGES)
 
     async def looked_at(self, directory: Directory) -> None:
         """Somebody looks at a directory right after reading one beside it: it is read next.
@@ -88,40 +110,72 @@ class Subtree:
         """
         if directory.parent is not None and self._foresight.pop(directory.parent, False):
             try:
-                await self._ensure(directory, pages=PAGES)
+                await self._ensure(directory, ahead=PAGES, pages=PAGES)
             except (StoreError, FsError) as error:
                 log.debug("listed ahead: %s", error)
 
-    async def _ensure(self, directory: Directory, *, pages: int | None = None) -> None:
-        if self._state.is_listed(directory):
-            return
+    async def searched(self, directory: Directory) -> bool:
+        """Names are looked up in a directory: list it if that takes few pages; whether it is.
+
+        Raises:
+            StoreError: The bucket could not be listed.
+        """
+        return await self._ensure(directory, ahead=SEARCH_PAGES, pages=LOOKUP_PAGES)
+
+    async def _ensure(self, directory: Directory, *, ahead: int, pages: int | None = None) -> bool:
         parent = directory.parent
         if parent is None or not self._state.is_listed(parent):
-            await self._lister.ensure(directory, pages=pages)
-            return
-        second = parent in self._walked
-        under_way = self._walked.setdefault(parent, None)
-        if under_way is not None:
-            await under_way.wait()
-        if second and not self._state.is_listed(directory) and self._walked.get(parent) is None:
-            done = self._walked[parent] = trio.Event()
-            self._background.start(lambda: self._list_behind(parent, directory, done), "list ahead")
-        await self._lister.ensure(directory, pages=pages)
+            return await self._lister.ensure(directory, pages=pages)
+        walk = self._walks.setdefault(parent, _Walk())
+        goes_on = walk.last not in ("", directory.name)
+        walk.last = directory.name
+        if walk.under_way is not None and not self._state.is_current(directory):
+            await walk.under_way.wait()
+        if goes_on and walk.under_way is None and self._is_used_up(directory):
+            most = min(ahead, self._affordable())
+            if most:
+                walk.under_way = done = trio.Event()
+                self._background.start(
+                    lambda: self._list_behind(parent, directory, walk, done, most), "list ahead"
+                )
+        return await self._lister.ensure(directory, pages=pages)
 
-    async def _list_behind(self, parent: Directory, directory: Directory, done: trio.Event) -> None:
-        """List what follows a directory in its parent, as far as a few pages go."""
+    def _is_used_up(self, directory: Directory) -> bool:
+        """Whether what is known of the directories that follow is too old when it is needed."""
+        age = clock.monotonic() - directory.listed
+        return age > PART_USED * self._state.config.absence_ttl
+
+    def _affordable(self) -> int:
+        """Pages that can be listed ahead while the first of them is trusted."""
+        now = clock.monotonic()
+        room = PART_TAKEN * self._state.config.absence_ttl
+        if not room or not self._pace or now - self._measured > REMEASURE:
+            return PAGES if room else 0
+        return int(min(room / self._pace, PAGES))
+
+    async def _list_behind(
+        self, parent: Directory, directory: Directory, walk: _Walk, done: trio.Event, most: int
+    ) -> None:
+        """List what follows a directory in its parent, as far as `most` pages go."""
         began = clock.monotonic()
+        taken = 0
         try:
             with self._state.asking_everywhere() as since:
                 prefix = self._state.prefix(parent)
                 objects: list[ObjectInfo] = []
+
+                def take(page: ListPage) -> None:
+                    nonlocal taken
+                    taken += 1
+                    objects.extend(page.objects)
+
                 complete = await read_pages(
                     self._store,
                     prefix,
-                    lambda page: objects.extend(page.objects),
+                    take,
                     delimiter="",
                     start_after=self._state.path(directory) + _BEHIND,
-                    most=PAGES,
+                    most=most,
                 )
                 if self._state.prefix(parent) == prefix:
                     pictures = cover(prefix, objects, complete=complete)
@@ -130,7 +184,9 @@ class Subtree:
             # nobody asked for these yet; who does will meet the error again
             log.debug("listed ahead: %s", error)
         finally:
-            self._walked[parent] = None
+            self._measured = clock.monotonic()
+            self._pace = (self._measured - began) / max(taken, 1)
+            walk.under_way = None
             done.set()
 
     def _accept(
@@ -146,6 +202,6 @@ class Subtree:
                 continue
             path = f"{prefix}{child.name}/"
             picture = pictures.get(path)
-            if picture is not None and not self._state.is_listed(child) and child.loading is None:
+            if picture is not None and child.listed < began and child.loading is None:
                 self._lister.accept(child, picture, began, since)
                 self._accept(child, path, pictures, began, since)

@@ -294,7 +294,7 @@ class Removals:
             else:
                 self._note_failure(item.directory, item.name, failure)
                 self._streaks.pop(item.directory, None)
-                item.directory.listed = NEVER
+                self._state.learn_taken(item.directory, item.name)
         if stayed:
             log.error(
                 "%d of %d removed objects stay in the bucket, their names are back: %s",
