@@ -192,6 +192,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         """Change attributes; the kernel has checked who may (default_permissions)."""
         node = await self._known(inode)
+        await self._tree.changer.foresee(node)
         if fields.update_size:
             await self._tree.opener.truncate(node, attr.st_size, publish=fh is None)
         change = Change(
@@ -228,6 +229,7 @@ class Operations(pyfuse3.Operations):
         """Set an extended attribute (pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE)."""
         self._check_xattr(name)
         node = await self._known(inode)
+        await self._tree.changer.foresee(node)
         self._tree.changer.set_xattr(node, decode_name(name), value)
         self._tree.saver.later(node)
 
@@ -243,6 +245,7 @@ class Operations(pyfuse3.Operations):
         """Remove an extended attribute."""
         self._check_xattr(name)
         node = await self._known(inode)
+        await self._tree.changer.foresee(node)
         self._tree.changer.remove_xattr(node, decode_name(name))
         self._tree.saver.later(node)
 
@@ -354,10 +357,11 @@ class Operations(pyfuse3.Operations):
 
     @guarded()
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
-        """Open a directory; nothing is listed before it is read."""
-        return self._new_handle(
-            OpenDirectory(self._tree, self._encode, self._table.directory(inode))
-        )
+        """Open a directory; nothing is listed before it is read, unless it may be a file."""
+        directory = self._table.directory(inode)
+        if directory.presumed:
+            await self._tree.lister.ensure(directory)
+        return self._new_handle(OpenDirectory(self._tree, self._encode, directory))
 
     @guarded()
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:

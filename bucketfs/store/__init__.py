@@ -20,6 +20,7 @@ from bucketfs.store.layers.fallback import FallbackStore
 from bucketfs.store.layers.limit import LimitStore
 from bucketfs.store.layers.outage import Outage
 from bucketfs.store.layers.retry import RetryPolicy, RetryStore
+from bucketfs.store.layers.rights import RightsStore
 from bucketfs.store.layers.trace import TraceStore
 from bucketfs.tasks import alongside
 
@@ -56,4 +57,5 @@ async def open_store(
             on_retry=counted.repeated,
         )
         async with alongside(lambda: outage.watch(counted.check), "watch for outages"):
-            yield FallbackStore(retried, provider, probe_prefix=config.probe_prefix)
+            allowed = RightsStore(retried, prefix=config.prefix, read_only=config.read_only)
+            yield FallbackStore(allowed, provider, probe_prefix=config.probe_prefix)

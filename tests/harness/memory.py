@@ -24,6 +24,7 @@ from bucketfs.store.base import (
     NO_CONDITIONS,
     Body,
     Capabilities,
+    Foreseen,
     Headers,
     ListPage,
     ObjectInfo,
@@ -357,6 +358,9 @@ class MemoryStore:
             for upload_id, upload in self.uploads.items()
             if upload.key.startswith(prefix)
         ]
+
+    async def foresee(self, operation: Foreseen, key: str) -> None:
+        return
 
     async def check(self) -> None:
         await self._request("ListObjectsV2", "")

@@ -1,8 +1,9 @@
 """Finding a name in a directory with as few requests as possible.
 
 Fresh listing of the parent: none. Otherwise HEAD of the key and LIST of ``key/`` side by side; a
-directory wins over a file of the same name. Names looked up in vain are remembered, and a directory
-in which names are looked up one after another is listed instead.
+directory wins over a file of the same name. Where the credentials do not cover one of these
+(`bucketfs.store.layers.rights`), the other decides. Names looked up in vain are remembered, and a
+directory in which names are looked up one after another is listed instead.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import functools
 from dataclasses import dataclass
 
 from bucketfs import clock
-from bucketfs.errors import FsError, NotFound
+from bucketfs.errors import FsError, NotFound, StoreError, Unseen, is_denied
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import Shared, gather
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
@@ -28,11 +29,26 @@ _NEGATIVES = 10_000
 
 @dataclass(slots=True)
 class _Answers:
-    """What a cold lookup found: a file, a directory and its markers."""
+    """What a cold lookup found.
+
+    Attributes:
+        file / directory / markers: What is there.
+        unseen: What is not may be there all the same.
+        unlisted: The prefix of the directory may not be listed.
+        refused: Why the object may not be looked at, if it may not.
+    """
 
     file: ObjectInfo | None = None
     directory: bool = False
     markers: frozenset[str] = frozenset()
+    unseen: bool = False
+    unlisted: bool = False
+    refused: StoreError | None = None
+
+    @property
+    def unknown(self) -> bool:
+        """Whether anything may be there."""
+        return self.refused is not None and self.unlisted and not self.directory
 
 
 class Finder:
@@ -110,10 +126,19 @@ class Finder:
     async def _look(self, parent: Directory, name: str, key: str) -> Inode | None:
         parent.misses += 1
         if parent.misses > MANY_MISSES:
-            if await self._lister.ensure(parent, pages=LOOKUP_PAGES):
+            if await self._list(parent):
                 return parent.children.get(name)
             parent.misses = -LARGE_MISSES
         return await self._ask(parent, name, key)
+
+    async def _list(self, parent: Directory) -> bool:
+        """Whether the directory is listed now; not if it is large, or may not be."""
+        try:
+            return await self._lister.ensure(parent, pages=LOOKUP_PAGES)
+        except StoreError as error:
+            if not is_denied(error):
+                raise
+            return False
 
     def _remembered(self, parent: Directory, name: str) -> tuple[bool, Inode | None]:
         child = parent.children.get(name)
@@ -137,6 +162,8 @@ class Finder:
             if self._state.config.hadoop_directories:
                 jobs.append(functools.partial(self._hadoop, key, answers))
             await gather(jobs, limit=len(jobs))
+            if answers.refused is not None and not answers.directory:
+                await self._check_refused(key, answers, answers.refused)
             child = parent.children.get(name)
             changed = child is not None and child.changed > since
             removed = parent.removed.get(name, 0) > since
@@ -145,6 +172,10 @@ class Finder:
         return self._learn(parent, name, key, answers)
 
     def _learn(self, parent: Directory, name: str, key: str, answers: _Answers) -> Inode | None:
+        if answers.unknown:
+            found = self._found_directory(parent, name, frozenset())
+            self._attributes.presume_closed(found)
+            return found
         if answers.directory:
             return self._found_directory(parent, name, answers.markers)
         if answers.file is not None and key not in self._state.deferred:
@@ -153,6 +184,9 @@ class Finder:
         if child is not None:
             if self._state.holds_unsaved(child):
                 return child
+            if answers.unseen:  # it was made here
+                child.checked = clock.monotonic()
+                return child
             self._state.unlink(child)
         if len(parent.negatives) >= _NEGATIVES:
             parent.negatives.clear()
@@ -160,19 +194,65 @@ class Finder:
         return None
 
     async def _head(self, key: str, answers: _Answers) -> None:
-        with contextlib.suppress(NotFound):
+        try:
             answers.file = await self._state.store.head(key)
+        except Unseen as error:
+            answers.unseen |= not error.certain
+        except NotFound:
+            return
+        except StoreError as error:
+            if not is_denied(error):
+                raise
+            answers.refused = error
 
     async def _directory(self, key: str, answers: _Answers) -> None:
         try:
             prefix = check_key(key + "/")
         except FsError:
             return  # too long to be a directory
-        page = await self._state.store.list(prefix, delimiter="", limit=1)
+        try:
+            page = await self._state.store.list(prefix, delimiter="", limit=1)
+        except StoreError as error:
+            if not is_denied(error):
+                raise
+            answers.unlisted = True
+            await self._marker(prefix, answers)
+            return
         answers.directory |= bool(page.objects or page.left_out)
         # the marker is the first key of its prefix, if it exists at all
         if page.objects and page.objects[0].key == prefix:
             answers.markers |= {"/"}
+
+    async def _marker(self, prefix: str, answers: _Answers) -> None:
+        """Look for a directory's own object, where it may not be listed."""
+        try:
+            await self._state.store.head(prefix)
+        except Unseen as error:
+            answers.unseen |= not error.certain
+        except NotFound:
+            return
+        except StoreError as error:
+            if not is_denied(error):
+                raise
+        else:
+            answers.directory = True
+            answers.markers |= {"/"}
+
+    async def _check_refused(self, key: str, answers: _Answers, refusal: StoreError) -> None:
+        """An object may not be looked at: is there one, or is that what is said of any name?
+
+        S3 says it of absent ones to whom it does not let list the whole bucket.
+
+        Raises:
+            StoreError: There is one; or nothing can be known, in a mount that could write.
+        """
+        if answers.unlisted:
+            if not self._state.config.read_only:
+                raise refusal
+            return
+        page = await self._state.store.list(key, delimiter="/", limit=1)
+        if any(info.key == key for info in page.objects):
+            raise refusal
 
     async def _hadoop(self, key: str, answers: _Answers) -> None:
         with contextlib.suppress(NotFound):
@@ -186,6 +266,7 @@ class Finder:
             child = self._state.new_directory(parent, name)
         elif child.open_state is None and "/" in markers:
             child.posix = None  # the marker may have been rewritten
+        child.presumed = False
         child.markers = (child.markers or frozenset()) - {"/"} | markers
         child.checked = clock.monotonic()
         return child

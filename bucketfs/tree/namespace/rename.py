@@ -171,6 +171,8 @@ class Renamer:
                 raise FsError(errno.ESTALE, "renamed while it was to be renamed")
             old_name, old_key = source.name, self._state.key(source)
             new_key = self._state.child_key(new_parent, new_name)
+            if source.etag:
+                await self._state.store.foresee("DeleteObject", old_key)
             if target is not None:
                 await self._entries.remove_object(target, replaced=True)
             in_bucket = target.etag if target is not None else ""
@@ -317,6 +319,8 @@ class Renamer:
         except StoreError:
             source.checked = source.parent.listed = NEVER
             if await self._is_still(source, old, info):
+                log.error("%r is still there, and so is its copy %r", old_key, onto.key)
+                onto.outdate()
                 raise
         self._state.index.drop_headers(old_key)
         if headers is not None:
@@ -433,6 +437,7 @@ class Renamer:
             new_prefix = self._state.child_key(new_parent, new_name) + "/"
             old_name, claimed = source.name, ""
             pins = AsyncExitStack()
+            await self._state.store.foresee("DeleteObject", self._state.prefix(source))
             try:
                 await self._pin_keys_below(source, pins)
                 await self._removals.wait_for_deletions()
@@ -453,7 +458,13 @@ class Renamer:
                     self._relink(source, target, new_parent, new_name)
                     self._tree.adopt_copies(source, copies, asked)
                     self._saver.promises.update_below(source)
-                    if await self._tree.delete_originals(copies, asked):
+                    try:
+                        left = await self._tree.delete_originals(copies, asked)
+                    except StoreError:
+                        # both are there
+                        self._state.learn_taken(old_parent, old_name)
+                        raise
+                    if left:
                         self._state.learn_taken(old_parent, old_name)
             finally:
                 await pins.aclose()
