@@ -75,6 +75,7 @@ class ObjectInfo:
 
 
 _MADE: Final = "size="
+_MANIFEST: Final = "manifest="
 
 
 def version_token(size: int, last_modified: int) -> str:
@@ -83,8 +84,21 @@ def version_token(size: int, last_modified: int) -> str:
 
 
 def is_etag(token: str) -> bool:
-    """Whether the endpoint knows a version by this: no condition can name a `version_token`."""
-    return not token.startswith(_MADE)
+    """Whether the endpoint knows a version by this: no condition can name one that was made up."""
+    return not token.startswith((_MADE, _MANIFEST))
+
+
+def manifest_token(etag: str) -> str:
+    """What stands for the ETag of a large object of Swift, whose conditions mean another one."""
+    return _MANIFEST + etag
+
+
+def is_manifest(token: str) -> bool:
+    """Whether the version is that of a large object, whose bytes are those of other objects.
+
+    The store cannot make parts of it (`bucketfs.store.layers.large`).
+    """
+    return token.startswith(_MANIFEST)
 
 
 @dataclass(frozen=True, slots=True)

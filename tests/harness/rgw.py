@@ -28,6 +28,8 @@ ACCESS_KEY, SECRET_KEY = "AKIATEST", "SECRETTEST"
 
 #: A user who may do nothing but what the first one allows (`tests.harness.rights`).
 SECOND_ACCESS_KEY, SECOND_SECRET_KEY = "AKIASECOND", "SECRETSECOND"
+#: That user, and the first one, as policies name them.
+ARNS = "arn:aws:iam:::user/second arn:aws:iam:::user/test"
 
 #: The first user as Swift's API knows it (`tests.harness.swift`).
 SWIFT_USER, SWIFT_KEY = "test:swift", "SWIFTTEST"
@@ -182,14 +184,7 @@ def main(command: Sequence[str]) -> int:
             "BUCKETFS_TEST_URL": server.url,
             "BUCKETFS_TEST_ACCESS_KEY": ACCESS_KEY,
             "BUCKETFS_TEST_SECRET_KEY": SECRET_KEY,
-            "BUCKETFS_TEST_SECOND": " ".join(
-                (
-                    SECOND_ACCESS_KEY,
-                    SECOND_SECRET_KEY,
-                    "arn:aws:iam:::user/second",
-                    "arn:aws:iam:::user/test",
-                )
-            ),
+            "BUCKETFS_TEST_SECOND": f"{SECOND_ACCESS_KEY} {SECOND_SECRET_KEY} {ARNS}",
             "BUCKETFS_TEST_SWIFT": f"{server.url}/auth/v1.0 {SWIFT_USER} {SWIFT_KEY}",
         }
         print(f"Ceph RGW answers at {server.url}", flush=True)

@@ -46,6 +46,7 @@ def store_config(
         verify=not options.no_check_certificate,
         verify_hostname=options.ssl_verify_hostname,
         read_only=options.read_only,
+        single_puts=options.nomultipart,
         prefix=options.prefix,
         probe_prefix=options.prefix,
         reload_credentials=reload,

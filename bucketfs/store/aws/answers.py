@@ -42,7 +42,7 @@ from bucketfs.errors import (
     Unsupported,
 )
 from bucketfs.store.aws.error_body import words
-from bucketfs.store.base import Body, Headers, ObjectInfo
+from bucketfs.store.base import Body, Headers, ObjectInfo, manifest_token
 from bucketfs.store.config import StoreConfig
 
 _MONTHS: Final = {
@@ -62,6 +62,9 @@ SYSTEM_HEADERS: Final = {
 }
 
 _METADATA: Final = "x-amz-meta-"
+
+#: Headers of Swift's large objects: of a DLO, of an SLO at Ceph, and of one at Swift's own gateway.
+_LARGE: Final = ("x-object-manifest", "x-object-meta-static-large-object", "x-static-large-object")
 
 #: Status by code for errors inside a 200, which botocore reports as a 500.
 _REAL_STATUS: Final = {
@@ -173,10 +176,11 @@ def object_info(key: str, came: Mapping[str, str], size: int) -> ObjectInfo:
         came.get("content-type", ""),
         {name: came[name] for name in SYSTEM_HEADERS if came.get(name)},
     )
+    etag = unquote(came.get("etag"))
     return ObjectInfo(
         key,
         size,
-        unquote(came.get("etag")),
+        manifest_token(etag) if any(came.get(name) for name in _LARGE) else etag,
         time_told(came.get("last-modified")),
         headers,
         storage_class(came.get("x-amz-storage-class")),

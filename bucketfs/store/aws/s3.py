@@ -57,6 +57,7 @@ from bucketfs.store.base import (
     Sink,
     UploadInfo,
     is_etag,
+    is_manifest,
     version_token,
 )
 from bucketfs.store.capability import Provider
@@ -150,7 +151,8 @@ class S3Store:
         came = headers_of_object(answer, "GetObject", asked.key)
         told = believed(asked, status_of(answer), came)
         info = self._versioned(object_info(asked.key, came, told.size))
-        if asked.etag and is_etag(asked.etag) and not is_etag(info.etag):
+        told_apart = is_etag(info.etag) or is_manifest(info.etag)
+        if asked.etag and is_etag(asked.etag) and not told_apart:
             # known from a listing; it was sent as a condition
             info = replace(info, etag=asked.etag)
         return told, info

@@ -28,7 +28,10 @@ from bucketfs.store.base import Headers
 
 NANO = 1_000_000_000
 DIRECTORY_TYPE = "application/x-directory"
-_DIRECTORY_TYPES = frozenset({DIRECTORY_TYPE, "httpd/unix-directory"})
+#: Those of other tools, and of Swift's clients.
+_DIRECTORY_TYPES = frozenset(
+    {DIRECTORY_TYPE, "httpd/unix-directory", "application/directory", "text/directory"}
+)
 _OURS = frozenset({"mode", "uid", "gid", "mtime", "atime", "ctime", "xattr", "rdev"})
 #: Twelve digits of seconds reach beyond the year 30000 and fit every time_t.
 _DECIMAL = re.compile(r"(-?\d{1,12})(?:\.(\d*))?", re.ASCII)
