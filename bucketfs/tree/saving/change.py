@@ -35,10 +35,11 @@ class Changer:
 
     async def foresee(self, inode: Inode) -> None:
         """Raise StoreError if the bucket refuses what is stored under the name, as far as known."""
-        if not isinstance(inode, Directory):
-            await self._state.store.foresee("PutObject", self._state.key(inode))
-        elif key := self._state.prefix(inode):
-            await self._state.store.foresee("PutObject", key)
+        if inode.parent is None:
+            return  # the root has no object, and what was removed gets none
+        state = self._state
+        key = state.prefix(inode) if isinstance(inode, Directory) else state.key(inode)
+        await state.store.foresee("PutObject", key)
 
     def change(self, inode: Inode, change: Change) -> bool:
         """Apply a change to the known attributes; answers whether anything has to be saved."""

@@ -79,7 +79,7 @@ class Opener:
         known = inode.content.conflicts if inode.content is not None else 0
         await self._check_version(inode, reads=reads)
         if writable:
-            await self._state.store.foresee("PutObject", self._state.key(inode))
+            await self._changer.foresee(inode)
         if flags & os.O_TRUNC:
             await self._truncate(inode, uid)
         keep = bool(inode.etag) and inode.opened == inode.etag
