@@ -89,11 +89,13 @@ class Unseen(NotFound):
     """A name that may not be looked at, where that is what the store says of absent ones, too.
 
     Attributes:
+        refusal: What the store said.
         certain: It is absent: others can be looked at.
     """
 
-    def __init__(self, key: str, *, certain: bool) -> None:
-        super().__init__("NoSuchKey", status=404, operation="HeadObject", key=key)
+    def __init__(self, refusal: StoreError, *, certain: bool) -> None:
+        super().__init__("NoSuchKey", status=404, operation="HeadObject", key=refusal.key)
+        self.refusal = refusal
         self.certain = certain
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -212,6 +213,27 @@ def test_publishing(publisher: Mount, stocked: Witness, tmp_path: Path) -> None:
     assert stocked.get("tree/a/b/c") == b"4"
     assert stocked.get("made/tree/a/b/c") == b"4"
     assert publisher.log.read_text().count(BLIND) == 1
+
+
+def test_attributes_of_what_was_published(publisher: Mount, stocked: Witness) -> None:
+    """A copy takes the right to read: the bytes, which are here, are stored once more."""
+    path = publisher.path
+    (path / "new").write_bytes(b"bytes")
+    os.chmod(path / "new", 0o600)
+    with (path / "new").open("rb") as file:
+        os.fsync(file.fileno())
+    assert stocked.metadata("new")["mode"] == str(0o100600)
+    with (path / "new").open("ab") as file:
+        file.write(b" and more")
+    os.utime(path / "new", (1, 2))
+    with (path / "new").open("rb") as file:
+        os.fsync(file.fileno())
+        assert file.read() == b"bytes and more"
+    assert stocked.get("new") == b"bytes and more"
+    assert stocked.metadata("new")["mtime"] == "2.000000000"
+    if shutil.which("rsync"):
+        subprocess.run(["rsync", "-a", "--inplace", path / "new", path / "other"], check=True)
+        until(lambda: stocked.metadata("other")["mtime"] == "2.000000000", "the time is saved")
 
 
 def test_publishing_a_large_file(publisher: Mount, stocked: Witness) -> None:

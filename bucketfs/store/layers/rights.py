@@ -122,7 +122,7 @@ class RightsStore(StoreWrapper):
             if not self._blind or self._read_only or not is_denied(refusal):
                 raise
             # who has seen objects sees all that are there
-            raise Unseen(key, certain=self._has_seen) from refusal
+            raise Unseen(refusal, certain=self._has_seen) from refusal
         self._has_seen = True
         return info
 
