@@ -191,8 +191,8 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         """Change attributes; the kernel has checked who may (default_permissions)."""
+        await self._tree.changer.foresee(self._table.get(inode))
         node = await self._known(inode)
-        await self._tree.changer.foresee(node)
         if fields.update_size:
             await self._tree.opener.truncate(node, attr.st_size, publish=fh is None)
         change = Change(
@@ -228,8 +228,8 @@ class Operations(pyfuse3.Operations):
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         """Set an extended attribute (pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE)."""
         self._check_xattr(name)
+        await self._tree.changer.foresee(self._table.get(inode))
         node = await self._known(inode)
-        await self._tree.changer.foresee(node)
         self._tree.changer.set_xattr(node, decode_name(name), value)
         self._tree.saver.later(node)
 
@@ -244,8 +244,8 @@ class Operations(pyfuse3.Operations):
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove an extended attribute."""
         self._check_xattr(name)
+        await self._tree.changer.foresee(self._table.get(inode))
         node = await self._known(inode)
-        await self._tree.changer.foresee(node)
         self._tree.changer.remove_xattr(node, decode_name(name))
         self._tree.saver.later(node)
 

@@ -91,8 +91,8 @@ class Entries:
         if exclusive and self._state.config.exclusive_at_open:
             inode = await self.make(parent, name, mode, uid, gid)
         else:
-            await self._must_be_free(parent, name)
             await self._state.store.foresee("PutObject", self._state.child_key(parent, name))
+            await self._must_be_free(parent, name)
             inode = self._new(parent, name, mode, uid, gid)
             self._state.ensure_open_state(inode).exclusive = exclusive
         self._state.content(inode)

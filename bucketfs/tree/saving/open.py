@@ -77,9 +77,9 @@ class Opener:
             self._prefetcher.opened(inode, asker)
             await self._attributes.wait_for_answer(inode)  # its bytes may be on their way already
         known = inode.content.conflicts if inode.content is not None else 0
-        await self._check_version(inode, reads=reads)
         if writable:
             await self._changer.foresee(inode)
+        await self._check_version(inode, reads=reads)
         if flags & os.O_TRUNC:
             await self._truncate(inode, uid)
         keep = bool(inode.etag) and inode.opened == inode.etag
