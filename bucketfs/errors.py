@@ -85,6 +85,20 @@ class NotFound(StoreError):
     """The object, upload or bucket does not exist (404)."""
 
 
+class Unseen(NotFound):
+    """A name that may not be looked at, where that is what the store says of absent ones, too.
+
+    Attributes:
+        refusal: What the store said.
+        certain: It is absent: others can be looked at.
+    """
+
+    def __init__(self, refusal: StoreError, *, certain: bool) -> None:
+        super().__init__("NoSuchKey", status=404, operation="HeadObject", key=refusal.key)
+        self.refusal = refusal
+        self.certain = certain
+
+
 class PreconditionFailed(StoreError):
     """A condition of ours was false: the object is not the version we know (412, 409)."""
 
@@ -153,6 +167,23 @@ _DENIED = _Meaning(
     _errno.EACCES,
     "the credentials are not allowed to do this: check the policies of user and bucket",
 )
+#: S3's names for what an operation takes, which policies speak of.
+_ACTIONS: Mapping[str, str] = {
+    "HeadObject": "s3:GetObject",
+    "GetObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "CopyObject": "s3:GetObject, s3:PutObject",
+    "UploadPartCopy": "s3:GetObject, s3:PutObject",
+    "DeleteObject": "s3:DeleteObject",
+    "DeleteObjects": "s3:DeleteObject",
+    "ListObjects": "s3:ListBucket",
+    "ListObjectsV2": "s3:ListBucket",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+}
 _CLOCK = _Meaning(_errno.EACCES, "this machine's clock is off: set it (NTP)")
 _REGION = _Meaning(_errno.EIO, "the bucket is in another region: name it with -o region=")
 _ELSEWHERE = _Meaning(
@@ -182,6 +213,11 @@ _UNREACHABLE = _Meaning(_errno.EHOSTUNREACH, "check -o url= and the network")
 _BY_CODE: Mapping[str, _Meaning] = {
     "AccessDenied": _DENIED,
     "AllAccessDisabled": _DENIED,
+    "NoRights": _Meaning(
+        _errno.EACCES,
+        "name what may be listed (BUCKET:/PREFIX), or mount with -o ro to read objects by their"
+        " names, and check the bucket's name and the policies (s3:ListBucket, s3:PutObject)",
+    ),
     "AccountProblem": _DENIED,
     "InvalidPayer": _DENIED,
     "MethodNotAllowed": _UNSUPPORTED,
@@ -301,6 +337,14 @@ def _meaning(exc: StoreError) -> _Meaning:
     return _BY_CODE.get(exc.code) or _BY_STATUS.get(exc.status) or _SERVER
 
 
+def is_denied(exc: BaseException) -> bool:
+    """Whether the credentials are good, and do not cover the request.
+
+    An answer to HEAD has no code; that keys are refused it says in the same way.
+    """
+    return isinstance(exc, StoreError) and exc.code in ("AccessDenied", "AllAccessDisabled", "403")
+
+
 def says_why(code: str) -> bool:
     """Whether an S3 error code tells what is wrong, as ``InvalidArgument`` does not."""
     return code in _BY_CODE
@@ -319,4 +363,9 @@ def errno_of(exc: BaseException) -> int:
 
 def advice(exc: BaseException) -> str:
     """What whoever reads the log can do about a failure, "" where the errno says it all."""
-    return _meaning(exc).advice if isinstance(exc, StoreError) else ""
+    if not isinstance(exc, StoreError):
+        return ""
+    hint = _meaning(exc).advice
+    if is_denied(exc) and (action := _ACTIONS.get(exc.operation)):
+        return f"{hint} (needed: {action})"
+    return hint

@@ -231,6 +231,9 @@ class Options:
         "of this size.",
         metavar="SIZE", aliases=("chunk_size",), low=5 * MIB, high=5 * GIB,
         shown="grows with the file")
+    nomultipart: bool = row(_K, False, parse_switch,
+        "Upload each file by one request, so that its ETag is its MD5 sum, which clients of Swift "
+        "compare. A file ends at 5 GiB then.")
 
     logfile: str | None = row(_L, None, kind.text,
         "Log to this file, not to syslog or (with -f) standard error. SIGHUP reopens it.",

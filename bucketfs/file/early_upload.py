@@ -24,6 +24,7 @@ from bucketfs.file.local_pages import LocalPages
 from bucketfs.file.overlay import Overlay
 from bucketfs.file.streamed_upload import STREAM_FROM, StreamedUpload
 from bucketfs.file.target import Target
+from bucketfs.store.base import is_manifest
 
 log = logging.getLogger(__name__)
 
@@ -220,7 +221,7 @@ class EarlyUpload:
         """Give the upload of `stream` a part: a copy from the base version, or the bytes."""
         assert self.stream is not None
         key, store, base = self.stream.target.key, self._context.store, self._local.base
-        able = store.capabilities.copy_part
+        able = store.capabilities.copy_part and base is not None and not is_manifest(base.etag)
         if base is not None and able and self._overlay.copyable(start, stop):
             with contextlib.suppress(Unsupported):
                 return await copy_range(store, base, key, upload_id, number, start, stop)

@@ -24,7 +24,7 @@ from bucketfs.file.context import FileContext, Version, copy_range
 from bucketfs.file.plan import Part, Put, TooLarge, plan_upload
 from bucketfs.file.streamed_upload import StreamedUpload
 from bucketfs.file.target import Target
-from bucketfs.store.base import ObjectInfo
+from bucketfs.store.base import ObjectInfo, is_manifest
 from bucketfs.tasks import gather
 
 log = logging.getLogger(__name__)
@@ -130,9 +130,10 @@ async def _finish(content: Content, target: Target, stream: StreamedUpload) -> O
 
 
 async def _send(context: FileContext, content: Content, target: Target) -> ObjectInfo:
+    base = content.base
     try:
         plan = plan_upload(
-            base=content.overlay.limit,
+            base=content.overlay.limit if base is not None and not is_manifest(base.etag) else 0,
             dirty=content.overlay.dirty,
             size=content.size,
             limits=context.store.capabilities,

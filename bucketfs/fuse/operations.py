@@ -198,6 +198,7 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         """Change attributes; the kernel has checked who may (default_permissions)."""
+        await self._tree.changer.foresee(self._table.get(inode))
         node = await self._known(inode)
         if fields.update_size:
             await self._tree.opener.truncate(node, attr.st_size, publish=fh is None)
@@ -236,6 +237,7 @@ class Operations(pyfuse3.Operations):
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         """Set an extended attribute (pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE)."""
         self._check_xattr(name)
+        await self._tree.changer.foresee(self._table.get(inode))
         node = await self._known(inode)
         if name.startswith(_XATTR_OF_STORE):
             await self._tree.object_xattrs.set(node, _behind_prefix(name), value)
@@ -254,6 +256,7 @@ class Operations(pyfuse3.Operations):
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove an extended attribute."""
         self._check_xattr(name)
+        await self._tree.changer.foresee(self._table.get(inode))
         node = await self._known(inode)
         if name.startswith(_XATTR_OF_STORE):
             await self._tree.object_xattrs.remove(node, _behind_prefix(name))
@@ -369,10 +372,11 @@ class Operations(pyfuse3.Operations):
 
     @guarded()
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
-        """Open a directory; nothing is listed before it is read."""
-        return self._new_handle(
-            OpenDirectory(self._tree, self._encode, self._table.directory(inode))
-        )
+        """Open a directory; nothing is listed before it is read, unless it may be a file."""
+        directory = self._table.directory(inode)
+        if directory.presumed:
+            await self._tree.lister.ensure(directory)
+        return self._new_handle(OpenDirectory(self._tree, self._encode, directory))
 
     @guarded()
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:

@@ -168,6 +168,7 @@ def plant(
         overwrite=options.conflict == "overwrite",
         exclusive_at_open=options.exclusive_create == "open",
         writeback=options.writeback or options.publish == "unmount",
+        read_only=options.read_only,
         listed_attributes=options.metadata == "list" or not store.capabilities.user_metadata,
     )
     return Tree(files, config, watcher)

@@ -17,10 +17,13 @@ from bucketfs.store.base import Store
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.layers.fallback import FallbackStore
+from bucketfs.store.layers.large import LargeStore
 from bucketfs.store.layers.limit import LimitStore
 from bucketfs.store.layers.outage import Outage
 from bucketfs.store.layers.past import PastStore
 from bucketfs.store.layers.retry import RetryPolicy, RetryStore
+from bucketfs.store.layers.rights import RightsStore
+from bucketfs.store.layers.single import SingleStore
 from bucketfs.store.layers.trace import TraceStore
 from bucketfs.tasks import alongside
 
@@ -58,4 +61,8 @@ async def open_store(
             on_retry=counted.repeated,
         )
         async with alongside(lambda: outage.watch(counted.check), "watch for outages"):
-            yield FallbackStore(retried, provider, probe_prefix=config.probe_prefix)
+            allowed = RightsStore(retried, prefix=config.prefix, read_only=config.read_only)
+            able = FallbackStore(allowed, provider, probe_prefix=config.probe_prefix)
+            # Amazon has no other API to its buckets
+            whole = able if config.is_aws else LargeStore(able)
+            yield SingleStore(whole) if config.single_puts else whole

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from bucketfs.errors import StoreError
 
@@ -30,6 +30,8 @@ NO_CONDITIONS: Final[Mapping[str, str]] = MappingProxyType({})
 
 #: Hears where the next page of a listing seems to begin.
 OnToken = Callable[[str], Awaitable[None]]
+#: What `Store.foresee` can tell; `PutObject` is all that makes an object of bytes.
+Foreseen = Literal["PutObject", "DeleteObject"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class ObjectInfo:
 
 
 _MADE: Final = "size="
+_MANIFEST: Final = "manifest="
 
 
 def version_token(size: int, last_modified: int) -> str:
@@ -81,8 +84,21 @@ def version_token(size: int, last_modified: int) -> str:
 
 
 def is_etag(token: str) -> bool:
-    """Whether the endpoint knows a version by this: no condition can name a `version_token`."""
-    return not token.startswith(_MADE)
+    """Whether the endpoint knows a version by this: no condition can name one that was made up."""
+    return not token.startswith((_MADE, _MANIFEST))
+
+
+def manifest_token(etag: str) -> str:
+    """What stands for the ETag of a large object of Swift, whose conditions mean another one."""
+    return _MANIFEST + etag
+
+
+def is_manifest(token: str) -> bool:
+    """Whether the version is that of a large object, whose bytes are those of other objects.
+
+    The store cannot make parts of it (`bucketfs.store.layers.large`).
+    """
+    return token.startswith(_MANIFEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,8 +401,16 @@ class Store(Protocol):
         """All unfinished uploads under a prefix."""
         ...
 
+    async def foresee(self, operation: Foreseen, key: str) -> None:
+        """Raise the refusal that a request would get now, and change nothing.
+
+        Asks the store only where one was refused in the same directory lately (for a key that ends
+        in a slash: also anywhere below it), and answers else.
+        """
+        ...
+
     async def check(self) -> None:
-        """Ask whether the bucket exists and may be listed; raises what stands in the way."""
+        """Ask whether the bucket exists and can be used; raises what stands in the way."""
         ...
 
     async def details(self, key: str) -> Mapping[str, str]:

@@ -62,6 +62,8 @@ class StoreConfig:
         verify: False: trust any certificate; a path: trust these certificates (file or directory).
         verify_hostname: False: the certificate may be for another name.
         read_only: The mount never writes; nothing is probed.
+        single_puts: No file is uploaded in parts.
+        prefix: What a mount shows of the bucket, "" or ending in a slash.
         probe_prefix: Where `Store.check` of a writable mount may put its short-lived test keys.
         reload_credentials: Asked after the server refused the credentials; the answer is used
             when it differs. None says that there are no usable ones now.
@@ -88,6 +90,8 @@ class StoreConfig:
     verify: bool | str = True
     verify_hostname: bool = True
     read_only: bool = False
+    single_puts: bool = False
+    prefix: str = ""
     probe_prefix: str = ""
     reload_credentials: Callable[[], Credentials | None] | None = None
     at: float | None = None

@@ -32,6 +32,7 @@ from bucketfs.store.base import (
     NO_CONDITIONS,
     Body,
     Capabilities,
+    Foreseen,
     Headers,
     ListPage,
     ObjectInfo,
@@ -391,6 +392,9 @@ class MemoryStore:
 
     async def restore_archived(self, key: str, *, days: int, tier: str) -> None:
         raise StoreError("InvalidObjectState", status=403, operation="RestoreObject", key=key)
+
+    async def foresee(self, operation: Foreseen, key: str) -> None:
+        return
 
     async def check(self) -> None:
         await self._request("ListObjectsV2", "")

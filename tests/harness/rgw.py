@@ -26,6 +26,14 @@ from pathlib import Path
 
 ACCESS_KEY, SECRET_KEY = "AKIATEST", "SECRETTEST"
 
+#: A user who may do nothing but what the first one allows (`tests.harness.rights`).
+SECOND_ACCESS_KEY, SECOND_SECRET_KEY = "AKIASECOND", "SECRETSECOND"
+#: That user, and the first one, as policies name them.
+ARNS = "arn:aws:iam:::user/second arn:aws:iam:::user/test"
+
+#: The first user as Swift's API knows it (`tests.harness.swift`).
+SWIFT_USER, SWIFT_KEY = "test:swift", "SWIFTTEST"
+
 #: What the OSD may hold in memory.
 _CAPACITY = 6 << 30
 
@@ -104,6 +112,13 @@ class Gateway:
         user = ("--uid=test", "--display-name=Test")
         keys = (f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}")
         self._ceph("radosgw-admin", "user", "create", *user, *keys)
+        swift = ("--uid=test", f"--subuser={SWIFT_USER}")
+        self._ceph("radosgw-admin", "subuser", "create", *swift, "--access=full")
+        key = ("--key-type=swift", f"--secret-key={SWIFT_KEY}")
+        self._ceph("radosgw-admin", "key", "create", f"--subuser={SWIFT_USER}", *key)
+        user = ("--uid=second", "--display-name=Second")
+        keys = (f"--access-key={SECOND_ACCESS_KEY}", f"--secret-key={SECOND_SECRET_KEY}")
+        self._ceph("radosgw-admin", "user", "create", *user, *keys)
 
     def _start_osd(self) -> None:
         """Start it, again if need be: it may ask the monitor before it has got its map."""
@@ -169,6 +184,8 @@ def main(command: Sequence[str]) -> int:
             "BUCKETFS_TEST_URL": server.url,
             "BUCKETFS_TEST_ACCESS_KEY": ACCESS_KEY,
             "BUCKETFS_TEST_SECRET_KEY": SECRET_KEY,
+            "BUCKETFS_TEST_SECOND": f"{SECOND_ACCESS_KEY} {SECOND_SECRET_KEY} {ARNS}",
+            "BUCKETFS_TEST_SWIFT": f"{server.url}/auth/v1.0 {SWIFT_USER} {SWIFT_KEY}",
         }
         print(f"Ceph RGW answers at {server.url}", flush=True)
         return subprocess.run(command, env=os.environ | environment, check=False).returncode

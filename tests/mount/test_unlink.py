@@ -42,6 +42,10 @@ def test_an_open_file_can_be_written_after_unlink(folder: Folder, module_bucket:
         file.seek(0)
         assert file.read() == b"bef"
         os.fchmod(file.fileno(), 0o600)
+        with open(f"/proc/self/fd/{file.fileno()}", "ab") as again:
+            again.write(b"ore")
+        file.seek(0)
+        assert file.read() == b"before"
         assert os.listdir(folder.path) == []
         if not folder.local:
             assert module_bucket.keys(folder.prefix) == [folder.prefix]

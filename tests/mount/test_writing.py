@@ -428,3 +428,21 @@ def test_appending_where_copied_parts_lack_a_checksum(
     assert fault.struck >= 1
     assert bucket.get("f") == body + b"tail 0tail 1"
     assert counted.count("GetObject") == 0, counted.story()
+
+
+def test_nomultipart(mount: Mounts, bucket: Witness, counted: Proxy) -> None:
+    """Each file is one PutObject, changed in the middle or appended to as well."""
+    path = mount(bucket, f"url={counted.url}", "nomultipart").path / "f"
+    body = noise(70 * MIB)
+    path.write_bytes(body)
+    with path.open("r+b") as file:
+        file.seek(30 * MIB)
+        file.write(b"here")
+        file.seek(0, os.SEEK_END)
+        file.write(b"more")
+    body = body[: 30 * MIB] + b"here" + body[30 * MIB + 4 :] + b"more"
+    head = bucket.head("f")
+    assert head is not None
+    digest = hashlib.md5(body, usedforsecurity=False).hexdigest()
+    assert head["ETag"].strip('"') == digest
+    assert counted.count("CreateMultipartUpload", "UploadPart") == 0, counted.story()

@@ -48,6 +48,8 @@ def store_config(
         verify=not options.no_check_certificate and (options.ca_bundle or True),
         verify_hostname=options.ssl_verify_hostname,
         read_only=options.read_only,
+        single_puts=options.nomultipart,
+        prefix=options.prefix,
         probe_prefix=options.prefix,
         reload_credentials=reload,
         at=_moment(options, clock.wall_ns() / 1e9),

@@ -69,7 +69,6 @@ IGNORED: Mapping[str, str] = MappingProxyType(
         "putheader_mp_threshold": _SELF,
         "singlepart_copy_limit": _SELF,
         "nomixupload": _SELF,
-        "nomultipart": "files larger than one request are uploaded in parts",
         "nocopyapi": "where the endpoint cannot copy, bucketfs downloads and uploads",
         "norenameapi": "where the endpoint cannot copy, bucketfs downloads and uploads",
         "streamupload": _SELF,

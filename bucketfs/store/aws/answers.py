@@ -42,7 +42,7 @@ from bucketfs.errors import (
     Unsupported,
 )
 from bucketfs.store.aws.error_body import words
-from bucketfs.store.base import Body, Headers, ObjectInfo
+from bucketfs.store.base import Body, Headers, ObjectInfo, manifest_token
 from bucketfs.store.config import StoreConfig
 
 _MONTHS: Final = {
@@ -63,6 +63,9 @@ SYSTEM_HEADERS: Final = {
 
 _METADATA: Final = "x-amz-meta-"
 _CHECKSUM: Final = "x-amz-checksum-"
+
+#: Headers of Swift's large objects: of a DLO, of an SLO at Ceph, and of one at Swift's own gateway.
+_LARGE: Final = ("x-object-manifest", "x-object-meta-static-large-object", "x-static-large-object")
 
 #: Status by code for errors inside a 200, which botocore reports as a 500.
 _REAL_STATUS: Final = {
@@ -178,10 +181,11 @@ def stored_headers(came: Mapping[str, str]) -> Headers:
 
 def object_info(key: str, came: Mapping[str, str], size: int) -> ObjectInfo:
     """What the headers of HeadObject and GetObject say about an object."""
+    etag = unquote(came.get("etag"))
     return ObjectInfo(
         key,
         size,
-        unquote(came.get("etag")),
+        manifest_token(etag) if any(came.get(name) for name in _LARGE) else etag,
         time_told(came.get("last-modified")),
         stored_headers(came),
         storage_class(came.get("x-amz-storage-class")),

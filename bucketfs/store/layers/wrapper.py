@@ -11,6 +11,7 @@ from bucketfs.store.base import (
     NO_CONDITIONS,
     Body,
     Capabilities,
+    Foreseen,
     Headers,
     ListPage,
     ObjectInfo,
@@ -213,6 +214,9 @@ class StoreWrapper:
         return await self.around(
             Call("ListMultipartUploads", prefix), lambda: self.inner.list_uploads(prefix)
         )
+
+    async def foresee(self, operation: Foreseen, key: str) -> None:
+        await self.inner.foresee(operation, key)
 
     async def check(self) -> None:
         await self.around(Call("Check", ""), self.inner.check)

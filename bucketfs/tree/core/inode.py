@@ -256,11 +256,12 @@ class Directory(Inode):
         touched_ns: Time of the last local change of the entries.
         readers: How many have it open to read its entries.
         renaming: The whole directory is being renamed.
+        presumed: Nothing may be asked of the name: it may as well be a file, or nothing.
     """
 
     __slots__ = (
         "asking", "children", "hidden", "listed", "loading", "markers", "misses", "negatives",
-        "readers", "removed", "renaming", "subdirectories", "touched_ns",
+        "presumed", "readers", "removed", "renaming", "subdirectories", "touched_ns",
     )  # fmt: skip
 
     def __init__(self, ino: int, parent: Directory | None, name: str) -> None:
@@ -278,6 +279,7 @@ class Directory(Inode):
         self.subdirectories = 0
         self.readers = 0
         self.renaming = False
+        self.presumed = False
 
 
 class InodeTable:

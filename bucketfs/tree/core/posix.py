@@ -35,7 +35,10 @@ NANO = 1_000_000_000
 DIRECTORY_TYPE = "application/x-directory"
 #: S3's limit for user metadata of one object.
 METADATA_MAX = 2048
-_DIRECTORY_TYPES = frozenset({DIRECTORY_TYPE, "httpd/unix-directory"})
+#: Those of other tools, and of Swift's clients.
+_DIRECTORY_TYPES = frozenset(
+    {DIRECTORY_TYPE, "httpd/unix-directory", "application/directory", "text/directory"}
+)
 _OURS = frozenset({"mode", "uid", "gid", "mtime", "atime", "ctime", "xattr", "rdev"})
 _UID_NAMES = ("uid", "owner", "goog-reserved-posix-uid", "file-owner")
 _GID_NAMES = ("gid", "group", "goog-reserved-posix-gid", "file-group")

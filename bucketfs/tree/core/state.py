@@ -63,6 +63,7 @@ class TreeConfig:
         overwrite: On a conflict, what was written here replaces others' version.
         exclusive_at_open: A file opened with O_EXCL is in the bucket, empty, when that returns.
         writeback: Close is content with the local disk; the bucket gets the bytes later.
+        read_only: Nothing is ever written.
     """
 
     prefix: str
@@ -74,6 +75,7 @@ class TreeConfig:
     overwrite: bool = False
     exclusive_at_open: bool = False
     writeback: bool = False
+    read_only: bool = False
 
     @property
     def absence_ttl(self) -> float:

@@ -17,7 +17,7 @@ from http import HTTPStatus
 import trio
 
 from bucketfs import clock
-from bucketfs.errors import FsError, NotFound, StoreError, errno_of
+from bucketfs.errors import FsError, NotFound, StoreError, Unseen, errno_of
 from bucketfs.store.base import Headers, ObjectInfo
 from bucketfs.tasks import Shared
 from bucketfs.tree.core.inode import Directory, Inode
@@ -33,6 +33,8 @@ WHOLE_FILE = 64 << 10
 ARCHIVED = "InvalidObjectState"
 #: A symbolic link's target, and so the object of one, is at most this long (PATH_MAX with its NUL).
 LINK_MAX = 4095
+#: Permissions of a directory in which names can be looked up and not listed.
+_SEARCH_ONLY = 0o111
 
 
 class Attributes:
@@ -180,6 +182,14 @@ class Attributes:
         if info.headers is not None:
             self._index.put_headers(info.key, info.etag, info.last_modified, info.headers)
 
+    def presume_closed(self, directory: Directory) -> None:
+        """Have what may be anything be shown as a directory that nobody may list.
+
+        What is below can be asked for by its name, and opening it as a file fails.
+        """
+        directory.presumed = True
+        self._learn(directory, Headers(metadata={"mode": str(stat.S_IFDIR | _SEARCH_ONLY)}))
+
     def _as_directory(self, inode: Inode) -> Inode:
         """An object without slash that says it is a directory becomes one."""
         if (
@@ -251,11 +261,16 @@ class Attributes:
         since, asked = self._state.changes, clock.monotonic()
         try:
             info = await self._head_or_get(inode, whole)
+        except Unseen as error:
+            return self._absent(inode, since) if error.certain else self._unseen(inode)
         except NotFound:
             return self._absent(inode, since)
         except StoreError as error:
             if errno_of(error) != errno.EACCES or inode.posix is not None:
                 raise
+            if isinstance(inode, Directory):
+                # most have no object, of which the store may say the same
+                return self._unseen(inode)
             # listed but not readable: shown, as s3fs does, as a file nobody may touch
             log.warning("the attributes of a listed object are not readable: %s", error)
             self._hide(inode)
@@ -292,6 +307,13 @@ class Attributes:
         finally:
             cache.release(pages)
         return info
+
+    def _unseen(self, inode: Inode) -> Inode:
+        """What was made here, and may not be looked at, stays as it is known."""
+        if inode.posix is None:
+            self._learn(inode, None)
+        inode.checked = clock.monotonic()
+        return inode
 
     def _hide(self, inode: Inode) -> None:
         """Show an object that we may not ask for, until it is time to ask again."""

@@ -5,6 +5,7 @@ that what others have made shows soon. After that a directory is listed, which a
 names, if it is known to take one page, or if names were looked up in it one after another. In a
 larger one a page of the listing may do (`survey`). Any other lookup is a HEAD of the key and a LIST
 of ``key/`` side by side; a directory wins over a file of the same name.
+Where the credentials do not cover one of these (`bucketfs.store.layers.rights`), the other decides.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from bucketfs import clock
-from bucketfs.errors import FsError, NotFound
+from bucketfs.errors import FsError, NotFound, StoreError, Unseen, is_denied
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import Shared, gather
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
@@ -29,11 +30,26 @@ from bucketfs.tree.lookup.survey import Surveys
 
 @dataclass(slots=True)
 class _Answers:
-    """What a cold lookup found: a file, a directory and its markers."""
+    """What a cold lookup found.
+
+    Attributes:
+        file / directory / markers: What is there.
+        unseen: What is not may be there all the same.
+        unlisted: The prefix of the directory may not be listed.
+        refused: Why the object may not be looked at, if it may not.
+    """
 
     file: ObjectInfo | None = None
     directory: bool = False
     markers: frozenset[str] = frozenset()
+    unseen: bool = False
+    unlisted: bool = False
+    refused: StoreError | None = None
+
+    @property
+    def unknown(self) -> bool:
+        """Whether anything may be there."""
+        return self.refused is not None and self.unlisted and not self.directory
 
 
 class Finder:
@@ -126,10 +142,19 @@ class Finder:
             if known:
                 return child
         if _is_worth_listing(parent, name):
-            if await self._on_misses(parent):
+            if await self._list(parent):
                 return parent.children.get(name)
             parent.misses = -LARGE_MISSES
         return await self._ask(parent, name, key)
+
+    async def _list(self, parent: Directory) -> bool:
+        """Whether the directory is listed now; not if it is large, or may not be."""
+        try:
+            return await self._on_misses(parent)
+        except StoreError as error:
+            if not is_denied(error):
+                raise
+            return False
 
     def _remembered(self, parent: Directory, name: str) -> tuple[bool, Inode | None]:
         child = parent.children.get(name)
@@ -157,6 +182,8 @@ class Finder:
             if self._state.config.hadoop_directories:
                 jobs.append(functools.partial(self._hadoop, key, answers))
             await gather(jobs, limit=len(jobs))
+            if answers.refused is not None and not answers.directory:
+                await self._check_refused(key, answers, answers.refused)
             child = parent.children.get(name)
             changed = child is not None and child.changed > since
             removed = parent.removed.get(name, 0) > since
@@ -170,6 +197,10 @@ class Finder:
         return found
 
     def _learn(self, parent: Directory, name: str, key: str, answers: _Answers) -> Inode | None:
+        if answers.unknown:
+            found = self._found_directory(parent, name, frozenset())
+            self._attributes.presume_closed(found)
+            return found
         if answers.directory:
             return self._found_directory(parent, name, answers.markers)
         if answers.file is not None and key not in self._state.deferred:
@@ -178,23 +209,72 @@ class Finder:
         if child is not None:
             if self._state.holds_unsaved(child):
                 return child
+            if answers.unseen:  # it was made here
+                child.checked = clock.monotonic()
+                return child
             self._state.vanished(child)
         return None
 
     async def _head(self, key: str, answers: _Answers) -> None:
-        with contextlib.suppress(NotFound):
+        try:
             answers.file = await self._store.head(key)
+        except Unseen as error:
+            answers.unseen |= not error.certain
+        except NotFound:
+            return
+        except StoreError as error:
+            if not is_denied(error):
+                raise
+            answers.refused = error
 
     async def _directory(self, key: str, answers: _Answers) -> None:
         try:
             prefix = check_key(key + "/")
         except FsError:
             return  # too long to be a directory
-        page = await self._store.list(prefix, delimiter="", limit=1)
+        try:
+            page = await self._store.list(prefix, delimiter="", limit=1)
+        except StoreError as error:
+            if not is_denied(error):
+                raise
+            answers.unlisted = True
+            await self._marker(prefix, answers)
+            return
         answers.directory |= bool(page.objects or page.left_out)
         # the marker is the first key of its prefix, if it exists at all
         if page.objects and page.objects[0].key == prefix:
             answers.markers |= {"/"}
+
+    async def _marker(self, prefix: str, answers: _Answers) -> None:
+        """Look for a directory's own object, where it may not be listed."""
+        try:
+            await self._store.head(prefix)
+        except Unseen as error:
+            answers.unseen |= not error.certain
+        except NotFound:
+            return
+        except StoreError as error:
+            if not is_denied(error):
+                raise
+        else:
+            answers.directory = True
+            answers.markers |= {"/"}
+
+    async def _check_refused(self, key: str, answers: _Answers, refusal: StoreError) -> None:
+        """An object may not be looked at: is there one, or is that what is said of any name?
+
+        S3 says it of absent ones to whom it does not let list the whole bucket.
+
+        Raises:
+            StoreError: There is one; or nothing can be known, in a mount that could write.
+        """
+        if answers.unlisted:
+            if not self._state.config.read_only:
+                raise refusal
+            return
+        page = await self._store.list(key, delimiter="/", limit=1)
+        if any(info.key == key for info in page.objects):
+            raise refusal
 
     async def _hadoop(self, key: str, answers: _Answers) -> None:
         with contextlib.suppress(NotFound):
@@ -208,6 +288,7 @@ class Finder:
             child = self._state.new_directory(parent, name)
         elif child.open_state is None and "/" in markers:
             child.posix = None  # the marker may have been rewritten
+        child.presumed = False
         child.markers = (child.markers or frozenset()) - {"/"} | markers
         child.checked = clock.monotonic()
         return child

@@ -87,12 +87,13 @@ class Entries:
 
         Raises:
             FsError: EEXIST, ENAMETOOLONG.
-            StoreError: An exclusive one could not be stored.
+            StoreError: An exclusive one could not be stored; nothing can be stored here.
         """
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         if exclusive and self._state.config.exclusive_at_open:
             inode = await self.make(parent, name, mode, uid, gid)
         else:
+            await self._store.foresee("PutObject", self._state.child_key(parent, name))
             await self._must_be_free(parent, name)
             inode = self._new(parent, name, mode, uid, gid)
             self._state.ensure_open_state(inode).exclusive = exclusive
@@ -226,6 +227,8 @@ class Entries:
     async def _delete(self, parent: Directory, inode: Inode, keys: Sequence[str]) -> None:
         """Delete what makes a name exist, now or with many others in a moment."""
         if self._state.config.writeback or self._removals.is_burst(parent, inode.name):
+            for key in keys:
+                await self._store.foresee("DeleteObject", key)
             etag = "" if isinstance(inode, Directory) else inode.etag
             self._journal.remove([Removal(key, etag) for key in keys])
             self._removals.add(parent, inode.name, keys)

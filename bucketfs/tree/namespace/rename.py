@@ -175,6 +175,8 @@ class Renamer:
                 raise FsError(errno.ESTALE, "renamed while it was to be renamed")
             old_name, old_key = source.name, self._state.key(source)
             new_key = self._state.child_key(new_parent, new_name)
+            if source.etag:
+                await self._store.foresee("DeleteObject", old_key)
             if target is not None:
                 await self._entries.remove_object(target, replaced=True)
             in_bucket = target.etag if target is not None else ""
@@ -321,6 +323,8 @@ class Renamer:
         except StoreError:
             source.checked = source.parent.listed = NEVER
             if await self._is_still(source, old, info):
+                log.error("%r is still there, and so is its copy %r", old_key, onto.key)
+                onto.outdate()
                 raise
         self._index.drop_headers(old_key)
         if headers is not None:
@@ -437,6 +441,7 @@ class Renamer:
             new_prefix = self._state.child_key(new_parent, new_name) + "/"
             old_name, claimed = source.name, ""
             pins = AsyncExitStack()
+            await self._store.foresee("DeleteObject", self._state.prefix(source))
             try:
                 await self._pin_keys_below(source, pins)
                 await self._removals.wait_for_deletions()

@@ -33,6 +33,14 @@ class Changer:
         self._state = state
         self._promises = promises
 
+    async def foresee(self, inode: Inode) -> None:
+        """Raise StoreError if the bucket refuses what is stored under the name, as far as known."""
+        if inode.parent is None:
+            return  # the root has no object, and what was removed gets none
+        state = self._state
+        key = state.prefix(inode) if isinstance(inode, Directory) else state.key(inode)
+        await state.files.store.foresee("PutObject", key)
+
     def change(self, inode: Inode, change: Change) -> bool:
         """Apply a change to the known attributes; answers whether anything has to be saved."""
         posix = inode.posix

@@ -51,7 +51,7 @@ class Opener:
         Raises:
             FsError: EISDIR; ESTALE when the name stands for another version than the programs that
                 have the file open use: the kernel looks the name up again and finds a new inode.
-            StoreError: The bucket could not be asked.
+            StoreError: The bucket could not be asked, or takes no bytes.
         """
         if isinstance(inode, Directory):
             raise FsError(errno.EISDIR)
@@ -61,6 +61,8 @@ class Opener:
             self._prefetcher.opened(inode, asker)
             await self._attributes.wait_for_answer(inode)  # its bytes may be on their way already
         known = inode.content.conflicts if inode.content is not None else 0
+        if writable:
+            await self._changer.foresee(inode)
         await self._check_version(inode, reads=reads)
         if flags & os.O_TRUNC:
             await self._truncate(inode, uid)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import trio
 
 from bucketfs import clock
-from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
+from bucketfs.cache.pages import PageBody
+from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError, Unseen, is_denied
 from bucketfs.file import upload
 from bucketfs.file.content import Content
 from bucketfs.file.context import Version
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 
 #: What is not found when it is not the object.
 _NOT_THE_OBJECT = frozenset({"NoSuchBucket", "NoSuchUpload"})
+#: Bytes of a file that are stored once more for its attributes, where it may not be copied: what
+#: one request takes within a second.
+_AGAIN_MOST = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +184,39 @@ class Publisher:
     async def _copy_onto_itself(self, inode: Inode, headers: Headers) -> ObjectInfo:
         key = self._state.prefix(inode) if isinstance(inode, Directory) else self._state.key(inode)
         condition = self._state.copy_condition(inode)
-        info = await self._store.copy(
-            key, key, size=inode.size, headers=headers, source_if_match=condition
-        )
         old = Version(key, inode.etag, inode.size)
+        try:
+            info = await self._store.copy(
+                key, key, size=inode.size, headers=headers, source_if_match=condition
+            )
+        except StoreError as error:
+            cause = error.refusal if isinstance(error, Unseen) and not error.certain else error
+            is_small_file = not isinstance(inode, Directory) and inode.size <= _AGAIN_MOST
+            if not (is_small_file and is_denied(cause)):
+                raise cause from None
+            info = await self._put_again(inode, key, headers)
+            condition = old.etag
         self._state.moved(inode, old, info, sure=bool(condition))
         return info
+
+    async def _put_again(self, inode: Inode, key: str, headers: Headers) -> ObjectInfo:
+        """Store a file's bytes once more, with its new attributes: a copy takes the right to read.
+
+        Raises:
+            StoreError: They are not all in the cache, and may not be read; or may not be stored.
+        """
+        content = self._state.content(inode)
+        content.handles += 1
+        content.hold()
+        try:
+            async with content.local.held(0, inode.size):
+                body = PageBody(content.local.pages, 0, inode.size)
+                return await self._store.put(key, body, headers, if_match=inode.etag)
+        finally:
+            content.unhold()
+            content.handles -= 1
+            if not content.handles:
+                self._state.close_content(inode)
 
     def _note_saved(
         self, inode: Inode, open_state: OpenState, info: ObjectInfo, target: Target
