@@ -144,6 +144,8 @@ class BytesBody:
 class Capabilities:
     """What the endpoint can do; every False has a fallback in the store or in the layer that asks.
 
+    What is not known of a condition that may be ignored counts as False: see `Store.settle`.
+
     Attributes:
         copy: CopyObject works (else: download and upload).
         copy_part: UploadPartCopy works and honours its range.
@@ -346,6 +348,14 @@ class Store(Protocol):
 
     async def list_uploads(self, prefix: str) -> Sequence[UploadInfo]:
         """All unfinished uploads under a prefix."""
+        ...
+
+    async def settle(self, *conditions: str) -> Capabilities:
+        """Find out, if it is not known and may be, whether conditions are honoured.
+
+        Args:
+            conditions: Names of `Capabilities`. What cannot be found out counts as missing.
+        """
         ...
 
     async def check(self) -> None:

@@ -8,9 +8,11 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import trio
 
+from bucketfs.cache.places import cache_root, endpoint_file, name_of
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.credentials import Credentials
 from bucketfs.errors import FsError, MountRefused, NoAnswer, NotFound, StoreError, advice
@@ -45,11 +47,19 @@ def store_config(
         requester_pays=options.requester_pays,
         verify=not options.no_check_certificate,
         verify_hostname=options.ssl_verify_hostname,
-        read_only=options.read_only,
+        probe=options.probe,
         probe_prefix=options.prefix,
+        known=_known(options),
         reload_credentials=reload,
         patience=options.op_timeout,
     )
+
+
+def _known(options: Options) -> Path:
+    """Where it is kept what was learned of the endpoint."""
+    style = {None: "", True: "|path", False: "|host"}[options.use_path_request_style]
+    name = name_of(options.url, options.bucket) + style
+    return endpoint_file(cache_root(options.use_cache), name)
 
 
 def with_endpoint(options: Options, environ: Mapping[str, str]) -> Options:

@@ -172,7 +172,7 @@ class S3Store:
         self._provider.versioned(headers_of(answer).get("x-amz-version-id", ""))
         if not (etag := unquote(headers_of(answer).get("etag"))):
             return await self.head(key)
-        self._sums.stored(key, etag, sums)
+        self._sums.stored(key, etag, sums, headers_of(answer))
         return ObjectInfo(key, len(body), etag, 0, headers, self._config.storage_class)
 
     async def copy(
@@ -376,6 +376,9 @@ class S3Store:
     async def check(self) -> None:
         await self.list("", limit=1)
 
+    async def settle(self, *_conditions: str) -> Capabilities:
+        return self.capabilities
+
     async def _call(self, operation: str, key: str, common: _Params, **params: Any) -> Any:
         """One request. Raises StoreError and nothing else."""
         try:
@@ -383,11 +386,9 @@ class S3Store:
         except UnicodeEncodeError:
             raise StoreError("InvalidUtf8", operation=operation, key=key) from None
         try:
-            answer = await self._connection.request(operation, {**common, **params})
+            return await self._connection.request(operation, {**common, **params})
         except (BotoCoreError, ClientError, ResponseParserError) as exc:
             raise translate(exc, operation, key) from None
-        self._provider.meet(headers_of(answer))
-        return answer
 
     def _condition(self, if_match: str, if_none_match: bool) -> _Params:
         if if_none_match:

@@ -30,6 +30,7 @@ _INLINE: Final = 256 * 1024
 #: S3's name for the algorithm, and botocore's for the sum in requests and answers.
 _ALGORITHM: Final = "CRC32C"
 _MEMBER: Final = "ChecksumCRC32C"
+_HEADER: Final = "x-amz-checksum-crc32c"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ class Checksums:
         Args:
             copies: Parts of it will be copied.
         """
-        sums = self._provider.checksum == "crc32c"
+        sums = self._provider.sums_parts
         if copies and not self._provider.capabilities.copied_sums:
             sums = False
         return {"ChecksumAlgorithm": _ALGORITHM} if sums else {}
@@ -155,8 +156,10 @@ class Checksums:
         if upload_id in self._uploads and _MEMBER in result:
             self._uploads[upload_id][number] = result[_MEMBER]
 
-    def stored(self, key: str, etag: str, sums: Sums) -> None:
-        """A PutObject was answered. Raises Damaged as `sent` does."""
+    def stored(self, key: str, etag: str, sums: Sums, headers: Mapping[str, str]) -> None:
+        """A PutObject was answered with these headers. Raises Damaged as `sent` does."""
+        if sums.crc32c is not None:
+            self._provider.compares(_HEADER in headers)
         if sums.md5 is not None:
             self._compare(self._put_etags, "PutObject", key, etag, sums.md5.hex())
 

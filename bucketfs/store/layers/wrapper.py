@@ -215,3 +215,6 @@ class StoreWrapper:
 
     async def check(self) -> None:
         await self.around(Call("Check", ""), self.inner.check)
+
+    async def settle(self, *conditions: str) -> Capabilities:
+        return await self.inner.settle(*conditions)
