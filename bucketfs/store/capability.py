@@ -144,6 +144,7 @@ class Provider:
         self.summed: set[str] = set()
         self.unknown = set(profile.unknown) if config.probe else set[str]()
         self.unsure = set(profile.unknown) - self.unknown
+        self._unseen = set() if config.is_aws else {"markers", "user_metadata"}
         self._checksum = config.checksum
         self._compares = profile.checksum
         self._ignores_conditions = not config.is_aws
@@ -158,6 +159,7 @@ class Provider:
         self.capabilities = replace(self.capabilities, **able)
         self.unknown -= able.keys()
         self.unsure -= able.keys()
+        self._unseen -= able.keys()
         self.list_v2 = known.get("list_v2", self.list_v2)
         self.quoted = known.get("quoted", self.quoted)
         self._versioned = known.get("versioned")
@@ -220,21 +222,33 @@ class Provider:
             if trial.held:
                 self._known.note({"quoted": False})
 
-    def learn(self, **abilities: bool) -> None:
-        """Note what was answered: for the rest of this mount, and for the next one."""
+    def learn(self, *, remember: bool = True, **abilities: bool) -> None:
+        """Note what was answered: for the rest of this mount, and, to `remember`, for the next."""
         fresh = {
             name: able
             for name, able in abilities.items()
-            if name in self.unknown | self.unsure or getattr(self.capabilities, name) != able
+            if name in self.unknown | self.unsure | self._unseen
+            or getattr(self.capabilities, name) != able
         }
         if not fresh:
             return
         self.capabilities = replace(self.capabilities, **fresh)
         self.unknown -= fresh.keys()
         self.unsure -= fresh.keys()
+        self._unseen -= fresh.keys()
         if missing := sorted(name for name, able in fresh.items() if not able):
             _log.info("%s lacks: %s", self.name, ", ".join(missing))
-        self._known.note({name: able for name, able in fresh.items() if name in _REMEMBERED})
+        if remember:
+            self._known.note({name: able for name, able in fresh.items() if name in _REMEMBERED})
+
+    def is_unseen(self, ability: str) -> bool:
+        """Whether nobody has looked yet if what is stored like this is kept; it counts as kept."""
+        return ability in self._unseen
+
+    def confirm(self, ability: str) -> None:
+        """What is stored like this was seen in the bucket."""
+        if ability in self._unseen:
+            self.learn(**{ability: True})
 
     def give_up_on(self, conditions: set[str]) -> None:
         """These cannot be found out: they count as missing as long as this mount lives."""

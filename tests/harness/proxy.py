@@ -40,6 +40,7 @@ class Fault:
         strip: Header that the answer loses on its way, in lower case.
         date: Value of the answer's Date header, "" for none.
         lie: Put this answer in the place of a GET's, whose headers it is told.
+        rewrite: What the endpoint gets in the place of the request's head; signatures break.
         stall: Hold the request until the fault is lifted or its client hangs up.
         delay: Seconds to wait before passing the request on.
     """
@@ -58,6 +59,7 @@ class Fault:
     strip: str = ""
     date: str = ""
     lie: Lie | None = None
+    rewrite: Callable[[bytes], bytes] | None = None
     stall: bool = False
     delay: float = 0.0
     struck: int = 0
@@ -174,7 +176,8 @@ class _Connection:
 
     async def _forward(self, head: Head, request: Request, fault: Fault | None) -> bool:
         reader, writer = await self._connected()
-        writer.write(head.raw)
+        rewrite = fault.rewrite if fault is not None else None
+        writer.write(rewrite(head.raw) if rewrite is not None else head.raw)
         if head.headers.get("expect", "").lower() == "100-continue":
             self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         flip = fault.flip_sent if fault is not None else None

@@ -27,6 +27,7 @@ from bucketfs.store.base import (
 from bucketfs.store.capability import TARGETS, Provider
 from bucketfs.store.layers.copying import CARRIED_MOST, Copies, Onto
 from bucketfs.store.layers.deletion import Deletions
+from bucketfs.store.layers.kept import MARKER, Kept, is_marker, no_marker, not_kept
 from bucketfs.store.layers.wrapper import StoreWrapper
 from bucketfs.store.probe import Probe
 from bucketfs.store.refusal import as_taken, is_refusal, unsupported
@@ -56,6 +57,7 @@ class FallbackStore(StoreWrapper):
         self._misread = trio.Lock()
         self._deletions = Deletions(inner, provider)
         self._copies = Copies(self)
+        self._kept = Kept(inner, provider)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -65,6 +67,19 @@ class FallbackStore(StoreWrapper):
         await self._probe.settle(*conditions)
         return self.capabilities
 
+    async def head(self, key: str) -> ObjectInfo:
+        if not key.endswith(MARKER):
+            return self._kept.seen(await self.inner.head(key))
+        if not self.capabilities.markers:
+            raise NotFound("NoSuchKey", status=404, operation=_LOOKED, key=key)
+        try:
+            return self._kept.seen(await self.inner.head(key))
+        except StoreError as exc:
+            if not is_refusal(exc):
+                raise
+            # some gateways take it for no key at all
+            raise NotFound(exc.code, status=404, operation=_LOOKED, key=key) from exc
+
     async def put(
         self,
         key: str,
@@ -73,6 +88,22 @@ class FallbackStore(StoreWrapper):
         *,
         if_match: str = "",
         if_none_match: bool = False,
+    ) -> ObjectInfo:
+        marker = is_marker(key, len(body))
+        if marker and not self.capabilities.markers:
+            return no_marker(key)
+        if headers.essential and not self.capabilities.user_metadata:
+            raise not_kept("PutObject", key)
+        info = await self._put(key, body, headers, if_match, if_none_match)
+        if marker and not await self._kept.marker(key):
+            return no_marker(key)
+        if headers.essential and not await self._kept.metadata(info):
+            await self.delete(key, if_match=info.etag)
+            raise not_kept("PutObject", key)
+        return info
+
+    async def _put(
+        self, key: str, body: Body, headers: Headers, if_match: str, if_none_match: bool
     ) -> ObjectInfo:
         needed = "put_if_match" if if_match else "put_if_none_match" if if_none_match else ""
         if needed:
@@ -147,9 +178,12 @@ class FallbackStore(StoreWrapper):
         send = functools.partial(self.inner.create_upload, key, headers, copies=copies)
         try:
             return await as_taken(self._provider, send, *self._sums(), *_optional(headers))
-        except Unsupported:
-            self._provider.learn(multipart=False)
-            raise
+        except StoreError as exc:
+            if not is_refusal(exc):
+                raise
+            # who does not say that it is not implemented may have meant this upload alone
+            self._provider.learn(remember=isinstance(exc, Unsupported), multipart=False)
+            raise unsupported(exc) from exc
 
     async def upload_part(self, key: str, upload_id: str, number: int, body: Body) -> str:
         send = functools.partial(self.inner.upload_part, key, upload_id, number, body)
@@ -281,7 +315,10 @@ class FallbackStore(StoreWrapper):
             optional += ["target_if_match"] if target_if_match else []
             optional += ["target_if_none_match"] if target_if_none_match else []
             try:
-                return await as_taken(self._provider, send, *optional)
+                info = await as_taken(self._provider, send, *optional)
+                if source == target and headers is not None and headers.metadata:
+                    await self._kept.metadata(info)  # nothing else was the purpose of it
+                return info
             except Unsupported:
                 self._provider.learn(copy=False)
             except KeyTaken:
@@ -300,6 +337,8 @@ class FallbackStore(StoreWrapper):
         return self._provider.sends("put_if_none_match")
 
     async def delete(self, key: str, *, if_match: str = "") -> None:
+        if key.endswith(MARKER) and not self.capabilities.markers:
+            return  # it might be taken for the file of that name
         if if_match:
             await self.settle("delete_if_match")
         await self._deletions.one(key, if_match)
@@ -309,6 +348,8 @@ class FallbackStore(StoreWrapper):
     ) -> Mapping[str, StoreError]:
         if if_match:
             await self.settle("delete_many_if_match")
+        if not self.capabilities.markers:
+            keys = [key for key in keys if not key.endswith(MARKER)]
         return await self._deletions.many(keys, if_match)
 
     async def _check_target(self, key: str, if_match: str, if_none_match: bool) -> None:

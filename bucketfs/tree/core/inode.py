@@ -195,13 +195,14 @@ class Directory(Inode):
         misses: Cold lookups since the last listing.
         subdirectories: How many of the children are directories.
         touched_ns: Time of the last local change of the entries.
+        only_here: It was made here, and the endpoint keeps no marker of it.
         readers: How many have it open to read its entries.
         renaming: The whole directory is being renamed.
     """
 
     __slots__ = (
         "asking", "children", "hidden", "listed", "loading", "markers", "misses", "negatives",
-        "readers", "removed", "renaming", "subdirectories", "touched_ns",
+        "only_here", "readers", "removed", "renaming", "subdirectories", "touched_ns",
     )  # fmt: skip
 
     def __init__(self, ino: int, parent: Directory | None, name: str) -> None:
@@ -217,6 +218,7 @@ class Directory(Inode):
         self.misses = 0
         self.touched_ns = 0
         self.subdirectories = 0
+        self.only_here = False
         self.readers = 0
         self.renaming = False
 

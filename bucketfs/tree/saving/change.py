@@ -34,7 +34,10 @@ class Changer:
         self._promises = promises
 
     def change(self, inode: Inode, change: Change) -> bool:
-        """Apply a change to the known attributes; answers whether anything has to be saved."""
+        """Apply a change to the known attributes; answers whether anything has to be saved.
+
+        Where the endpoint keeps no user metadata nothing changes.
+        """
         posix = inode.posix
         assert posix is not None, "attributes are looked up before they are changed"
         wanted: dict[str, object] = {}
@@ -45,7 +48,8 @@ class Changer:
         for name in ("uid", "gid", "atime_ns", "mtime_ns"):
             if (value := getattr(change, name)) is not None:
                 wanted[name] = value
-        if not wanted:
+        if not wanted or not self._state.store.capabilities.user_metadata:
+            # cp -p, tar and rsync would fail if what the bucket cannot keep were refused
             return False
         self.replace(inode, posix.changed(clock.wall_ns(), **wanted))
         return True
@@ -66,7 +70,7 @@ class Changer:
             inode.posix = inode.posix.changed(now, mtime_ns=now)
 
     def set_xattr(self, inode: Inode, name: str, value: bytes) -> None:
-        """Set an extended attribute; raises FsError ENOSPC when the object cannot carry it."""
+        """Set an extended attribute; raises FsError ENOSPC, ENOTSUP when it cannot be carried."""
         assert inode.posix is not None, "attributes are looked up before they are changed"
         self._replace_xattrs(inode, inode.posix, {**inode.posix.xattrs, name: value})
 
@@ -79,6 +83,8 @@ class Changer:
         self._replace_xattrs(inode, inode.posix, xattrs)
 
     def _replace_xattrs(self, inode: Inode, before: Posix, xattrs: dict[str, bytes]) -> None:
+        if not self._state.store.capabilities.user_metadata:
+            raise FsError(errno.ENOTSUP, "the endpoint keeps no user metadata")
         inode.posix = before.changed(clock.wall_ns(), xattrs=xattrs)
         try:
             object_headers(inode)

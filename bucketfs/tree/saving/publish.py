@@ -135,8 +135,9 @@ class Publisher:
         target = Target("", object_headers(inode), changes=open_state.attribute_changes)
         if isinstance(inode, Directory) and not inode.size:
             key = self._state.prefix(inode)
-            if not key:
-                open_state.attributes_unsaved = False  # a whole bucket has no object for its root
+            if not (key and self._state.store.capabilities.markers):
+                # a whole bucket has no object for its root, and some endpoints have none at all
+                open_state.attributes_unsaved = False
                 return Saved(attributes_left=False)
             info = await self._state.store.put(key, BytesBody(b""), target.headers)
             inode.markers = (inode.markers or frozenset()) | {"/"}
