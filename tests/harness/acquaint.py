@@ -25,13 +25,17 @@ def acquaint(mount: Mount) -> None:
         known=endpoint_file(mount.scratch / "cache", name),
     )
 
+    headers = Headers({"mode": "33188"})
+
     async def settle() -> None:
         async with open_store(config) as store:
             await store.settle(*CONDITIONS)
             # Ceph 16 shows only then how it wants ETags spelled
             key = f"{mount.prefix}.acquainted"
-            made = await store.put(key, BytesBody(b""), Headers())
-            await store.put(key, BytesBody(b"1"), Headers(), if_match=made.etag)
-            await store.delete(key)
+            made = await store.put(key, BytesBody(b""), headers)
+            await store.put(key, BytesBody(b"1"), headers, if_match=made.etag)
+            await store.head(key)
+            await store.put(f"{key}/", BytesBody(b""), headers)
+            await store.delete_many([key, f"{key}/"])
 
     trio.run(settle)
