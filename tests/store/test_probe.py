@@ -259,6 +259,7 @@ class _Ceph(MemoryStore):
     async def put(self, key: str, *args: object, if_match: str = "", **more: object) -> ObjectInfo:
         if if_match and (self.versions or self.provider[0].quoted):
             self.requests["PutObject"] += 1
+            await trio.sleep(self.latency)
             raise PreconditionFailed("PreconditionFailed", status=412, operation="PutObject")
         return await super().put(key, *args, if_match=if_match, **more)  # type: ignore[arg-type]
 
@@ -283,6 +284,19 @@ async def test_a_condition_that_is_true_and_refused(versions: bool, tmp_path: Pa
         await _replace(store, "a", old["a"])
     again = strangers(memory=memory, path=tmp_path / "known")[2]
     assert (again.quoted, told(again)["put_if_match"]) == (versions, not versions)
+
+
+def test_what_is_known_of_quotes_stays() -> None:
+    """Another condition may be false in the same moment, for a reason."""
+    provider = strangers()[2]
+    with provider.unquoted():
+        pass
+    assert provider.quoted
+    with provider.unquoted() as trial:
+        trial.holds()
+    with provider.unquoted():
+        pass
+    assert not provider.quoted
 
 
 async def _replace(store: FallbackStore, key: str, etag: str) -> None:
