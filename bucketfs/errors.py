@@ -207,6 +207,17 @@ _SLOW = _Meaning(_errno.ETIMEDOUT, "no answer in time: check the network, or rai
 _CHANGED_ON_THE_WAY = _Meaning(_errno.EIO, "bytes changed on their way: check proxies and gateways")
 _UNREACHABLE = _Meaning(_errno.EHOSTUNREACH, "check -o url= and the network")
 
+#: What endpoints on a file system answer (versitygw, MinIO) that cannot have `f` beside `f/x`.
+_BESIDE = "the endpoint cannot have an object and others below its name"
+_BELOW_FILE = _Meaning(_errno.ENOTDIR, _BESIDE)
+_IS_DIRECTORY = _Meaning(_errno.EISDIR, _BESIDE)
+_OF_NAMES: Mapping[str, _Meaning] = {
+    "ObjectParentIsFile": _BELOW_FILE,
+    "XMinioParentIsObject": _BELOW_FILE,
+    "ExistingObjectIsDirectory": _IS_DIRECTORY,
+    "XMinioObjectExistsAsDirectory": _IS_DIRECTORY,
+}
+
 #: S3 error codes, and the codes of `NO_ANSWER`, to what they mean. A store that is busy or broken
 #: after all retries gives EIO rather than EAGAIN: programs take EAGAIN from a file for a reason to
 #: ask again at once, for ever.
@@ -291,6 +302,7 @@ _BY_CODE: Mapping[str, _Meaning] = {
     "LocalDiskFull": _Meaning(_errno.ENOSPC, "make room, or name another directory: TMPDIR"),
     "LocalDiskFailed": _Meaning(_errno.EIO, "name another directory for temporary files: TMPDIR"),
     "BadRequest": _Meaning(_errno.EIO),  # never sent; the message says why
+    **_OF_NAMES,
 }
 
 #: Codes of `NoAnswer`: nothing, or nothing whole, came back.
@@ -343,6 +355,11 @@ def is_denied(exc: BaseException) -> bool:
     An answer to HEAD has no code; that keys are refused it says in the same way.
     """
     return isinstance(exc, StoreError) and exc.code in ("AccessDenied", "AllAccessDisabled", "403")
+
+
+def is_of_names(code: str) -> bool:
+    """Whether a name is refused for what is beside it: no condition was false."""
+    return code in _OF_NAMES
 
 
 def says_why(code: str) -> bool:

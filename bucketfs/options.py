@@ -79,10 +79,16 @@ class Options:
         "half the CPU, but nothing notices bytes that change on the way.")
     checksum: str = row(_E, "auto", kind.choice("auto", "crc32c", "md5", "off"),
         "The checksum that uploads carry and the server compares. auto: CRC-32C at Amazon, "
-        "Cloudflare and MinIO; over plain http always the SHA-256 of the signature, too. md5: "
+        "Cloudflare and wherever the answer to the first upload names it; over plain http always "
+        "the SHA-256 of the signature, too. md5: "
         "Content-MD5, which all servers know; it takes as much CPU as the rest of an upload.",
         metavar="auto|crc32c|md5|off")
     enable_content_md5: bool = row(_E, False, parse_switch, "The same as checksum=md5.")
+    probe: bool = row(_E, True, parse_switch,
+        "Before the first request that depends on it, find out on an object of its own whether the "
+        "endpoint honours conditions, once in 30 days. 0: write no such object, and look by a HEAD "
+        "before each request that has a condition.",
+        metavar="0|1", shown="1")
     requester_pays: bool = row(_E, False, parse_switch,
         "Agree to pay for requests to a requester-pays bucket.")
 

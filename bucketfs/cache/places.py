@@ -60,6 +60,11 @@ def stem(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
+def endpoint_file(root: Path, name: str) -> Path:
+    """Where it is kept what was learned of an address and bucket: all its mounts share it."""
+    return root / f"{stem(name)}.endpoint.json"
+
+
 def claim(root: Path, name: str, prefix: str = "") -> tuple[Path, int]:
     """A directory of this name locked for this process: the plain one, or the first numbered one.
 

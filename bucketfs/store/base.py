@@ -194,6 +194,8 @@ class BytesBody:
 class Capabilities:
     """What the endpoint can do; every False has a fallback in the store or in the layer that asks.
 
+    What is not known of a condition that may be ignored counts as False: see `Store.settle`.
+
     Attributes:
         copy: CopyObject works (else: download and upload).
         copy_part: UploadPartCopy works and honours its range.
@@ -406,6 +408,14 @@ class Store(Protocol):
 
         Asks the store only where one was refused in the same directory lately (for a key that ends
         in a slash: also anywhere below it), and answers else.
+        """
+        ...
+
+    async def settle(self, *conditions: str) -> Capabilities:
+        """Find out, if it is not known and may be, whether conditions are honoured.
+
+        Args:
+            conditions: Names of `Capabilities`. What cannot be found out counts as missing.
         """
         ...
 

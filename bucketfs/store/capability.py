@@ -1,47 +1,44 @@
-"""What an endpoint can do: a table of known providers, corrected by what the endpoint answers.
+"""What an endpoint can do: a table of providers by their hosts, corrected by what is answered.
 
-The table says what was measured or documented for each kind of server; an endpoint not in it is
-taken for a full S3 until it answers otherwise. Every ability that is missing has a fallback in
-`bucketfs.store.layers.fallback`. The dangerous kind of server is the one that *ignores* a condition
-and answers 200: a server not in the table is therefore not trusted with conditions on Complete and
-on the source of a copy, and for a mount that writes `probe` tries those of PUT, of the target of a
-copy and of deletions out on a key of its own.
+The table says what was measured or documented of each provider. An endpoint not in it is taken for
+a full S3 until it answers otherwise, whatever it says of itself: a Server header is a name, not an
+ability, and proxies change it. Every ability that is missing has a fallback in
+`bucketfs.store.layers.fallback`.
+
+Most abilities show by themselves: a request is refused, or its answer lacks something. `CONDITIONS`
+do not, as the dangerous kind of server *ignores* one and answers 200. They are unknown at first and
+count as missing; `bucketfs.store.probe` finds out about them where that is allowed, before the
+first request that depends on it. What was learned is kept for the next mount (`known`).
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-import trio
-
-from bucketfs.errors import PreconditionFailed, StoreError, Unsupported
-from bucketfs.store.base import BytesBody, Capabilities, Headers, ObjectInfo, Store
-from bucketfs.store.refusal import as_taken, is_refusal
-
-if TYPE_CHECKING:
-    from bucketfs.store.config import StoreConfig
+from bucketfs.store.base import Capabilities, ObjectInfo
+from bucketfs.store.config import StoreConfig
+from bucketfs.store.known import Known
 
 _log = logging.getLogger("bucketfs.store.capability")
 
-#: An ETag that no object has.
-_WRONG: Final = "0" * 32
-#: Seconds that the probe's key may take to delete when the mount is given up meanwhile.
-_CLEAN_UP: Final = 10.0
 _TIB: Final = 1 << 40
-#: Conditions that Amazon has had since 2025 and hardly anybody else: off until `probe` was there.
-_NEW_CONDITIONS: Final = {
-    "target_if_match": False,
-    "target_if_none_match": False,
-    "delete_if_match": False,
-    "delete_many_if_match": False,
-}
+#: What a server may ignore without a word, by the requests that carry it.
+PUTS: Final = frozenset({"put_if_match", "put_if_none_match"})
+TARGETS: Final = frozenset({"target_if_match", "target_if_none_match"})
+DELETIONS: Final = frozenset({"delete_if_match", "delete_many_if_match"})
+CONDITIONS: Final = PUTS | TARGETS | DELETIONS
 #: Most stores stopped at Amazon's limit of before December 2025.
-_FULL: Final = Capabilities(max_object=5 * _TIB, **_NEW_CONDITIONS)
+_FULL: Final = Capabilities(max_object=5 * _TIB)
+#: What is remembered for the next mount. Not `etags`: the first answer says it again, and a single
+#: bad one must not cost weeks of multipart uploads.
+_REMEMBERED: Final = CONDITIONS | {
+    "checksums", "copied_sums", "copy", "copy_condition", "copy_part", "delete_crc", "delete_many",
+    "descriptions", "get_if_match", "markers", "multipart", "user_metadata",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +48,22 @@ class Profile:
     Attributes:
         name: For the log.
         hosts: Endings of endpoint host names.
-        servers: Beginnings of the Server header, in lower case.
-        capabilities: See there.
-        list_v2: ListObjectsV2 works.
-        checksum: ``x-amz-checksum-crc32c`` is compared with what arrives, of parts too.
+        capabilities: See there; those of `unknown` do not count.
+        unknown: What has to be found out.
+        checksum: ``x-amz-checksum-crc32c`` is compared with what arrives, of parts too; None: the
+            answer to the first upload that carries one tells.
     """
 
     name: str
     hosts: tuple[str, ...] = ()
-    servers: tuple[str, ...] = ()
     capabilities: Capabilities = _FULL
-    list_v2: bool = True
-    checksum: bool = False
+    unknown: frozenset[str] = CONDITIONS
+    checksum: bool | None = None
 
 
-_NO_CONDITIONS: Final = {
-    "put_if_match": False,
-    "put_if_none_match": False,
-    "complete_if_match": False,
-    "complete_if_none_match": False,
-    "copy_if_match": False,
-}
+_NO_CONDITIONS: Final = dict.fromkeys(
+    CONDITIONS | {"complete_if_match", "complete_if_none_match", "copy_if_match"}, False
+)
 
 #: A HEAD before a Complete or a copy costs little; a condition that is ignored costs data.
 _CAREFUL: Final = replace(
@@ -79,12 +71,10 @@ _CAREFUL: Final = replace(
 )
 
 UNKNOWN: Final = Profile("unknown S3 server", capabilities=_CAREFUL)
-AWS: Final = Profile("Amazon S3", servers=("amazons3",), capabilities=Capabilities(), checksum=True)
+AWS: Final = Profile("Amazon S3", capabilities=Capabilities(), unknown=frozenset(), checksum=True)
 
-#: Sources: measurements on Ceph 16.2 and moto 5.2; the providers' own documentation; rclone's
-#: provider files (backend/s3/provider/*.yaml).
+#: Sources: the providers' own documentation; rclone's provider files (backend/s3/provider/*.yaml).
 PROFILES: Final = (
-    AWS,
     Profile(
         "Cloudflare R2",
         hosts=(".r2.cloudflarestorage.com",),
@@ -94,20 +84,14 @@ PROFILES: Final = (
     Profile(
         "Google Cloud Storage",
         hosts=("storage.googleapis.com",),
-        servers=("uploadserver",),
         capabilities=replace(_FULL, copy_part=False, max_copy=5 * _TIB, **_NO_CONDITIONS),
+        unknown=frozenset(),
+        checksum=False,
     ),
     Profile(
         "IBM Cloud Object Storage",
         hosts=(".cloud-object-storage.appdomain.cloud", ".softlayer.net"),
-        servers=("cleversafe",),
         capabilities=replace(_CAREFUL, max_object=10 * _TIB),
-    ),
-    Profile(
-        "MinIO",
-        servers=("minio",),
-        capabilities=replace(_FULL, copied_sums=False),
-        checksum=True,
     ),
     Profile(
         "Scaleway",
@@ -119,26 +103,12 @@ PROFILES: Final = (
         hosts=("gateway.storjshare.io",),
         capabilities=replace(_CAREFUL, copy_part=False, min_part=64 << 20),
     ),
-    Profile(
-        "Pachyderm gateway",
-        servers=("pachyderm",),
-        capabilities=replace(
-            _FULL, copy_part=False, user_metadata=False, markers=False, **_NO_CONDITIONS
-        ),
-        list_v2=False,
-    ),
 )
 
 
-def profile_of(host: str, server: str) -> Profile:
-    """The profile for an endpoint's host name and Server header, `UNKNOWN` if there is none."""
-    server = server.lower()
-    for profile in PROFILES:
-        if host and host.endswith(profile.hosts):
-            return profile
-        if server and server.startswith(profile.servers):
-            return profile
-    return UNKNOWN
+def profile_of(host: str) -> Profile:
+    """The profile for an endpoint's host name, `UNKNOWN` if there is none."""
+    return next((p for p in PROFILES if host and host.endswith(p.hosts)), UNKNOWN)
 
 
 class Trial:
@@ -154,35 +124,60 @@ class Provider:
     """The endpoint of one mount: its profile and what was learned since.
 
     Attributes:
+        name: For the log.
         capabilities: What `Store.capabilities` says.
+        unknown: `CONDITIONS` that may be found out, and have not been.
+        unsure: Those that cannot be: they are sent, and not relied on.
         list_v2: Whether to list with ListObjectsV2.
         listed_headers: Whether such a listing is asked for what was stored with the objects.
-        probes: Whether `probe` has something to find out, still.
-        classed: Whether new objects name a storage class.
-        probes_writes: Whether it had, as the endpoint may ignore conditions.
+        untried_class: The storage class of new objects, while nobody knows whether there is one of
+            this name; "" for none.
         quoted: Whether If-Match takes the ETag with its quotes (RFC 9110; Ceph 16 does not).
         summed: Multipart uploads that were begun with CRC-32C.
     """
 
     def __init__(self, config: StoreConfig) -> None:
-        self._host = config.host
-        self._checksum = config.checksum
-        self.probes = self.probes_writes = not (config.read_only or config.is_aws)
-        self.classed = bool(config.storage_class)
-        self._versioned: bool | None = None
-        self._ignores_ranges = False
-        self._met = config.is_aws
+        profile = AWS if config.is_aws else profile_of(config.host)
+        self.name = profile.name
+        self.capabilities = replace(profile.capabilities, **dict.fromkeys(profile.unknown, False))
+        self.list_v2 = True
         self.listed_headers = not config.is_aws
         self._listed_headers_known = config.is_aws
-        self._adopt(AWS if config.is_aws else profile_of(config.host, ""))
         self.quoted = True
         self.summed: set[str] = set()
-
-    def _adopt(self, profile: Profile) -> None:
-        self.name = profile.name
-        self.capabilities = profile.capabilities
-        self.list_v2 = profile.list_v2
+        self.unknown = set(profile.unknown) if config.probe else set[str]()
+        self.unsure = set(profile.unknown) - self.unknown
+        self._unseen = set() if config.is_aws else {"markers", "user_metadata"}
+        self._checksum = config.checksum
         self._compares = profile.checksum
+        self._ignores_conditions = not config.is_aws
+        self._ignores_ranges = False
+        self._versioned: bool | None = None
+        writes = config.probe and not (config.read_only or config.is_aws)
+        self.untried_class = config.storage_class if writes else ""
+        self._known = Known(config.known, f"{config.url or 'Amazon S3'} {config.bucket}")
+        self._recall(self._known.load())
+
+    def _recall(self, known: dict[str, bool]) -> None:
+        """Begin with what an earlier mount has learned."""
+        able = {name: value for name, value in known.items() if name in _REMEMBERED}
+        self.capabilities = replace(self.capabilities, **able)
+        self.unknown -= able.keys()
+        self.unsure -= able.keys()
+        self._unseen -= able.keys()
+        self.list_v2 = known.get("list_v2", self.list_v2)
+        self.listed_headers = known.get("listed_headers", self.listed_headers)
+        self._listed_headers_known |= "listed_headers" in known
+        self.quoted = known.get("quoted", self.quoted)
+        self._versioned = known.get("versioned")
+        self._compares = known.get("compares", self._compares)
+        if known.get(_class_name(self.untried_class)):
+            self.untried_class = ""
+
+    def has_class(self) -> None:
+        """The endpoint has stored an object of the class that new ones are to have."""
+        self._known.note({_class_name(self.untried_class): True})
+        self.untried_class = ""
 
     @property
     def checksum(self) -> str:
@@ -190,49 +185,89 @@ class Provider:
         if self._checksum == "off" or not self.capabilities.checksums:
             return ""
         if self._checksum == "auto":
-            return "crc32c" if self._compares else ""
+            return "" if self._compares is False else "crc32c"
         return self._checksum
+
+    @property
+    def sums_parts(self) -> bool:
+        """Whether multipart uploads begin with CRC-32C."""
+        return self.checksum == "crc32c" and (self._checksum != "auto" or self._compares is True)
+
+    def compares(self, named: bool) -> None:
+        """An upload that carried a CRC-32C was answered: who knows it names it in the answer."""
+        if self._compares is None:
+            self._compares = named
+            self._known.note({"compares": named})
 
     def quote(self, etag: str) -> str:
         """An ETag as the endpoint wants it in If-Match."""
         return f'"{etag}"' if self.quoted else etag
 
-    def meet(self, headers: Mapping[str, Any]) -> None:
-        """Look at the headers of the endpoint's first answer."""
-        if self._met:
-            return
-        self._met = True
-        if self.name == UNKNOWN.name:
-            self._adopt(profile_of(self._host, headers.get("server", "")))
+    def sends(self, ability: str) -> bool:
+        """Whether a request is to carry what needs an ability."""
+        return bool(getattr(self.capabilities, ability)) or ability in self.unsure
 
     @contextmanager
     def without(self, *abilities: str) -> Iterator[Trial]:
         """Do without abilities during the block, and for good if the trial holds."""
         lost = {name: False for name in abilities if getattr(self.capabilities, name)}
+        unsure = self.unsure.intersection(abilities)
         self.capabilities = replace(self.capabilities, **lost)
+        self.unsure -= unsure
         trial = Trial()
         try:
             yield trial
         finally:
             back = dict.fromkeys(lost, True)
             self.capabilities = replace(self.capabilities, **back)
+            self.unsure |= unsure
             if trial.held:
-                self.demote(**lost)
+                self.learn(**dict.fromkeys(abilities, False))
 
-    def demote(self, **abilities: bool) -> None:
-        """Give up abilities that turned out to be missing, and say so once each."""
-        lost = {
-            name: value
-            for name, value in abilities.items()
-            if getattr(self.capabilities, name) != value
+    @contextmanager
+    def unquoted(self) -> Iterator[Trial]:
+        """Send ETags without quotes during the block, and for good if the trial holds."""
+        before, self.quoted = self.quoted, False
+        trial = Trial()
+        try:
+            yield trial
+        finally:
+            self.quoted = before and not trial.held
+            if trial.held:
+                self._known.note({"quoted": False})
+
+    def learn(self, *, remember: bool = True, **abilities: bool) -> None:
+        """Note what was answered: for the rest of this mount, and, to `remember`, for the next."""
+        fresh = {
+            name: able
+            for name, able in abilities.items()
+            if name in self.unknown | self.unsure | self._unseen
+            or getattr(self.capabilities, name) != able
         }
-        if lost:
-            self.capabilities = replace(self.capabilities, **lost)
-            _log.info("%s lacks: %s", self.name, ", ".join(sorted(lost)))
+        if not fresh:
+            return
+        self.capabilities = replace(self.capabilities, **fresh)
+        self.unknown -= fresh.keys()
+        self.unsure -= fresh.keys()
+        self._unseen -= fresh.keys()
+        if missing := sorted(name for name, able in fresh.items() if not able):
+            _log.info("%s lacks: %s", self.name, ", ".join(missing))
+        if remember:
+            self._known.note({name: able for name, able in fresh.items() if name in _REMEMBERED})
 
-    def found_able(self, **abilities: bool) -> None:
-        """Note abilities that were tried out."""
-        self.capabilities = replace(self.capabilities, **abilities)
+    def is_unseen(self, ability: str) -> bool:
+        """Whether nobody has looked yet if what is stored like this is kept; it counts as kept."""
+        return ability in self._unseen
+
+    def confirm(self, ability: str) -> None:
+        """What is stored like this was seen in the bucket."""
+        if ability in self._unseen:
+            self.learn(**{ability: True})
+
+    def give_up_on(self, conditions: set[str]) -> None:
+        """These cannot be found out: they count as missing as long as this mount lives."""
+        self.unsure |= conditions & self.unknown
+        self.unknown -= conditions
 
     def miss_etags(self) -> None:
         """An answer named no ETag."""
@@ -260,20 +295,28 @@ class Provider:
         it refuses all If-Match, and ignores If-None-Match.
         """
         before, self._versioned = self._versioned, bool(version_id)
-        if before is False and version_id and self.probes_writes:
+        if before is self._versioned or not self._ignores_conditions:
+            return
+        self._known.note({"versioned": self._versioned})
+        if before is False and version_id:
             _log.warning("versioning was switched on: a HEAD replaces conditions from now on")
-            self.demote(put_if_match=False, put_if_none_match=False)
+            self.learn(put_if_match=False, put_if_none_match=False)
 
     def demote_list(self) -> None:
+        """The endpoint takes no ListObjectsV2."""
         if self.list_v2:
             self.list_v2 = False
             _log.info("%s knows ListObjects only, not ListObjectsV2", self.name)
+            self._known.note({"list_v2": False})
 
     def listed(self, objects: Sequence[ObjectInfo], *, asked: bool) -> None:
         """A listing shows these: the first that has any tells whether it brings headers."""
         if asked and objects and not self._listed_headers_known:
-            self._listed_headers_known = True
-            self.listed_headers = any(info.headers is not None for info in objects)
+            self._note_listed_headers(any(info.headers is not None for info in objects))
+
+    def _note_listed_headers(self, brought: bool) -> None:
+        self._listed_headers_known, self.listed_headers = True, brought
+        self._known.note({"listed_headers": brought})
 
     @contextmanager
     def without_listed_headers(self) -> Iterator[Trial]:
@@ -283,147 +326,11 @@ class Provider:
         try:
             yield trial
         finally:
-            self._listed_headers_known |= trial.held
-            self.listed_headers = before and not trial.held
+            self.listed_headers = before
+            if trial.held:
+                self._note_listed_headers(False)
 
 
-async def probe(store: Store, provider: Provider, prefix: str) -> None:
-    """Find out on a short-lived key which conditions work, and how If-Match is spelled.
-
-    Six to ten small requests: the more conditions are honoured, the more. Where writing is not
-    allowed, or no more after the first of them, what is not found out stays as it is, and nothing
-    is raised, except for a storage class.
-
-    Raises:
-        StoreError: InvalidStorageClass: the endpoint takes no object of the class of this mount.
-    """
-    key = f"{prefix}.bucketfs-probe-{secrets.token_hex(8)}"
-    try:
-        if not provider.capabilities.put_if_none_match:
-            return
-        first = await as_taken(
-            provider,
-            lambda: store.put(key, BytesBody(b"1"), Headers(), if_none_match=True),
-            "checksums",
-        )
-    except StoreError as exc:
-        if exc.code == "InvalidStorageClass":
-            raise
-        if is_refusal(exc):
-            if provider.classed:
-                await _try_out_class(store, provider, key, exc)
-            provider.demote(put_if_none_match=False, put_if_match=False)
-        else:
-            _log.debug("conditional writes were not probed: %s", exc)
-        return
-    whole = False
-    try:
-        await _try_out_puts(store, provider, key, first.etag)
-        await _try_out_copies(store, provider, key)
-        whole = True
-    except StoreError as exc:
-        _log.info("conditional writes were not probed to the end: %s", exc)
-    finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEAN_UP):
-            await _clean_up(store, provider, key, learn=whole)
-
-
-async def _try_out_class(store: Store, provider: Provider, key: str, refused: StoreError) -> None:
-    """Put a refused object again without a storage class: Ceph does not say what it refuses."""
-    with provider.without("storage_class"):
-        try:
-            await as_taken(
-                provider, lambda: store.put(key, BytesBody(b"1"), Headers()), "checksums"
-            )
-        except StoreError:
-            return
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEAN_UP):
-        await _clean_up(store, provider, key, learn=False)
-    raise StoreError(
-        "InvalidStorageClass", status=refused.status, operation=refused.operation, key=key
-    )
-
-
-async def _try_out_puts(store: Store, provider: Provider, key: str, etag: str) -> None:
-    """Put the object with this ETag again, under conditions."""
-
-    async def is_refused(*, if_match: str = "", if_none_match: bool = False) -> bool:
-        put = store.put(
-            key, BytesBody(b"1"), Headers(), if_match=if_match, if_none_match=if_none_match
-        )
-        try:
-            return await _is_refused(put)
-        except Unsupported:
-            return False
-
-    provider.demote(put_if_none_match=await is_refused(if_none_match=True))
-    honoured = await is_refused(if_match=_WRONG)
-    provider.demote(put_if_match=honoured)
-    if honoured and await is_refused(if_match=etag):
-        provider.quoted = False
-        try:
-            provider.demote(put_if_match=not await is_refused(if_match=etag))
-        except StoreError:
-            provider.quoted = True
-            raise
-
-
-async def _try_out_copies(store: Store, provider: Provider, key: str) -> None:
-    """Copy the object onto itself, under conditions that are false."""
-
-    def copy(*, if_match: str = "", if_none_match: bool = False) -> Awaitable[object]:
-        return store.copy(
-            key,
-            key,
-            size=1,
-            headers=Headers(),
-            target_if_match=if_match,
-            target_if_none_match=if_none_match,
-        )
-
-    honoured = match = False
-    try:
-        honoured = await _is_refused(copy(if_none_match=True))
-        # who does not know the one does not know the other
-        match = honoured and await _is_refused(copy(if_match=_WRONG))
-    except StoreError as exc:
-        if not is_refusal(exc):  # not all copy an object onto itself
-            raise
-    provider.found_able(target_if_none_match=honoured, target_if_match=match)
-
-
-async def _clean_up(store: Store, provider: Provider, key: str, *, learn: bool) -> None:
-    """Delete the object; to `learn`, under conditions that are false, first of all."""
-    try:
-        if not (learn and await _is_gone(store, provider, key)):
-            await store.delete(key)
-    except StoreError as exc:
-        # who may write and not delete may mount all the same
-        _log.warning("the object of the probe for conditional writes stays in the bucket: %s", exc)
-
-
-async def _is_gone(store: Store, provider: Provider, key: str) -> bool:
-    """Whether deletions of another version took the object: the endpoint ignores conditions."""
-    one = many = False
-    stayed: Mapping[str, StoreError] = {}
-    try:
-        one = await _is_refused(store.delete(key, if_match=_WRONG))
-        if one:
-            stayed = await store.delete_many([key], if_match={key: _WRONG})
-            many = isinstance(stayed.get(key), PreconditionFailed)
-        return key not in stayed
-    except StoreError as exc:
-        if not is_refusal(exc):
-            raise
-        return False
-    finally:
-        provider.found_able(delete_if_match=one, delete_many_if_match=many)
-
-
-async def _is_refused(sent: Awaitable[object]) -> bool:
-    """Whether the endpoint answers 412 to a request, for its condition."""
-    try:
-        await sent
-    except PreconditionFailed:
-        return True
-    return False
+def _class_name(storage_class: str) -> str:
+    """What a storage class is called among the abilities that are remembered."""
+    return f"storage_class {storage_class}"

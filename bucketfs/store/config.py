@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -61,10 +62,13 @@ class StoreConfig:
         requester_pays: Say with each request that we pay.
         verify: False: trust any certificate; a path: trust these certificates (file or directory).
         verify_hostname: False: the certificate may be for another name.
-        read_only: The mount never writes; nothing is probed.
+        read_only: The mount never writes.
         single_puts: No file is uploaded in parts.
         prefix: What a mount shows of the bucket, "" or ending in a slash.
-        probe_prefix: Where `Store.check` of a writable mount may put its short-lived test keys.
+        probe: Find out on a short-lived object which conditions the endpoint honours, before the
+            first request that depends on one; else those that are not known are not relied on.
+        probe_prefix: What the key of that object begins with.
+        known: The file in which it is kept what was learned of the endpoint; None for none.
         reload_credentials: Asked after the server refused the credentials; the answer is used
             when it differs. None says that there are no usable ones now.
         at: Show the bucket as it was at this Unix time; None: as it is.
@@ -92,7 +96,9 @@ class StoreConfig:
     read_only: bool = False
     single_puts: bool = False
     prefix: str = ""
+    probe: bool = True
     probe_prefix: str = ""
+    known: Path | None = None
     reload_credentials: Callable[[], Credentials | None] | None = None
     at: float | None = None
     patience: float = 300.0

@@ -52,7 +52,7 @@ async def as_taken(provider: Provider, send: Callable[[], Awaitable[T]], *option
         if not is_refusal(exc):
             raise
         refusal = exc
-    used = [name for name in optional if getattr(provider.capabilities, name)]
+    used = [name for name in optional if provider.sends(name)]
     trials = [[name] for name in used] + ([used] if len(used) > 1 else [])
     for names in trials:
         with provider.without(*names) as trial:

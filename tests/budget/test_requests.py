@@ -13,26 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.mounts import Mount, Mounts
+from tests.harness.mounts import Mount
 from tests.harness.proxy import Proxy
 from tests.harness.witness import Witness
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def mounted(bucket: Witness, mount: Mounts, counted: Proxy) -> Callable[..., Mount]:
-    """Mounts the bucket as it is then, through the proxy, and starts to count.
-
-    What was asked for a moment ago is not asked again, however slow the test server is.
-    """
-
-    def start(*options: str) -> Mount:
-        made = mount(bucket, "open_ttl=60", *options, url=counted.url)
-        counted.clear()
-        return made
-
-    return start
 
 
 def test_creating_a_file_is_one_put(

@@ -16,28 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.mounts import Mount, Mounts
+from tests.harness.mounts import Mount
 from tests.harness.proxy import Proxy
 from tests.harness.witness import Witness
 
 Mounted = Callable[..., Mount]
 #: Too large to be the object of a symbolic link, so that readdir can tell the type.
 PLAIN = bytes(5000)
-
-
-@pytest.fixture
-def mounted(bucket: Witness, mount: Mounts, counted: Proxy) -> Mounted:
-    """Mounts the bucket as it is then, through the proxy, and starts to count.
-
-    What was asked for a moment ago is not asked again, however slow the test server is.
-    """
-
-    def start(*options: str) -> Mount:
-        made = mount(bucket, "open_ttl=60", *options, url=counted.url)
-        counted.clear()
-        return made
-
-    return start
 
 
 def asked_for(counted: Proxy, *operations: str) -> Counter[str]:

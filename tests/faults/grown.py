@@ -13,11 +13,8 @@ from pathlib import Path
 import trio
 
 from bucketfs.cache.cache import PageCache
-from bucketfs.credentials import Anonymous
 from bucketfs.errors import FsError, StoreError, errno_of
 from bucketfs.file.context import FileContext
-from bucketfs.store.capability import Provider
-from bucketfs.store.config import StoreConfig
 from bucketfs.store.layers.fallback import FallbackStore
 from bucketfs.store.layers.retry import RetryPolicy, RetryStore
 from bucketfs.tasks import Background
@@ -25,6 +22,7 @@ from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.saving.change import Change
 from bucketfs.tree.tree import Tree
 from tests.faults.scenario import Entry, World, of_objects
+from tests.harness.providers import provider_with
 from tests.tree.builder import CONFIG, Bucket, Mount, in_place
 
 KINDS = {stat.S_IFDIR: "d", stat.S_IFLNK: "l"}
@@ -155,8 +153,7 @@ async def grown(
     renew: Callable[[float], Awaitable[bool]] | None = None,
 ) -> AsyncIterator[Mount]:
     """A mount of the bucket as `open_store` builds its store, with its cache in `directory`."""
-    provider = Provider(StoreConfig("bucket", Anonymous(), url="http://memory"))
-    provider.capabilities = bucket.capabilities
+    provider = provider_with(bucket.capabilities)
     dice = random.Random(1)
     retried = RetryStore(bucket, RetryPolicy(), renew=renew, luck=dice.random)
     store = FallbackStore(retried, provider)

@@ -399,6 +399,9 @@ class MemoryStore:
     async def check(self) -> None:
         await self._request("ListObjectsV2", "")
 
+    async def settle(self, *_conditions: str) -> Capabilities:
+        return self.capabilities
+
     async def _request(self, operation: str, key: str) -> Fault | None:
         """Count a request, spend its latency, fail it if it is to fail before it is carried out.
 

@@ -61,5 +61,5 @@ def listed_headers(proxy: Proxy, client: Any, bucket: str) -> Iterator[Fault]:
     def is_asked(request: Request) -> bool:
         return request.operation == "ListObjectsV2" and request.query.get("metadata") == "true"
 
-    with proxy.fault("", when=is_asked, rewrite=rewrite) as fault:
+    with proxy.fault("", when=is_asked, rewrite_answer=rewrite) as fault:
         yield fault

@@ -41,7 +41,8 @@ class Fault:
         strip: Header that the answer loses on its way, in lower case.
         date: Value of the answer's Date header, "" for none.
         lie: Put this answer in the place of a GET's, whose headers it is told.
-        rewrite: Put what this makes of an answer's body in its place.
+        rewrite: What the endpoint gets in the place of the request's head; signatures break.
+        rewrite_answer: Put what this makes of an answer's body in its place.
         stall: Hold the request until the fault is lifted or its client hangs up.
         delay: Seconds to wait before passing the request on.
     """
@@ -61,6 +62,7 @@ class Fault:
     date: str = ""
     lie: Lie | None = None
     rewrite: Callable[[bytes], bytes] | None = None
+    rewrite_answer: Callable[[bytes], bytes] | None = None
     stall: bool = False
     delay: float = 0.0
     struck: int = 0
@@ -177,7 +179,8 @@ class _Connection:
 
     async def _forward(self, head: Head, request: Request, fault: Fault | None) -> bool:
         reader, writer = await self._connected()
-        writer.write(head.raw)
+        rewrite = fault.rewrite if fault is not None else None
+        writer.write(rewrite(head.raw) if rewrite is not None else head.raw)
         if head.headers.get("expect", "").lower() == "100-continue":
             self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         flip = fault.flip_sent if fault is not None else None
@@ -194,8 +197,8 @@ class _Connection:
             self._writer.write(fault.lie(Truth.of(answer)))
             await self._writer.drain()
             return False
-        if fault is not None and fault.rewrite is not None:
-            await self._rewrite(answer, fault.rewrite(await read_body(answer, reader)))
+        if fault is not None and fault.rewrite_answer is not None:
+            await self._rewrite(answer, fault.rewrite_answer(await read_body(answer, reader)))
             return True
         self._writer.write(_without(answer.raw, fault.strip if fault is not None else ""))
         bodyless = request.method == "HEAD" or request.status in (204, 304)

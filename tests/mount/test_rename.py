@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from tests.conftest import Folder
+from tests.harness.acquaint import acquaint
 from tests.harness.http import Request
 from tests.harness.mounts import Mounts
 from tests.harness.posix import RENAME_EXCHANGE, RENAME_NOREPLACE, refused, renameat2
@@ -282,7 +283,10 @@ class TestAnotherClient:
             return is_other or ("if-none-match" in request.headers and found is not None)
 
         with counted.fault("CopyObject", when=is_false, status=412, code="PreconditionFailed"):
-            path = mount(bucket, url=counted.url).path
+            mounted = mount(bucket, url=counted.url, start=False)
+            acquaint(mounted)
+            mounted.start()
+            path = mounted.path
             for name in os.listdir(path):
                 (path / name).stat()
             counted.clear()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.acquaint import acquaint
 from tests.harness.mounts import Mount, Mounts, wait_for_key
 from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
@@ -19,7 +20,9 @@ EXPECTED = "made up by the proxy|is not saved yet|was not unmounted"
 
 
 def writeback(mount: Mounts, bucket: Witness, counted: Proxy, *options: str) -> Mount:
-    mounted = mount(bucket, "writeback", "retries=1", *options, url=counted.url)
+    mounted = mount(bucket, "writeback", "retries=1", *options, url=counted.url, start=False)
+    acquaint(mounted)
+    mounted.start()
     mounted.expected.append(EXPECTED)
     os.listdir(mounted.path)
     counted.clear()

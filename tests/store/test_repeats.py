@@ -10,7 +10,7 @@ import pytest
 from bucketfs.errors import NoAnswer, StoreError, Unsupported
 from bucketfs.store.base import BytesBody, Headers, Store
 from bucketfs.store.long_listing import EMPTY_PAGES, read_pages
-from tests.store.test_transport import BODY, HEAD, OK, talking
+from tests.store.test_transport import BODY, HEAD, OK, scripted, talking
 
 CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "head": lambda s: s.head("k"),
@@ -54,6 +54,25 @@ async def test_a_redirect_after_the_first_request() -> None:
             with pytest.raises(StoreError):
                 await CALLS[name](store)
             assert len(script.seen) <= 4
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("known", [True, False], ids=["later", "at first"])
+async def test_no_key_is_sent_to_another_host(status: int, known: bool) -> None:
+    """Whoever answers may be anybody, and signatures and bytes are of use to who gets them."""
+    async with scripted(*[HEAD] * 8) as other:
+        location = other.url.encode()
+        away = b"HTTP/1.1 %d Away\r\nLocation: %s/bkt/k\r\nContent-Length: 0\r\n\r\n"
+        before = [HEAD] if known else []
+        async with talking(*before, *[away % (status, location)] * 100) as (store, script):
+            for _ in before:
+                await store.head("k")
+            for name in ("head", "get", "put", "list"):
+                script.seen.clear()
+                with pytest.raises(StoreError):
+                    await CALLS[name](store)
+                assert len(script.seen) <= 4
+        assert other.connections == 0
 
 
 async def test_a_copied_part_without_an_etag_is_none() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from botocore.session import Session
@@ -21,14 +22,32 @@ from tests.harness.witness import Witness
 
 @asynccontextmanager
 async def opened(
-    bucket: Witness, counted: Proxy, storage_class: str, *, read_only: bool = False
+    bucket: Witness,
+    counted: Proxy,
+    storage_class: str,
+    *,
+    read_only: bool = False,
+    known: Path | None = None,
 ) -> AsyncIterator[Store]:
     keys = StaticKeys(bucket.endpoint.access_key, bucket.endpoint.secret_key)
     config = StoreConfig(
-        bucket.name, keys, url=counted.url, storage_class=storage_class, read_only=read_only
-    )
+        bucket.name, keys, url=counted.url, storage_class=storage_class, read_only=read_only,
+        known=known,
+    )  # fmt: skip
     async with open_store(config) as store:
         yield store
+
+
+async def test_one_that_is_known_is_not_tried_again(
+    bucket: Witness, counted: Proxy, tmp_path: Path
+) -> None:
+    known = tmp_path / "endpoint.json"
+    for expected in (1, 0):
+        counted.clear()
+        async with opened(bucket, counted, "STANDARD_IA", known=known) as store:
+            await store.check()
+        assert counted.count("PutObject") == expected, counted.story()
+    assert not bucket.keys()
 
 
 def is_classed(request: Request) -> bool:
@@ -45,7 +64,6 @@ async def test_it_is_refused(bucket: Witness, counted: Proxy, code: str) -> None
         able = store.capabilities
     assert caught.value.code == "InvalidStorageClass"
     assert "storage_class=" in advice(caught.value)
-    assert able.put_if_none_match
     assert able.storage_class
     assert not bucket.keys()
 
@@ -55,7 +73,6 @@ async def test_the_endpoint_refuses_every_object(bucket: Witness, counted: Proxy
     async with opened(bucket, counted, "NOPE") as store:
         with counted.fault("PutObject", status=400, code="InvalidArgument"):
             await store.check()
-        assert not store.capabilities.put_if_none_match
         assert store.capabilities.storage_class
 
 

@@ -14,6 +14,8 @@ from crc32c import crc32c
 from bucketfs.credentials import Anonymous
 from bucketfs.errors import Damaged, StoreError
 from bucketfs.store import StoreConfig, open_store
+from bucketfs.store.aws.connection import connect
+from bucketfs.store.aws.s3 import S3Store
 from bucketfs.store.aws.sums import Checksums, multipart_etag, sums_of
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo, Store
 from bucketfs.store.capability import Provider
@@ -22,7 +24,7 @@ from tests.harness.memory import Fault, MemoryStore
 from tests.harness.proxy import Proxy
 from tests.harness.witness import Witness
 from tests.store.conftest import config_of
-from tests.store.test_transport import OK, error, talking
+from tests.store.test_transport import CONFIG, OK, error, scripted, talking
 
 
 def xml(body: str, etag: str) -> bytes:
@@ -163,13 +165,28 @@ def provider_of(url: str | None, checksum: str = "auto") -> Provider:
 
 
 def test_who_gets_crc32c_unasked() -> None:
-    assert provider_of(None).checksum
-    assert provider_of("https://1.r2.cloudflarestorage.com").checksum
-    assert not provider_of("https://host").checksum
+    for url in (None, "https://1.r2.cloudflarestorage.com"):
+        assert (provider_of(url).checksum, provider_of(url).sums_parts) == ("crc32c", True)
+    assert not provider_of("https://storage.googleapis.com").checksum
     assert not provider_of(None, "off").checksum
-    minio = provider_of("https://host")
-    minio.meet({"server": "MinIO"})
-    assert minio.checksum
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_the_first_upload_tells_who_compares(named: bool) -> None:
+    """Who knows the sum names it in the answer; parts are begun with it from then on."""
+    put = OK + b'Content-Length: 0\r\nETag: "e2"\r\n'
+    first = put + (b"x-amz-checksum-crc32c: whatever\r\n\r\n" if named else b"\r\n")
+    async with scripted(first, put + b"\r\n") as script:
+        config = replace(CONFIG, url=script.url)
+        provider = Provider(config)
+        assert (provider.checksum, provider.sums_parts) == ("crc32c", False)
+        async with connect(config) as connection:
+            store = S3Store(connection, config, provider)
+            for key in ("a", "b"):
+                await store.put(key, BytesBody(SMALL), PLAIN)
+    carried = ["x-amz-checksum-crc32c" in seen.headers for seen in script.seen]
+    assert carried == [True, named]
+    assert provider.sums_parts == named
 
 
 @pytest.mark.parametrize("operation", ["PutObject", "CreateMultipartUpload"])
@@ -223,6 +240,18 @@ def test_what_a_completed_upload_may_have_become() -> None:
         with pytest.raises(Damaged) as raised:
             completed(sums, etag, size=size, named=named)
         assert raised.value.etag == ours
+
+
+@pytest.mark.parametrize("metadata", [{"mtime": "1.000000007"}, {"mtime": "1"}, {}])
+def test_an_object_with_another_etag_than_its_upload(metadata: dict[str, str]) -> None:
+    """As rclone's: it is ours if it says of itself what we did."""
+    config = StoreConfig(bucket="b", credentials=Anonymous(), url="http://host")
+    sums = Checksums(config, Provider(config))
+    sent = {"mtime": "1.000000007"}
+    sums.opened("u", {}, sent)
+    found = ObjectInfo("k", 9, "f" * 32, 5, Headers(metadata))
+    made = sums.completed(found, upload_id="u", named=OURS, parts=[(1, ONE), (2, TWO)], size=9)
+    assert made.etag == (found.etag if metadata == sent else OURS)
 
 
 def test_etags_that_are_no_md5_prove_nothing() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import ssl
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
@@ -25,6 +27,8 @@ from bucketfs.errors import (
 from bucketfs.store import StoreConfig, open_store
 from bucketfs.store.aws.connection import tls_context
 from bucketfs.store.base import BytesBody, Headers, Store
+from bucketfs.store.capability import CONDITIONS
+from bucketfs.store.known import Known
 
 OK = b"HTTP/1.1 200 OK\r\n"
 HEAD = (
@@ -110,7 +114,6 @@ CONFIG = StoreConfig(
     connect_timeout=2.0,
     read_timeout=0.2,
     retries=0,
-    read_only=True,
 )
 
 
@@ -118,10 +121,14 @@ CONFIG = StoreConfig(
 async def talking(
     *answers: bytes | None, **settings: object
 ) -> AsyncIterator[tuple[Store, Script]]:
+    """A store that knows of the server that it honours conditions."""
     async with scripted(*answers) as script:
-        config = replace(CONFIG, url=script.url, **settings)  # type: ignore[arg-type]
-        async with open_store(config) as store:
-            yield store, script
+        with tempfile.TemporaryDirectory() as directory:
+            known = Path(directory, "known")
+            Known(known).note(dict.fromkeys(CONDITIONS, True) | {"compares": False})
+            config = replace(CONFIG, url=script.url, known=known, **settings)  # type: ignore[arg-type]
+            async with open_store(config) as store:
+                yield store, script
 
 
 def error(status: int, code: str, *headers: bytes) -> bytes:

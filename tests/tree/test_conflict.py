@@ -12,8 +12,10 @@ import trio
 
 from bucketfs.errors import FsError, KeyTaken, PreconditionFailed, errno_of
 from bucketfs.store.base import Capabilities
+from bucketfs.store.layers.copying import CARRIED_MOST
+from bucketfs.store.layers.fallback import FallbackStore
 from bucketfs.tree.core.posix import decode
-from bucketfs.tree.namespace.claim import CARRIED_MOST
+from tests.harness.providers import provider_with
 from tests.tree.builder import CONFIG, MIB, Bucket, Mount, noise, planted
 
 pytestmark = pytest.mark.mock_clock
@@ -190,10 +192,16 @@ async def test_what_others_made_meanwhile_is_there(
         assert await mount.names() == {"l"}
 
 
+@pytest.mark.parametrize("able", [True, False], ids=["able", "blind"])
 @pytest.mark.parametrize("size", [0, 100, CARRIED_MOST, CARRIED_MOST + 1])
-async def test_a_rename_that_replaces_nothing(bucket: Bucket, tmp_path: Path, size: int) -> None:
+async def test_a_rename_that_replaces_nothing(tmp_path: Path, size: int, able: bool) -> None:
     data = noise(size)
-    async with planted(bucket, tmp_path, exclusive_at_open=True) as mount:
+    bucket = Bucket(
+        latency=0.01,
+        capabilities=Capabilities(target_if_match=able, target_if_none_match=able),
+    )
+    store = FallbackStore(bucket, provider_with(bucket.capabilities))
+    async with planted(bucket, tmp_path, store=store, exclusive_at_open=True) as mount:
         await mount.save("a", data)
         await mount.names()
         before = dict(bucket.objects["a"].headers.metadata)

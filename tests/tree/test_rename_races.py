@@ -12,13 +12,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from bucketfs.credentials import Anonymous
 from bucketfs.errors import FsError, KeyTaken, NoAnswer, PreconditionFailed, StoreError, errno_of
 from bucketfs.store.base import Capabilities, Store
-from bucketfs.store.capability import Provider
-from bucketfs.store.config import StoreConfig
 from bucketfs.store.layers.fallback import FallbackStore
 from tests.harness.memory import Fault, FaultHook
+from tests.harness.providers import provider_with
 from tests.tree.builder import Bucket, Mount, killed, planted
 
 pytestmark = pytest.mark.mock_clock
@@ -65,9 +63,7 @@ class Other:
 
 def asked_through(bucket: Bucket) -> Store:
     """What the mount of a bucket asks: what the bucket cannot do is made of what it can."""
-    provider = Provider(StoreConfig(bucket="b", credentials=Anonymous(), url="http://host"))
-    provider.capabilities = bucket.capabilities
-    return FallbackStore(bucket, provider)
+    return FallbackStore(bucket, provider_with(bucket.capabilities))
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ from bucketfs.options import Options
 
 log = logging.getLogger("bucketfs.mount")
 
-#: What a first request may need beyond connect and read time-outs: TLS, name lookup, probes.
+#: What a first request may need beyond connect and read time-outs: TLS, name lookup.
 _START_MARGIN = 30.0
 
 

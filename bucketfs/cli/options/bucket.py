@@ -8,10 +8,12 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import trio
 
 from bucketfs import clock
+from bucketfs.cache.places import cache_root, endpoint_file, name_of
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.credentials import Credentials
 from bucketfs.errors import FsError, MountRefused, NoAnswer, NotFound, StoreError, advice
@@ -50,7 +52,9 @@ def store_config(
         read_only=options.read_only,
         single_puts=options.nomultipart,
         prefix=options.prefix,
+        probe=options.probe,
         probe_prefix=options.prefix,
+        known=_known(options),
         reload_credentials=reload,
         at=_moment(options, clock.wall_ns() / 1e9),
         patience=options.op_timeout,
@@ -71,6 +75,13 @@ def _moment(options: Options, now: float) -> float | None:
     if at > now:
         raise Failure(ExitCode.USAGE, "at: the moment lies in the future")
     return at
+
+
+def _known(options: Options) -> Path:
+    """Where it is kept what was learned of the endpoint."""
+    style = {None: "", True: "|path", False: "|host"}[options.use_path_request_style]
+    name = name_of(options.url, options.bucket) + style
+    return endpoint_file(cache_root(options.use_cache), name)
 
 
 def with_endpoint(options: Options, environ: Mapping[str, str]) -> Options:

@@ -40,6 +40,7 @@ from bucketfs.errors import (
     PreconditionFailed,
     StoreError,
     Unsupported,
+    is_of_names,
 )
 from bucketfs.store.aws.error_body import words
 from bucketfs.store.base import Body, Headers, ObjectInfo, manifest_token
@@ -317,7 +318,7 @@ def _printable(text: str) -> str:
 def _error_class(code: str, status: int) -> type[StoreError]:
     if code == "NotImplemented" or status in (405, 501):
         return Unsupported
-    if status in (409, 412) or code == "PreconditionFailed":
+    if (status in (409, 412) and not is_of_names(code)) or code == "PreconditionFailed":
         return PreconditionFailed
     return NotFound if status == 404 else StoreError
 

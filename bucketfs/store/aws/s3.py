@@ -196,7 +196,7 @@ class S3Store:
         self._provider.versioned(headers_of(answer).get("x-amz-version-id", ""))
         if not (etag := unquote(headers_of(answer).get("etag"))):
             return await self.head(key)
-        self._sums.stored(key, etag, sums)
+        self._sums.stored(key, etag, sums, headers_of(answer))
         return ObjectInfo(key, len(body), etag, 0, headers, self._config.storage_class)
 
     async def copy(
@@ -296,7 +296,7 @@ class S3Store:
         upload_id: str = answer.get("UploadId", "")
         if not upload_id:
             raise _unusable("CreateMultipartUpload", key, "no upload in the answer")
-        self._sums.opened(upload_id, opening)
+        self._sums.opened(upload_id, opening, headers.metadata)
         return upload_id
 
     async def upload_part(self, key: str, upload_id: str, number: int, body: Body) -> str:
@@ -361,17 +361,20 @@ class S3Store:
             )
         except PreconditionFailed as exc:
             raise taken(exc) if if_none_match else exc from None
-        self._sums.closed(upload_id)
         named = unquote(answer.get("ETag"))
         try:
             # Ceph names no ETag, nobody names a size, and some gateways lose copied parts.
             found = await self.head(key)
+            return self._sums.completed(
+                found, upload_id=upload_id, named=named, parts=parts, size=size
+            )
         except StoreError as exc:
             etag = named or multipart_etag([etag for _, etag in parts])
             if not (is_denied(exc) and etag):
                 raise
             return ObjectInfo(key, size, etag, 0)  # who may only write may not look
-        return self._sums.completed(found, named=named, parts=parts, size=size)
+        finally:
+            self._sums.closed(upload_id)
 
     async def abort(self, key: str, upload_id: str) -> None:
         try:
@@ -487,6 +490,9 @@ class S3Store:
     async def check(self) -> None:
         await self.list(self._config.prefix, limit=1)
 
+    async def settle(self, *_conditions: str) -> Capabilities:
+        return self.capabilities
+
     async def _call(self, operation: str, key: str, common: _Params, **params: Any) -> Any:
         """One request. Raises StoreError and nothing else."""
         try:
@@ -494,11 +500,9 @@ class S3Store:
         except UnicodeEncodeError:
             raise StoreError("InvalidUtf8", operation=operation, key=key) from None
         try:
-            answer = await self._connection.request(operation, {**common, **params})
+            return await self._connection.request(operation, {**common, **params})
         except (BotoCoreError, ClientError, ResponseParserError) as exc:
             raise translate(exc, operation, key) from None
-        self._provider.meet(headers_of(answer))
-        return answer
 
     def _condition(self, if_match: str, if_none_match: bool) -> _Params:
         if if_none_match:

@@ -56,7 +56,7 @@ class Deletions:
             if exc.operation == _LOOKED or exc.status != 412:
                 raise
             if await self._look_first(key, if_match):
-                self._provider.demote(delete_if_match=False)
+                self._provider.learn(delete_if_match=False)
 
     async def _look_first(self, key: str, if_match: str) -> bool:
         """Delete an object of this version; False when there is none at all."""
@@ -84,7 +84,7 @@ class Deletions:
                 if not is_refusal(exc):
                     raise
                 if isinstance(exc, Unsupported):
-                    self._provider.demote(delete_many=False)
+                    self._provider.learn(delete_many=False)
                 break
 
         async def delete(key: str) -> None:
@@ -124,7 +124,7 @@ class Deletions:
         others, ours = await self._look(doubted)
         stayed = {key: exc for key, exc in stayed.items() if key not in doubted} | others
         if ours:
-            self._provider.demote(delete_many_if_match=False)
+            self._provider.learn(delete_many_if_match=False)
             stayed.update(await self._inner.delete_many(sorted(ours), if_match=NO_CONDITIONS))
         return stayed
 

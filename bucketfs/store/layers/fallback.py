@@ -6,15 +6,11 @@ counted for itself. What is missing is known from `Capabilities` or learned from
 
 from __future__ import annotations
 
-import errno
 import functools
 import logging
-import os
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import IO, Final, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final, TypeVar
 
 import trio
 
@@ -28,48 +24,20 @@ from bucketfs.store.base import (
     Store,
     is_etag,
 )
-from bucketfs.store.body import FileBody
-from bucketfs.store.capability import Provider, probe
+from bucketfs.store.capability import TARGETS, Provider
+from bucketfs.store.layers.copying import CARRIED_MOST, Copies, Onto
 from bucketfs.store.layers.deletion import Deletions
+from bucketfs.store.layers.kept import MARKER, Kept, is_marker, no_marker, not_kept
 from bucketfs.store.layers.wrapper import StoreWrapper
+from bucketfs.store.probe import Probe
 from bucketfs.store.refusal import as_taken, is_refusal, unsupported
-from bucketfs.tasks import gather
 
 T = TypeVar("T")
 
 _log = logging.getLogger("bucketfs.store.layers.fallback")
 
-#: Parts of a server-side copy: large, since no byte of them travels, but many run side by side.
-_COPY_PART: Final = 256 << 20
-_UPLOAD_PART: Final = 64 << 20
-_CLEAN_UP: Final = 30.0
-#: Ways to copy by parts: with sums, and without.
-_WAYS: Final = 2
-#: What the local disk says when it is full, for all or for us.
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    number: int
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Onto:
-    """What a copy makes, and what may be there before."""
-
-    key: str
-    if_match: str
-    if_none_match: bool
-
-
-def part_plan(size: int, wish: int, max_parts: int) -> list[_Part]:
-    """Cut `size` bytes into equal parts of `wish` bytes, or larger where they would be too many."""
-    length = max(wish, -(-size // max_parts))
-    starts = range(0, max(size, 1), length)
-    return [_Part(n, at, min(at + length, size)) for n, at in enumerate(starts, 1)]
+#: Operation of the refusals that are ours.
+_LOOKED: Final = "HeadObject"
 
 
 class FallbackStore(StoreWrapper):
@@ -77,15 +45,19 @@ class FallbackStore(StoreWrapper):
 
     Args:
         provider: What is known of the endpoint.
-        probe_prefix: Where `check` may put its test key.
+        probe_prefix: What the key of the object begins with that conditions are tried out on.
     """
 
     def __init__(self, inner: Store, provider: Provider, *, probe_prefix: str = "") -> None:
         super().__init__(inner)
         self._provider = provider
-        self._probe_prefix = probe_prefix
+        self._probe = Probe(inner, provider, probe_prefix)
         self._told = False
+        #: One at a time finds out what a refused condition means.
+        self._misread = trio.Lock()
         self._deletions = Deletions(inner, provider)
+        self._copies = Copies(self)
+        self._kept = Kept(inner, provider)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -93,9 +65,24 @@ class FallbackStore(StoreWrapper):
 
     async def check(self) -> None:
         await self.inner.check()
-        if self._provider.probes:
-            self._provider.probes = False
-            await probe(self.inner, self._provider, self._probe_prefix)
+        await self._probe.try_class()
+
+    async def settle(self, *conditions: str) -> Capabilities:
+        await self._probe.settle(*conditions)
+        return self.capabilities
+
+    async def head(self, key: str) -> ObjectInfo:
+        if not key.endswith(MARKER):
+            return self._kept.seen(await self.inner.head(key))
+        if not self.capabilities.markers:
+            raise NotFound("NoSuchKey", status=404, operation=_LOOKED, key=key)
+        try:
+            return self._kept.seen(await self.inner.head(key))
+        except StoreError as exc:
+            if not is_refusal(exc):
+                raise
+            # some gateways take it for no key at all
+            raise NotFound(exc.code, status=404, operation=_LOOKED, key=key) from exc
 
     async def put(
         self,
@@ -106,26 +93,85 @@ class FallbackStore(StoreWrapper):
         if_match: str = "",
         if_none_match: bool = False,
     ) -> ObjectInfo:
-        async def send() -> ObjectInfo:
-            can = self.capabilities
-            known = bool(if_match) and is_etag(if_match)
-            if (known and can.put_if_match) or (if_none_match and can.put_if_none_match):
-                return await self.inner.put(
-                    key, body, headers, if_match=if_match, if_none_match=if_none_match
-                )
-            await self._check_target(key, if_match, if_none_match)
-            return await self.inner.put(key, body, headers)
+        marker = is_marker(key, len(body))
+        if marker and not self.capabilities.markers:
+            return no_marker(key)
+        if headers.essential and not self.capabilities.user_metadata:
+            raise not_kept("PutObject", key)
+        info = await self._put(key, body, headers, if_match, if_none_match)
+        if marker and not await self._kept.marker(key):
+            return no_marker(key)
+        if headers.essential and not await self._kept.metadata(info):
+            await self.delete(key, if_match=info.etag)
+            raise not_kept("PutObject", key)
+        return info
 
-        condition = ["put_if_match"] if if_match else ["put_if_none_match"] if if_none_match else []
-        optional = (*self._sums(), *condition, *_optional(headers))
+    async def _put(
+        self, key: str, body: Body, headers: Headers, if_match: str, if_none_match: bool
+    ) -> ObjectInfo:
+        needed = "put_if_match" if if_match else "put_if_none_match" if if_none_match else ""
+        if needed:
+            await self.settle(needed)
+
+        async def send() -> ObjectInfo:
+            if not needed:
+                return await self.inner.put(key, body, headers)
+            sent = self._provider.sends(needed) and (if_none_match or is_etag(if_match))
+            if not (sent and getattr(self.capabilities, needed)):
+                await self._check_target(key, if_match, if_none_match)
+            return await self.inner.put(
+                key,
+                body,
+                headers,
+                if_match=if_match if sent else "",
+                if_none_match=if_none_match and sent,
+            )
+
+        quoted = self._provider.quoted
+        sums, described = self._sums(), _optional(headers)
+        condition = [needed] if needed else []
         try:
-            return await as_taken(self._provider, send, *optional)
+            return await as_taken(self._provider, send, *sums, *condition, *described)
         except PreconditionFailed as exc:
-            if exc.status != 412 or not (if_match and self.capabilities.put_if_match):
+            theirs = exc.status == 412 and exc.operation != _LOOKED
+            if not (needed and theirs and self._provider.sends(needed)):
                 raise
-        # Ceph 16 says so of a condition that is true, once the bucket has versions
+            await self._confirm(key, if_match, exc, needed)
+        async with self._misread:
+            return await self._put_misread(send, [*sums, *described], quoted=quoted)
+
+    async def _confirm(
+        self, key: str, if_match: str, answer: PreconditionFailed, needed: str
+    ) -> None:
+        """See whether a condition of a PUT was found false with reason, and raise if it was."""
+        try:
+            if not if_match:
+                raise answer
+            await self._check_target(key, if_match, False)
+        except (PreconditionFailed, NotFound):
+            self._provider.learn(**{needed: True})
+            raise
+
+    async def _put_misread(
+        self, send: Callable[[], Awaitable[ObjectInfo]], optional: Sequence[str], *, quoted: bool
+    ) -> ObjectInfo:
+        """Put under an If-Match that is true and was found false.
+
+        Ceph 16 wants the ETag without its quotes, and takes any for false once the bucket has
+        versions.
+
+        Args:
+            send: Sends the request.
+            optional: What it can do without.
+            quoted: Whether the ETag had quotes.
+        """
+        if quoted and self._provider.sends("put_if_match"):
+            with self._provider.unquoted() as trial, suppress(PreconditionFailed):
+                info = await as_taken(self._provider, send, *optional)
+                trial.holds()
+                return info
         with self._provider.without("put_if_match", "put_if_none_match") as trial:
-            info = await as_taken(self._provider, send, *self._sums(), *_optional(headers))
+            info = await as_taken(self._provider, send, *optional)
             trial.holds()
         return info
 
@@ -136,9 +182,12 @@ class FallbackStore(StoreWrapper):
         send = functools.partial(self.inner.create_upload, key, headers, copies=copies)
         try:
             return await as_taken(self._provider, send, *self._sums(), *_optional(headers))
-        except Unsupported:
-            self._provider.demote(multipart=False)
-            raise
+        except StoreError as exc:
+            if not is_refusal(exc):
+                raise
+            # who does not say that it is not implemented may have meant this upload alone
+            self._provider.learn(remember=isinstance(exc, Unsupported), multipart=False)
+            raise unsupported(exc) from exc
 
     async def upload_part(self, key: str, upload_id: str, number: int, body: Body) -> str:
         send = functools.partial(self.inner.upload_part, key, upload_id, number, body)
@@ -162,7 +211,7 @@ class FallbackStore(StoreWrapper):
                 raise
             self._provider.summed.add(upload_id)
             raise refusal from None
-        self._provider.demote(checksums=False)
+        self._provider.learn(checksums=False)
         return answer
 
     async def copy_part(
@@ -196,12 +245,12 @@ class FallbackStore(StoreWrapper):
                 if not is_refusal(exc):
                     raise
                 # MinIO wants the sum of a copied part, which no request can name
-                self._provider.demote(copied_sums=False)
+                self._provider.learn(copied_sums=False)
                 raise unsupported(exc) from exc
         try:
             return await as_taken(self._provider, send, *_condition(source_if_match))
         except Unsupported:
-            self._provider.demote(copy_part=False)
+            self._provider.learn(copy_part=False)
             raise
 
     async def complete(
@@ -241,6 +290,12 @@ class FallbackStore(StoreWrapper):
         target_if_match: str = "",
         target_if_none_match: bool = False,
     ) -> ObjectInfo:
+        onto = Onto(target, target_if_match, target_if_none_match)
+        if target_if_match or target_if_none_match:
+            await self.settle(*TARGETS)
+            if target_if_none_match and await self._carries(size):
+                return await self._copies.carry(source, onto, size, headers, source_if_match)
+
         async def send() -> ObjectInfo:
             can = self.capabilities
             if not (can.copy_if_match and can.copy_condition and is_etag(source_if_match)):
@@ -264,43 +319,41 @@ class FallbackStore(StoreWrapper):
             optional += ["target_if_match"] if target_if_match else []
             optional += ["target_if_none_match"] if target_if_none_match else []
             try:
-                return await as_taken(self._provider, send, *optional)
+                info = await as_taken(self._provider, send, *optional)
+                if source == target and headers is not None and headers.metadata:
+                    await self._kept.metadata(info)  # nothing else was the purpose of it
+                return info
             except Unsupported:
-                self._provider.demote(copy=False)
+                self._provider.learn(copy=False)
             except KeyTaken:
                 raise
             except PreconditionFailed:
                 # which of the conditions was false no answer says reliably
                 await self._check_target(target, "", target_if_none_match)
                 raise
-        onto = _Onto(target, target_if_match, target_if_none_match)
-        return await self._copy_otherwise(source, onto, size, headers, source_if_match)
+        return await self._copies.otherwise(source, onto, size, headers, source_if_match)
 
-    async def _copy_otherwise(
-        self, source: str, onto: _Onto, size: int, headers: Headers | None, source_if_match: str
-    ) -> ObjectInfo:
-        """Copy by parts, or through this machine."""
-        if headers is None or not source_if_match:
-            found = await self.inner.head(source)
-            headers = headers or found.headers or Headers()
-            source_if_match = source_if_match or found.etag
-        for _ in range(_WAYS):
-            able = self.capabilities
-            if not (able.copy and able.copy_part):
-                break
-            try:
-                return await self._copy_parts(source, onto, size, headers, source_if_match)
-            except Unsupported:
-                if self.capabilities == able:
-                    raise
-        return await self._copy_by_hand(source, onto, size, headers, source_if_match)
+    async def _carries(self, size: int) -> bool:
+        """Whether a PUT can see to it that a name is free, and a copy cannot."""
+        if size > CARRIED_MOST or self.capabilities.target_if_none_match:
+            return False
+        await self.settle("put_if_none_match")
+        return self._provider.sends("put_if_none_match")
 
     async def delete(self, key: str, *, if_match: str = "") -> None:
+        if key.endswith(MARKER) and not self.capabilities.markers:
+            return  # it might be taken for the file of that name
+        if if_match:
+            await self.settle("delete_if_match")
         await self._deletions.one(key, if_match)
 
     async def delete_many(
         self, keys: Sequence[str], *, if_match: Mapping[str, str] = NO_CONDITIONS
     ) -> Mapping[str, StoreError]:
+        if if_match:
+            await self.settle("delete_many_if_match")
+        if not self.capabilities.markers:
+            keys = [key for key in keys if not key.endswith(MARKER)]
         return await self._deletions.many(keys, if_match)
 
     async def _check_target(self, key: str, if_match: str, if_none_match: bool) -> None:
@@ -317,104 +370,9 @@ class FallbackStore(StoreWrapper):
                 raise
             return
         if if_none_match:
-            raise KeyTaken("PreconditionFailed", status=412, operation="HeadObject", key=key)
+            raise KeyTaken("PreconditionFailed", status=412, operation=_LOOKED, key=key)
         if found.etag != if_match:
-            raise PreconditionFailed(
-                "PreconditionFailed", status=412, operation="HeadObject", key=key
-            )
-
-    async def _copy_parts(
-        self, source: str, onto: _Onto, size: int, headers: Headers, etag: str
-    ) -> ObjectInfo:
-        """Copy on the server by parts, side by side."""
-
-        async def copy(upload_id: str, part: _Part) -> str:
-            return await self.copy_part(
-                onto.key,
-                upload_id,
-                part.number,
-                source=source,
-                start=part.start,
-                stop=part.stop,
-                source_if_match=etag,
-            )
-
-        wish = min(_COPY_PART, self.capabilities.max_copy)
-        return await self._multipart(onto, size, headers, wish, copy, copies=True)
-
-    async def _copy_by_hand(
-        self, source: str, onto: _Onto, size: int, headers: Headers, etag: str
-    ) -> ObjectInfo:
-        """Copy through this machine: download into an unnamed file, upload from it.
-
-        Raises:
-            StoreError: As the requests do; or the local disk has no room, which is said at once.
-            PreconditionFailed: The source is not of the size that it was known with.
-        """
-        with _spool(size) as file:
-            await self.inner.get(
-                source,
-                lambda piece: _write(file, piece),
-                if_match=etag,
-                size=size if etag else None,
-            )
-            if (came := os.fstat(file.fileno()).st_size) != size:
-                why = f"{came} bytes came, not {size}"
-                raise PreconditionFailed(
-                    "PreconditionFailed", status=412, operation="GetObject", key=source, message=why
-                )
-            whole = FileBody(file.fileno(), 0, size)
-            if size <= min(_UPLOAD_PART, self.capabilities.max_put):
-                return await self.put(
-                    onto.key,
-                    whole,
-                    headers,
-                    if_match=onto.if_match,
-                    if_none_match=onto.if_none_match,
-                )
-
-            async def upload(upload_id: str, part: _Part) -> str:
-                body = FileBody(file.fileno(), part.start, part.stop)
-                return await self.upload_part(onto.key, upload_id, part.number, body)
-
-            return await self._multipart(onto, size, headers, _UPLOAD_PART, upload)
-
-    async def _multipart(
-        self,
-        onto: _Onto,
-        size: int,
-        headers: Headers,
-        wish: int,
-        send: Callable[[str, _Part], Awaitable[str]],
-        *,
-        copies: bool = False,
-    ) -> ObjectInfo:
-        """Make an object of parts that `send` brings; nothing is left behind on failure."""
-        upload_id = await self.create_upload(onto.key, headers, copies=copies)
-        parts = part_plan(size, wish, self.capabilities.max_parts)
-        try:
-            etags = await gather(
-                [functools.partial(send, upload_id, part) for part in parts], limit=len(parts)
-            )
-            done = [(part.number, etag) for part, etag in zip(parts, etags, strict=True)]
-            return await self.complete(
-                onto.key,
-                upload_id,
-                done,
-                size=size,
-                if_match=onto.if_match,
-                if_none_match=onto.if_none_match,
-            )
-        except BaseException:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEAN_UP):
-                await self._abort(onto.key, upload_id)
-            raise
-
-    async def _abort(self, key: str, upload_id: str) -> None:
-        try:
-            await self.inner.abort(key, upload_id)
-        except StoreError as exc:
-            _log.warning("an unfinished upload stays in the bucket: %s", exc)
+            raise PreconditionFailed("PreconditionFailed", status=412, operation=_LOOKED, key=key)
 
 
 def _optional(headers: Headers) -> list[str]:
@@ -426,37 +384,3 @@ def _optional(headers: Headers) -> list[str]:
 def _condition(source_if_match: str) -> list[str]:
     """What a request that copies can do without."""
     return ["copy_condition"] if source_if_match else []
-
-
-@contextmanager
-def _local_disk() -> Iterator[None]:
-    """Have an OSError be none of the connection, for which a download would be tried again.
-
-    Raises:
-        StoreError: In its place.
-    """
-    try:
-        yield
-    except OSError as error:
-        code = "LocalDiskFull" if error.errno in _NO_ROOM else "LocalDiskFailed"
-        where = tempfile.tempdir or "the directory for temporary files"
-        message = f"copying by hand, in {where}: {error.strerror}"
-        raise StoreError(code, operation="CopyObject", message=message) from error
-
-
-def _spool(size: int) -> IO[bytes]:
-    """An unnamed file that has room for so many bytes. Raises StoreError."""
-    with _local_disk(), ExitStack() as undone:
-        file = undone.enter_context(tempfile.TemporaryFile(buffering=0))
-        disk = os.fstatvfs(file.fileno())
-        if disk.f_bavail * disk.f_frsize < size:  # better now than after all that fits
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        undone.pop_all()
-        return file
-
-
-def _write(file: IO[bytes], piece: bytes | memoryview) -> None:
-    with _local_disk(), memoryview(piece) as left:
-        written = 0
-        while written < len(left):
-            written += file.write(left[written:])

@@ -246,3 +246,6 @@ class StoreWrapper:
             Call("RestoreObject", key),
             lambda: self.inner.restore_archived(key, days=days, tier=tier),
         )
+
+    async def settle(self, *conditions: str) -> Capabilities:
+        return await self.inner.settle(*conditions)

@@ -254,6 +254,7 @@ class Directory(Inode):
         misses: Cold lookups since the last listing.
         subdirectories: How many of the children are directories.
         touched_ns: Time of the last local change of the entries.
+        only_here: It was made here, and the endpoint keeps no marker of it.
         readers: How many have it open to read its entries.
         renaming: The whole directory is being renamed.
         presumed: Nothing may be asked of the name: it may as well be a file, or nothing.
@@ -261,7 +262,7 @@ class Directory(Inode):
 
     __slots__ = (
         "asking", "children", "hidden", "listed", "loading", "markers", "misses", "negatives",
-        "presumed", "readers", "removed", "renaming", "subdirectories", "touched_ns",
+        "only_here", "presumed", "readers", "removed", "renaming", "subdirectories", "touched_ns",
     )  # fmt: skip
 
     def __init__(self, ino: int, parent: Directory | None, name: str) -> None:
@@ -277,6 +278,7 @@ class Directory(Inode):
         self.misses = 0
         self.touched_ns = 0
         self.subdirectories = 0
+        self.only_here = False
         self.readers = 0
         self.renaming = False
         self.presumed = False

@@ -492,7 +492,9 @@ class TreeState:
 
     def holds_unsaved(self, inode: Inode) -> bool:
         """Whether forgetting the inode (and all below) would lose something that is only here."""
-        if isinstance(inode, Directory) and any(map(self.holds_unsaved, inode.children.values())):
+        if isinstance(inode, Directory) and (
+            inode.only_here or any(map(self.holds_unsaved, inode.children.values()))
+        ):
             return True
         return inode.open_state is not None and inode.open_state.in_use
 

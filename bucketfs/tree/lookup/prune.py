@@ -62,7 +62,9 @@ class Pruner:
 def _may_be_dropped(inode: Inode) -> bool:
     if inode.lookups or inode.open_state is not None:
         return False
-    return not (isinstance(inode, Directory) and (inode.children or inode.asking))
+    return not (
+        isinstance(inode, Directory) and (inode.children or inode.asking or inode.only_here)
+    )
 
 
 def _walk(directory: Directory) -> Iterator[Directory]:

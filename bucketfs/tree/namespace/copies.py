@@ -62,7 +62,7 @@ class TreeCopies:
         keys = [check_key(new_path + info.key[len(path) :]) for info in objects]
         markers = target.markers if isinstance(target, Directory) else None
         kept = {new_path + marker for marker in markers or ()} | self._state.deferred.keys()
-        free = self._store.capabilities.target_if_none_match
+        free = (await self._store.settle("target_if_none_match")).target_if_none_match
         #: Copies by key, None for those of unknown outcome.
         made: dict[str, ObjectInfo | None] = {}
         if claimed:

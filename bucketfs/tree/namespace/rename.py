@@ -26,7 +26,6 @@ from bucketfs.tree.core.posix import content_type_of, encode
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.find import Finder
 from bucketfs.tree.lookup.lister import Lister
-from bucketfs.tree.namespace.claim import copy_to_free
 from bucketfs.tree.namespace.copies import TreeCopies
 from bucketfs.tree.namespace.entries import Entries
 from bucketfs.tree.saving.lost_answers import delete_attempt
@@ -208,10 +207,10 @@ class Renamer:
         others store is replaced, as a rename a moment later does anyway.
         """
         key = self._state.child_key(new_parent, new_name)
-        can = self._store.capabilities
         onto = _Onto(key, new_parent, new_name, target)
         if target is None and key in self._state.deferred:
             return onto  # what a removed file that is still open leaves there is no file any more
+        can = await self._store.settle("target_if_match", "target_if_none_match")
         if target is None:
             return dataclasses.replace(onto, free=claim or can.target_if_none_match, claim=claim)
         if not can.target_if_match:
@@ -293,18 +292,12 @@ class Renamer:
         headers = self._new_headers(source, onto.name)
         old = Version(old_key, source.etag, source.size)
         await self._markers.keep(source.parent, source)
-        condition = self._state.copy_condition(source)
+        condition = source.etag if onto.claim else self._state.copy_condition(source)
         try:
-            if onto.claim:
-                info = await copy_to_free(
-                    self._store, old_key, onto.key,
-                    size=source.size, etag=source.etag, headers=headers,
-                )  # fmt: skip
-            else:
-                info = await self._store.copy(
-                    old_key, onto.key, size=source.size, headers=headers, source_if_match=condition,
-                    target_if_match=onto.if_match, target_if_none_match=onto.free,
-                )  # fmt: skip
+            info = await self._store.copy(
+                old_key, onto.key, size=source.size, headers=headers, source_if_match=condition,
+                target_if_match=onto.if_match, target_if_none_match=onto.free,
+            )  # fmt: skip
         except KeyTaken:
             raise
         except (PreconditionFailed, NotFound) as error:
@@ -314,7 +307,7 @@ class Renamer:
             why = f"{old_key!r} or {onto.key!r} was changed by someone else"
             raise FsError(errno.ESTALE, why) from error
         self._state.retain(onto.key)
-        sure = onto.claim or bool(condition)
+        sure = bool(condition)
         # readers go on under the new key before the old one is gone
         self._state.moved(source, old, info, sure=sure)
         left = False

@@ -42,7 +42,10 @@ class Changer:
         await state.files.store.foresee("PutObject", key)
 
     def change(self, inode: Inode, change: Change) -> bool:
-        """Apply a change to the known attributes; answers whether anything has to be saved."""
+        """Apply a change to the known attributes; answers whether anything has to be saved.
+
+        Where the endpoint keeps no user metadata nothing changes.
+        """
         posix = inode.posix
         assert posix is not None, "attributes are looked up before they are changed"
         wanted: dict[str, object] = {}
@@ -53,7 +56,8 @@ class Changer:
         for name in ("uid", "gid", "atime_ns", "mtime_ns"):
             if (value := getattr(change, name)) is not None:
                 wanted[name] = value
-        if not wanted:
+        if not wanted or not self._state.files.store.capabilities.user_metadata:
+            # cp -p, tar and rsync would fail if what the bucket cannot keep were refused
             return False
         self.replace(inode, posix.changed(clock.wall_ns(), **wanted))
         return True
@@ -72,7 +76,7 @@ class Changer:
             inode.posix = inode.posix.changed(now, mtime_ns=now)
 
     def set_xattr(self, inode: Inode, name: str, value: bytes) -> None:
-        """Set an extended attribute; raises FsError ENOSPC when the object cannot carry it."""
+        """Set an extended attribute; raises FsError ENOSPC, ENOTSUP when it cannot be carried."""
         assert inode.posix is not None, "attributes are looked up before they are changed"
         xattrs = {**inode.posix.xattrs, name: value}
         self._replace_if_it_fits(inode, inode.posix, xattrs=xattrs)
@@ -91,6 +95,8 @@ class Changer:
         self._replace_if_it_fits(inode, inode.posix, foreign=headers)
 
     def _replace_if_it_fits(self, inode: Inode, before: Posix, **values: object) -> None:
+        if not self._state.files.store.capabilities.user_metadata:
+            raise FsError(errno.ENOTSUP, "the endpoint keeps no user metadata")
         inode.posix = before.changed(clock.wall_ns(), **values)
         try:
             inode.headers()

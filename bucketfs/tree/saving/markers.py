@@ -58,10 +58,14 @@ class Markers:
                 self._state.prefix(directory), BytesBody(b""), headers, if_none_match=new
             )
             new = False
+        self._state.note_change(directory)
+        if not self._state.files.store.capabilities.markers:
+            directory.only_here = True
+            directory.markers = directory.markers or frozenset()
+            return
         directory.etag, directory.modified = info.etag, info.last_modified
         self._index.put_headers(info.key, info.etag, info.last_modified, headers)
         directory.markers = (directory.markers or frozenset()) | {"/"}
-        self._state.note_change(directory)
 
     async def keep(self, parent: Directory, last: Inode) -> None:
         """Give a directory its marker when `last` is the only thing that makes it exist.
@@ -125,7 +129,8 @@ class Markers:
         return await self._lister.is_empty(directory) and not self._is_kept(directory)
 
     def _is_kept(self, directory: Directory) -> bool:
-        return directory is self._state.root or "/" in (directory.markers or ())
+        is_root = directory is self._state.root
+        return is_root or directory.only_here or "/" in (directory.markers or ())
 
 
 def _in_bucket(directory: Directory) -> Iterator[Inode]:

@@ -153,8 +153,9 @@ class Publisher:
         target = Target("", inode.headers(), changes=open_state.progress.attribute_changes)
         if isinstance(inode, Directory) and not inode.size:
             key = self._state.prefix(inode)
-            if not key:
-                open_state.attributes_dropped()  # a whole bucket has no object for its root
+            if not (key and self._store.capabilities.markers):
+                # a whole bucket has no object for its root, and some endpoints have none at all
+                open_state.attributes_dropped()
                 return Saved(attributes_left=False)
             info = await self._store.put(key, BytesBody(b""), target.headers)
             inode.markers = (inode.markers or frozenset()) | {"/"}

@@ -1,0 +1,173 @@
+"""What an endpoint takes without a word and loses: it is looked at once, and remembered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bucketfs.credentials import Anonymous
+from bucketfs.errors import NotFound, StoreError, Unsupported
+from bucketfs.store.base import Body, BytesBody, Capabilities, Headers, ListPage, ObjectInfo
+from bucketfs.store.capability import Provider
+from bucketfs.store.config import StoreConfig
+from bucketfs.store.layers.fallback import FallbackStore
+from tests.harness.memory import Fault, MemoryStore
+
+LINK = Headers({"mode": "41471"}, essential=True)
+FILE = Headers({"mode": "33188"})
+EMPTY = BytesBody(b"")
+
+
+class Losing(MemoryStore):
+    """Loses user metadata, or the slash that a key ends in, or is late with listings."""
+
+    def __init__(self, *, metadata: bool = False, slash: bool = False, late: bool = False) -> None:
+        super().__init__(capabilities=Capabilities(min_part=1))
+        self.metadata, self.slash, self.late = metadata, slash, late
+
+    async def put(self, key: str, body: Body, headers: Headers, **more: object) -> ObjectInfo:
+        if self.metadata:
+            headers = replace(headers, metadata={})
+        return await super().put(self._key(key), body, headers, **more)  # type: ignore[arg-type]
+
+    async def copy(
+        self, *args: object, headers: Headers | None = None, **more: object
+    ) -> ObjectInfo:
+        if self.metadata and headers is not None:
+            headers = replace(headers, metadata={})
+        return await super().copy(*args, headers=headers, **more)  # type: ignore[arg-type]
+
+    async def head(self, key: str) -> ObjectInfo:
+        return await super().head(self._key(key))
+
+    async def delete(self, key: str, **more: object) -> None:
+        await super().delete(self._key(key), **more)  # type: ignore[arg-type]
+
+    async def list(self, *args: object, **more: object) -> ListPage:
+        page = await super().list(*args, **more)  # type: ignore[arg-type]
+        return ListPage([], [], None) if self.late else page
+
+    def _key(self, key: str) -> str:
+        return key.rstrip("/") if self.slash else key
+
+
+def strangers(memory: MemoryStore, known: Path | None = None) -> tuple[FallbackStore, Provider]:
+    provider = Provider(StoreConfig("b", Anonymous(), url="http://host", known=known))
+    return FallbackStore(memory, provider), provider
+
+
+async def test_a_link_that_would_be_a_file_is_none(tmp_path: Path) -> None:
+    memory = Losing(metadata=True)
+    store, provider = strangers(memory, tmp_path / "known")
+    with pytest.raises(Unsupported):
+        await store.put("link", BytesBody(b"target"), LINK)
+    assert not memory.objects
+    before = memory.requests.total()
+    for again in (store, strangers(memory, tmp_path / "known")[0]):
+        with pytest.raises(Unsupported):
+            await again.put("link", BytesBody(b"target"), LINK)
+    assert memory.requests.total() == before
+    assert not provider.capabilities.user_metadata
+    await store.put("file", BytesBody(b"x"), FILE)
+    assert memory.peek("file") == b"x"
+
+
+async def test_metadata_that_is_kept_is_looked_at_once() -> None:
+    memory = Losing()
+    store, _ = strangers(memory)
+    for name in ("a", "b"):
+        await store.put(name, BytesBody(b"target"), LINK)
+    assert memory.requests == {"PutObject": 2, "HeadObject": 1}
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+async def test_a_copy_that_changes_nothing_but_metadata(metadata: bool) -> None:
+    memory = Losing(metadata=metadata)
+    store, provider = strangers(memory)
+    memory.poke("a", b"x")
+    for _ in range(2):
+        await store.copy("a", "a", size=1, headers=FILE)
+    assert memory.requests == {"CopyObject": 2, "HeadObject": 1}
+    assert provider.capabilities.user_metadata == (not metadata)
+
+
+async def test_metadata_that_was_seen_is_kept() -> None:
+    memory = Losing()
+    store, _ = strangers(memory)
+    memory.poke("a", b"x", FILE)
+    await store.head("a")
+    await store.put("link", BytesBody(b"target"), LINK)
+    assert memory.requests == {"HeadObject": 1, "PutObject": 1}
+
+
+@pytest.mark.parametrize("late", [True, False], ids=["late listings", "listings"])
+async def test_markers_that_are_kept(late: bool) -> None:
+    memory = Losing(late=late)
+    store, provider = strangers(memory)
+    for name in ("d/", "e/"):
+        await store.put(name, EMPTY, FILE)
+    assert list(memory.objects) == ["d/", "e/"]
+    assert provider.capabilities.markers
+    assert memory.requests["ListObjectsV2"] == 1
+
+
+async def test_markers_that_become_files(tmp_path: Path) -> None:
+    memory = Losing(slash=True)
+    store, _ = strangers(memory, tmp_path / "known")
+    marker = await store.put("d/", EMPTY, FILE)
+    assert not memory.objects
+    memory.poke("d", b"a file of that name")
+    before = memory.requests.total()
+    for again in (store, strangers(memory, tmp_path / "known")[0]):
+        assert await again.put("e/", EMPTY, FILE) == replace(marker, key="e/")
+        with pytest.raises(NotFound):
+            await again.head("d/")
+        await again.delete("d/", if_match=marker.etag)
+        assert await again.delete_many(["d/"]) == {}
+    assert list(memory.objects) == ["d"]
+    assert memory.requests.total() == before
+
+
+async def test_a_directory_that_has_got_entries_says_nothing() -> None:
+    memory = Losing(slash=True)
+    store, provider = strangers(memory)
+    memory.poke("d/f", b"x")
+    await store.put("d/", EMPTY, FILE)
+    assert provider.is_unseen("markers")
+
+
+@pytest.mark.parametrize("status", [400, 405])
+async def test_a_marker_that_may_not_be_asked_for_is_none(status: int) -> None:
+    kind = StoreError if status == 400 else Unsupported
+    memory = MemoryStore(
+        fault=lambda name, *_: (
+            Fault(kind(f"{status}", status=status)) if name == "HeadObject" else None
+        )
+    )
+    store, _ = strangers(memory)
+    with pytest.raises(NotFound):
+        await store.head("d/")
+    with pytest.raises(kind):
+        await store.head("d")
+
+
+@pytest.mark.parametrize(
+    ("code", "remembered"), [("NotImplemented", True), ("InvalidRequest", False)]
+)
+async def test_multipart_uploads_that_are_refused(
+    tmp_path: Path, code: str, remembered: bool
+) -> None:
+    """Who does not say that there are none may have meant this one alone."""
+    kind = Unsupported if remembered else StoreError
+    refusal = kind(code, status=501 if remembered else 400)
+    memory = MemoryStore(
+        fault=lambda name, *_: Fault(refusal) if name == "CreateMultipartUpload" else None
+    )
+    store, provider = strangers(memory, tmp_path / "known")
+    with pytest.raises(Unsupported):
+        await store.create_upload("k", FILE)
+    assert not provider.capabilities.multipart
+    again = strangers(memory, tmp_path / "known")[1]
+    assert again.capabilities.multipart == (not remembered)
