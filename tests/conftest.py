@@ -62,6 +62,14 @@ class Overdue(BaseException):
     """The watchdog struck. Not an Exception: no test and no Hypothesis may swallow it."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--at-endpoint",
+        action="store_true",
+        help="only tests that ask the S3 endpoint; others say the same whatever it is",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
@@ -139,7 +147,17 @@ def _turn(item: pytest.Item) -> int:
     return ORDER.index(folder) if folder in ORDER else len(ORDER)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def _asks_endpoint(item: pytest.Item) -> bool:
+    """Whether a test needs the fixture `endpoint`, for `subject` and `folder` in this very case."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    varied = params.get("subject") == "endpoint" or params.get("folder") == "mount"
+    return varied or "endpoint" in getattr(item, "fixturenames", ())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--at-endpoint"):
+        config.hook.pytest_deselected(items=[item for item in items if not _asks_endpoint(item)])
+        items[:] = filter(_asks_endpoint, items)
     items.sort(key=_turn)
     has_endpoint = bool(os.environ.get("BUCKETFS_TEST_URL"))
     for item in items:
