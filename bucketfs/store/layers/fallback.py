@@ -198,11 +198,28 @@ class FallbackStore(StoreWrapper):
                 # MinIO wants the sum of a copied part, which no request can name
                 self._provider.demote(copied_sums=False)
                 raise unsupported(exc) from exc
+        optional = _condition(source_if_match)
         try:
-            return await as_taken(self._provider, send, *_condition(source_if_match))
+            return await self._from_source(send, optional)
         except Unsupported:
             self._provider.demote(copy_part=False)
             raise
+
+    async def _from_source(self, send: Callable[[], Awaitable[T]], optional: Sequence[str]) -> T:
+        """Make a copy; if its source is said to be another version, look at that ourselves.
+
+        Swift says so of each source that was uploaded in parts.
+        """
+        try:
+            return await as_taken(self._provider, send, *optional)
+        except PreconditionFailed as exc:
+            sent = "copy_condition" in optional and self.capabilities.copy_condition
+            if isinstance(exc, KeyTaken) or exc.status != 412 or not sent:
+                raise
+        with self._provider.without("copy_condition", "copy_if_match") as trial:
+            answer = await as_taken(self._provider, send, *optional)
+            trial.holds()
+        return answer
 
     async def complete(
         self,
@@ -264,7 +281,7 @@ class FallbackStore(StoreWrapper):
             optional += ["target_if_match"] if target_if_match else []
             optional += ["target_if_none_match"] if target_if_none_match else []
             try:
-                return await as_taken(self._provider, send, *optional)
+                return await self._from_source(send, optional)
             except Unsupported:
                 self._provider.demote(copy=False)
             except KeyTaken:
