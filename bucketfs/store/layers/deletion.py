@@ -134,8 +134,9 @@ class Deletions:
         """Look at objects: failures for those of other versions, and the keys that have theirs."""
         if not versions:
             return {}, ()
-        many = len(versions) > _FEW
-        found = await (self._list(sorted(versions)) if many else self._heads([*versions]))
+        found = await self._list(sorted(versions)) if len(versions) > _FEW else {}
+        # SeaweedFS lists directory by directory, so that a listing may pass over a key
+        found |= await self._heads([key for key in versions if key not in found])
         others: dict[str, StoreError] = {
             key: PreconditionFailed("PreconditionFailed", status=412, operation=_LOOKED, key=key)
             for key, etag in found.items()
@@ -152,7 +153,7 @@ class Deletions:
             except NotFound:
                 return
 
-        await gather([functools.partial(head, key) for key in keys], limit=len(keys))
+        await gather([functools.partial(head, key) for key in keys], limit=_BATCH)
         return found
 
     async def _list(self, keys: Sequence[str]) -> dict[str, str]:
