@@ -24,6 +24,7 @@ import trio.testing
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.harness import mounts as mounts_module
+from tests.harness.abilities import Abilities
 from tests.harness.endpoint import Endpoint, configured, embedded
 from tests.harness.mounts import SHARED, Mount, Mounts
 from tests.harness.proxy import Proxy, proxy
@@ -54,6 +55,7 @@ MARKERS = (
     "time_limit(seconds): how long this test may take",
     "real_endpoint: moto cannot show this; needs BUCKETFS_TEST_URL",
     "needs_root(why): for root only, because of what the test does",
+    "needs(ability…): what the endpoint must be able to do, see tests/harness/abilities.py",
     "slow(why): left out by `make test-quick`",
 )
 
@@ -177,6 +179,23 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
         return
     with embedded(tmp_path_factory.mktemp("moto")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def abilities(endpoint: Endpoint) -> Abilities:
+    """What the endpoint of this run can do."""
+    return Abilities(endpoint)
+
+
+@pytest.fixture(autouse=True)
+def able(request: pytest.FixtureRequest) -> None:
+    """Skips what the endpoint cannot do, with the reason."""
+    needed = [name for marker in request.node.iter_markers("needs") for name in marker.args]
+    if needed and _asks_endpoint(request.node):
+        found: Abilities = request.getfixturevalue("abilities")
+        for name in needed:
+            if reason := found.lacking(name):
+                pytest.skip(reason)
 
 
 @pytest.fixture

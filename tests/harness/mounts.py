@@ -81,7 +81,7 @@ class Mount:
         passwd = self.scratch / "passwd"
         if not passwd.exists():
             passwd.touch(0o600)
-            passwd.write_text(_passwd(self.bucket.endpoint))
+            passwd.write_text(passwd_lines(self.bucket.endpoint))
         fixed = (
             f"url={self.url}",
             f"region={self.bucket.endpoint.region}",
@@ -192,8 +192,8 @@ class Mount:
             subprocess.run(["umount", "-l", str(self.path)], check=False, capture_output=True)
 
 
-def _passwd(endpoint: Endpoint) -> str:
-    """A password file; Swift's keys have a colon, which stands for the end of a bucket's name."""
+def passwd_lines(endpoint: Endpoint) -> str:
+    """What a password file says; Swift's keys have a colon, which would end a bucket's name."""
     if ":" in endpoint.access_key:
         return f"AWSAccessKeyId={endpoint.access_key}\nAWSSecretKey={endpoint.secret_key}\n"
     return f"{endpoint.access_key}:{endpoint.secret_key}\n"

@@ -136,8 +136,11 @@ class Witness:
                 # so are all of them at servers without this request
                 with suppress(ClientError):
                     self.client.delete_objects(Bucket=self.name, Delete=what)
+        left = self.keys()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(self.delete, [key for key in left if not key.endswith("/")]))
         # what is in a directory goes before it: some servers want that
-        self.delete(*reversed(self.keys()))
+        self.delete(*(key for key in reversed(left) if key.endswith("/")))
         try:
             self.client.delete_bucket(Bucket=self.name)
         except ClientError as exc:

@@ -74,6 +74,7 @@ def test_folder_markers_of_hadoop(mount: Mounts, bucket: Witness) -> None:
     assert bucket.keys("d") == []
 
 
+@pytest.mark.needs("marker_metadata")
 def test_mkdir_writes_a_marker(here: Folder, module_bucket: Witness) -> None:
     (here / "d").mkdir(mode=0o750)
     head = module_bucket.head(here.prefix + "d/")
@@ -185,6 +186,7 @@ def test_directory_times_follow_changes(folder: Folder) -> None:
     assert changed((directory / "g").unlink)
 
 
+@pytest.mark.needs("marker_metadata")
 def test_times_of_a_directory_with_entries(folder: Folder, module_bucket: Witness) -> None:
     """``cp -a``, ``tar`` and ``rsync`` set a directory's times after they have filled it."""
     (folder / "d/sub").mkdir(parents=True)

@@ -13,6 +13,7 @@ from tests.harness.http import Request
 from tests.harness.mounts import Mounts
 from tests.harness.posix import RENAME_EXCHANGE, RENAME_NOREPLACE, refused, renameat2
 from tests.harness.proxy import Proxy
+from tests.harness.seaweedfs import seaweedfs
 from tests.harness.witness import Witness
 
 
@@ -264,6 +265,7 @@ class TestAnotherClient:
         assert new.read_bytes() == b"mine"
         assert bucket.exists("d/1") == (old == "d/old")
 
+    @pytest.mark.needs("conditions")
     def test_under_the_new_name(self, bucket: Witness, mount: Mounts, counted: Proxy) -> None:
         """At an endpoint that honours conditions on what a copy replaces; they write just then."""
         bucket.put_many({"a": b"mine", "b": b"mine, too", "over": b"old", "d/f": b"f"})
@@ -303,3 +305,18 @@ class TestAnotherClient:
             ("free", 412), ("e/f", 412), ("over", 412), ("over", 200), ("other", 412),
             ("other", 200),
         ]  # fmt: skip
+
+
+def test_directories_at_a_server_that_copies_no_markers(
+    mount: Mounts, bucket: Witness, counted: Proxy
+) -> None:
+    mounted = mount(bucket, url=counted.url)
+    (mounted.path / "d/e").mkdir(parents=True)
+    (mounted.path / "d/e").chmod(0o711)
+    (mounted.path / "d/file").write_text("x")
+    with seaweedfs(counted) as fault:
+        (mounted.path / "d").rename(mounted.path / "new")
+        assert fault.struck == 2
+    assert bucket.keys() == ["new/", "new/e/", "new/file"]
+    mounted.remount()
+    assert (mounted.path / "new/e").stat().st_mode & 0o777 == 0o711

@@ -340,6 +340,7 @@ def only_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FastPath, "request", request)
 
 
+@pytest.mark.needs("text")
 @pytest.mark.usefixtures("only_the_long_way")
 @pytest.mark.parametrize("name", internals.USED)
 async def test_the_long_way_serves_where_a_name_is_missing(

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from bucketfs.errors import PreconditionFailed
+from bucketfs.errors import NotFound, PreconditionFailed
 from bucketfs.store import open_store
 from bucketfs.store.base import BytesBody, Headers
 from tests.harness.proxy import Proxy
+from tests.harness.seaweedfs import seaweedfs
 from tests.harness.swift import swift
 from tests.harness.witness import Witness
 from tests.store.conftest import config_of
@@ -50,3 +51,21 @@ async def test_a_true_conflict_is_none_of_the_condition(counted: Proxy, bucket: 
                     await store.copy("a", "b", size=6, source_if_match="0" * 32)
         assert store.capabilities.copy_condition, "a HEAD confirms what the endpoint says"
         assert not bucket.exists("b")
+
+
+async def test_a_marker_that_cannot_be_copied_is_carried(counted: Proxy, bucket: Witness) -> None:
+    bucket.put("d/", mode="16877")
+    async with open_store(replace(config_of(bucket), url=counted.url)) as store:
+        with seaweedfs(counted) as fault:
+            info = await store.copy("d/", "e/", size=0)
+            assert info.etag == (await store.head("e/")).etag
+            changed = Headers({"mode": "16832"})
+            etag = (await store.head("d/")).etag
+            await store.copy("d/", "f/", size=0, headers=changed, source_if_match=etag)
+            for absent in ("g/", "g"):
+                with pytest.raises(NotFound):
+                    await store.copy(absent, "h/", size=0)
+            assert fault.struck == 3
+    assert bucket.keys() == ["d/", "e/", "f/"]
+    assert bucket.metadata("e/")["mode"] == "16877"
+    assert bucket.metadata("f/")["mode"] == "16832"

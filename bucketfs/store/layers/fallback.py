@@ -191,7 +191,7 @@ class FallbackStore(StoreWrapper):
 
         if upload_id in self._provider.summed:
             try:
-                return await send()
+                return await self._from_source(send, source_if_match)
             except StoreError as exc:
                 if not is_refusal(exc):
                     raise
@@ -200,24 +200,26 @@ class FallbackStore(StoreWrapper):
                 raise unsupported(exc) from exc
         optional = _condition(source_if_match)
         try:
-            return await self._from_source(send, optional)
+            return await self._from_source(
+                lambda: as_taken(self._provider, send, *optional), source_if_match
+            )
         except Unsupported:
             self._provider.demote(copy_part=False)
             raise
 
-    async def _from_source(self, send: Callable[[], Awaitable[T]], optional: Sequence[str]) -> T:
+    async def _from_source(self, copy: Callable[[], Awaitable[T]], if_match: str) -> T:
         """Make a copy; if its source is said to be another version, look at that ourselves.
 
         Swift says so of each source that was uploaded in parts.
         """
         try:
-            return await as_taken(self._provider, send, *optional)
+            return await copy()
         except PreconditionFailed as exc:
-            sent = "copy_condition" in optional and self.capabilities.copy_condition
+            sent = if_match and self.capabilities.copy_condition
             if isinstance(exc, KeyTaken) or exc.status != 412 or not sent:
                 raise
         with self._provider.without("copy_condition", "copy_if_match") as trial:
-            answer = await as_taken(self._provider, send, *optional)
+            answer = await copy()
             trial.holds()
         return answer
 
@@ -281,9 +283,15 @@ class FallbackStore(StoreWrapper):
             optional += ["target_if_match"] if target_if_match else []
             optional += ["target_if_none_match"] if target_if_none_match else []
             try:
-                return await self._from_source(send, optional)
+                return await self._from_source(
+                    lambda: as_taken(self._provider, send, *optional), source_if_match
+                )
             except Unsupported:
                 self._provider.demote(copy=False)
+            except NotFound:
+                # SeaweedFS has markers, and finds none when it is to copy one
+                if size or not source.endswith("/"):
+                    raise
             except KeyTaken:
                 raise
             except PreconditionFailed:
@@ -303,7 +311,7 @@ class FallbackStore(StoreWrapper):
             source_if_match = source_if_match or found.etag
         for _ in range(_WAYS):
             able = self.capabilities
-            if not (able.copy and able.copy_part):
+            if not (size and able.copy and able.copy_part):
                 break
             try:
                 return await self._copy_parts(source, onto, size, headers, source_if_match)
