@@ -508,3 +508,27 @@ async def test_what_a_listing_in_another_order_passes_over_is_deleted_all_the_sa
     assert [*stayed] == ["d/b/2"]
     assert isinstance(stayed["d/b/2"], PreconditionFailed)
     assert {key: found.etag for key, found in memory.objects.items()} == {"d/b/2": theirs}
+
+
+@pytest.mark.parametrize("many", [True, False])
+async def test_what_is_in_a_directory_is_deleted_before_its_marker(many: bool) -> None:
+    order: list[str] = []
+
+    class Filesystem(MemoryStore):
+        """As s3proxy: a directory that is not empty cannot be deleted."""
+
+        def _delete(self, key: str, if_match: str) -> None:
+            order.append(key)
+            left = [below for below in self.objects if below.startswith(key) and below != key]
+            assert not (key.endswith("/") and left), (key, left)
+            super()._delete(key, if_match)
+
+    memory = Filesystem(capabilities=Capabilities(delete_many=many))
+    provider = Provider(StoreConfig(bucket="b", credentials=Anonymous(), url="http://host"))
+    provider.capabilities = memory.capabilities
+    keys = ["d/", "d/a", "d/e/", "d/e/f/", "d/e/f/x", "d/e/g", "d/h/", "d/h/i"]
+    for key in keys:
+        memory.poke(key, b"")
+    assert await FallbackStore(memory, provider).delete_many(keys) == {}
+    assert not memory.objects
+    assert len(order) == len(keys)

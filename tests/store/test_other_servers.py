@@ -53,6 +53,7 @@ async def test_a_true_conflict_is_none_of_the_condition(counted: Proxy, bucket: 
         assert not bucket.exists("b")
 
 
+@pytest.mark.needs("marker_metadata")
 async def test_a_marker_that_cannot_be_copied_is_carried(counted: Proxy, bucket: Witness) -> None:
     bucket.put("d/", mode="16877")
     async with open_store(replace(config_of(bucket), url=counted.url)) as store:
@@ -62,10 +63,11 @@ async def test_a_marker_that_cannot_be_copied_is_carried(counted: Proxy, bucket:
             changed = Headers({"mode": "16832"})
             etag = (await store.head("d/")).etag
             await store.copy("d/", "f/", size=0, headers=changed, source_if_match=etag)
+            await store.copy("d/", "i/", size=0, target_if_none_match=True)
             for absent in ("g/", "g"):
                 with pytest.raises(NotFound):
                     await store.copy(absent, "h/", size=0)
-            assert fault.struck == 3
-    assert bucket.keys() == ["d/", "e/", "f/"]
+            assert fault.struck == 4
+    assert bucket.keys() == ["d/", "e/", "f/", "i/"]
     assert bucket.metadata("e/")["mode"] == "16877"
     assert bucket.metadata("f/")["mode"] == "16832"

@@ -244,3 +244,12 @@ def test_sums() -> None:
     assert sums.md5 is not None
     assert sums.md5.hex() == "25f9e794323b453885f5181f1b624d0b"
     assert sums_of(BytesBody(b"")).sha256 is None
+
+
+def test_an_etag_that_the_server_answers_and_never_shows() -> None:
+    """``rclone serve s3``: it is no version that anybody could be asked about."""
+    config = StoreConfig(bucket="b", credentials=Anonymous(), url="http://host")
+    sums = Checksums(config, Provider(config))
+    assert completed(sums, "f" * 32, named=OURS).etag == "f" * 32
+    assert completed(sums, "e" * 32, named=OURS).etag == "e" * 32
+    assert completed(sums, "d" * 32, named=OURS, size=8) == ObjectInfo("k", 9, OURS, 0)

@@ -97,7 +97,8 @@ class Checksums:
         self._hashes = self._signs and not config.unsigned_payload
         #: Sums of parts by upload and number, of uploads that began with an algorithm.
         self._uploads: dict[str, dict[int, str]] = {}
-        self._put_etags, self._part_etags, self._object_etags = Custom(), Custom(), Custom()
+        self._put_etags, self._part_etags = Custom(), Custom()
+        self._object_etags, self._shown_etags = Custom(), Custom()
 
     async def outfit(self, body: Body, upload_id: str = "") -> tuple[dict[str, Any], Sums]:
         """Request parameters that carry a body and its sums; `upload_id` if it is a part."""
@@ -192,9 +193,12 @@ class Checksums:
         agrees = expected in (found.etag, named)
         compared = expected and is_etag(found.etag)
         broken = self._object_etags.is_broken(agrees) if compared else False
-        if expected and agrees and is_etag(found.etag) and found.etag != expected:
-            # the answer was ours; whoever has replaced it since is not our concern here
-            return ObjectInfo(found.key, size, expected, 0)
+        if expected and agrees and is_etag(found.etag):
+            # some show another ETag than the one they have answered, of every object of parts
+            is_other = self._shown_etags.is_broken(found.etag == expected) or found.size != size
+            if found.etag != expected and is_other:
+                # the answer was ours; whoever has replaced it since is not our concern here
+                return ObjectInfo(found.key, size, expected, 0)
         if found.size == size and not broken:
             return found
         what = f"has {found.size} bytes in place of {size}" if found.size != size else "differs"

@@ -289,9 +289,11 @@ class FallbackStore(StoreWrapper):
             except Unsupported:
                 self._provider.demote(copy=False)
             except NotFound:
-                # SeaweedFS has markers, and finds none when it is to copy one
                 if size or not source.endswith("/"):
                     raise
+                # SeaweedFS finds no marker when it is to copy one, and takes each directory that
+                # has an entry by now for a marker that stands there
+                target_if_match, target_if_none_match = "", False
             except KeyTaken:
                 raise
             except PreconditionFailed:
