@@ -140,6 +140,11 @@ def _keeps_text(bucket: Witness) -> bool:
     return put and "?" not in bucket.metadata("k")["a"]
 
 
+def _takes_checksums(bucket: Witness) -> bool:
+    what = {"Key": "k", "Body": b"x", "ChecksumAlgorithm": "CRC32C"}
+    return bool(bucket.client.put_object(Bucket=bucket.name, **what))
+
+
 def _takes_parts_without_their_sums(bucket: Witness) -> bool:
     where = {"Bucket": bucket.name, "Key": "k"}
     upload = bucket.client.create_multipart_upload(**where, ChecksumAlgorithm="CRC32C")
@@ -230,6 +235,7 @@ _ABILITIES: dict[str, tuple[Callable[[Witness], bool], str]] = {
     "beside": (_keeps_a_key_beside_a_prefix, "cannot keep f beside f/ and f/x"),
     "blanks": (_signs_blanks, "signs blanks in metadata in its own way"),
     "text": (_keeps_text, "changes metadata that is not ASCII"),
+    "checksums": (_takes_checksums, "refuses checksums"),
     "unsummed_parts": (
         _takes_parts_without_their_sums,
         "wants a checksum of each part of an upload that was begun with one",

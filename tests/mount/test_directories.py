@@ -35,8 +35,8 @@ def test_implicit_directories(foreign: Folder, module_bucket: Witness) -> None:
         ("d/", "", {"mode": "493"}),
         ("d/", "binary/octet-stream", {"mode": "16877"}),
         ("d_$folder$", "", {}),
-        ("d", "application/x-directory", {}),
-        ("d", "", {"mode": "16877"}),
+        pytest.param("d", "application/x-directory", {}, marks=pytest.mark.needs("beside")),
+        pytest.param("d", "", {"mode": "16877"}, marks=pytest.mark.needs("beside")),
     ],
 )
 def test_forms_of_directory_markers(

@@ -210,7 +210,7 @@ async def test_delete_many(subject: Subject) -> None:
         assert await list_all(store) == ([], [])
 
 
-@pytest.mark.needs("order")
+@pytest.mark.needs("order", "beside")
 async def test_listing_merges_and_orders(subject: Subject) -> None:
     keys = ["a", "a!", "a/1", "a/2/x", "b/c", "z", "é", "\U0001f600"]
     async with subject.open() as store:
@@ -362,6 +362,7 @@ async def test_check(subject: Subject) -> None:
         assert await list_all(store) == ([], [])
 
 
+@pytest.mark.needs("versions")
 @pytest.mark.parametrize("first", ["if_match", "if_none_match"])
 async def test_versioning_that_is_switched_on_later(
     bucket: Witness, outlives: ExitStack, first: str

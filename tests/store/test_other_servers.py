@@ -9,7 +9,7 @@ import pytest
 
 from bucketfs.errors import NotFound, PreconditionFailed
 from bucketfs.store import open_store
-from bucketfs.store.base import BytesBody, Headers
+from bucketfs.store.base import BytesBody, Headers, is_etag
 from tests.harness.proxy import Proxy
 from tests.harness.seaweedfs import seaweedfs
 from tests.harness.swift import swift
@@ -71,3 +71,18 @@ async def test_a_marker_that_cannot_be_copied_is_carried(counted: Proxy, bucket:
     assert bucket.keys() == ["d/", "e/", "f/", "i/"]
     assert bucket.metadata("e/")["mode"] == "16877"
     assert bucket.metadata("f/")["mode"] == "16832"
+
+
+async def test_a_marker_without_an_etag_says_nothing_of_files(
+    counted: Proxy, bucket: Witness
+) -> None:
+    """s3proxy: of a marker it tells no ETag, and in listings no size either."""
+    bucket.put("d/", mode="16877")
+    etag = bucket.put("f", b"data")
+    async with open_store(replace(config_of(bucket), url=counted.url)) as store:
+        with counted.fault("", strip="etag", when=lambda request: request.key.endswith("/")):
+            await store.put("e/", BytesBody(b""), Headers())
+            assert not is_etag((await store.head("d/")).etag)
+            assert (await store.head("f")).etag == etag
+        assert store.capabilities.etags
+        assert store.capabilities.multipart

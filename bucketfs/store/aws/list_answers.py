@@ -253,8 +253,15 @@ def _object(texts: list[str | None], name: _Name) -> ObjectInfo:
     key, size, etag, modified, kept = texts
     if not key or (etag and not etag.isprintable()):
         raise ValueError(key)
+    # s3proxy tells only the key of a marker
+    is_bare = size is None and key.endswith("/")
     return ObjectInfo(
-        name(key), _size(size), unquote(etag), unix_time(modified or ""), None, storage_class(kept)
+        name(key),
+        0 if is_bare else _size(size),
+        unquote(etag),
+        unix_time(modified or ""),
+        None,
+        storage_class(kept),
     )
 
 
