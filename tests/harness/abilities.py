@@ -6,6 +6,7 @@ a limit, and a test of it is skipped there, with the reason that is told here.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
+import crc32c
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
@@ -73,7 +75,7 @@ def _keeps_metadata_of_markers(bucket: Witness) -> bool:
 
 def _lists_markers(bucket: Witness) -> bool:
     bucket.put("d/")
-    return bucket.keys() == ["d/"]
+    return bucket.keys() == bucket.keys("d/") == ["d/"]
 
 
 def _has_no_directories(bucket: Witness) -> bool:
@@ -141,7 +143,8 @@ def _keeps_text(bucket: Witness) -> bool:
 
 
 def _takes_checksums(bucket: Witness) -> bool:
-    what = {"Key": "k", "Body": b"x", "ChecksumAlgorithm": "CRC32C"}
+    checksum = base64.b64encode(crc32c.crc32c(b"x").to_bytes(4, "big")).decode()
+    what = {"Key": "k", "Body": b"x", "ChecksumCRC32C": checksum}
     return bool(bucket.client.put_object(Bucket=bucket.name, **what))
 
 
@@ -228,7 +231,7 @@ def _versions(bucket: Witness) -> bool:
 _ABILITIES: dict[str, tuple[Callable[[Witness], bool], str]] = {
     "metadata": (_keeps_metadata, "keeps no user metadata"),
     "marker_metadata": (_keeps_metadata_of_markers, "keeps no metadata of directories"),
-    "markers": (_lists_markers, "does not list an object whose key ends with a slash"),
+    "markers": (_lists_markers, "does not list a marker under its own key"),
     "no_directories": (_has_no_directories, "has directories, which stay when they are empty"),
     "order": (_lists_in_order, "lists in another order than that of the keys"),
     "any_key": (_takes_any_key, "changes or refuses keys with //, a leading slash, . or .."),

@@ -78,10 +78,10 @@ class Witness:
         return self.head(key) is not None
 
     def metadata(self, key: str) -> dict[str, str]:
-        """User metadata of an object that must exist."""
+        """User metadata of an object that must exist; HTTP does not tell cases of names apart."""
         head = self.head(key)
         assert head is not None, f"no object {key!r}"
-        return dict(head["Metadata"])
+        return {name.lower(): value for name, value in head["Metadata"].items()}
 
     def keys(self, prefix: str = "") -> list[str]:
         """All keys under a prefix, in the order the endpoint lists them."""

@@ -17,6 +17,7 @@ from tests.harness.seaweedfs import seaweedfs
 from tests.harness.witness import Witness
 
 
+@pytest.mark.needs("markers")
 def test_a_file_gets_a_new_key(here: Folder, module_bucket: Witness) -> None:
     (here / "old").write_bytes(b"content")
     os.chmod(here / "old", 0o640)
@@ -147,6 +148,7 @@ def test_the_replaced_file_stays_readable_where_it_is_open(folder: Folder) -> No
     assert (folder / "old").read_bytes() == b"new"
 
 
+@pytest.mark.needs("markers")
 def test_a_dirty_file_is_uploaded_under_its_new_name(
     folder: Folder, module_bucket: Witness
 ) -> None:
@@ -307,6 +309,7 @@ class TestAnotherClient:
         ]  # fmt: skip
 
 
+@pytest.mark.needs("markers")
 def test_directories_at_a_server_that_copies_no_markers(
     mount: Mounts, bucket: Witness, counted: Proxy
 ) -> None:
