@@ -1,7 +1,7 @@
 # bucketfs: make setup | demo | test | test-quick | lint | check | docs | install | bench | bench-quick
 # test-quick: unit, tree and store, without what is slow there: about a minute, and no /dev/fuse.
 # Long tests: make nothing-lost | test-crash | test-races | test-faults | test-simulation | test-random |
-# test-large | test-ceph | fuzz
+# test-large | test-ceph | test-stores | fuzz
 
 PYTHON  ?= $(shell sh .ci/find-python)
 PREFIX  ?= /usr/local
@@ -10,6 +10,9 @@ UNITDIR ?= /lib/systemd/system
 DESTDIR ?=
 
 SECONDS ?= 600
+
+# Servers for test-stores that need no compiling; s3s does.
+STORES ?= moto ceph seaweedfs swift s3proxy rclone
 
 VENV  := .venv
 RUN   := $(VENV)/bin/python
@@ -22,7 +25,7 @@ QUICK   := tests/unit tests/tree tests/store
 BESIDE  := $(QUICK) tests/model tests/simulation tests/mount tests/faults/test_matrix.py
 WORKERS := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup packages demo test test-quick lint check nothing-lost test-crash test-races test-faults test-simulation test-random test-large test-ceph fuzz bench bench-quick docs install uninstall clean
+.PHONY: setup packages demo test test-quick lint check nothing-lost test-crash test-races test-faults test-simulation test-random test-large test-ceph test-stores fuzz bench bench-quick docs install uninstall clean
 
 setup: packages $(READY)
 
@@ -111,6 +114,13 @@ test-ceph: setup
 	sh .ci/system-packages ceph
 	$(SUDO) $(RUN) -m tests.harness.rgw $(RUN) -m pytest tests/store tests/mount $(ARGS)
 
+# What asks the endpoint in these tests, against one server after another, and a table of the counts:
+# ten minutes each. STORES="swift rclone" chooses.
+test-stores: setup
+	sh .ci/store-servers $(STORES)
+	$(SUDO) $(RUN) -m tests.harness.stores --table $(STORES) -- \
+	    tests/store tests/mount --at-endpoint -q $(ARGS)
+
 # Against s3fs and rclone, on a Ceph RGW: an hour. ARGS="--only 'read*'" and the like choose.
 bench: setup
 	sh .ci/system-packages ceph
@@ -148,4 +158,4 @@ uninstall:
 	    '$(DESTDIR)$(PREFIX)/share/man/man1/bucketfs.1'
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .stores build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

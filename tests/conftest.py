@@ -25,6 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.harness import examples
 from tests.harness import mounts as mounts_module
+from tests.harness.abilities import Abilities
 from tests.harness.endpoint import Endpoint, configured, embedded
 from tests.harness.mounts import SHARED, Mount, Mounts
 from tests.harness.proxy import Proxy, proxy
@@ -55,12 +56,21 @@ MARKERS = (
     "time_limit(seconds): how long this test may take",
     "real_endpoint: moto cannot show this; needs BUCKETFS_TEST_URL",
     "needs_root(why): for root only, because of what the test does",
+    "needs(ability…): what the endpoint must be able to do, see tests/harness/abilities.py",
     "slow(why): left out by `make test-quick`",
 )
 
 
 class Overdue(BaseException):
     """The watchdog struck. Not an Exception: no test and no Hypothesis may swallow it."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--at-endpoint",
+        action="store_true",
+        help="only tests that ask the S3 endpoint; others say the same whatever it is",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -143,7 +153,17 @@ def _turn(item: pytest.Item) -> int:
     return ORDER.index(folder) if folder in ORDER else len(ORDER)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def _asks_endpoint(item: pytest.Item) -> bool:
+    """Whether a test needs the fixture `endpoint`, for `subject` and `folder` in this very case."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    varied = params.get("subject") == "endpoint" or params.get("folder") == "mount"
+    return varied or "endpoint" in getattr(item, "fixturenames", ())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--at-endpoint"):
+        config.hook.pytest_deselected(items=[item for item in items if not _asks_endpoint(item)])
+        items[:] = filter(_asks_endpoint, items)
     items.sort(key=_turn)
     has_endpoint = bool(os.environ.get("BUCKETFS_TEST_URL"))
     for item in items:
@@ -163,6 +183,23 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
         return
     with embedded(tmp_path_factory.mktemp("moto")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def abilities(endpoint: Endpoint) -> Abilities:
+    """What the endpoint of this run can do."""
+    return Abilities(endpoint)
+
+
+@pytest.fixture(autouse=True)
+def able(request: pytest.FixtureRequest) -> None:
+    """Skips what the endpoint cannot do, with the reason."""
+    needed = [name for marker in request.node.iter_markers("needs") for name in marker.args]
+    if needed and _asks_endpoint(request.node):
+        found: Abilities = request.getfixturevalue("abilities")
+        for name in needed:
+            if reason := found.lacking(name):
+                pytest.skip(reason)
 
 
 @pytest.fixture

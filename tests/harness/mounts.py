@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.endpoint import REPOSITORY
+from tests.harness.endpoint import REPOSITORY, Endpoint
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
@@ -81,9 +81,7 @@ class Mount:
         passwd = self.scratch / "passwd"
         if not passwd.exists():
             passwd.touch(0o600)
-            passwd.write_text(
-                f"{self.bucket.endpoint.access_key}:{self.bucket.endpoint.secret_key}\n"
-            )
+            passwd.write_text(passwd_lines(self.bucket.endpoint))
         fixed = (
             f"url={self.url}",
             f"region={self.bucket.endpoint.region}",
@@ -192,6 +190,13 @@ class Mount:
             self._process.wait(10)
         if os.path.ismount(self.path) or _stale(self.path):
             subprocess.run(["umount", "-l", str(self.path)], check=False, capture_output=True)
+
+
+def passwd_lines(endpoint: Endpoint) -> str:
+    """What a password file says; Swift's keys have a colon, which would end a bucket's name."""
+    if ":" in endpoint.access_key:
+        return f"AWSAccessKeyId={endpoint.access_key}\nAWSSecretKey={endpoint.secret_key}\n"
+    return f"{endpoint.access_key}:{endpoint.secret_key}\n"
 
 
 def _stale(path: Path) -> bool:

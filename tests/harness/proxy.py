@@ -207,6 +207,10 @@ class _Connection:
             request.received = await pass_body(answer, reader, self._writer, limit=limit)
             if limit is not None:
                 return False
+        elif "transfer-encoding" in answer.headers:
+            # Swift sends the last chunk of a body that HEAD does not have
+            writer.close()
+            self._server = None
         await self._writer.drain()
         return answer.headers.get("connection", "").lower() != "close"
 

@@ -60,7 +60,7 @@ def scratch_base() -> Path:
 
 def abort(owner: int) -> None:
     """Abort the mounts of a test process: whoever waits in one gets ECONNABORTED."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         fields = line.split()
         if f"/{BASE}{owner}-" not in fields[4]:
             continue

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,10 +78,10 @@ class Witness:
         return self.head(key) is not None
 
     def metadata(self, key: str) -> dict[str, str]:
-        """User metadata of an object that must exist."""
+        """User metadata of an object that must exist; HTTP does not tell cases of names apart."""
         head = self.head(key)
         assert head is not None, f"no object {key!r}"
-        return dict(head["Metadata"])
+        return {name.lower(): value for name, value in head["Metadata"].items()}
 
     def keys(self, prefix: str = "") -> list[str]:
         """All keys under a prefix, in the order the endpoint lists them."""
@@ -125,14 +126,23 @@ class Witness:
                 )
 
     def destroy(self) -> None:
-        """Empty and delete the bucket."""
+        """Empty and delete the bucket. It stays where a server counts directories that are none."""
         keys = self.keys()
         for at in range(0, len(keys), 500):
             # XML 1.0 cannot carry control characters: such keys are left to the loop below.
             batch = [{"Key": key} for key in keys[at : at + 500] if key.isprintable()]
             if batch:
                 what = {"Objects": batch, "Quiet": True}
-                self.client.delete_objects(Bucket=self.name, Delete=what)
-        for key in self.keys():
-            self.delete(key)
-        self.client.delete_bucket(Bucket=self.name)
+                # so are all of them at servers without this request
+                with suppress(ClientError):
+                    self.client.delete_objects(Bucket=self.name, Delete=what)
+        left = self.keys()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(self.delete, [key for key in left if not key.endswith("/")]))
+        # what is in a directory goes before it: some servers want that
+        self.delete(*(key for key in reversed(left) if key.endswith("/")))
+        try:
+            self.client.delete_bucket(Bucket=self.name)
+        except ClientError as exc:
+            if exc.response["Error"]["Code"] != "BucketNotEmpty" or self.keys():
+                raise

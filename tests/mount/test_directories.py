@@ -35,8 +35,8 @@ def test_implicit_directories(foreign: Folder, module_bucket: Witness) -> None:
         ("d/", "", {"mode": "493"}),
         ("d/", "binary/octet-stream", {"mode": "16877"}),
         ("d_$folder$", "", {}),
-        ("d", "application/x-directory", {}),
-        ("d", "", {"mode": "16877"}),
+        pytest.param("d", "application/x-directory", {}, marks=pytest.mark.needs("beside")),
+        pytest.param("d", "", {"mode": "16877"}, marks=pytest.mark.needs("beside")),
     ],
 )
 def test_forms_of_directory_markers(
@@ -74,6 +74,7 @@ def test_folder_markers_of_hadoop(mount: Mounts, bucket: Witness) -> None:
     assert bucket.keys("d") == []
 
 
+@pytest.mark.needs("marker_metadata")
 def test_mkdir_writes_a_marker(here: Folder, module_bucket: Witness) -> None:
     (here / "d").mkdir(mode=0o750)
     head = module_bucket.head(here.prefix + "d/")
@@ -185,6 +186,7 @@ def test_directory_times_follow_changes(folder: Folder) -> None:
     assert changed((directory / "g").unlink)
 
 
+@pytest.mark.needs("marker_metadata")
 def test_times_of_a_directory_with_entries(folder: Folder, module_bucket: Witness) -> None:
     """``cp -a``, ``tar`` and ``rsync`` set a directory's times after they have filled it."""
     (folder / "d/sub").mkdir(parents=True)

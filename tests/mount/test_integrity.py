@@ -62,7 +62,7 @@ def test_a_flipped_bit_is_not_uploaded(mounted: Mount, bucket: Witness) -> None:
     assert "damaged on the disk" in mounted.log.read_text()
 
 
-@pytest.mark.real_endpoint
+@pytest.mark.needs("signed_sums")
 def test_an_upload_that_is_changed_on_its_way(
     mounted: Mount, bucket: Witness, counted: Proxy
 ) -> None:

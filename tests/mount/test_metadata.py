@@ -23,6 +23,7 @@ def mode(folder: Folder, name: str) -> int:
     return stat.S_IMODE(os.lstat(folder / name).st_mode)
 
 
+@pytest.mark.needs("marker_metadata")
 @pytest.mark.parametrize(
     "bits",
     [
@@ -194,6 +195,7 @@ def test_copying_with_attributes(folder: Folder) -> None:
     assert info.st_mtime_ns == MTIME
 
 
+@pytest.mark.needs("marker_metadata")
 @pytest.mark.needs_root("changes the owner")
 def test_all_of_it_survives_a_remount(mount: Mounts, bucket: Witness) -> None:
     mounted = mount(bucket)

@@ -154,6 +154,7 @@ def test_names_that_are_not_utf8(here: Folder) -> None:
 HIDDEN = ["a//b", "c/./d", "e/../f", "./g", "../h", "/i", "n" * 256, "x/" + "n" * 300 + "/y"]
 
 
+@pytest.mark.needs("any_key")
 def test_keys_that_cannot_be_names_are_hidden(foreign: Folder, module_bucket: Witness) -> None:
     for key in HIDDEN:
         module_bucket.put(foreign.prefix + key, b"hidden")
@@ -174,6 +175,7 @@ def test_a_directory_of_hidden_keys_is_not_empty(foreign: Folder, module_bucket:
     assert module_bucket.exists(foreign.prefix + "a//b")
 
 
+@pytest.mark.needs("beside")
 def test_a_directory_shadows_the_object_beside_it(foreign: Folder, module_bucket: Witness) -> None:
     module_bucket.put(foreign.prefix + "a", b"object")
     module_bucket.put(foreign.prefix + "a/inside", b"inside")

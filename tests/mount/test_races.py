@@ -101,7 +101,17 @@ def held(bucket: Witness, take: Taker, name: str) -> bytes:
 
 
 @pytest.mark.time_limit(60 + ROUNDS)
-@pytest.mark.parametrize("take", [mkdir, symlink, exclusive, rename, rename_directory])
+@pytest.mark.needs("one_winner")
+@pytest.mark.parametrize(
+    "take",
+    [
+        pytest.param(mkdir, marks=pytest.mark.needs("one_marker")),
+        symlink,
+        exclusive,
+        rename,
+        pytest.param(rename_directory, marks=pytest.mark.needs("one_marker")),
+    ],
+)
 def test_exactly_one_gets_the_name(bucket: Witness, mount: Mounts, take: Taker) -> None:
     strict = take in (rename, rename_directory)
     both = two(bucket, mount, *(["exclusive_create=open"] if strict else []))
@@ -127,6 +137,7 @@ def test_exactly_one_gets_the_name(bucket: Witness, mount: Mounts, take: Taker) 
     print(f"races for a name by {take.__name__}: {ROUNDS}, one winner each: {dict(counts)}")
 
 
+@pytest.mark.needs("one_winner")
 @pytest.mark.time_limit(60 + ROUNDS)
 def test_exclusive_at_open(bucket: Witness, mount: Mounts) -> None:
     """Lock files: who gets the descriptor has the lock, and may write into it."""

@@ -7,13 +7,13 @@ import socket
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from tests.harness.endpoint import REPOSITORY, Endpoint
-from tests.harness.mounts import Mounts
+from tests.harness.mounts import Mounts, passwd_lines
 from tests.harness.witness import Witness
 
 pytestmark = pytest.mark.usefixtures("need_fuse")
@@ -69,7 +69,7 @@ def attempt(endpoint: Endpoint, bucket: Witness, tmp_path: Path) -> Attempt:
     """What would mount, were it not for the one thing each test breaks."""
     passwd = tmp_path / "passwd"
     passwd.touch(0o600)
-    passwd.write_text(f"{endpoint.access_key}:{endpoint.secret_key}\n")
+    passwd.write_text(passwd_lines(endpoint))
     mountpoint = tmp_path / "mnt"
     mountpoint.mkdir()
     return Attempt(endpoint, bucket.name, mountpoint, passwd)
@@ -100,7 +100,7 @@ def test_unknown_access_key(attempt: Attempt) -> None:
 
 @pytest.mark.real_endpoint
 def test_wrong_secret_key(attempt: Attempt) -> None:
-    attempt.passwd.write_text(f"{attempt.endpoint.access_key}:WRONG\n")
+    attempt.passwd.write_text(passwd_lines(replace(attempt.endpoint, secret_key="WRONG")))
     fails(attempt, "secret")
 
 
@@ -160,7 +160,7 @@ def test_the_mountpoint_is_taken(attempt: Attempt, mount: Mounts, bucket: Witnes
     outcome = attempt.run()
     assert outcome.code != 0
     assert len(outcome.lines) == 1
-    with open("/proc/self/mountinfo") as table:
+    with open("/proc/self/mountinfo", errors="surrogateescape") as table:
         assert sum(str(mounted.path) in line.split() for line in table) == 1
 
 

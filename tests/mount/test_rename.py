@@ -14,9 +14,11 @@ from tests.harness.http import Request
 from tests.harness.mounts import Mounts
 from tests.harness.posix import RENAME_EXCHANGE, RENAME_NOREPLACE, refused, renameat2
 from tests.harness.proxy import Proxy
+from tests.harness.seaweedfs import seaweedfs
 from tests.harness.witness import Witness
 
 
+@pytest.mark.needs("markers")
 def test_a_file_gets_a_new_key(here: Folder, module_bucket: Witness) -> None:
     (here / "old").write_bytes(b"content")
     os.chmod(here / "old", 0o640)
@@ -147,6 +149,7 @@ def test_the_replaced_file_stays_readable_where_it_is_open(folder: Folder) -> No
     assert (folder / "old").read_bytes() == b"new"
 
 
+@pytest.mark.needs("markers")
 def test_a_dirty_file_is_uploaded_under_its_new_name(
     folder: Folder, module_bucket: Witness
 ) -> None:
@@ -265,6 +268,7 @@ class TestAnotherClient:
         assert new.read_bytes() == b"mine"
         assert bucket.exists("d/1") == (old == "d/old")
 
+    @pytest.mark.needs("conditions")
     def test_under_the_new_name(self, bucket: Witness, mount: Mounts, counted: Proxy) -> None:
         """At an endpoint that honours conditions on what a copy replaces; they write just then."""
         bucket.put_many({"a": b"mine", "b": b"mine, too", "over": b"old", "d/f": b"f"})
@@ -307,3 +311,18 @@ class TestAnotherClient:
             ("free", 412), ("e/f", 412), ("over", 412), ("over", 200), ("other", 412),
             ("other", 200),
         ]  # fmt: skip
+
+
+@pytest.mark.needs("markers")
+def test_directories_at_a_server_that_copies_no_markers(
+    mount: Mounts, bucket: Witness, counted: Proxy
+) -> None:
+    mounted = mount(bucket, url=counted.url)
+    (mounted.path / "d/e").mkdir(parents=True)
+    (mounted.path / "d/file").write_text("x")
+    with seaweedfs(counted) as fault:
+        (mounted.path / "d").rename(mounted.path / "new")
+        assert fault.struck == 2
+    assert bucket.keys() == ["new/", "new/e/", "new/file"]
+    mounted.remount()
+    assert sorted(os.listdir(mounted.path / "new")) == ["e", "file"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
+import pytest
+
 from tests.conftest import Folder
 from tests.harness.posix import refused
 from tests.harness.witness import Witness
@@ -30,6 +32,7 @@ def test_an_open_file_can_be_read_after_unlink(folder: Folder) -> None:
         assert (info.st_size, info.st_nlink) == (10_000, 0)
 
 
+@pytest.mark.needs("markers")
 def test_an_open_file_can_be_written_after_unlink(folder: Folder, module_bucket: Witness) -> None:
     with open(folder / "f", "w+b", 0) as file:
         file.write(b"before")

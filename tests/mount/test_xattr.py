@@ -9,6 +9,8 @@ import os
 import urllib.request
 from urllib.parse import quote, unquote
 
+import pytest
+
 from tests.conftest import Folder
 from tests.harness.mounts import Mounts
 from tests.harness.posix import fsync_path, refused
@@ -21,6 +23,7 @@ def stored(bucket: Witness, key: str) -> dict[str, bytes]:
     return {name: base64.b64decode(v) for name, v in json.loads(unquote(packed)).items()}
 
 
+@pytest.mark.needs("marker_metadata", "full_metadata")
 def test_set_get_list_remove(folder: Folder, module_bucket: Witness) -> None:
     for name in ("f", "d"):
         path = folder / name

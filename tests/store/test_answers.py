@@ -64,6 +64,15 @@ def test_a_bad_entry_hides_no_other(bad: str) -> None:
     )
 
 
+def test_a_marker_needs_no_size() -> None:
+    """s3proxy tells nothing but its key and its time; of a file that would be no answer."""
+    entry = "<Contents><Key>{}</Key><LastModified>2026-11-28T10:40:44Z</LastModified></Contents>"
+    page = parse_listing(LIST.format(entry.format("d/") + entry.format("f")).encode())
+    assert page is not None
+    assert [(info.key, info.size, info.etag) for info in page.objects] == [("d/", 0, "")]
+    assert page.left_out == 1
+
+
 async def test_what_is_left_out_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     wrong = "".join(BAD.values()) + "".join(ASTRAY.values())
     good = [GOOD.format("d/f"), "<CommonPrefixes><Prefix>d/g/</Prefix></CommonPrefixes>"]

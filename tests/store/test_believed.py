@@ -66,6 +66,9 @@ LIES: dict[str, list[bytes]] = {
     ],
     "encoded": [answer(206, PACKED, RIGHT, "Content-Encoding: gzip")],
     "encoded in chunks": [chunked(206, PACKED, RIGHT, "Content-Encoding: gzip")],
+    "a whole that is labelled as another part": [answer(200, JUNK[:100], label(101, 201))],
+    "a whole that is labelled as a longer part": [answer(200, JUNK[:100], label(100, 250))],
+    "a whole that is labelled as a shorter part": [answer(200, JUNK[:50], label(100, 150))],
     "a whole that is the part": [answer(200, JUNK[:100])],
     "a whole that is encoded": [answer(200, JUNK[:200], "Content-Encoding: gzip")],
     "a whole in chunks": [chunked(200, JUNK)],
@@ -135,6 +138,15 @@ async def test_a_server_that_ignores_range(caplog: pytest.LogCaptureFixture) -> 
                 await store.get("k", came.extend, start=start, stop=start + 50, size=SIZE)
             assert came == OBJECT[start : start + 50]
     assert caplog.text.count("ignores Range") == 1
+
+
+@pytest.mark.parametrize("status", [200, 206])
+async def test_a_label_tells_a_part_whatever_the_status_is(status: int) -> None:
+    """``rclone serve s3`` answers 200."""
+    body = bytearray()
+    async with talking(answer(status, OBJECT[100:200], RIGHT), retries=0) as (store, _):
+        await store.get("k", body.extend, start=100, stop=200, if_match="e1", size=SIZE)
+    assert body == OBJECT[100:200]
 
 
 async def test_of_a_whole_object_no_more_is_read_than_was_asked_for() -> None:

@@ -340,6 +340,7 @@ def only_aiobotocores_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FastPath, "request", request)
 
 
+@pytest.mark.needs("text")
 @pytest.mark.usefixtures("only_aiobotocores_way")
 @pytest.mark.parametrize("name", internals.USED)
 async def test_aiobotocores_way_serves_where_a_name_is_missing(

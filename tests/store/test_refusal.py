@@ -21,6 +21,9 @@ from tests.harness.proxy import Fault, Proxy
 from tests.harness.witness import Witness
 from tests.store.conftest import config_of
 
+#: Many conditions are sent, and some refused: those that go through are to hold.
+pytestmark = pytest.mark.needs("conditions")
+
 PART = 5 << 20
 LARGE, SMALL = os.urandom(PART), os.urandom(1000)
 #: Everything that can be said of an object.
@@ -149,7 +152,10 @@ def cases() -> Iterator[object]:
     for operation, headers in OPTIONAL.items():
         for number, header in enumerate(sorted(headers)):
             status, code = REFUSALS[number % len(REFUSALS)]
-            yield pytest.param(operation, header, status, code, id=f"{operation}-{header}-{status}")
+            case = (operation, header, status, code)
+            unsummed = (operation, header) == ("UploadPart", "x-amz-checksum-crc32c")
+            marks = pytest.mark.needs("unsummed_parts") if unsummed else ()
+            yield pytest.param(*case, id=f"{operation}-{header}-{status}", marks=marks)
 
 
 @pytest.mark.slow("a client a case: half a second each")

@@ -204,3 +204,10 @@ def test_what_is_covered_is_covered_completely(keys: list[str], data: st.DataObj
     }
     for path, found in cover("p/", infos[:cut], complete=False).items():
         assert told(found) == whole[path]
+
+
+def test_a_listing_in_another_order_covers_nothing() -> None:
+    """What it left out at its start or end may belong to any directory."""
+    infos = [ObjectInfo(f"p/{key}", 1, "e", 1) for key in ("a/1", "a/2", "a-/1", "b/1", "c/1")]
+    assert cover("p/", infos, complete=True) == {}
+    assert cover("p/", infos, complete=False) == {}

@@ -301,9 +301,11 @@ def _object(texts: list[str | None], name: _Name, stored: Headers | None) -> Obj
     key, size, etag, modified, kept = texts
     if not key or (etag and not etag.isprintable()):
         raise ValueError(key)
+    # s3proxy tells only the key of a marker
+    is_bare = size is None and key.endswith("/")
     return ObjectInfo(
         name(key),
-        _size(size),
+        0 if is_bare else _size(size),
         unquote(etag),
         unix_time(modified or ""),
         stored,

@@ -3,9 +3,10 @@
 A gateway, a cache or a portal in between may answer another range than the one asked for, a whole
 object, several ranges, or an encoded body, and a wrong label puts wrong bytes into files. An answer
 is used only where its status, its labels and its length agree with each other and with the request;
-everything else is a failed try. Two answers that do not agree are let through all the same:
+everything else is a failed try. Three answers that do not agree are let through all the same:
 
 - *200 with the whole object*, from a server that ignores Range: `Window` cuts the range out.
+- *200 with a part that is labelled as one* (``rclone serve s3``): taken for 206.
 - *Ceph labels ranges of large Swift objects (DLO, SLO) as beginning at 0*: a request of bytes
   100-199 is answered with these, ``Content-Length: 100`` and ``Content-Range: bytes 0-199/1000``
   (Ceph 16). A label that ends where it should, begins at 0 and is too long for a body which is
@@ -110,13 +111,24 @@ def believed(asked: Asked, status: int, came: Mapping[str, str]) -> Told:
     encoded = came.get("content-encoding", "").strip().lower() not in ("", "identity")
     if encoded and length is None:
         raise asked.wrong("the body is encoded")
-    if status == HTTPStatus.OK:
+    label = came.get("content-range", "")
+    if status == HTTPStatus.OK and not _is_part(asked, length, label):
         return _whole(asked, length, encoded)
-    if status != HTTPStatus.PARTIAL_CONTENT:
+    if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
         raise asked.wrong(f"the status is {status}")
     if came.get("content-type", "").strip().lower().startswith("multipart/byteranges"):
         raise asked.wrong("the answer has several ranges")
-    return _part(asked, length, came.get("content-range", ""), encoded)
+    return _part(asked, length, label, encoded)
+
+
+def _is_part(asked: Asked, length: int | None, label: str) -> bool:
+    """Whether an answer says by its label that it brings the very part of an object asked for."""
+    match = _CONTENT_RANGE.fullmatch(label.strip())
+    if match is None or match[3] == "*" or asked.header is None:
+        return False
+    first, last, size = int(match[1]), int(match[2]), int(match[3])
+    count = last - first + 1
+    return first == asked.start and count == length and count < size
 
 
 def _whole(asked: Asked, length: int | None, encoded: bool) -> Told:

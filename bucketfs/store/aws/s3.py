@@ -579,14 +579,16 @@ class S3Store:
         if page is None:
             raise _unusable(operation, prefix, "no listing")
         if not self.capabilities.etags or not all(info.etag for info in page.objects):
-            if page.objects and not any(info.etag for info in page.objects):
+            # s3proxy names none of a marker, and of all others
+            files = [info for info in page.objects if not info.key.endswith("/")]
+            if files and not any(info.etag for info in files):
                 self._provider.miss_etags()
             return replace(page, objects=[self._with_version(info) for info in page.objects])
         return page
 
     def _versioned(self, info: ObjectInfo) -> ObjectInfo:
         """What an answer says of an object, with something to tell its version by."""
-        if not info.etag:
+        if not info.etag and not info.key.endswith("/"):
             self._provider.miss_etags()
         return self._with_version(info)
 

@@ -80,7 +80,7 @@ class Copies:
             source_if_match = source_if_match or found.etag
         for _ in range(_WAYS):
             able = self._store.capabilities
-            if not (able.copy and able.copy_part):
+            if not (size and able.copy and able.copy_part):
                 break
             try:
                 return await self._copy_parts(source, onto, size, headers, source_if_match)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 import os
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
 from typing import Final
 
 import trio
@@ -29,6 +31,20 @@ _FEW: Final = 2
 _BATCH: Final = 1000
 #: Operation of the failures that are found here.
 _LOOKED: Final = "HeadObject"
+
+
+def _depth(key: str) -> int:
+    """How deep the directory is that a key is the marker of; more than any for other keys."""
+    return key.count("/") if key.endswith("/") else sys.maxsize
+
+
+def _inside_out(keys: Sequence[str]) -> list[str]:
+    """Markers behind the keys below them.
+
+    Servers that keep objects as files refuse to delete a directory that is not empty (s3proxy), or
+    leave it there (SeaweedFS).
+    """
+    return sorted(keys, key=_depth, reverse=True)
 
 
 class Deletions:
@@ -73,6 +89,7 @@ class Deletions:
         """As `Store.delete_many`."""
         stayed: dict[str, StoreError] = {}
         # XML 1.0 has no way to write some characters, so that such keys go one by one.
+        keys = _inside_out(keys)
         alone = [key for key in keys if not key.isprintable() and _NOT_XML.search(key)]
         batch = [key for key in keys if key not in set(alone)] if alone else list(keys)
         length = _BATCH if if_match else max(1, len(batch))
@@ -93,9 +110,10 @@ class Deletions:
             except StoreError as exc:
                 stayed[key] = exc
 
-        async with trio.open_nursery() as nursery:
-            for key in [*alone, *batch]:
-                nursery.start_soon(delete, key)
+        for _, together in groupby(_inside_out([*alone, *batch]), key=_depth):
+            async with trio.open_nursery() as nursery:
+                for key in together:
+                    nursery.start_soon(delete, key)
         return stayed
 
     async def _batch(
@@ -134,8 +152,9 @@ class Deletions:
         """Look at objects: failures for those of other versions, and the keys that have theirs."""
         if not versions:
             return {}, ()
-        many = len(versions) > _FEW
-        found = await (self._list(sorted(versions)) if many else self._heads([*versions]))
+        found = await self._list(sorted(versions)) if len(versions) > _FEW else {}
+        # SeaweedFS lists directory by directory, so that a listing may pass over a key
+        found |= await self._heads([key for key in versions if key not in found])
         others: dict[str, StoreError] = {
             key: PreconditionFailed("PreconditionFailed", status=412, operation=_LOOKED, key=key)
             for key, etag in found.items()
@@ -152,7 +171,7 @@ class Deletions:
             except NotFound:
                 return
 
-        await gather([functools.partial(head, key) for key in keys], limit=len(keys))
+        await gather([functools.partial(head, key) for key in keys], limit=_BATCH)
         return found
 
     async def _list(self, keys: Sequence[str]) -> dict[str, str]:

@@ -240,18 +240,37 @@ class FallbackStore(StoreWrapper):
 
         if upload_id in self._provider.summed:
             try:
-                return await send()
+                return await self._from_source(send, source_if_match)
             except StoreError as exc:
                 if not is_refusal(exc):
                     raise
                 # MinIO wants the sum of a copied part, which no request can name
                 self._provider.learn(copied_sums=False)
                 raise unsupported(exc) from exc
+        optional = _condition(source_if_match)
         try:
-            return await as_taken(self._provider, send, *_condition(source_if_match))
+            return await self._from_source(
+                lambda: as_taken(self._provider, send, *optional), source_if_match
+            )
         except Unsupported:
             self._provider.learn(copy_part=False)
             raise
+
+    async def _from_source(self, copy: Callable[[], Awaitable[T]], if_match: str) -> T:
+        """Make a copy; if its source is said to be another version, look at that ourselves.
+
+        Swift says so of each source that was uploaded in parts.
+        """
+        try:
+            return await copy()
+        except PreconditionFailed as exc:
+            sent = if_match and self.capabilities.copy_condition
+            if isinstance(exc, KeyTaken) or exc.status != 412 or not sent:
+                raise
+        with self._provider.without("copy_condition", "copy_if_match") as trial:
+            answer = await copy()
+            trial.holds()
+        return answer
 
     async def complete(
         self,
@@ -291,22 +310,39 @@ class FallbackStore(StoreWrapper):
         target_if_none_match: bool = False,
     ) -> ObjectInfo:
         onto = Onto(target, target_if_match, target_if_none_match)
-        if target_if_match or target_if_none_match:
+        if onto.if_match or onto.if_none_match:
             await self.settle(*TARGETS)
-            if target_if_none_match and await self._carries(size):
-                return await self._copies.carry(source, onto, size, headers, source_if_match)
+        if onto.if_none_match and not is_marker(target, size) and await self._carries(size):
+            return await self._copies.carry(source, onto, size, headers, source_if_match)
+        if self.capabilities.copy and size <= self.capabilities.max_copy:
+            try:
+                return await self._copy(source, onto, size, headers, source_if_match)
+            except Unsupported:
+                self._provider.learn(copy=False)
+            except NotFound:
+                if not is_marker(source, size):
+                    raise
+                # SeaweedFS finds no marker when it is to copy one, and takes each directory that
+                # has an entry by now for a marker that stands there
+                onto = Onto(target, "", if_none_match=False)
+        return await self._copies.otherwise(source, onto, size, headers, source_if_match)
+
+    async def _copy(
+        self, source: str, onto: Onto, size: int, headers: Headers | None, source_if_match: str
+    ) -> ObjectInfo:
+        """Copy by one CopyObject; what it cannot look at is looked at before."""
 
         async def send() -> ObjectInfo:
             can = self.capabilities
             if not (can.copy_if_match and can.copy_condition and is_etag(source_if_match)):
                 await self._check_target(source, source_if_match, False)
-            match = target_if_match if can.target_if_match and is_etag(target_if_match) else ""
-            none_match = target_if_none_match and can.target_if_none_match
-            if (match, none_match) != (target_if_match, target_if_none_match):
-                await self._check_target(target, target_if_match, target_if_none_match)
+            match = onto.if_match if can.target_if_match and is_etag(onto.if_match) else ""
+            none_match = onto.if_none_match and can.target_if_none_match
+            if (match, none_match) != (onto.if_match, onto.if_none_match):
+                await self._check_target(onto.key, onto.if_match, onto.if_none_match)
             return await self.inner.copy(
                 source,
-                target,
+                onto.key,
                 size=size,
                 headers=headers,
                 source_if_match=source_if_match,
@@ -314,24 +350,22 @@ class FallbackStore(StoreWrapper):
                 target_if_none_match=none_match,
             )
 
-        if self.capabilities.copy and size <= self.capabilities.max_copy:
-            optional = [*_condition(source_if_match), *_optional(headers or Headers())]
-            optional += ["target_if_match"] if target_if_match else []
-            optional += ["target_if_none_match"] if target_if_none_match else []
-            try:
-                info = await as_taken(self._provider, send, *optional)
-                if source == target and headers is not None and headers.metadata:
-                    await self._kept.metadata(info)  # nothing else was the purpose of it
-                return info
-            except Unsupported:
-                self._provider.learn(copy=False)
-            except KeyTaken:
-                raise
-            except PreconditionFailed:
-                # which of the conditions was false no answer says reliably
-                await self._check_target(target, "", target_if_none_match)
-                raise
-        return await self._copies.otherwise(source, onto, size, headers, source_if_match)
+        optional = [*_condition(source_if_match), *_optional(headers or Headers())]
+        optional += ["target_if_match"] if onto.if_match else []
+        optional += ["target_if_none_match"] if onto.if_none_match else []
+        try:
+            info = await self._from_source(
+                lambda: as_taken(self._provider, send, *optional), source_if_match
+            )
+        except KeyTaken:
+            raise
+        except PreconditionFailed:
+            # which of the conditions was false no answer says reliably
+            await self._check_target(onto.key, "", onto.if_none_match)
+            raise
+        if source == onto.key and headers is not None and headers.metadata:
+            await self._kept.metadata(info)  # nothing else was the purpose of it
+        return info
 
     async def _carries(self, size: int) -> bool:
         """Whether a PUT can see to it that a name is free, and a copy cannot."""

@@ -45,7 +45,8 @@ def cover(prefix: str, objects: Iterable[ObjectInfo], *, complete: bool) -> dict
 
     Args:
         prefix: What was listed; not covered itself.
-        objects: In the order of their keys, beginning at the boundary of a directory.
+        objects: As listed, beginning at the boundary of a directory. In another order than that of
+            their keys (SeaweedFS, directory buckets of Amazon) they show nothing completely.
         complete: Whether nothing follows them; otherwise the directories on the path of the last
             key may go on.
     """
@@ -53,6 +54,8 @@ def cover(prefix: str, objects: Iterable[ObjectInfo], *, complete: bool) -> dict
     below: dict[str, set[str]] = {}
     last = ""
     for info in objects:
+        if info.key < last:
+            return {}
         last = info.key
         parts = info.key[len(prefix) :].split("/")
         path = prefix

@@ -1,0 +1,254 @@
+"""What the endpoint of this run can do, found out by asking it: a test says what it ``needs``.
+
+Some servers are made of a filesystem, or leave parts of S3 out. What bucketfs cannot make up for is
+a limit, and a test of it is skipped there, with the reason that is told here.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+
+import crc32c
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from botocore.exceptions import ClientError
+
+from tests.harness.endpoint import Endpoint
+from tests.harness.witness import Witness
+
+#: Clients that want one key at the same moment, and how often.
+_RACERS, _RACES = 8, 4
+
+#: Part of a multipart upload that may be followed by another.
+_PART = 5 << 20
+
+
+class Abilities:
+    """Asks an endpoint, once for each ability."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._found: dict[str, str] = {}
+
+    def lacking(self, ability: str) -> str:
+        """Why the endpoint cannot do this, "" if it can. KeyError for what no one has named."""
+        if ability not in self._found:
+            ask, reason = _ABILITIES[ability]
+            with _bucket(self._endpoint) as bucket:
+                try:
+                    able = ask(bucket)
+                except (ClientError, KeyError):  # refused, or answered without what it is about
+                    able = False
+            self._found[ability] = "" if able else f"the server {reason}"
+        return self._found[ability]
+
+
+@contextmanager
+def _bucket(endpoint: Endpoint) -> Iterator[Witness]:
+    bucket = Witness.create(endpoint)
+    try:
+        yield bucket
+    finally:
+        # the server is there for the tests, and may not be able to
+        with suppress(ClientError):
+            bucket.destroy()
+
+
+def _keeps_metadata(bucket: Witness) -> bool:
+    bucket.put("k", b"x", two_words="a")
+    return bucket.metadata("k") == {"two-words": "a"}
+
+
+def _keeps_metadata_of_markers(bucket: Witness) -> bool:
+    bucket.put("d/", b"", mode="a")
+    return bucket.metadata("d/") == {"mode": "a"}
+
+
+def _lists_markers(bucket: Witness) -> bool:
+    bucket.put("d/")
+    return bucket.keys() == bucket.keys("d/") == ["d/"]
+
+
+def _has_no_directories(bucket: Witness) -> bool:
+    bucket.put("d/k", b"x")
+    bucket.delete("d/k")
+    answer = bucket.client.list_objects_v2(Bucket=bucket.name, Delimiter="/")
+    return not answer.get("CommonPrefixes")
+
+
+def _lists_in_order(bucket: Witness) -> bool:
+    keys = ["a!", "a-", "a/1", "a0"]
+    for key in keys:
+        bucket.put(key, b"x")
+    return bucket.keys() == keys
+
+
+def _takes_any_key(bucket: Witness) -> bool:
+    keys = ["/lead", "a//b", "a/../c", "a/./b"]
+    for key in keys:
+        bucket.put(key, key.encode())
+    return set(bucket.keys()) == {*keys} and all(bucket.get(key) == key.encode() for key in keys)
+
+
+def _keeps_a_key_beside_a_prefix(bucket: Witness) -> bool:
+    bucket.put("f", b"1")
+    bucket.put("f/x", b"2")
+    bucket.put("f/")
+    return (bucket.get("f"), bucket.get("f/x")) == (b"1", b"2")
+
+
+class _Signer(S3SigV4Auth):
+    """Signs as Amazon describes it: of all blanks, rows of spaces alone become one."""
+
+    def _header_value(self, value: str) -> str:
+        return re.sub(" +", " ", value.strip(" "))
+
+
+def _put(bucket: Witness, body: bytes, *, signed: bytes, **headers: str) -> bool:
+    """Whether the server takes an object whose signature is for the bytes in `signed`."""
+    endpoint = bucket.endpoint
+    request = AWSRequest("PUT", f"{endpoint.url}/{bucket.name}/k", headers, signed)
+    keys = Credentials(endpoint.access_key, endpoint.secret_key)
+    _Signer(keys, "s3", endpoint.region).add_auth(request)
+    # as http.client wants the bytes of UTF-8
+    sent_headers = {
+        name: value.encode().decode("latin-1") for name, value in request.headers.items()
+    }
+    sent = urllib.request.Request(request.url, data=body, headers=sent_headers, method="PUT")
+    try:
+        with urllib.request.urlopen(sent):
+            return True
+    except urllib.error.HTTPError as refusal:
+        refusal.close()
+        return False
+
+
+def _signs_blanks(bucket: Witness) -> bool:
+    return _put(bucket, b"", signed=b"", **{"x-amz-meta-a": "tab\tinside"})
+
+
+def _keeps_text(bucket: Witness) -> bool:
+    """Boto3 itself sends no such value."""
+    put = _put(bucket, b"", signed=b"", **{"x-amz-meta-a": "ü"})
+    return put and "?" not in bucket.metadata("k")["a"]
+
+
+def _takes_checksums(bucket: Witness) -> bool:
+    checksum = base64.b64encode(crc32c.crc32c(b"x").to_bytes(4, "big")).decode()
+    what = {"Key": "k", "Body": b"x", "ChecksumCRC32C": checksum}
+    return bool(bucket.client.put_object(Bucket=bucket.name, **what))
+
+
+def _takes_parts_without_their_sums(bucket: Witness) -> bool:
+    where = {"Bucket": bucket.name, "Key": "k"}
+    upload = bucket.client.create_multipart_upload(**where, ChecksumAlgorithm="CRC32C")
+    upload_id = {"UploadId": upload["UploadId"]}
+    part = bucket.client.upload_part(**where, **upload_id, PartNumber=1, Body=b"x")
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+    bucket.client.complete_multipart_upload(**where, **upload_id, MultipartUpload=parts)
+    return True
+
+
+def _takes_a_full_name(bucket: Witness) -> bool:
+    bucket.put("n" * 255, b"x")
+    bucket.put("/".join(["k" * 200] * 5), b"x")
+    return True
+
+
+def _takes_full_metadata(bucket: Witness) -> bool:
+    bucket.put("k", b"", a="v" * 2000)
+    return bucket.metadata("k") == {"a": "v" * 2000}
+
+
+def _compares_signed_sums(bucket: Witness) -> bool:
+    return not _put(bucket, b"evil", signed=b"good")
+
+
+def _refused(bucket: Witness, key: str, **condition: str) -> bool:
+    try:
+        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"2", **condition)
+    except ClientError as exc:
+        return bool(exc.response["ResponseMetadata"]["HTTPStatusCode"] == 412)
+    return False
+
+
+def _honours_conditions(bucket: Witness) -> bool:
+    bucket.put("k", b"1")
+    false = [{"IfNoneMatch": "*"}, {"IfMatch": "0" * 32}]
+    return all(_refused(bucket, "k", **condition) for condition in false)
+
+
+def _lets_one_win(bucket: Witness, *, marker: str) -> bool:
+    def take(key: str, gate: threading.Barrier) -> bool:
+        client = bucket.endpoint.client()
+        gate.wait()
+        try:
+            client.put_object(Bucket=bucket.name, Key=key, Body=b"", IfNoneMatch="*")
+        except ClientError:
+            return False
+        return True
+
+    for number in range(_RACES):
+        gate = threading.Barrier(_RACERS)
+        with ThreadPoolExecutor(_RACERS) as pool:
+            taken = [pool.submit(take, f"k{number}{marker}", gate) for _ in range(_RACERS)]
+            if sum(one.result() for one in taken) != 1:
+                return False
+    return True
+
+
+def _copies_parts(bucket: Witness) -> bool:
+    bucket.put("a", os.urandom(_PART))
+    where = {"Bucket": bucket.name, "Key": "b"}
+    upload = bucket.client.create_multipart_upload(**where)["UploadId"]
+    part = {"UploadId": upload, "PartNumber": 1}
+    source = {"CopySource": {"Bucket": bucket.name, "Key": "a"}, "CopySourceRange": "bytes=0-9"}
+    answer = bucket.client.upload_part_copy(**where, **part, **source)
+    bucket.client.abort_multipart_upload(**where, UploadId=upload)
+    return bool(answer["CopyPartResult"]["ETag"])
+
+
+def _versions(bucket: Witness) -> bool:
+    bucket.versioning()
+    old = bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"1")["VersionId"]
+    bucket.put("k", b"2")
+    answer = bucket.client.get_object(Bucket=bucket.name, Key="k", VersionId=old)
+    found = bool(answer["Body"].read() == b"1")
+    bucket.forget_versions()
+    return found
+
+
+#: How to find out, and what a server that cannot does instead.
+_ABILITIES: dict[str, tuple[Callable[[Witness], bool], str]] = {
+    "metadata": (_keeps_metadata, "keeps no user metadata"),
+    "marker_metadata": (_keeps_metadata_of_markers, "keeps no metadata of directories"),
+    "markers": (_lists_markers, "does not list a marker under its own key"),
+    "no_directories": (_has_no_directories, "has directories, which stay when they are empty"),
+    "order": (_lists_in_order, "lists in another order than that of the keys"),
+    "any_key": (_takes_any_key, "changes or refuses keys with //, a leading slash, . or .."),
+    "beside": (_keeps_a_key_beside_a_prefix, "cannot keep f beside f/ and f/x"),
+    "blanks": (_signs_blanks, "signs blanks in metadata in its own way"),
+    "text": (_keeps_text, "changes metadata that is not ASCII"),
+    "checksums": (_takes_checksums, "refuses checksums"),
+    "unsummed_parts": (
+        _takes_parts_without_their_sums,
+        "wants a checksum of each part of an upload that was begun with one",
+    ),
+    "full_names": (_takes_a_full_name, "refuses names of 255 bytes or keys of 1,004"),
+    "full_metadata": (_takes_full_metadata, "refuses 2,000 bytes of metadata"),
+    "signed_sums": (_compares_signed_sums, "takes other bytes than those that were signed"),
+    "conditions": (_honours_conditions, "honours no conditions of PutObject"),
+    "one_winner": (lambda b: _lets_one_win(b, marker=""), "lets many of one key's makers win"),
+    "one_marker": (lambda b: _lets_one_win(b, marker="/"), "lets many make one directory"),
+    "copied_parts": (_copies_parts, "copies no parts"),
+    "versions": (_versions, "keeps no versions"),
+}
