@@ -8,14 +8,14 @@ from pathlib import Path
 
 import trio
 
-from bucketfs.tree.saving import save
+from bucketfs.tree.saving import later
 from tests.harness.mounts import Mount, Mounts
 from tests.harness.witness import Witness
 from tests.mount.test_writeback import written
 
 MIB = 1 << 20
 #: Long enough for every task of write-back: the lull, and attributes a moment later.
-LONG = save.LULL_MOST + save.ATTRIBUTE_DELAY + 1.0
+LONG = later.LULL_MOST + later.ATTRIBUTE_DELAY + 1.0
 
 
 def held(mount: Mounts, bucket: Witness, *options: str) -> Mount:

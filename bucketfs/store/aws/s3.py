@@ -559,8 +559,8 @@ class S3Store:
         try:
             page = await self._page("ListObjectsV2", prefix, params, on_token)
         except StoreError as exc:
-            if not (asked and is_refusal(exc)):
-                raise
+            if not asked or isinstance(exc, Unsupported) or not is_refusal(exc):
+                raise  # who does not know the operation is asked by another one
             with self._provider.without_listed_headers() as trial:
                 page = await self._page("ListObjectsV2", prefix, params, on_token)
                 trial.holds()

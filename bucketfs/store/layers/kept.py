@@ -43,8 +43,8 @@ class Kept:
             return self._provider.capabilities.user_metadata
         try:
             found = await self._inner.head(stored.key)
-        except NotFound:
-            return True  # whoever deleted it knows why
+        except StoreError:
+            return True  # somebody has deleted it, or it may not be looked at: the next one tells
         if found.etag != stored.etag:
             return True
         kept = found.headers is not None and bool(found.headers.metadata)
@@ -60,7 +60,11 @@ class Kept:
         """Whether a marker that was just stored is there; if not, nothing of it is left."""
         if not self._provider.is_unseen("markers"):
             return self._provider.capabilities.markers
-        kept = await self._is_there(key)
+        try:
+            kept = await self._is_there(key)
+        except StoreError as exc:
+            _log.info("whether a marker is kept is not known yet: %s", exc)
+            return True
         if kept is None:
             return True
         if not kept:
