@@ -158,6 +158,9 @@ _REGION = _Meaning(_errno.EIO, "the bucket is in another region: name it with -o
 _ELSEWHERE = _Meaning(
     _errno.EIO, "the endpoint sends its clients elsewhere: check -o url= and -o region="
 )
+_PIPELINE = _Meaning(
+    _errno.EROFS, "the branch is a pipeline's output, which nobody else writes: write to its input"
+)
 _ARCHIVED = _Meaning(_errno.EACCES, "the object is archived: restore it before reading")
 _LARGE = _Meaning(_errno.EFBIG, "the object is larger than the store accepts")
 _PARTS = _Meaning(_errno.EFBIG, "the file needs too many parts: raise -o multipart_size=")
@@ -224,6 +227,8 @@ _BY_CODE: Mapping[str, _Meaning] = {
     "InvalidUtf8": _Meaning(_errno.EILSEQ, "object keys are UTF-8"),
     "InvalidObjectName": _Meaning(_errno.EINVAL, "the store does not accept this object key"),
     "InvalidURI": _Meaning(_errno.EINVAL, "the store does not accept this object key"),
+    "InvalidFilePath": _Meaning(_errno.EINVAL, "the store does not accept this name"),  # Pachyderm
+    "WriteToOutputBranch": _PIPELINE,  # Pachyderm
     "MetadataTooLarge": _Meaning(_errno.ENOSPC, "the object's metadata is larger than 2 KiB"),
     "EntityTooLarge": _LARGE,
     "MaxMessageLengthExceeded": _LARGE,

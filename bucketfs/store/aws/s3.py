@@ -259,10 +259,11 @@ class S3Store:
             page = None
         if page is not None and token and page.next_token == token:
             raise _unusable("ListObjectsV2", prefix, "the next page is the same again")
-        if page is None or (page.truncated and not page.next_token):
+        if page is None or page.version_1 or (page.truncated and not page.next_token):
             # The endpoint took the request for one of version 1, and ignored where to start.
             self._provider.demote_list()
-            return await self._list_v1(params, delimiter, token or start_after)
+            if page is None or page.truncated or token or start_after:
+                return await self._list_v1(params, delimiter, token or start_after)
         return page.answer(prefix, delimiter, page.next_token if page.truncated else None)
 
     async def create_upload(self, key: str, headers: Headers, *, copies: bool = False) -> str:
