@@ -43,7 +43,13 @@ class StaticKeys:
 
 @dataclass(frozen=True, slots=True)
 class Anonymous:
-    """Sign nothing."""
+    """Sign nothing.
+
+    Attributes:
+        source: File whose keys are empty, "" where an option says so.
+    """
+
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +127,7 @@ def keys_from_environment(environ: Mapping[str, str], *, need_token: bool) -> St
     return StaticKeys(access, secret, token, source="environment")
 
 
-def read_passwd_file(path: str, bucket: str) -> StaticKeys:
+def read_passwd_file(path: str, bucket: str) -> StaticKeys | Anonymous:
     """The keys for `bucket` from an s3fs password file. Raises CredentialsError."""
     fd = _open(path)
     try:
@@ -132,6 +138,8 @@ def read_passwd_file(path: str, bucket: str) -> StaticKeys:
         pair = parse_passwd(text, bucket)
     except PasswdError as error:
         raise CredentialsError(f"{path}: {error}") from None
+    if not pair.access_key:
+        return Anonymous(source=path)
     return StaticKeys(pair.access_key, pair.secret_key, source=path)
 
 

@@ -12,6 +12,7 @@ import errno as _errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 
 class FsError(Exception):
@@ -80,6 +81,20 @@ class StoreError(Exception):
             parts.append(f"[request {self.request_id}]")
         return " ".join(parts)
 
+    def recast(self, kind: type[Kind]) -> Kind:
+        """The same failure as one of a `kind` that says more."""
+        return kind(
+            self.code,
+            status=self.status,
+            operation=self.operation,
+            key=self.key,
+            request_id=self.request_id,
+            message=self.message,
+        )
+
+
+Kind = TypeVar("Kind", bound=StoreError)
+
 
 class NotFound(StoreError):
     """The object, upload or bucket does not exist (404)."""
@@ -102,6 +117,13 @@ class NoAnswer(StoreError):
 
 class Unsupported(StoreError):
     """The endpoint does not implement the request (501, 405, NotImplemented)."""
+
+
+class Unsigned(StoreError):
+    """A signature of version 2 was found wrong, or a request not allowed: which, nobody says.
+
+    Old servers leave headers and queries out that are to be signed.
+    """
 
 
 class Damaged(StoreError):

@@ -18,13 +18,7 @@ from typing import Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from bucketfs.errors import (
-    NoAnswer,
-    NotFound,
-    PreconditionFailed,
-    StoreError,
-    Unsupported,
-)
+from bucketfs.errors import NoAnswer, NotFound, PreconditionFailed, StoreError, Unsupported
 from bucketfs.store.aws.answers import (
     customer_key_params,
     header_params,
@@ -37,6 +31,7 @@ from bucketfs.store.aws.answers import (
     time_told,
     translate,
     unquote,
+    unsigned,
 )
 from bucketfs.store.aws.connection import Connection
 from bucketfs.store.aws.download import feed, refused, verify
@@ -389,7 +384,8 @@ class S3Store:
         try:
             return await self._connection.request(operation, {**common, **params})
         except (BotoCoreError, ClientError, ResponseParserError) as exc:
-            raise translate(exc, operation, key) from None
+            failure = translate(exc, operation, key)
+            raise (unsigned(failure) if self._config.signature_v2 else failure) from None
 
     def _condition(self, if_match: str, if_none_match: bool) -> _Params:
         if if_none_match:

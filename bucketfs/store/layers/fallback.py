@@ -14,7 +14,14 @@ from typing import Final, TypeVar
 
 import trio
 
-from bucketfs.errors import KeyTaken, NotFound, PreconditionFailed, StoreError, Unsupported
+from bucketfs.errors import (
+    KeyTaken,
+    NotFound,
+    PreconditionFailed,
+    StoreError,
+    Unsigned,
+    Unsupported,
+)
 from bucketfs.store.base import (
     NO_CONDITIONS,
     Body,
@@ -307,6 +314,8 @@ class FallbackStore(StoreWrapper):
                 return info
             except Unsupported:
                 self._provider.learn(copy=False)
+            except Unsigned:
+                return await self._copies.by_hand(source, onto, size, headers, source_if_match)
             except StoreError as exc:
                 if not (itself and is_refusal(exc)):
                     raise
@@ -355,10 +364,11 @@ class FallbackStore(StoreWrapper):
             raise
         except PreconditionFailed as exc:
             # which of the conditions was false no answer says reliably
-            await self._check_target(onto.key, onto.if_match, onto.if_none_match)
+            await self._check_target(onto.key, "", onto.if_none_match)
             sent = exc.operation != _LOOKED and self.capabilities.copy_condition
             if not (sent and is_etag(source_if_match)):
                 raise
+            await self._check_target(onto.key, onto.if_match, False)
             await self._check_target(source, source_if_match, False)
         # Pachyderm's library compares the ETag with one that has no quotes
         with self._provider.without("copy_condition") as trial:
