@@ -1,25 +1,4 @@
-"""A server that answers as the S3 gateway of Pachyderm does, versions 1.x and 2.x.
-
-What it answers is taken from the gateway's source: github.com/pachyderm/pachyderm,
-``src/server/pfs/s3`` (branches 1.13.x, 2.x) and its library github.com/pachyderm/s2. State is in
-memory. What matters to its clients:
-
-* A bucket is ``branch.repo``; ``repo`` alone is its branch ``master``; 2.x also takes
-  ``commit.branch.repo[.project]``. Each PUT, copy and deletion is a commit of its own, which starts
-  the pipelines that read the branch.
-* Conditions are honoured by GET and HEAD alone. A copy's ``x-amz-copy-source-if-match`` is never
-  true, as a quoted ETag is compared with an unquoted one. ETags are hashes of the content.
-* There is no user metadata, no ListObjectsV2 and no ``encoding-type``: those are ignored. What
-  should be an UploadPartCopy stores an empty part. A copy onto itself is refused.
-* A slash at the end of a key is refused with 400 by 1.x; by 2.x it is cut off, so that ``PUT d/``
-  makes a file ``d``. A file below a file is refused by 1.x (400); 2.x takes it and the commit fails
-  its validation afterwards, which is left out here: the branch keeps both.
-* A HEAD of a directory's name shows an object as large as what is in it (1.x); 404 (2.x).
-* Output branches of pipelines refuse writes with 400 WriteToOutputBranch, finished commits with
-  500; a pipeline's own gateway answers 501 for its inputs, and shows nothing of its output.
-* 1.x lists directory after directory, and still begins the next page after its largest key.
-* Keys are printable ASCII without globbing characters, or 400. Bodies end at 128 MiB in 1.x.
-"""
+"""The HTTP of the gateway."""
 
 from __future__ import annotations
 
@@ -31,22 +10,19 @@ import re
 import threading
 import time
 import xml.etree.ElementTree as ET
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-from tests.harness.pachyderm_signing import refusal
+from tests.harness.pachyderm.repositories import Branch, File, Gateway, S3Error
+from tests.harness.pachyderm.signing import refusal
 
 MIB = 1 << 20
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
-_COMMIT = re.compile(r"[0-9a-f]{32}")
-_BAD_NAME = re.compile(r"[^ -~]|[*?\[\]{}!()@+^]")
 _BUCKET = re.compile(r"[a-zA-Z0-9\-_.]{1,255}")
 _UNKNOWN = (
     "accelerate", "acl", "analytics", "cors", "encryption", "inventory", "lifecycle", "logging",
@@ -54,192 +30,6 @@ _UNKNOWN = (
     "website", "legal-hold", "retention", "torrent", "restore", "select",
 )  # fmt: skip
 _SPECIAL = ("delete", "uploads", "uploadId", "versioning", "versions", "location")
-
-
-class S3Error(Exception):
-    """An answer that is an error."""
-
-    def __init__(self, status: int, code: str, message: str = "") -> None:
-        super().__init__(code)
-        self.status = status
-        self.code = code
-        self.message = message
-
-
-@dataclass(frozen=True)
-class File:
-    """One file of a commit."""
-
-    body: bytes
-    etag: str
-    modified: float
-
-
-@dataclass
-class Branch:
-    """One branch: the commits that were made of it, the newest last.
-
-    Attributes:
-        output: A pipeline writes it, and nobody else may.
-        readable: False for the output of a pipeline as that pipeline's own gateway shows it.
-        writable: False for the inputs there.
-    """
-
-    output: bool = False
-    readable: bool = True
-    writable: bool = True
-    commits: dict[str, dict[str, File]] = field(default_factory=dict)
-
-    @property
-    def files(self) -> dict[str, File]:
-        return next(reversed(self.commits.values()), {})
-
-
-@dataclass(frozen=True)
-class Place:
-    """What a bucket's name means."""
-
-    name: str
-    branch: str
-    commit: str
-
-
-class Gateway:
-    """The state, and what requests do to it.
-
-    Attributes:
-        major: 1 or 2.
-        token: The one who may come in; None: authentication is not active.
-        branches: By ``branch.repo``.
-        made: What made the commits of users' branches, in order: operation and key.
-        requests: How many of each kind there were.
-        staged: Commits of the repository that holds unfinished uploads.
-    """
-
-    def __init__(self, major: int, token: str | None = None) -> None:
-        self.major = major
-        self.token = token
-        self.branches: dict[str, Branch] = {}
-        self.made: list[tuple[str, str]] = []
-        self.requests: Counter[str] = Counter()
-        self.staged = 0
-        self.url = ""
-        self.uploads: dict[str, tuple[str, dict[int, File]]] = {}
-        self.lock = threading.RLock()
-        self._number = 0
-
-    def keys(self, bucket: str) -> list[str]:
-        """The files of a bucket."""
-        return sorted(self.branches[bucket].files)
-
-    def read(self, bucket: str, key: str) -> bytes:
-        return self.branches[bucket].files[key].body
-
-    def file(self, body: bytes) -> File:
-        digest = hashlib.blake2b(body, digest_size=32) if self.major > 1 else hashlib.sha256(body)
-        return File(body, digest.hexdigest(), time.time())
-
-    def put(self, bucket: str, key: str, body: bytes) -> None:
-        """Store a file as a user of Pachyderm would."""
-        branch = self.branches[bucket]
-        branch.commits[self._fresh()] = {**branch.files, key: self.file(body)}
-
-    def _fresh(self) -> str:
-        self._number += 1
-        return hashlib.md5(str(self._number).encode(), usedforsecurity=False).hexdigest()
-
-    def place_in_order(self, key: str) -> str:
-        """What keys are listed in the order of: 1.x goes through a tree, name by name."""
-        return key.replace("/", "\0") if self.major == 1 else key
-
-    def place(self, bucket: str) -> Place:
-        parts = bucket.split(".")
-        if self.major > 1:
-            commit = parts.pop(0) if _COMMIT.fullmatch(parts[0]) else ""
-            if len(parts) == 3 and parts[2] == "default":
-                parts.pop()
-            if len(parts) not in (1, 2):
-                raise S3Error(500, "InternalError", f"invalid bucket name: {bucket!r}")
-            branch, repo = parts if len(parts) == 2 else ("master", parts[0])
-            return Place(f"{branch}.{repo}", branch, commit)
-        branch, repo = (parts[0], parts[-1]) if len(parts) > 1 else ("master", parts[0])
-        if not _COMMIT.fullmatch(branch):
-            return Place(f"{branch}.{repo}", branch, "")
-        named = [
-            n for n, b in self.branches.items() if branch in b.commits and n.endswith(f".{repo}")
-        ]
-        return Place(named[0] if named else f"{branch}.{repo}", branch, branch)
-
-    def branch(self, place: Place) -> Branch:
-        try:
-            return self.branches[place.name]
-        except KeyError:
-            raise S3Error(404, "NoSuchBucket") from None
-
-    def files(self, place: Place) -> dict[str, File]:
-        branch = self.branch(place)
-        if not place.commit:
-            return branch.files
-        if place.commit not in branch.commits:
-            raise S3Error(404, "NoSuchKey")
-        return branch.commits[place.commit]
-
-    def find(self, place: Place, key: str, version: str) -> tuple[File, str]:
-        """A file, and the version the answer names."""
-        if self.major == 1 and key.endswith("/"):
-            raise S3Error(400, "InvalidFilePath", "Invalid file path")
-        branch, key = self.branch(place), key.removesuffix("/")
-        if not branch.readable:
-            raise S3Error(404, "NoSuchKey")
-        files, named = self.files(place), place.commit
-        if version and self.major > 1:
-            named = version  # and that is all: what is there now is answered
-        elif version:
-            if version not in branch.commits:
-                raise S3Error(404, "NoSuchVersion")
-            files, named = branch.commits[version], version
-        elif self.major == 1:
-            named = place.branch
-        if key in files:
-            return files[key], named
-        below = [file for name, file in files.items() if name.startswith(f"{key}/")]
-        if not below or self.major > 1:
-            raise S3Error(404, "NoSuchKey")
-        etag = hashlib.sha256("".join(file.etag for file in below).encode()).hexdigest()
-        size = sum(len(file.body) for file in below)
-        return File(bytes(size), etag, max(file.modified for file in below)), named
-
-    def commit(self, place: Place, what: str, key: str, file: File | None) -> str:
-        """Store or remove a file; the commit's id."""
-        branch = self.branch(place)
-        if not branch.writable:
-            raise S3Error(501, "NotImplemented", "This functionality is not implemented.")
-        if branch.output:
-            raise S3Error(400, "WriteToOutputBranch", "You cannot write to an output branch")
-        if place.commit:
-            raise S3Error(500, "InternalError", f"commit {place.commit} has already finished")
-        if self.major == 1 and key.endswith("/"):
-            raise S3Error(400, "InvalidFilePath", "Invalid file path")
-        files, key = dict(branch.files), key.removesuffix("/")
-        if file is None:
-            files.pop(key, None)
-            if self.major == 1:
-                files = {k: v for k, v in files.items() if not k.startswith(f"{key}/")}
-        else:
-            self._check_path(files, key)
-            files[key] = file
-        fresh = self._fresh()
-        branch.commits[fresh] = files
-        self.made.append((what, key))
-        return fresh
-
-    def _check_path(self, files: dict[str, File], key: str) -> None:
-        if _BAD_NAME.search(key):
-            raise S3Error(400, "InvalidFilePath", "Invalid file path")
-        parents = [key[:at] for at, letter in enumerate(key) if letter == "/"]
-        if self.major == 1 and any(parent in files for parent in parents):
-            why = "Cannot put to a path that includes an existing, non-directory parent file path"
-            raise S3Error(400, "InvalidFilePath", why)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -272,6 +62,12 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(status, text.encode(), Content_Type="application/xml", **headers)
 
     def _serve(self) -> None:
+        try:
+            self._take()
+        except ConnectionError:
+            self.close_connection = True  # the client has given up
+
+    def _take(self) -> None:
         parts = urlsplit(self.path)
         path = unquote(parts.path)
         self.query = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -291,8 +87,6 @@ class Handler(BaseHTTPRequestHandler):
             self.bucket, _, self.key = path[1:].partition("/")
             with gateway.lock:
                 self._route(gateway)
-        except ConnectionError:
-            self.close_connection = True  # the client has given up
         except S3Error as exc:
             inner = f"<Code>{exc.code}</Code><Message>{escape(exc.message)}</Message>"
             self._xml("Error", inner, exc.status)
@@ -400,9 +194,9 @@ class Handler(BaseHTTPRequestHandler):
         }
         wanted = self.sent.get("if-match", "*").strip('"')
         if wanted not in ("*", file.etag):
-            self._answer(412, **headers)
+            self._answer(412, b"", **headers)
         elif self.sent.get("if-none-match", "").strip('"') in ("*", file.etag):
-            self._answer(304, **headers)
+            self._answer(304, b"", **headers)
         else:
             self._content(file.body, headers)
 
@@ -475,7 +269,7 @@ class Handler(BaseHTTPRequestHandler):
     def begin(self, gateway: Gateway) -> None:
         if not gateway.branch(gateway.place(self.bucket)).writable:
             raise S3Error(501, "NotImplemented")
-        number = hashlib.md5(str(len(gateway.uploads)).encode() + self.key.encode()).hexdigest()
+        number = gateway.fresh()
         gateway.uploads[number] = (self.key, {})
         gateway.staged += 1
         self._xml("InitiateMultipartUploadResult", f"<UploadId>{number}</UploadId>")
