@@ -50,7 +50,6 @@ class Profile:
         hosts: Endings of endpoint host names.
         capabilities: See there; those of `unknown` do not count.
         unknown: What has to be found out.
-        list_v2: ListObjectsV2 works.
         checksum: ``x-amz-checksum-crc32c`` is compared with what arrives, of parts too; None: the
             answer to the first upload that carries one tells.
     """
@@ -59,7 +58,6 @@ class Profile:
     hosts: tuple[str, ...] = ()
     capabilities: Capabilities = _FULL
     unknown: frozenset[str] = CONDITIONS
-    list_v2: bool = True
     checksum: bool | None = None
 
 
@@ -139,7 +137,7 @@ class Provider:
         profile = AWS if config.is_aws else profile_of(config.host)
         self.name = profile.name
         self.capabilities = replace(profile.capabilities, **dict.fromkeys(profile.unknown, False))
-        self.list_v2 = profile.list_v2
+        self.list_v2 = True
         self.quoted = True
         self.summed: set[str] = set()
         self.unknown = set(profile.unknown) if config.probe else set[str]()
@@ -178,7 +176,7 @@ class Provider:
     @property
     def sums_parts(self) -> bool:
         """Whether multipart uploads begin with CRC-32C."""
-        return self.checksum == "crc32c" and (self._compares or self._checksum != "auto")
+        return self.checksum == "crc32c" and (self._checksum != "auto" or self._compares is True)
 
     def compares(self, named: bool) -> None:
         """An upload that carried a CRC-32C was answered: who knows it names it in the answer."""

@@ -242,6 +242,18 @@ def test_what_a_completed_upload_may_have_become() -> None:
         assert raised.value.etag == ours
 
 
+@pytest.mark.parametrize("metadata", [{"mtime": "1.000000007"}, {"mtime": "1"}, {}])
+def test_an_object_with_another_etag_than_its_upload(metadata: dict[str, str]) -> None:
+    """As rclone's: it is ours if it says of itself what we did."""
+    config = StoreConfig(bucket="b", credentials=Anonymous(), url="http://host")
+    sums = Checksums(config, Provider(config))
+    sent = {"mtime": "1.000000007"}
+    sums.opened("u", {}, sent)
+    found = ObjectInfo("k", 9, "f" * 32, 5, Headers(metadata))
+    made = sums.completed(found, upload_id="u", named=OURS, parts=[(1, ONE), (2, TWO)], size=9)
+    assert made.etag == (found.etag if metadata == sent else OURS)
+
+
 def test_etags_that_are_no_md5_prove_nothing() -> None:
     config = StoreConfig(bucket="b", credentials=Anonymous(), url="http://host")
     sums = Checksums(config, Provider(config))

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 from xml.etree import ElementTree as ET
 
 import aiobotocore
@@ -344,8 +344,9 @@ async def _signing_credentials(config: StoreConfig, credentials: Credentials) ->
 
 def _send_signed_path(request: Any, **_: object) -> None:
     """Ask for a bucket by the path that version 2 signs: with a slash behind its name."""
-    if request.auth_path == urlsplit(request.url).path + "/":
-        request.url = urlsplit(request.url)._replace(path=request.auth_path).geturl()
+    sent = urlsplit(request.url)
+    if request.auth_path == f"{sent.path}/":
+        request.url = urlunsplit((sent.scheme, sent.netloc, request.auth_path, sent.query, ""))
 
 
 def set_handlers(client: Any) -> None:

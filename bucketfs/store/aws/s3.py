@@ -268,7 +268,7 @@ class S3Store:
         upload_id: str = answer.get("UploadId", "")
         if not upload_id:
             raise _unusable("CreateMultipartUpload", key, "no upload in the answer")
-        self._sums.opened(upload_id, opening)
+        self._sums.opened(upload_id, opening, headers.metadata)
         return upload_id
 
     async def upload_part(self, key: str, upload_id: str, number: int, body: Body) -> str:
@@ -335,9 +335,13 @@ class S3Store:
             raise taken(exc) if if_none_match else exc from None
         # Ceph names no ETag, nobody names a size, and some gateways lose copied parts.
         found = await self.head(key)
-        self._sums.closed(upload_id)
         named = unquote(answer.get("ETag"))
-        return self._sums.completed(found, named=named, parts=parts, size=size)
+        try:
+            return self._sums.completed(
+                found, upload_id=upload_id, named=named, parts=parts, size=size
+            )
+        finally:
+            self._sums.closed(upload_id)
 
     async def abort(self, key: str, upload_id: str) -> None:
         try:

@@ -98,6 +98,8 @@ class Checksums:
         self._hashes = self._signs and not config.unsigned_payload
         #: Sums of parts by upload and number, of uploads that began with an algorithm.
         self._uploads: dict[str, dict[int, str]] = {}
+        #: User metadata of what uploads are going to be, by upload.
+        self._metadata: dict[str, Mapping[str, str]] = {}
         self._put_etags, self._part_etags, self._object_etags = Custom(), Custom(), Custom()
 
     async def outfit(self, body: Body, upload_id: str = "") -> tuple[dict[str, Any], Sums]:
@@ -134,8 +136,9 @@ class Checksums:
             sums = False
         return {"ChecksumAlgorithm": _ALGORITHM} if sums else {}
 
-    def opened(self, upload_id: str, opening: dict[str, str]) -> None:
+    def opened(self, upload_id: str, opening: dict[str, str], metadata: Mapping[str, str]) -> None:
         """The upload has begun, with what `opening` said."""
+        self._metadata[upload_id] = metadata
         if opening:
             self._provider.summed.add(upload_id)
             self._uploads[upload_id] = {}
@@ -175,15 +178,23 @@ class Checksums:
     def closed(self, upload_id: str) -> None:
         """The upload has been completed or thrown away."""
         self._uploads.pop(upload_id, None)
+        self._metadata.pop(upload_id, None)
         self._provider.summed.discard(upload_id)
 
     def completed(
-        self, found: ObjectInfo, *, named: str, parts: Sequence[tuple[int, str]], size: int
+        self,
+        found: ObjectInfo,
+        *,
+        upload_id: str = "",
+        named: str,
+        parts: Sequence[tuple[int, str]],
+        size: int,
     ) -> ObjectInfo:
         """What a completed upload has become.
 
         Args:
             found: The object that stands there a moment later.
+            upload_id: What it has become of.
             named: ETag in the answer of Complete; "" if it named none, as Ceph's does.
             parts: What was to be put together.
             size: Of all parts.
@@ -196,6 +207,8 @@ class Checksums:
         compared = expected and is_etag(found.etag)
         broken = self._object_etags.is_broken(agrees) if compared else False
         if expected and agrees and is_etag(found.etag) and found.etag != expected:
+            if found.size == size and self._is_of(upload_id, found):
+                return found  # rclone tells another ETag in this answer than in all others
             # the answer was ours; whoever has replaced it since is not our concern here
             return ObjectInfo(found.key, size, expected, 0)
         if found.size == size and not broken:
@@ -204,6 +217,11 @@ class Checksums:
         # otherwise it may as well be somebody else's, and none of ours to replace
         ours = found.etag if found.etag in (named, expected) else ""
         raise _damaged("CompleteMultipartUpload", found.key, ours, what)
+
+    def _is_of(self, upload_id: str, found: ObjectInfo) -> bool:
+        """Whether an object says of itself what the upload did, a time in nanoseconds with it."""
+        said = self._metadata.get(upload_id, {})
+        return "mtime" in said and found.headers is not None and found.headers.metadata == said
 
     def _compare(self, custom: Custom, operation: str, key: str, etag: str, expected: str) -> None:
         if custom.is_broken(etag == expected):
