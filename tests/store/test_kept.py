@@ -162,6 +162,20 @@ async def test_a_slash_that_is_lost_shows_without_a_write(refused: bool) -> None
     assert memory.requests["PutObject"] == 0
 
 
+async def test_a_file_that_is_no_directory_says_nothing_of_markers() -> None:
+    """An endpoint on a file system may refuse to look for something below a file."""
+
+    def refusing(name: str, key: str, _number: int) -> Fault | None:
+        below = name == "HeadObject" and key == "f/"
+        return Fault(StoreError("400", status=400)) if below else None
+
+    memory = Losing(fault=refusing)
+    store, _ = strangers(memory)
+    memory.poke("f", b"x")
+    await store.put("d/", EMPTY, FILE)
+    assert sorted(memory.objects) == ["d/", "f"]
+
+
 async def test_a_marker_that_is_listed_is_kept() -> None:
     memory = Losing()
     store, _ = strangers(memory)

@@ -93,34 +93,42 @@ class Kept:
     async def keeps_markers(self, key: str) -> bool:
         """Whether a marker would be kept, as far as it can be told without storing anything.
 
-        With a slash behind its key, an object is not there: unless the endpoint cuts slashes off,
-        or refuses them. (An object of no bytes would not do: all of them have the same ETag.)
-
         Args:
             key: Of a marker that is to be stored.
         """
         if self._provider.is_unseen("markers"):
             page = await self._inner.list(self._prefix, delimiter="", limit=_SOME)
+            # all objects of no bytes have the same ETag
             sample = next((info for info in page.objects if info.size), None)
-            bare = key.rstrip(MARKER) if sample is None else sample.key
             if any(info.key.endswith(MARKER) for info in page.objects):
                 self._provider.confirm("markers")
-            elif await self._loses_slash(bare, sample):
+            elif await self._is_no_key(key) or (sample and await self._is_without_slash(sample)):
                 self._lack_markers()
         return self._provider.capabilities.markers
 
-    async def _loses_slash(self, bare: str, sample: ObjectInfo | None) -> bool:
+    async def _is_no_key(self, key: str) -> bool:
+        """Whether a HEAD is refused for the slash that a key ends in, and for nothing else."""
         try:
-            found = await self._inner.head(bare + MARKER)
+            await self._inner.head(key)
         except NotFound:
             return False
         except StoreError as exc:
             if not is_refusal(exc):
                 raise
-            # an answer to a HEAD does not say why: it might be the keys, or the region
-            await self._is_found(bare, refused=False)
+            await self._is_found(key.rstrip(MARKER), refused=False)
             return True
-        return sample is not None and found.etag == sample.etag
+        return False
+
+    async def _is_without_slash(self, sample: ObjectInfo) -> bool:
+        """Whether an object is found under its key with a slash behind it, too."""
+        try:
+            found = await self._inner.head(sample.key + MARKER)
+        except StoreError as exc:
+            # some say of a file that it is no directory
+            if isinstance(exc, NotFound) or is_refusal(exc):
+                return False
+            raise
+        return found.etag == sample.etag
 
     def _lack_markers(self) -> None:
         _log.warning(
