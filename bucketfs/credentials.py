@@ -47,7 +47,13 @@ class StaticKeys:
 
 @dataclass(frozen=True, slots=True)
 class Anonymous:
-    """Sign nothing."""
+    """Sign nothing.
+
+    Attributes:
+        source: File whose keys are empty, "" where an option says so.
+    """
+
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +140,8 @@ def read_passwd_file(path: str, bucket: str) -> StaticKeys | Anonymous:
         pair = parse_passwd(text, bucket)
     except PasswdError as error:
         raise CredentialsError(f"{path}: {error}") from None
+    if not pair.access_key:
+        return Anonymous(source=path)
     return StaticKeys(pair.access_key, pair.secret_key, source=path)
 
 

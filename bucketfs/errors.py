@@ -12,6 +12,7 @@ import errno as _errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 
 class FsError(Exception):
@@ -80,6 +81,20 @@ class StoreError(Exception):
             parts.append(f"[request {self.request_id}]")
         return " ".join(parts)
 
+    def recast(self, kind: type[Kind]) -> Kind:
+        """The same failure as one of a `kind` that says more."""
+        return kind(
+            self.code,
+            status=self.status,
+            operation=self.operation,
+            key=self.key,
+            request_id=self.request_id,
+            message=self.message,
+        )
+
+
+Kind = TypeVar("Kind", bound=StoreError)
+
 
 class NotFound(StoreError):
     """The object, upload or bucket does not exist (404)."""
@@ -116,6 +131,13 @@ class NoAnswer(StoreError):
 
 class Unsupported(StoreError):
     """The endpoint does not implement the request (501, 405, NotImplemented)."""
+
+
+class Unsigned(StoreError):
+    """A signature of version 2 was found wrong, or a request not allowed: which, nobody says.
+
+    Old servers leave headers and queries out that are to be signed.
+    """
 
 
 class Damaged(StoreError):
@@ -188,6 +210,9 @@ _CLOCK = _Meaning(_errno.EACCES, "this machine's clock is off: set it (NTP)")
 _REGION = _Meaning(_errno.EIO, "the bucket is in another region: name it with -o region=")
 _ELSEWHERE = _Meaning(
     _errno.EIO, "the endpoint sends its clients elsewhere: check -o url= and -o region="
+)
+_PIPELINE = _Meaning(
+    _errno.EROFS, "the branch is a pipeline's output, which nobody else writes: write to its input"
 )
 _ARCHIVED = _Meaning(
     _errno.EACCES,
@@ -263,6 +288,8 @@ _BY_CODE: Mapping[str, _Meaning] = {
     "InvalidUtf8": _Meaning(_errno.EILSEQ, "object keys are UTF-8"),
     "InvalidObjectName": _Meaning(_errno.EINVAL, "the store does not accept this object key"),
     "InvalidURI": _Meaning(_errno.EINVAL, "the store does not accept this object key"),
+    "InvalidFilePath": _Meaning(_errno.EINVAL, "the store does not accept this name"),  # Pachyderm
+    "WriteToOutputBranch": _PIPELINE,  # Pachyderm
     "MetadataTooLarge": _Meaning(_errno.ENOSPC, "the object's metadata is larger than 2 KiB"),
     "EntityTooLarge": _LARGE,
     "MaxMessageLengthExceeded": _LARGE,

@@ -3,7 +3,8 @@
 The format is that of s3fs 1.97 (``src/s3fs_cred.cpp``): ``AK:SK`` for every bucket,
 ``BUCKET:AK:SK`` for one, split at the first and the last colon; ``AWSAccessKeyId=`` with
 ``AWSSecretKey=`` beat both. Blanks at the ends (CR included), empty lines and ``#`` comments are
-ignored, and so is a line with neither ``:`` nor ``=``. Files of JSON: `bucketfs.key_json`.
+ignored, and so is a line with neither ``:`` nor ``=``. Unlike there, both keys may be empty
+(``:``): nothing is signed then. Files of JSON: `bucketfs.key_json`.
 
 No message contains any part of a key.
 """
@@ -25,7 +26,7 @@ class PasswdError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """An access key and its secret."""
+    """An access key and its secret; both are empty where nothing is to be signed."""
 
     access_key: str
     secret_key: str = field(repr=False)
@@ -61,7 +62,7 @@ def parse_passwd(text: str, bucket: str) -> KeyPair:
             f"Not found access key/secret key in passwd file: no line for bucket {bucket}"
             " and no default line ACCESS_KEY:SECRET_KEY"
         )
-    if not pair.access_key or not pair.secret_key:
+    if bool(pair.access_key) != bool(pair.secret_key):
         half = "access" if not pair.access_key else "secret"
         raise PasswdError(
             "failed to set internal data for access key/secret key from passwd file:"

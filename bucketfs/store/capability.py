@@ -165,7 +165,8 @@ class Provider:
         self.unknown -= able.keys()
         self.unsure -= able.keys()
         self._unseen -= able.keys()
-        self.list_v2 = known.get("list_v2", self.list_v2)
+        if not known.get("list_v2", self.list_v2):
+            self._is_old()
         self.listed_headers = known.get("listed_headers", self.listed_headers)
         self._listed_headers_known |= "listed_headers" in known
         self.quoted = known.get("quoted", self.quoted)
@@ -305,9 +306,17 @@ class Provider:
     def demote_list(self) -> None:
         """The endpoint takes no ListObjectsV2."""
         if self.list_v2:
-            self.list_v2 = False
+            self._is_old()
             _log.info("%s knows ListObjects only, not ListObjectsV2", self.name)
             self._known.note({"list_v2": False})
+
+    def _is_old(self) -> None:
+        """Who does not know ListObjectsV2, of 2016, honours no conditions of 2024.
+
+        They are sent all the same, and not relied on; trying them out would store objects.
+        """
+        self.list_v2 = False
+        self.give_up_on(self.unknown)
 
     def listed(self, objects: Sequence[ObjectInfo], *, asked: bool) -> None:
         """A listing shows these: the first that has any tells whether it brings headers."""

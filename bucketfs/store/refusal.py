@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from bucketfs.errors import StoreError, Unsupported, says_why
+from bucketfs.errors import StoreError, Unsigned, Unsupported, says_why
 
 if TYPE_CHECKING:
     from bucketfs.store.capability import Provider
@@ -19,19 +19,14 @@ T = TypeVar("T")
 
 def is_refusal(exc: StoreError) -> bool:
     """Whether the endpoint may have refused a request for a header that it does not know."""
-    return isinstance(exc, Unsupported) or (exc.status == 400 and not says_why(exc.code))
+    return isinstance(exc, (Unsupported, Unsigned)) or (
+        exc.status == 400 and not says_why(exc.code)
+    )
 
 
 def unsupported(exc: StoreError) -> Unsupported:
     """What a refusal means, once it is clear that the endpoint cannot do it like this."""
-    return Unsupported(
-        exc.code,
-        status=exc.status,
-        operation=exc.operation,
-        key=exc.key,
-        request_id=exc.request_id,
-        message=exc.message,
-    )
+    return exc.recast(Unsupported)
 
 
 async def as_taken(provider: Provider, send: Callable[[], Awaitable[T]], *optional: str) -> T:

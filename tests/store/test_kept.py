@@ -13,7 +13,7 @@ from bucketfs.store.base import Body, BytesBody, Capabilities, Headers, ListPage
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.layers.fallback import FallbackStore
-from tests.harness.memory import Fault, MemoryStore
+from tests.harness.memory import Fault, FaultHook, MemoryStore
 
 LINK = Headers({"mode": "41471"}, essential=True)
 FILE = Headers({"mode": "33188"})
@@ -23,8 +23,15 @@ EMPTY = BytesBody(b"")
 class Losing(MemoryStore):
     """Loses user metadata, or the slash that a key ends in, or is late with listings."""
 
-    def __init__(self, *, metadata: bool = False, slash: bool = False, late: bool = False) -> None:
-        super().__init__(capabilities=Capabilities(min_part=1))
+    def __init__(
+        self,
+        *,
+        metadata: bool = False,
+        slash: bool = False,
+        late: bool = False,
+        fault: FaultHook | None = None,
+    ) -> None:
+        super().__init__(capabilities=Capabilities(min_part=1), fault=fault)
         self.metadata, self.slash, self.late = metadata, slash, late
 
     async def put(self, key: str, body: Body, headers: Headers, **more: object) -> ObjectInfo:
@@ -89,7 +96,8 @@ async def test_a_copy_that_changes_nothing_but_metadata(metadata: bool) -> None:
     memory.poke("a", b"x")
     for _ in range(2):
         await store.copy("a", "a", size=1, headers=FILE)
-    assert memory.requests == {"CopyObject": 2, "HeadObject": 1}
+    copies = 1 if metadata else 2
+    assert memory.requests == {"CopyObject": copies, "HeadObject": 3 - copies}
     assert provider.capabilities.user_metadata == (not metadata)
 
 
@@ -110,7 +118,7 @@ async def test_markers_that_are_kept(late: bool) -> None:
         await store.put(name, EMPTY, FILE)
     assert list(memory.objects) == ["d/", "e/"]
     assert provider.capabilities.markers
-    assert memory.requests["ListObjectsV2"] == 1
+    assert memory.requests["ListObjectsV2"] == 2, "before the first and after it"
 
 
 async def test_markers_that_become_files(tmp_path: Path) -> None:
@@ -133,9 +141,62 @@ async def test_markers_that_become_files(tmp_path: Path) -> None:
 async def test_a_directory_that_has_got_entries_says_nothing() -> None:
     memory = Losing(slash=True)
     store, provider = strangers(memory)
-    memory.poke("d/f", b"x")
+    memory.poke("d/f", b"")
     await store.put("d/", EMPTY, FILE)
     assert provider.is_unseen("markers")
+
+
+@pytest.mark.parametrize("refused", [True, False], ids=["refused", "cut off"])
+async def test_a_slash_that_is_lost_shows_without_a_write(refused: bool) -> None:
+    """A file whose key is asked for with a slash behind it is none."""
+
+    def refusing(name: str, key: str, _number: int) -> Fault | None:
+        slash = refused and name == "HeadObject" and key.endswith("/")
+        return Fault(StoreError("400", status=400)) if slash else None
+
+    memory = Losing(slash=not refused, fault=refusing)
+    store, provider = strangers(memory)
+    memory.poke("f", b"x")
+    await store.put("d/", EMPTY, FILE)
+    assert not provider.capabilities.markers
+    assert memory.requests["PutObject"] == 0
+
+
+async def test_a_file_that_is_no_directory_says_nothing_of_markers() -> None:
+    """An endpoint on a file system may refuse to look for something below a file."""
+
+    def refusing(name: str, key: str, _number: int) -> Fault | None:
+        below = name == "HeadObject" and key == "f/"
+        return Fault(StoreError("400", status=400)) if below else None
+
+    memory = Losing(fault=refusing)
+    store, _ = strangers(memory)
+    memory.poke("f", b"x")
+    await store.put("d/", EMPTY, FILE)
+    assert sorted(memory.objects) == ["d/", "f"]
+
+
+async def test_a_marker_that_is_listed_is_kept() -> None:
+    memory = Losing()
+    store, _ = strangers(memory)
+    memory.poke("c/", b"")
+    for name in ("d/", "e/"):
+        await store.put(name, EMPTY, FILE)
+    assert memory.requests == {"ListObjectsV2": 1, "PutObject": 2}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["metadata was seen", "nobody has seen any"])
+async def test_an_object_that_may_not_be_copied_onto_itself(known: bool) -> None:
+    """Carried there where it has metadata; where nobody has seen any it stays as it is."""
+    refusal = Fault(StoreError("InvalidRequest", status=400))
+    memory = Losing(fault=lambda name, *_: refusal if name == "CopyObject" else None)
+    store, provider = strangers(memory)
+    memory.poke("a", b"x", FILE if known else Headers())
+    changed = Headers({"mode": "33152"})
+    info = await store.copy("a", "a", size=1, headers=changed)
+    assert info.etag == memory.objects["a"].info("a").etag
+    assert memory.objects["a"].headers == (changed if known else Headers())
+    assert provider.capabilities.user_metadata == known
 
 
 @pytest.mark.parametrize("status", [400, 405])

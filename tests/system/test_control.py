@@ -317,10 +317,11 @@ class TestRefresh:
         assert "no bucket is mounted there" in done.stderr
 
     def test_an_endpoint_that_refuses(self, slow: Place, counted: Proxy) -> None:
-        with counted.fault("HeadObject", status=403, code="AccessDenied"):
+        with counted.fault("", status=403, code="AccessDenied"):
             done = slow.here("refresh", str(slow.path / "unknown"))
         assert done.returncode == 1
-        assert "HeadObject of 'unknown': 403" in done.stderr
+        assert "of 'unknown'" in done.stderr
+        assert "403" in done.stderr
         assert len(done.stderr.splitlines()) == 1
 
 

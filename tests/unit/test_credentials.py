@@ -83,8 +83,7 @@ class TestFormat:
     def test_any_text_gives_keys_or_one_line(self, text: str) -> None:
         with contextlib.suppress(PasswdError):
             pair = parse_passwd(text, "bucket")
-            assert pair.access_key
-            assert pair.secret_key
+            assert bool(pair.access_key) == bool(pair.secret_key)
 
     WORD = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=20)
 
@@ -145,6 +144,11 @@ class TestFile:
         keys = read_passwd_file(str(passwd), "bucket")
         assert keys == StaticKeys("AK", SECRET, source=str(passwd))
         assert SECRET not in repr(keys)
+
+    @pytest.mark.parametrize("text", [":", "bucket::\nAK:S", "AWSAccessKeyId=\nAWSSecretKey="])
+    def test_empty_keys_sign_nothing(self, passwd: Path, text: str) -> None:
+        passwd.write_text(text)
+        assert read_passwd_file(str(passwd), "bucket") == Anonymous(source=str(passwd))
 
     def test_missing(self) -> None:
         with pytest.raises(CredentialsError, match=r"stat\(/none\): No such file or directory"):

@@ -16,6 +16,7 @@ from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.options import arguments, bucket, complete, manual, trust
 from bucketfs.cli.process import checks, daemon
 from bucketfs.credentials import (
+    Anonymous,
     Credentials,
     CredentialsError,
     StaticKeys,
@@ -117,4 +118,6 @@ def find_credentials(options: Options) -> Credentials:
             )
         logs.protect(found.secret_key, found.token)
         log.info("signing with access key %s from %s", found.access_key, found.source)
+    elif isinstance(found, Anonymous) and found.source:
+        log.info("signing nothing: both keys in %s are empty", found.source)
     return found

@@ -7,6 +7,7 @@ import hashlib
 import socket
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any, Final
 
 from botocore.exceptions import (
@@ -39,6 +40,7 @@ from bucketfs.errors import (
     NotFound,
     PreconditionFailed,
     StoreError,
+    Unsigned,
     Unsupported,
     is_of_names,
 )
@@ -53,6 +55,11 @@ _MONTHS: Final = {
     )
 }
 
+#: Requests that carry what some servers leave out of signatures of version 2: headers of Amazon's
+#: own, and ``?delete``.
+_SIGNED_APART: Final = frozenset(
+    {"PutObject", "CopyObject", "DeleteObjects", "CreateMultipartUpload", "UploadPart"}
+)
 #: System headers kept across a copy: our name (that of HTTP) to botocore's.
 SYSTEM_HEADERS: Final = {
     "cache-control": "CacheControl",
@@ -267,14 +274,13 @@ def translate(
 
 def taken(exc: PreconditionFailed) -> KeyTaken:
     """What the refusal of an `if_none_match` means."""
-    return KeyTaken(
-        exc.code,
-        status=exc.status,
-        operation=exc.operation,
-        key=exc.key,
-        request_id=exc.request_id,
-        message=exc.message,
-    )
+    return exc.recast(KeyTaken)
+
+
+def unsigned(exc: StoreError) -> StoreError:
+    """What a failure means where requests are signed with version 2."""
+    apart = exc.status == HTTPStatus.FORBIDDEN and exc.operation in _SIGNED_APART
+    return exc.recast(Unsigned) if apart else exc
 
 
 def _no_answer_code(exc: BotoCoreError) -> str:

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
 from xml.etree import ElementTree as ET
 
 import aiobotocore
@@ -172,6 +173,8 @@ class Connection:
             None if missing else FastPath(client, trim(client), _Parser(), self._time.now)
         )
         client.meta.events.register("before-sign.s3", self._set_clock)
+        if config.signature_v2:
+            client.meta.events.register("before-sign.s3", _send_signed_path)
         client.meta.events.register("before-call.s3.HeadBucket", _ask_once)
         for slow in SLOW:
             client.meta.events.register(f"before-call.s3.{slow}", self._allow_silence)
@@ -355,6 +358,13 @@ async def _signing_credentials(config: StoreConfig, credentials: Credentials) ->
         raise StoreError("CredentialsFailed", message=str(exc)) from exc
     except BotoCoreError as exc:
         raise StoreError("NoCredentials", message=str(exc)) from exc
+
+
+def _send_signed_path(request: Any, **_: object) -> None:
+    """Ask for a bucket by the path that version 2 signs: with a slash behind its name."""
+    sent = urlsplit(request.url)
+    if request.auth_path == f"{sent.path}/":
+        request.url = urlunsplit((sent.scheme, sent.netloc, request.auth_path, sent.query, ""))
 
 
 #: Operations whose answers we read ourselves.

@@ -77,6 +77,7 @@ class Listing:
         next_token: Where version 2 goes on, "" where it is not told.
         next_marker: Where version 1 goes on, "" where it is not told.
         left_out: How many entries could not be read.
+        version_1: It has what answers of version 1 have, and lacks what those of version 2 have.
     """
 
     objects: list[ObjectInfo]
@@ -85,6 +86,7 @@ class Listing:
     next_token: str
     next_marker: str
     left_out: int = 0
+    version_1: bool = False
 
     def answer(self, prefix: str, delimiter: str, next_token: str | None) -> ListPage:
         """What of it answers a question for the keys behind `prefix` as far as `delimiter`."""
@@ -151,6 +153,7 @@ def parse_listing(body: bytes) -> Listing | None:
             _sendable(read.restore(read.text("NextContinuationToken"))),
             _sendable(read.name(read.text("NextMarker"))),
             bad_objects + bad_prefixes,
+            read.has("Marker") and not (read.has("KeyCount") or read.has("NextContinuationToken")),
         )
     except ValueError:
         return None
@@ -218,6 +221,10 @@ class _Document:
     def text(self, name: str) -> str:
         """Of a child of the root, "" if there is none."""
         return self._top.get(self._space + name, "")
+
+    def has(self, name: str) -> bool:
+        """Whether the root has such a child."""
+        return self._space + name in self._top
 
     def entries(
         self,

@@ -40,6 +40,7 @@ from bucketfs.store.aws.answers import (
     time_told,
     translate,
     unquote,
+    unsigned,
 )
 from bucketfs.store.aws.connection import Connection
 from bucketfs.store.aws.download import feed, refused, verify
@@ -283,10 +284,11 @@ class S3Store:
             page = None
         if page is not None and token and page.next_token == token:
             raise _unusable("ListObjectsV2", prefix, "the next page is the same again")
-        if page is None or (page.truncated and not page.next_token):
+        if page is None or page.version_1 or (page.truncated and not page.next_token):
             # The endpoint took the request for one of version 1, and ignored where to start.
             self._provider.demote_list()
-            return await self._list_v1(params, delimiter, token or start_after)
+            if page is None or page.truncated or token or start_after:
+                return await self._list_v1(params, delimiter, token or start_after)
         return page.answer(prefix, delimiter, page.next_token if page.truncated else None)
 
     async def create_upload(self, key: str, headers: Headers, *, copies: bool = False) -> str:
@@ -502,7 +504,8 @@ class S3Store:
         try:
             return await self._connection.request(operation, {**common, **params})
         except (BotoCoreError, ClientError, ResponseParserError) as exc:
-            raise translate(exc, operation, key) from None
+            failure = translate(exc, operation, key)
+            raise (unsigned(failure) if self._config.signature_v2 else failure) from None
 
     def _condition(self, if_match: str, if_none_match: bool) -> _Params:
         if if_none_match:

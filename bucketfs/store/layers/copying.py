@@ -74,10 +74,7 @@ class Copies:
         self, source: str, onto: Onto, size: int, headers: Headers | None, source_if_match: str
     ) -> ObjectInfo:
         """Copy by parts, or through this machine."""
-        if headers is None or not source_if_match:
-            found = await self._store.head(source)
-            headers = headers or found.headers or Headers()
-            source_if_match = source_if_match or found.etag
+        headers, source_if_match = await self._known(source, headers, source_if_match)
         for _ in range(_WAYS):
             able = self._store.capabilities
             if not (size and able.copy and able.copy_part):
@@ -87,7 +84,14 @@ class Copies:
             except Unsupported:
                 if self._store.capabilities == able:
                     raise
-        return await self._copy_by_hand(source, onto, size, headers, source_if_match)
+        return await self.by_hand(source, onto, size, headers, source_if_match)
+
+    async def _known(self, source: str, headers: Headers | None, etag: str) -> tuple[Headers, str]:
+        """The headers of a copy, and the version of its source."""
+        if headers is not None and etag:
+            return headers, etag
+        found = await self._store.head(source)
+        return headers or found.headers or Headers(), etag or found.etag
 
     async def carry(
         self, source: str, onto: Onto, size: int, headers: Headers | None, source_if_match: str
@@ -130,8 +134,8 @@ class Copies:
         wish = min(_COPY_PART, self._store.capabilities.max_copy)
         return await self._multipart(onto, size, headers, wish, copy, copies=True)
 
-    async def _copy_by_hand(
-        self, source: str, onto: Onto, size: int, headers: Headers, etag: str
+    async def by_hand(
+        self, source: str, onto: Onto, size: int, headers: Headers | None, etag: str
     ) -> ObjectInfo:
         """Copy through this machine: download into an unnamed file, upload from it.
 
@@ -139,6 +143,7 @@ class Copies:
             StoreError: As the requests do; or the local disk has no room, which is said at once.
             PreconditionFailed: The source is not of the size that it was known with.
         """
+        headers, etag = await self._known(source, headers, etag)
         with _spool(size) as file:
             await self._store.get(
                 source,

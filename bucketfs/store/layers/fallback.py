@@ -14,7 +14,14 @@ from typing import Final, TypeVar
 
 import trio
 
-from bucketfs.errors import KeyTaken, NotFound, PreconditionFailed, StoreError, Unsupported
+from bucketfs.errors import (
+    KeyTaken,
+    NotFound,
+    PreconditionFailed,
+    StoreError,
+    Unsigned,
+    Unsupported,
+)
 from bucketfs.store.base import (
     NO_CONDITIONS,
     Body,
@@ -57,7 +64,7 @@ class FallbackStore(StoreWrapper):
         self._misread = trio.Lock()
         self._deletions = Deletions(inner, provider)
         self._copies = Copies(self)
-        self._kept = Kept(inner, provider)
+        self._kept = Kept(inner, provider, probe_prefix)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -76,10 +83,13 @@ class FallbackStore(StoreWrapper):
             return self._kept.seen(await self.inner.head(key))
         if not self.capabilities.markers:
             raise NotFound("NoSuchKey", status=404, operation=_LOOKED, key=key)
+        return self._kept.seen(await self._head(key))
+
+    async def _head(self, key: str) -> ObjectInfo:
         try:
-            return self._kept.seen(await self.inner.head(key))
+            return await self.inner.head(key)
         except StoreError as exc:
-            if not is_refusal(exc):
+            if not (key.endswith(MARKER) and is_refusal(exc)):
                 raise
             # some gateways take it for no key at all
             raise NotFound(exc.code, status=404, operation=_LOOKED, key=key) from exc
@@ -94,11 +104,12 @@ class FallbackStore(StoreWrapper):
         if_none_match: bool = False,
     ) -> ObjectInfo:
         marker = is_marker(key, len(body))
-        if marker and not self.capabilities.markers:
+        if marker and not await self._kept.keeps_markers(key):
             return no_marker(key)
-        if headers.essential and not self.capabilities.user_metadata:
+        if headers.essential and not await self._kept.keeps_metadata():
             raise not_kept("PutObject", key)
         info = await self._put(key, body, headers, if_match, if_none_match)
+        self._kept.stored(info)
         if marker and not await self._kept.marker(key):
             return no_marker(key)
         if headers.essential and not await self._kept.metadata(info):
@@ -314,6 +325,35 @@ class FallbackStore(StoreWrapper):
             await self.settle(*TARGETS)
         if onto.if_none_match and not is_marker(target, size) and await self._carries(size):
             return await self._copies.carry(source, onto, size, headers, source_if_match)
+        if source == target and headers is not None and headers.metadata:
+            return await self._rewrite(source, onto, size, headers, source_if_match)
+        return await self._copy_as_able(source, onto, size, headers, source_if_match)
+
+    async def _rewrite(
+        self, key: str, onto: Onto, size: int, headers: Headers, if_match: str
+    ) -> ObjectInfo:
+        """Give an object other headers, which is what a copy onto itself is for."""
+        if not await self._kept.keeps_metadata():
+            return await self._as_it_is(key, if_match)
+        try:
+            info = await self._copy_as_able(key, onto, size, headers, if_match)
+        except StoreError as exc:
+            if not is_refusal(exc):
+                raise
+        else:
+            await self._kept.metadata(info)
+            return info
+        found = await self._as_it_is(key, if_match)
+        if self._kept.not_copied_onto_itself(found):
+            return found
+        onto = Onto(key, if_match, if_none_match=False)
+        if size <= CARRIED_MOST:
+            return await self._copies.carry(key, onto, size, headers, if_match)
+        return await self._copies.otherwise(key, onto, size, headers, if_match)
+
+    async def _copy_as_able(
+        self, source: str, onto: Onto, size: int, headers: Headers | None, source_if_match: str
+    ) -> ObjectInfo:
         if self.capabilities.copy and size <= self.capabilities.max_copy:
             try:
                 return await self._copy(source, onto, size, headers, source_if_match)
@@ -324,13 +364,20 @@ class FallbackStore(StoreWrapper):
                     raise
                 # SeaweedFS finds no marker when it is to copy one, and takes each directory that
                 # has an entry by now for a marker that stands there
-                onto = Onto(target, "", if_none_match=False)
+                onto = Onto(onto.key, "", if_none_match=False)
+            except Unsigned:
+                return await self._copies.by_hand(source, onto, size, headers, source_if_match)
         return await self._copies.otherwise(source, onto, size, headers, source_if_match)
 
     async def _copy(
-        self, source: str, onto: Onto, size: int, headers: Headers | None, source_if_match: str
+        self,
+        source: str,
+        onto: Onto,
+        size: int,
+        headers: Headers | None,
+        source_if_match: str,
     ) -> ObjectInfo:
-        """Copy by one CopyObject; what it cannot look at is looked at before."""
+        """CopyObject, without what it can do without where that is refused."""
 
         async def send() -> ObjectInfo:
             can = self.capabilities
@@ -354,7 +401,7 @@ class FallbackStore(StoreWrapper):
         optional += ["target_if_match"] if onto.if_match else []
         optional += ["target_if_none_match"] if onto.if_none_match else []
         try:
-            info = await self._from_source(
+            return await self._from_source(
                 lambda: as_taken(self._provider, send, *optional), source_if_match
             )
         except KeyTaken:
@@ -363,9 +410,13 @@ class FallbackStore(StoreWrapper):
             # which of the conditions was false no answer says reliably
             await self._check_target(onto.key, "", onto.if_none_match)
             raise
-        if source == onto.key and headers is not None and headers.metadata:
-            await self._kept.metadata(info)  # nothing else was the purpose of it
-        return info
+
+    async def _as_it_is(self, key: str, if_match: str) -> ObjectInfo:
+        """A version that is left as it is. Raises PreconditionFailed for another one."""
+        found = await self._head(key)
+        if if_match and found.etag != if_match:
+            raise PreconditionFailed("PreconditionFailed", status=412, operation=_LOOKED, key=key)
+        return found
 
     async def _carries(self, size: int) -> bool:
         """Whether a PUT can see to it that a name is free, and a copy cannot."""
@@ -398,7 +449,7 @@ class FallbackStore(StoreWrapper):
             self._told = True
             _log.info("the server does not honour all conditions: a HEAD just before replaces them")
         try:
-            found = await self.inner.head(key)
+            found = await self._head(key)
         except NotFound:
             if if_match:
                 raise
