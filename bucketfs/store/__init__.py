@@ -21,6 +21,7 @@ from bucketfs.store.layers.limit import LimitStore
 from bucketfs.store.layers.outage import Outage
 from bucketfs.store.layers.past import PastStore
 from bucketfs.store.layers.retry import RetryPolicy, RetryStore
+from bucketfs.store.layers.tagging import TagStore
 from bucketfs.store.layers.trace import TraceStore
 from bucketfs.tasks import alongside
 
@@ -58,4 +59,5 @@ async def open_store(
             on_retry=counted.repeated,
         )
         async with alongside(lambda: outage.watch(counted.check), "watch for outages"):
-            yield FallbackStore(retried, provider, probe_prefix=config.probe_prefix)
+            tagging = TagStore(retried, provider)
+            yield FallbackStore(tagging, provider, probe_prefix=config.probe_prefix)

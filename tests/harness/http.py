@@ -144,7 +144,8 @@ def operation(request: Request) -> str:
         return "CreateMultipartUpload"
     if method == "PUT" and copying:
         return "CopyObject"
-    return {"HEAD": "Head", "GET": "Get", "PUT": "Put", "DELETE": "Delete"}[method] + "Object"
+    verb = {"HEAD": "Head", "GET": "Get", "PUT": "Put", "DELETE": "Delete"}[method]
+    return verb + ("ObjectTagging" if "tagging" in query else "Object")
 
 
 def _bucket_operation(method: str, query: dict[str, str]) -> str:

@@ -180,7 +180,7 @@ class S3Store:
         if_match: str = "",
         if_none_match: bool = False,
     ) -> ObjectInfo:
-        params = {**self._new, **self._described(headers)}
+        params = {**self._new, **self._described(headers), **_tagging(headers)}
         if not self.capabilities.storage_class:
             params.pop("StorageClass", None)
         params |= self._condition(if_match, if_none_match)
@@ -287,7 +287,7 @@ class S3Store:
 
     async def create_upload(self, key: str, headers: Headers, *, copies: bool = False) -> str:
         opening = self._sums.opening(copies=copies)
-        params = {**self._new, **self._described(headers), **opening}
+        params = {**self._new, **self._described(headers), **_tagging(headers), **opening}
         answer = await self._call("CreateMultipartUpload", key, self._object, Key=key, **params)
         upload_id: str = answer.get("UploadId", "")
         if not upload_id:
@@ -578,6 +578,10 @@ class S3Store:
         if info.etag and self.capabilities.etags:
             return info
         return replace(info, etag=version_token(info.size, info.last_modified))
+
+
+def _tagging(headers: Headers) -> _Params:
+    return {"Tagging": headers.tags} if headers.tags else {}
 
 
 def _of_version(key: str, version: str) -> _Params:

@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Final, TypeVar
 
 import trio
@@ -31,6 +31,7 @@ from bucketfs.store.base import (
 from bucketfs.store.body import FileBody
 from bucketfs.store.capability import Provider, probe
 from bucketfs.store.layers.deletion import Deletions
+from bucketfs.store.layers.tagging import with_tags_of
 from bucketfs.store.layers.wrapper import StoreWrapper
 from bucketfs.store.refusal import as_taken, is_refusal, unsupported
 from bucketfs.tasks import gather
@@ -282,8 +283,9 @@ class FallbackStore(StoreWrapper):
         """Copy by parts, or through this machine."""
         if headers is None or not source_if_match:
             found = await self.inner.head(source)
-            headers = headers or found.headers or Headers()
+            headers = headers or _as_found(found.headers)
             source_if_match = source_if_match or found.etag
+        headers = await with_tags_of(self.inner, self._provider, source, headers)
         for _ in range(_WAYS):
             able = self.capabilities
             if not (able.copy and able.copy_part):
@@ -415,6 +417,11 @@ class FallbackStore(StoreWrapper):
             await self.inner.abort(key, upload_id)
         except StoreError as exc:
             _log.warning("an unfinished upload stays in the bucket: %s", exc)
+
+
+def _as_found(headers: Headers | None) -> Headers:
+    """What a copy carries that is to be like its original."""
+    return replace(headers, keep_tags=headers.tag_count != 0) if headers else Headers()
 
 
 def _optional(headers: Headers) -> list[str]:

@@ -76,6 +76,10 @@ class Posix:
 
     `foreign` keeps what the object carries beside them (other metadata, cache-control …), so that
     rewriting the metadata loses nothing; its `metadata` holds no name of ours.
+
+    Attributes:
+        tagged: The object may have tags: it has, or nobody has told.
+        tags: Those of an object that is gone, for the next upload to carry.
     """
 
     mode: int
@@ -87,6 +91,8 @@ class Posix:
     rdev: int = 0
     xattrs: Mapping[str, bytes] = field(default_factory=lambda: _NO_XATTRS)
     foreign: Headers | None = None
+    tagged: bool = field(default=False, compare=False)
+    tags: str = field(default="", compare=False)
 
     def changed(self, now_ns: int, **values: object) -> Posix:
         """A copy with `values` replaced and ctime set to now."""
@@ -121,6 +127,7 @@ def decode(
         directory: Whether the name alone says that it is one (``dir/``, a common prefix).
         defaults: For what is not said.
     """
+    tagged = headers is not None and headers.tag_count != 0
     headers = headers or Headers()
     said = headers.metadata
     mode = _mode(said, headers.content_type, size, directory, defaults)
@@ -136,6 +143,7 @@ def decode(
         rdev=_number(said, ("rdev",), 0),
         xattrs=_decode_xattrs(said.get("xattr", "")),
         foreign=_foreign(headers),
+        tagged=tagged,
     )
 
 
@@ -159,6 +167,8 @@ def encode(posix: Posix, content_type: str) -> Headers:
         content_type=foreign.content_type or content_type,
         other=foreign.other,
         essential=not (stat.S_ISREG(posix.mode) or stat.S_ISDIR(posix.mode)),
+        keep_tags=posix.tagged,
+        tags=posix.tags,
     )
 
 
@@ -169,6 +179,14 @@ def with_times_of(posix: Posix, headers: Headers) -> Posix:
     if mtime is None or atime is None or ctime is None:
         return posix
     return replace(posix, mtime_ns=mtime, atime_ns=atime, ctime_ns=ctime)
+
+
+def tagged_as(posix: Posix, headers: Headers) -> Posix:
+    """`posix` with what an answer told of the tags, if it did."""
+    tagged = posix.tagged if headers.tag_count is None else headers.tag_count != 0
+    if tagged == posix.tagged and not posix.tags:
+        return posix
+    return replace(posix, tagged=tagged, tags="")
 
 
 def metadata_size(headers: Headers) -> int:

@@ -22,7 +22,7 @@ from bucketfs.store.base import Headers, ObjectInfo
 from bucketfs.tasks import Shared
 from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.names import FOLDER_SUFFIX
-from bucketfs.tree.core.posix import NANO, Posix, decode, plain
+from bucketfs.tree.core.posix import NANO, Posix, decode, plain, tagged_as
 from bucketfs.tree.core.state import TreeState
 
 log = logging.getLogger(__name__)
@@ -167,6 +167,8 @@ class Attributes:
         if inode.posix is None or isinstance(inode, Directory):
             self.reread(inode, info)
             return self._as_directory(inode)
+        if info.headers is not None:  # a change of tags makes no new version
+            inode.posix = tagged_as(inode.posix, info.headers)
         inode.checked = clock.monotonic()
         return inode
 

@@ -7,7 +7,9 @@ For a large one the bucket is asked just before the copy.
 
 from __future__ import annotations
 
-from bucketfs.store.base import BytesBody, Headers, ObjectInfo, Store
+from dataclasses import replace
+
+from bucketfs.store.base import BytesBody, Headers, ObjectInfo, Store, tag_query
 
 #: Objects up to this size are carried over: a GET and a PUT of so much take no longer than a HEAD
 #: and a copy.
@@ -35,6 +37,7 @@ async def copy_to_free(
         )
     body = bytearray()
     info = await store.get(source, body.extend, if_match=etag, size=size)
-    return await store.put(
-        target, BytesBody(bytes(body)), headers or info.headers or Headers(), if_none_match=True
-    )
+    came = info.headers or Headers()
+    tags = tag_query(await store.tags(source)) if came.tag_count else ""
+    given = replace(headers or came, keep_tags=False, tags=tags)
+    return await store.put(target, BytesBody(bytes(body)), given, if_none_match=True)
