@@ -59,6 +59,7 @@ class TreeConfig:
         overwrite: On a conflict, what was written here replaces others' version.
         exclusive_at_open: A file opened with O_EXCL is in the bucket, empty, when that returns.
         writeback: Close is content with the local disk; the bucket gets the bytes later.
+        acls: What is made in a directory inherits its default access control list.
     """
 
     prefix: str
@@ -70,6 +71,7 @@ class TreeConfig:
     overwrite: bool = False
     exclusive_at_open: bool = False
     writeback: bool = False
+    acls: bool = False
 
 
 class Watcher(Protocol):
