@@ -182,8 +182,8 @@ def test_what_cannot_be_set(folder: Folder) -> None:
     ids=["cp", "rsync", "tar"],
 )
 def test_copies_bring_them(folder: Folder, tmp_path: Path, copy: str) -> None:
-    if not shutil.which(copy.split()[0]):
-        pytest.skip(f"needs {copy.split()[0]}")
+    if not shutil.which(copy.split(maxsplit=1)[0]):
+        pytest.skip(f"needs {copy.split(maxsplit=1)[0]}")
     source = tmp_path / "source"
     source.mkdir()
     (source / "f").write_text("x")
