@@ -208,7 +208,7 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         """Change attributes; the kernel has checked who may (default_permissions)."""
-        node = await self._known(inode)
+        node = await self._to_change(inode)
         if fields.update_size:
             await self._tree.opener.truncate(node, attr.st_size, publish=fh is None)
         change = Change(
@@ -245,7 +245,7 @@ class Operations(pyfuse3.Operations):
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         """Set an extended attribute (pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE)."""
         self._check_xattr(name)
-        node = await self._known(inode)
+        node = await self._to_change(inode)
         if name.startswith(_XATTR_OF_STORE):
             await self._tree.object_xattrs.set(node, _behind_prefix(name), value)
             return
@@ -269,7 +269,7 @@ class Operations(pyfuse3.Operations):
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove an extended attribute."""
         self._check_xattr(name)
-        node = await self._known(inode)
+        node = await self._to_change(inode)
         if name.startswith(_XATTR_OF_STORE):
             await self._tree.object_xattrs.remove(node, _behind_prefix(name))
             return
@@ -408,6 +408,12 @@ class Operations(pyfuse3.Operations):
         await self._tree.opener.sync_directory(self._directory(fh).directory)
 
     # ---- helpers ---------------------------------------------------------------------------------
+
+    async def _to_change(self, ino: int) -> Inode:
+        """As `_known`, with all that is stored again when an attribute changes."""
+        node = await self._known(ino)
+        await self._tree.attributes.complete(node)
+        return node
 
     async def _known(self, ino: int, *, asker: int = 0) -> Inode:
         """The inode with fresh attributes; `asker`: as `Finder.find` takes it."""

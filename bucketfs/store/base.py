@@ -48,6 +48,7 @@ class Headers:
         keep_tags: An upload with these headers takes over the tags of the object it replaces, a
             copy those of its original; what is known to have none costs no request.
         tags: Tags to store with the object, as a query (``a=1&b=2``).
+        partial: Only the metadata was told; the object may have any of the others.
     """
 
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -57,6 +58,7 @@ class Headers:
     tag_count: int | None = field(default=None, compare=False)
     keep_tags: bool = field(default=False, compare=False)
     tags: str = field(default="", compare=False)
+    partial: bool = field(default=False, compare=False)
 
 
 def tag_query(tags: Mapping[str, str]) -> str:

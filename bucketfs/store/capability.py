@@ -55,6 +55,9 @@ class Profile:
         capabilities: See there.
         list_v2: ListObjectsV2 works.
         checksum: ``x-amz-checksum-crc32c`` is compared with what arrives, of parts too.
+        listing: How a listing is asked for what was stored with the objects: ``metadata=true`` in
+            the query (MinIO), ``tigris`` by a header, ``ext-v1`` in place of version 2. The last
+            two bring user metadata alone, and nothing for an object that has none.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Profile:
     capabilities: Capabilities = _FULL
     list_v2: bool = True
     checksum: bool = False
+    listing: str = "metadata"
 
 
 _NO_CONDITIONS: Final = {
@@ -120,6 +124,18 @@ PROFILES: Final = (
         capabilities=replace(_CAREFUL, copy_part=False, min_part=64 << 20),
     ),
     Profile(
+        "Tigris",
+        hosts=(".tigris.dev", ".storage.dev"),
+        capabilities=_CAREFUL,
+        listing="tigris",
+    ),
+    Profile(
+        "Yandex Object Storage",
+        hosts=(".yandexcloud.net",),
+        capabilities=_CAREFUL,
+        listing="ext-v1",
+    ),
+    Profile(
         "Pachyderm gateway",
         servers=("pachyderm",),
         capabilities=replace(
@@ -157,6 +173,7 @@ class Provider:
         capabilities: What `Store.capabilities` says.
         list_v2: Whether to list with ListObjectsV2.
         listed_headers: Whether such a listing is asked for what was stored with the objects.
+        listing: How, see `Profile`.
         probes: Whether `probe` has something to find out, still.
         classed: Whether new objects name a storage class.
         probes_writes: Whether it had, as the endpoint may ignore conditions.
@@ -182,6 +199,7 @@ class Provider:
         self.name = profile.name
         self.capabilities = profile.capabilities
         self.list_v2 = profile.list_v2
+        self.listing = profile.listing
         self._compares = profile.checksum
 
     @property
@@ -269,11 +287,21 @@ class Provider:
             self.list_v2 = False
             _log.info("%s knows ListObjects only, not ListObjectsV2", self.name)
 
-    def listed(self, objects: Sequence[ObjectInfo], *, asked: bool) -> None:
-        """A listing shows these: the first that has any tells whether it brings headers."""
-        if asked and objects and not self._listed_headers_known:
+    def listed(self, objects: Sequence[ObjectInfo], *, asked: bool) -> bool:
+        """A listing shows these: the first that has any tells whether it brings headers.
+
+        Answers whether an object of which it brings none has no metadata.
+        """
+        if not asked:
+            return False
+        told = any(info.headers is not None for info in objects)
+        if self.listing != "metadata":
+            self._listed_headers_known |= told or self.listing == "ext-v1"
+            return self._listed_headers_known
+        if objects and not self._listed_headers_known:
             self._listed_headers_known = True
-            self.listed_headers = any(info.headers is not None for info in objects)
+            self.listed_headers = told
+        return False
 
     @contextmanager
     def without_listed_headers(self) -> Iterator[Trial]:

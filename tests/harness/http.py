@@ -158,5 +158,5 @@ def _bucket_operation(method: str, query: dict[str, str]) -> str:
             return "GetBucketLocation"
         if "versions" in query:
             return "ListObjectVersions"
-        return "ListObjectsV2" if query.get("list-type") == "2" else "ListObjects"
+        return "ListObjectsV2" if query.get("list-type") in ("2", "ext-v1") else "ListObjects"
     return {"HEAD": "Head", "PUT": "Create", "DELETE": "Delete"}.get(method, method) + "Bucket"

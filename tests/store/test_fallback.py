@@ -462,6 +462,9 @@ def test_any_host_has_a_profile(host: str, server: str) -> None:
         ("abc.eu.r2.cloudflarestorage.com", "cloudflare", "Cloudflare R2"),
         ("storage.googleapis.com", "UploadServer", "Google Cloud Storage"),
         ("s3.eu-de.cloud-object-storage.appdomain.cloud", "", "IBM Cloud Object Storage"),
+        ("fly.storage.tigris.dev", "", "Tigris"),
+        ("t3.storage.dev", "", "Tigris"),
+        ("storage.yandexcloud.net", "nginx", "Yandex Object Storage"),
         ("notr2.cloudflarestorage.com.evil.example", "", UNKNOWN.name),
     ],
 )

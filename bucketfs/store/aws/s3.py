@@ -510,9 +510,16 @@ class S3Store:
             params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
 
     def _ask_for_headers(self, params: dict[str, Any], **_: object) -> None:
-        """Have a listing bring what was stored with the objects, as MinIO and RustFS can."""
-        if self._provider.listed_headers:
-            params["url"] += "&metadata=true"
+        """Have a listing bring what was stored with the objects, see `Profile.listing`."""
+        if not self._provider.listed_headers:
+            return
+        match self._provider.listing:
+            case "tigris":
+                params["headers"]["X-Tigris-List-Metadata"] = "true"
+            case "ext-v1":
+                params["url"] = params["url"].replace("list-type=2", "list-type=ext-v1", 1)
+            case _:
+                params["url"] += "&metadata=true"
 
     def _source_condition(self, if_match: str) -> _Params:
         if if_match and is_etag(if_match) and self.capabilities.copy_condition:
@@ -548,7 +555,8 @@ class S3Store:
                 page = await self._page("ListObjectsV2", prefix, params, on_token)
                 trial.holds()
             return page
-        self._provider.listed(page.objects, asked=asked)
+        if self._provider.listed(page.objects, asked=asked):
+            return replace(page, objects=[_as_told(info) for info in page.objects])
         return page
 
     async def _page(
@@ -578,6 +586,14 @@ class S3Store:
         if info.etag and self.capabilities.etags:
             return info
         return replace(info, etag=version_token(info.size, info.last_modified))
+
+
+#: What a listing tells of an object without user metadata, when that is all it tells.
+_NO_METADATA: Final = Headers(partial=True)
+
+
+def _as_told(info: ObjectInfo) -> ObjectInfo:
+    return info if info.headers is not None else replace(info, headers=_NO_METADATA)
 
 
 def _tagging(headers: Headers) -> _Params:

@@ -80,6 +80,7 @@ class Posix:
     Attributes:
         tagged: The object may have tags: it has, or nobody has told.
         tags: Those of an object that is gone, for the next upload to carry.
+        partial: `foreign` lacks what only a HEAD tells: nothing may be stored before that.
     """
 
     mode: int
@@ -93,6 +94,7 @@ class Posix:
     foreign: Headers | None = None
     tagged: bool = field(default=False, compare=False)
     tags: str = field(default="", compare=False)
+    partial: bool = field(default=False, compare=False)
 
     def changed(self, now_ns: int, **values: object) -> Posix:
         """A copy with `values` replaced and ctime set to now."""
@@ -144,7 +146,15 @@ def decode(
         xattrs=_decode_xattrs(said.get("xattr", "")),
         foreign=_foreign(headers),
         tagged=tagged,
+        partial=headers.partial,
     )
+
+
+def is_told(headers: Headers, size: int, *, directory: bool) -> bool:
+    """Whether `decode` can tell the type of an object: not if a content type must say it."""
+    if directory or size or not headers.partial:
+        return True
+    return stat.S_IFMT(_said_mode(headers.metadata) or 0) not in (0, stat.S_IFDIR)
 
 
 def encode(posix: Posix, content_type: str) -> Headers:

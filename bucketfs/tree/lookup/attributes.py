@@ -142,6 +142,20 @@ class Attributes:
         """
         return await self._ask(inode, whole)
 
+    async def complete(self, inode: Inode) -> None:
+        """Have all known that is stored with an inode's object, before something else is.
+
+        Raises:
+            FsError: ESTALE when the bucket holds something else now; ENOENT.
+            StoreError: The bucket could not be asked.
+        """
+        while inode.posix is not None and inode.posix.partial:
+            version = (self.object_key(inode), inode.etag, inode.modified)
+            if headers := self._state.index.headers_of([version]):
+                self._learn(inode, *headers.values())
+            elif await self.revalidate(inode) is not inode:
+                raise FsError(errno.ESTALE, "the object was replaced by someone else")
+
     async def wait_for_answer(self, inode: Inode) -> None:
         """Wait for an answer about the inode that is under way, if one is."""
         while (asked := self._asking.get(inode)) is not None:
@@ -164,7 +178,7 @@ class Attributes:
             inode = self._state.adopt(
                 inode, etag=info.etag, size=info.size, modified=info.last_modified
             )
-        if inode.posix is None or isinstance(inode, Directory):
+        if inode.posix is None or inode.posix.partial or isinstance(inode, Directory):
             self.reread(inode, info)
             return self._as_directory(inode)
         if info.headers is not None:  # a change of tags makes no new version

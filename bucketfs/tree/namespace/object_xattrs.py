@@ -78,6 +78,7 @@ class ObjectXattrs:
             FsError: ENODATA: the object has nothing of this name, or there is no object.
             StoreError: The endpoint could not be asked, or knows no tags.
         """
+        await self._attributes.complete(inode)
         value = await self._value(inode, name)
         if not value:
             raise FsError(errno.ENODATA)

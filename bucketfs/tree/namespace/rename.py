@@ -24,6 +24,7 @@ from bucketfs.tree.core.inode import NEVER, Directory, Inode, OpenState, is_belo
 from bucketfs.tree.core.locks import Locks
 from bucketfs.tree.core.posix import encode
 from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.lookup.find import Finder
 from bucketfs.tree.lookup.lister import Lister
 from bucketfs.tree.namespace.claim import copy_to_free
@@ -77,6 +78,7 @@ class Renamer:
         self,
         state: TreeState,
         finder: Finder,
+        attributes: Attributes,
         lister: Lister,
         entries: Entries,
         locks: Locks,
@@ -86,6 +88,7 @@ class Renamer:
     ) -> None:
         self._state = state
         self._finder = finder
+        self._attributes = attributes
         self._lister = lister
         self._entries = entries
         self._locks = locks
@@ -157,6 +160,8 @@ class Renamer:
         claim: bool,
     ) -> None:
         old_parent = source.parent
+        if content_type(source.name) != content_type(new_name):
+            await self._attributes.complete(source)
         # the parents, too: they get a marker if need be, and must not be renamed themselves before
         # the copy stands in one of them
         inodes = [inode for inode in (source, new_parent, old_parent, target) if inode is not None]
@@ -383,7 +388,7 @@ class Renamer:
         open_state = source.open_state
         assert open_state is not None
         posix = source.posix
-        if posix is None:
+        if posix is None or posix.partial:
             return None
         old_type, new_type = content_type(source.name), content_type(new_name)
         # what was stored here has no type of its own: it got that of its name

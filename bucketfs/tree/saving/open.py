@@ -83,6 +83,7 @@ class Opener:
         known = inode.content.conflicts if inode.content is not None else 0
         await self._check_version(inode, reads=reads)
         if writable:
+            await self._attributes.complete(inode)
             self._doubt_tags(inode)
         if flags & os.O_TRUNC:
             await self._truncate(inode, uid)
@@ -156,6 +157,7 @@ class Opener:
             FsError: EFBIG, ENOSPC, and what saving raises.
             StoreError: The bucket could not be changed.
         """
+        await self._attributes.complete(inode)
         self._doubt_tags(inode)
         content = self._state.content(inode)
         content.handles += 1
