@@ -188,3 +188,19 @@ def test_keys_that_may_not_tag_can_write(mount: Mounts, bucket: Witness, counted
     ):  # fmt: skip
         (mounted.path / "f").write_bytes(b"new")
     assert bucket.get("f") == b"new"
+
+
+def test_a_crash_before_the_upload_keeps_them(mount: Mounts, bucket: Witness) -> None:
+    """Also what waits in the journal is uploaded with the tags, a new file without others'."""
+    for key in ("f", "g"):
+        bucket.put(key, b"x")
+        tag(bucket, key)
+    mounted = mount(bucket, "writeback")
+    (mounted.path / "f").write_bytes(b"new")
+    (mounted.path / "fresh").write_bytes(b"fresh")
+    (mounted.path / "fresh").rename(mounted.path / "g")
+    mounted.kill9()
+    mounted.start()
+    mounted.stop()
+    assert (bucket.get("f"), tags(bucket, "f")) == (b"new", TAGS)
+    assert (bucket.get("g"), tags(bucket, "g")) == (b"fresh", {})

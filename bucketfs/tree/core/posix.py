@@ -79,7 +79,6 @@ class Posix:
 
     Attributes:
         tagged: The object may have tags: it has, or nobody has told.
-        tags: Those of an object that is gone, for the next upload to carry.
         partial: `foreign` lacks what only a HEAD tells: nothing may be stored before that.
     """
 
@@ -93,7 +92,6 @@ class Posix:
     xattrs: Mapping[str, bytes] = field(default_factory=lambda: _NO_XATTRS)
     foreign: Headers | None = None
     tagged: bool = field(default=False, compare=False)
-    tags: str = field(default="", compare=False)
     partial: bool = field(default=False, compare=False)
 
     def changed(self, now_ns: int, **values: object) -> Posix:
@@ -178,7 +176,6 @@ def encode(posix: Posix, content_type: str) -> Headers:
         other=foreign.other,
         essential=not (stat.S_ISREG(posix.mode) or stat.S_ISDIR(posix.mode)),
         keep_tags=posix.tagged,
-        tags=posix.tags,
     )
 
 
@@ -194,9 +191,7 @@ def with_times_of(posix: Posix, headers: Headers) -> Posix:
 def tagged_as(posix: Posix, headers: Headers) -> Posix:
     """`posix` with what an answer told of the tags, if it did."""
     tagged = posix.tagged if headers.tag_count is None else headers.tag_count != 0
-    if tagged == posix.tagged and not posix.tags:
-        return posix
-    return replace(posix, tagged=tagged, tags="")
+    return posix if tagged == posix.tagged else replace(posix, tagged=tagged)
 
 
 def metadata_size(headers: Headers) -> int:

@@ -19,7 +19,7 @@ from bucketfs import clock
 from bucketfs.cache.rows import Rename
 from bucketfs.errors import FsError, KeyTaken, NotFound, PreconditionFailed, StoreError
 from bucketfs.file.context import Version
-from bucketfs.store.base import BytesBody, Headers, ObjectInfo, tag_query
+from bucketfs.store.base import BytesBody, Headers, ObjectInfo
 from bucketfs.tree.core.inode import NEVER, Directory, Inode, OpenState, is_below
 from bucketfs.tree.core.locks import Locks
 from bucketfs.tree.core.posix import encode
@@ -258,7 +258,6 @@ class Renamer:
             return False
         assert source.parent is not None
         await self._markers.keep(source.parent, source)
-        await self._take_tags(source, old_key)
         try:
             await self._state.store.delete(old_key, if_match=source.etag)
         except PreconditionFailed:
@@ -268,22 +267,6 @@ class Renamer:
                 log.warning(_THEIRS_STAY, old_key)
             return True
         return False
-
-    async def _take_tags(self, source: Inode, old_key: str) -> None:
-        """Have the next upload of a file bring the tags of its object, which goes."""
-        posix = source.posix
-        if posix is None or not posix.tagged or posix.tags:
-            return
-        tags = ""
-        if self._state.store.capabilities.tags:
-            try:
-                tags = tag_query(await self._state.store.tags(old_key))
-            except StoreError as error:
-                if not 400 <= error.status < 500:
-                    raise
-                log.info("%r has no tags to take along: %s", old_key, error)
-        if source.posix is not None:
-            source.posix = dataclasses.replace(source.posix, tagged=bool(tags), tags=tags)
 
     @contextmanager
     def _learning_of(self, parent: Directory, name: str, *, replace: bool) -> Iterator[None]:
