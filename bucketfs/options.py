@@ -173,6 +173,8 @@ class Options:
     use_xattr: bool = row(_V, True, parse_switch,
         "Support extended attributes; use_xattr=0 makes small writes faster.",
         metavar="0|1", shown="1")
+    enable_acl: bool = row(_V, False, parse_switch,
+        "Keep POSIX access control lists (getfacl, setfacl), which the kernel enforces.")
     metadata: str = row(_V, "full", kind.choice("full", "list"),
         "full: mode, owner and times come from each object's metadata. list: only what a "
         "listing shows, without a request for each file.",

@@ -21,19 +21,21 @@ from bucketfs.fuse.guard import guarded
 from bucketfs.fuse.open_descriptors import is_open_for_writing, process_of, writable_descriptors
 from bucketfs.fuse.readdir import OpenDirectory
 from bucketfs.metrics import Metrics
+from bucketfs.tree.core import acl
 from bucketfs.tree.core.handle import Handle
-from bucketfs.tree.core.inode import Inode
+from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.names import NAME_MAX, decode_name
 from bucketfs.tree.namespace import object_xattrs
 from bucketfs.tree.saving.change import Change
 from bucketfs.tree.tree import Tree
 
-#: ACLs and the like mean nothing to a bucket. Other names are free, with a namespace or without,
-#: as they are in s3fs.
+#: These mean something to the kernel, and but for ACLs nothing to a bucket. Other names are free,
+#: with a namespace or without, as they are in s3fs.
 _XATTR_OF_SYSTEM = b"system."
 _XATTR_OF_STORE = object_xattrs.PREFIX.encode()
 #: Labels are the host's. Told so once, `ls -l` asks no more; for "no data" it asks for each entry.
 _NO_XATTR = b"security.selinux"
+_ACLS = frozenset(name.encode() for name in acl.NAMES)
 #: What df shows when no bucket_size is given: a bucket has no size, and 1 PiB is plainly not one.
 _ASSUMED_SIZE = 1 << 50
 _ASSUMED_FILES = 1 << 30
@@ -57,16 +59,24 @@ class Operations(pyfuse3.Operations):
         timeout: Seconds after which an operation that moves no file contents fails.
         size: Bytes that statfs shows, None for the documented constant.
         xattrs: Whether extended attributes exist; without them small writes are faster.
+        acls: Whether POSIX access control lists do.
     """
 
     supports_dot_lookup = False
     enable_writeback_cache = False
-    enable_acl = False
 
     def __init__(
-        self, tree: Tree, encoder: Encoder, *, timeout: float, size: int | None, xattrs: bool
+        self,
+        tree: Tree,
+        encoder: Encoder,
+        *,
+        timeout: float,
+        size: int | None,
+        xattrs: bool,
+        acls: bool = False,
     ) -> None:
         super().__init__()
+        self.enable_acl = acls
         self.metrics = Metrics()
         self.timeout = timeout
         self._tree = tree
@@ -104,7 +114,7 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
     ) -> EntryAttributes:
         """Make a directory."""
-        parent = self._table.directory(parent_inode)
+        parent, mode = await self._parent(parent_inode, mode, ctx)
         inode = await self._tree.entries.make_directory(
             parent, decode_name(name), mode, ctx.uid, ctx.gid
         )
@@ -115,7 +125,7 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         """Make a special file, or an empty regular one."""
-        parent = self._table.directory(parent_inode)
+        parent, mode = await self._parent(parent_inode, mode, ctx)
         device = rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0
         inode = await self._tree.entries.make(
             parent, decode_name(name), mode, ctx.uid, ctx.gid, rdev=device
@@ -198,8 +208,7 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         """Change attributes; the kernel has checked who may (default_permissions)."""
-        await self._tree.changer.foresee(self._table.get(inode))
-        node = await self._known(inode)
+        node = await self._to_change(inode)
         if fields.update_size:
             await self._tree.opener.truncate(node, attr.st_size, publish=fh is None)
         change = Change(
@@ -221,15 +230,14 @@ class Operations(pyfuse3.Operations):
         """
         if not self._xattrs:
             raise FsError(errno.ENOSYS)
-        if name.startswith(_XATTR_OF_SYSTEM) or name == _NO_XATTR:
-            raise FsError(errno.EOPNOTSUPP)
+        self._check_xattr(name)
         node = self._table.get(inode)
         if node.posix is None:
             node = await self._known(inode)
         if name.startswith(_XATTR_OF_STORE):
             return await self._tree.object_xattrs.get(node, _behind_prefix(name))
         value = self._tree.posix(node).xattrs.get(decode_name(name))
-        if value is None:
+        if value is None or (name in _ACLS and acl.decode(value) is None):
             raise FsError(pyfuse3.ENOATTR)
         return value
 
@@ -237,12 +245,16 @@ class Operations(pyfuse3.Operations):
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         """Set an extended attribute (pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE)."""
         self._check_xattr(name)
-        await self._tree.changer.foresee(self._table.get(inode))
-        node = await self._known(inode)
+        node = await self._to_change(inode)
         if name.startswith(_XATTR_OF_STORE):
             await self._tree.object_xattrs.set(node, _behind_prefix(name), value)
             return
-        self._tree.changer.set_xattr(node, decode_name(name), value)
+        if name in _ACLS:
+            gid = self._tree.posix(node).gid
+            may = ctx.uid == 0 or gid == ctx.gid or gid in pyfuse3.get_sup_groups(ctx.pid)
+            self._tree.changer.set_acl(node, decode_name(name), value, keeps_setgid=may)
+        else:
+            self._tree.changer.set_xattr(node, decode_name(name), value)
         self._tree.later.attributes(node)
 
     @guarded()
@@ -250,17 +262,19 @@ class Operations(pyfuse3.Operations):
         """Names of the extended attributes."""
         if not self._xattrs:
             raise FsError(errno.ENOSYS)
-        return [name.encode() for name in self._tree.posix(await self._known(inode)).xattrs]
+        names = self._tree.posix(await self._known(inode)).xattrs
+        return [name for name in map(str.encode, names) if self._is_ours(name)]
 
     @guarded()
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove an extended attribute."""
         self._check_xattr(name)
-        await self._tree.changer.foresee(self._table.get(inode))
-        node = await self._known(inode)
+        node = await self._to_change(inode)
         if name.startswith(_XATTR_OF_STORE):
             await self._tree.object_xattrs.remove(node, _behind_prefix(name))
             return
+        if name in _ACLS and decode_name(name) not in self._tree.posix(node).xattrs:
+            return  # no list is a list to the kernel, the one that the mode is
         self._tree.changer.remove_xattr(node, decode_name(name))
         self._tree.later.attributes(node)
 
@@ -295,7 +309,7 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         """Make and open a file; one made by others meanwhile is opened unless O_EXCL is set."""
-        parent = self._table.directory(parent_inode)
+        parent, mode = await self._parent(parent_inode, mode, ctx)
         text = decode_name(name)
         pid = process_of(ctx.pid)
         try:
@@ -396,6 +410,16 @@ class Operations(pyfuse3.Operations):
 
     # ---- helpers ---------------------------------------------------------------------------------
 
+    async def _to_change(self, ino: int) -> Inode:
+        """As `_known`, with all that is stored again when an attribute changes.
+
+        Raises StoreError if the bucket refuses that, as far as it is known.
+        """
+        await self._tree.changer.foresee(self._table.get(ino))
+        node = await self._known(ino)
+        await self._tree.attributes.complete(node)
+        return node
+
     async def _known(self, ino: int, *, asker: int = 0) -> Inode:
         """The inode with fresh attributes; `asker`: as `Finder.find` takes it."""
         inode = self._table.get(ino)
@@ -441,5 +465,17 @@ class Operations(pyfuse3.Operations):
         return handle
 
     def _check_xattr(self, name: bytes) -> None:
-        if not self._xattrs or name.startswith(_XATTR_OF_SYSTEM) or name == _NO_XATTR:
+        if not self._xattrs or name == _NO_XATTR or not self._is_ours(name):
             raise FsError(errno.EOPNOTSUPP)
+
+    def _is_ours(self, name: bytes) -> bool:
+        """Whether an extended attribute may be kept: those of the kernel's are ACLs."""
+        return not name.startswith(_XATTR_OF_SYSTEM) or (self.enable_acl and name in _ACLS)
+
+    async def _parent(self, ino: int, mode: int, ctx: RequestContext) -> tuple[Directory, int]:
+        """The directory in which something is to be made, and the mode that it is to have."""
+        if not self.enable_acl:
+            return self._table.directory(ino), mode
+        if acl.DEFAULT in self._tree.posix(await self._known(ino)).xattrs:
+            mode = acl.unmasked(mode, ctx.umask)
+        return self._table.directory(ino), mode

@@ -117,6 +117,7 @@ async def _serve(
             timeout=options.op_timeout,
             size=options.bucket_size,
             xattrs=options.use_xattr,
+            acls=options.enable_acl,
         )
         await tree.attributes.ensure(tree.state.root)
         if options.read_only:
@@ -169,6 +170,7 @@ def plant(
         exclusive_at_open=options.exclusive_create == "open",
         writeback=options.writeback or options.publish == "unmount",
         read_only=options.read_only,
+        acls=options.enable_acl,
         listed_attributes=options.metadata == "list" or not store.capabilities.user_metadata,
     )
     return Tree(files, config, watcher)

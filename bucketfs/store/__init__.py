@@ -24,6 +24,7 @@ from bucketfs.store.layers.past import PastStore
 from bucketfs.store.layers.retry import RetryPolicy, RetryStore
 from bucketfs.store.layers.rights import RightsStore
 from bucketfs.store.layers.single import SingleStore
+from bucketfs.store.layers.tagging import TagStore
 from bucketfs.store.layers.trace import TraceStore
 from bucketfs.tasks import alongside
 
@@ -62,7 +63,9 @@ async def open_store(
         )
         async with alongside(lambda: outage.watch(counted.check), "watch for outages"):
             allowed = RightsStore(retried, prefix=config.prefix, read_only=config.read_only)
-            able = FallbackStore(allowed, provider, probe_prefix=config.probe_prefix)
+            able = FallbackStore(
+                TagStore(allowed, provider), provider, probe_prefix=config.probe_prefix
+            )
             # Amazon has no other API to its buckets
             whole = able if config.is_aws else LargeStore(able)
             yield SingleStore(whole) if config.single_puts else whole

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal, Protocol
+from urllib.parse import quote, urlencode
 
 from bucketfs.errors import StoreError
 
@@ -44,12 +45,27 @@ class Headers:
         other: Further system headers to keep across a copy, by their HTTP name in lower case:
             cache-control, content-disposition, content-encoding, content-language, expires.
         essential: Without its metadata the object would be something else (a symlink, a device).
+        tag_count: How many tags the object has; None where it was not told: listings say nothing of
+            them, and a change of tags makes no new version.
+        keep_tags: An upload with these headers takes over the tags of the object it replaces, a
+            copy those of its original; what is known to have none costs no request.
+        tags: Tags to store with the object, as a query (``a=1&b=2``).
+        partial: Only the metadata was told; the object may have any of the others.
     """
 
     metadata: Mapping[str, str] = field(default_factory=dict)
     content_type: str = ""
     other: Mapping[str, str] = field(default_factory=dict)
     essential: bool = field(default=False, compare=False)
+    tag_count: int | None = field(default=None, compare=False)
+    keep_tags: bool = field(default=False, compare=False)
+    tags: str = field(default="", compare=False)
+    partial: bool = field(default=False, compare=False)
+
+
+def tag_query(tags: Mapping[str, str]) -> str:
+    """Tags as `Headers.tags` has them; a space is ``%20``, as Ceph takes a ``+`` for itself."""
+    return urlencode(tags, quote_via=quote)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +232,7 @@ class Capabilities:
         descriptions: Content-Type, Cache-Control and the like may be sent.
         delete_many: DeleteObjects works.
         user_metadata: ``x-amz-meta-*`` is stored.
+        tags: GetObjectTagging works.
         storage_class: The class that the mount names is one of the endpoint's; only `probe` does
             without it, to find out.
         markers: Keys that end in ``/`` are stored as they are.
@@ -245,6 +262,7 @@ class Capabilities:
     descriptions: bool = True
     delete_many: bool = True
     user_metadata: bool = True
+    tags: bool = True
     storage_class: bool = True
     markers: bool = True
     equal_parts: bool = False

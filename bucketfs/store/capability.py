@@ -37,7 +37,7 @@ _FULL: Final = Capabilities(max_object=5 * _TIB)
 #: bad one must not cost weeks of multipart uploads.
 _REMEMBERED: Final = CONDITIONS | {
     "checksums", "copied_sums", "copy", "copy_condition", "copy_part", "delete_crc", "delete_many",
-    "descriptions", "get_if_match", "markers", "multipart", "user_metadata",
+    "descriptions", "get_if_match", "markers", "multipart", "tags", "user_metadata",
 }  # fmt: skip
 
 
@@ -52,6 +52,9 @@ class Profile:
         unknown: What has to be found out.
         checksum: ``x-amz-checksum-crc32c`` is compared with what arrives, of parts too; None: the
             answer to the first upload that carries one tells.
+        listing: How a listing is asked for what was stored with the objects: ``metadata=true`` in
+            the query (MinIO), ``tigris`` by a header, ``ext-v1`` in place of version 2. The last
+            two bring user metadata alone, and nothing for an object that has none.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Profile:
     capabilities: Capabilities = _FULL
     unknown: frozenset[str] = CONDITIONS
     checksum: bool | None = None
+    listing: str = "metadata"
 
 
 _NO_CONDITIONS: Final = dict.fromkeys(
@@ -103,6 +107,18 @@ PROFILES: Final = (
         hosts=("gateway.storjshare.io",),
         capabilities=replace(_CAREFUL, copy_part=False, min_part=64 << 20),
     ),
+    Profile(
+        "Tigris",
+        hosts=(".tigris.dev", ".storage.dev"),
+        capabilities=_CAREFUL,
+        listing="tigris",
+    ),
+    Profile(
+        "Yandex Object Storage",
+        hosts=(".yandexcloud.net",),
+        capabilities=_CAREFUL,
+        listing="ext-v1",
+    ),
 )
 
 
@@ -132,6 +148,7 @@ class Provider:
         listed_headers: Whether such a listing is asked for what was stored with the objects.
         untried_class: The storage class of new objects, while nobody knows whether there is one of
             this name; "" for none.
+        listing: How, see `Profile`.
         quoted: Whether If-Match takes the ETag with its quotes (RFC 9110; Ceph 16 does not).
         summed: Multipart uploads that were begun with CRC-32C.
     """
@@ -143,6 +160,7 @@ class Provider:
         self.list_v2 = True
         self.listed_headers = not config.is_aws
         self._listed_headers_known = config.is_aws
+        self.listing = profile.listing
         self.quoted = True
         self.summed: set[str] = set()
         self.unknown = set(profile.unknown) if config.probe else set[str]()
@@ -318,10 +336,20 @@ class Provider:
         self.list_v2 = False
         self.give_up_on(self.unknown)
 
-    def listed(self, objects: Sequence[ObjectInfo], *, asked: bool) -> None:
-        """A listing shows these: the first that has any tells whether it brings headers."""
-        if asked and objects and not self._listed_headers_known:
-            self._note_listed_headers(any(info.headers is not None for info in objects))
+    def listed(self, objects: Sequence[ObjectInfo], *, asked: bool) -> bool:
+        """A listing shows these: the first that has any tells whether it brings headers.
+
+        Answers whether an object of which it brings none has no metadata.
+        """
+        if not asked:
+            return False
+        told = any(info.headers is not None for info in objects)
+        if self.listing != "metadata":
+            self._listed_headers_known |= told or self.listing == "ext-v1"
+            return self._listed_headers_known
+        if objects and not self._listed_headers_known:
+            self._note_listed_headers(told)
+        return False
 
     def _note_listed_headers(self, brought: bool) -> None:
         self._listed_headers_known, self.listed_headers = True, brought

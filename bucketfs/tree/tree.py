@@ -85,8 +85,8 @@ class Tree:
             self.promises, self.removals, self.markers,
         )  # fmt: skip
         self.renamer = Renamer(
-            self.state, self.finder, self.lister, self.entries, self.locks, self.removals,
-            self.saver, self.promises, self.markers,
+            self.state, self.finder, self.attributes, self.lister, self.entries, self.locks,
+            self.removals, self.saver, self.promises, self.markers,
         )  # fmt: skip
         self.opener = Opener(
             self.state, self.attributes, self.prefetcher, self.changer, self.saver, self.later

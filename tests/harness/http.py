@@ -144,7 +144,8 @@ def operation(request: Request) -> str:
         return "CreateMultipartUpload"
     if method == "PUT" and copying:
         return "CopyObject"
-    return {"HEAD": "Head", "GET": "Get", "PUT": "Put", "DELETE": "Delete"}[method] + "Object"
+    verb = {"HEAD": "Head", "GET": "Get", "PUT": "Put", "DELETE": "Delete"}[method]
+    return verb + ("ObjectTagging" if "tagging" in query else "Object")
 
 
 def _bucket_operation(method: str, query: dict[str, str]) -> str:
@@ -157,5 +158,5 @@ def _bucket_operation(method: str, query: dict[str, str]) -> str:
             return "GetBucketLocation"
         if "versions" in query:
             return "ListObjectVersions"
-        return "ListObjectsV2" if query.get("list-type") == "2" else "ListObjects"
+        return "ListObjectsV2" if query.get("list-type") in ("2", "ext-v1") else "ListObjects"
     return {"HEAD": "Head", "PUT": "Create", "DELETE": "Delete"}.get(method, method) + "Bucket"

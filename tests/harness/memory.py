@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
+from urllib.parse import parse_qsl
 
 import trio
 from sortedcontainers import SortedDict  # type: ignore[import-untyped]
@@ -79,9 +80,10 @@ class StoredObject:
     etag: str
     last_modified: int
     headers: Headers
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def info(self, key: str, *, listed: bool = False) -> ObjectInfo:
-        headers = None if listed else self.headers
+        headers = None if listed else replace(self.headers, tag_count=len(self.tags))
         return ObjectInfo(key, len(self.data), self.etag, self.last_modified, headers)
 
 
@@ -127,7 +129,6 @@ class MemoryStore:
         self.sent = 0
         self.received = 0
         self._serial = 0
-        self._tags: dict[str, Mapping[str, str]] = {}
 
     @property
     def capabilities(self) -> Capabilities:
@@ -225,8 +226,9 @@ class MemoryStore:
         if size != len(found.data):
             raise AssertionError(f"copy of {source!r}: {size} bytes announced")
         info = self._store(target, found.data, headers or found.headers, found.etag)
+        self.objects[target] = replace(self.objects[target], tags=found.tags)
         _lose_answer(fault)
-        return info
+        return replace(info, headers=headers or found.headers)
 
     async def delete(self, key: str, *, if_match: str = "") -> None:
         fault = await self._request("DeleteObject", key)
@@ -374,12 +376,12 @@ class MemoryStore:
         return {"storage_class": "STANDARD"}
 
     async def tags(self, key: str) -> Mapping[str, str]:
-        await self.head(key)
-        return self._tags.get(key, {})
+        _lose_answer(await self._request("GetObjectTagging", key))
+        return self._find(key, "GetObjectTagging").tags
 
     async def set_tags(self, key: str, tags: Mapping[str, str]) -> None:
-        await self.head(key)
-        self._tags[key] = tags
+        _lose_answer(await self._request("PutObjectTagging", key))
+        self.objects[key] = replace(self._find(key, "PutObjectTagging"), tags=tags)
 
     async def presigned_url(self, key: str, seconds: int) -> str:
         return f"memory:{key}?{seconds}"
@@ -440,7 +442,9 @@ class MemoryStore:
         return upload
 
     def _store(self, key: str, data: bytes, headers: Headers, etag: str) -> ObjectInfo:
-        self.objects[key] = stored = StoredObject(data, etag, _now(), headers)
+        tags = dict(parse_qsl(headers.tags, keep_blank_values=True))
+        kept = replace(headers, keep_tags=False, tags="")
+        self.objects[key] = stored = StoredObject(data, etag, _now(), kept, tags)
         return stored.info(key)
 
     def _store_part(self, key: str, upload_id: str, number: int, data: bytes) -> str:

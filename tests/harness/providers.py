@@ -13,4 +13,6 @@ def provider_with(capabilities: Capabilities) -> Provider:
     provider = Provider(StoreConfig(bucket="b", credentials=Anonymous(), url="http://host"))
     provider.capabilities = capabilities
     provider.unknown.clear()
+    for ability in ("markers", "user_metadata"):
+        provider.confirm(ability)
     return provider

@@ -8,6 +8,7 @@ the interpreter (a page fault on a mapped file of the mount does) while a reques
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import threading
 from collections import Counter
@@ -43,6 +44,7 @@ class Fault:
         lie: Put this answer in the place of a GET's, whose headers it is told.
         rewrite: What the endpoint gets in the place of the request's head; signatures break.
         rewrite_answer: Put what this makes of an answer's body in its place.
+        ask: Text of the request line and another that takes its place.
         stall: Hold the request until the fault is lifted or its client hangs up.
         delay: Seconds to wait before passing the request on.
     """
@@ -63,6 +65,7 @@ class Fault:
     lie: Lie | None = None
     rewrite: Callable[[bytes], bytes] | None = None
     rewrite_answer: Callable[[bytes], bytes] | None = None
+    ask: tuple[str, str] = ("", "")
     stall: bool = False
     delay: float = 0.0
     struck: int = 0
@@ -122,6 +125,20 @@ class Proxy:
         return next((pair for pair in self._faults if pair[0].strikes(request)), None)
 
 
+def _for_here(head: Head, upstream: tuple[str, int]) -> bytes:
+    """A request as the endpoint wants it, that was sent to the proxy for another host.
+
+    Its signature, which is of that host, is not good any more.
+    """
+    target = head.line.split(" ", 2)[1]
+    if not target.startswith("http://"):
+        return head.raw
+    host = target.split("/")[2]
+    here = ":".join(map(str, upstream))
+    raw = head.raw.replace(f"http://{host}".encode(), b"", 1)
+    return re.sub(rb"(?im)^host:[^\r]*", f"Host: {here}".encode(), raw, count=1)
+
+
 class _Connection:
     """One client connection and the connection to the endpoint that mirrors it."""
 
@@ -179,8 +196,11 @@ class _Connection:
 
     async def _forward(self, head: Head, request: Request, fault: Fault | None) -> bool:
         reader, writer = await self._connected()
+        said, meant = fault.ask if fault is not None else ("", "")
+        raw = _for_here(head, self._upstream)
+        raw = raw.replace(said.encode(), meant.encode(), 1) if said else raw
         rewrite = fault.rewrite if fault is not None else None
-        writer.write(rewrite(head.raw) if rewrite is not None else head.raw)
+        writer.write(rewrite(raw) if rewrite is not None else raw)
         if head.headers.get("expect", "").lower() == "100-continue":
             self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         flip = fault.flip_sent if fault is not None else None

@@ -398,6 +398,9 @@ def test_any_host_has_a_profile(host: str) -> None:
         ("abc.eu.r2.cloudflarestorage.com", "Cloudflare R2"),
         ("storage.googleapis.com", "Google Cloud Storage"),
         ("s3.eu-de.cloud-object-storage.appdomain.cloud", "IBM Cloud Object Storage"),
+        ("fly.storage.tigris.dev", "Tigris"),
+        ("t3.storage.dev", "Tigris"),
+        ("storage.yandexcloud.net", "Yandex Object Storage"),
         ("notr2.cloudflarestorage.com.evil.example", UNKNOWN.name),
     ],
 )

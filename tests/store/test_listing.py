@@ -13,10 +13,13 @@ from botocore.parsers import RestXMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bucketfs.credentials import Anonymous
 from bucketfs.errors import NoAnswer
 from bucketfs.store.aws.answers import storage_class, unix_time, unquote
 from bucketfs.store.aws.list_answers import Listing, parse_listing, token_ahead
-from bucketfs.store.base import ObjectInfo, is_etag
+from bucketfs.store.base import Headers, ObjectInfo, is_etag
+from bucketfs.store.capability import Provider
+from bucketfs.store.config import StoreConfig
 from tests.store.test_transport import talking
 
 MODEL = ServiceModel(Loader().load_service_model("s3", "service-2"))
@@ -169,3 +172,37 @@ async def test_one_entry_without_an_etag_says_nothing_of_the_endpoint() -> None:
         assert store.capabilities.multipart
         await store.list("")
         assert not store.capabilities.etags
+
+
+def test_metadata_that_an_entry_tells() -> None:
+    """As Tigris and Yandex write it."""
+    body = b"""<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">
+    <Contents><Key>a</Key><Size>1</Size><ETag>"e"</ETag>
+      <Metadata><Name>Mode</Name><Value>33184</Value></Metadata>
+      <Metadata><Name>X-Amz-Meta-Colour</Name><Value>a &amp; b</Value></Metadata>
+      <Metadata><Name>empty</Name><Value></Value></Metadata>
+      <Metadata></Metadata>
+    </Contents>
+    <Contents><Key>b</Key><Size>1</Size><ETag>"e"</ETag></Contents>
+    </ListBucketResult>"""
+    page = parse_listing(body)
+    assert page is not None
+    first, second = page.objects
+    assert first.headers == Headers({"mode": "33184", "colour": "a & b", "empty": ""})
+    assert first.headers is not None
+    assert first.headers.partial
+    assert second.headers is None
+
+
+@pytest.mark.parametrize("listing", ["tigris", "ext-v1"])
+def test_what_a_listing_says_by_silence(listing: str) -> None:
+    """That there is no metadata: at once, or when another object has shown that it tells."""
+    provider = Provider(StoreConfig(bucket="b", credentials=Anonymous(), url="http://host"))
+    provider.listing = listing
+    silent = ObjectInfo("a", 1, "e", 0)
+    telling = ObjectInfo("b", 1, "e", 0, Headers({"mode": "1"}, partial=True))
+    assert not provider.listed([silent, telling], asked=False)
+    assert provider.listed([silent], asked=True) == (listing == "ext-v1")
+    assert provider.listed([silent, telling], asked=True)
+    assert provider.listed([silent], asked=True)
+    assert provider.listed_headers

@@ -18,6 +18,7 @@ from bucketfs.tree.core.posix import (
     decode,
     encode,
     format_time,
+    is_told,
     metadata_size,
     parse_time,
 )
@@ -228,3 +229,23 @@ def test_a_change_moves_ctime_alone() -> None:
     after = before.changed(7, mode=0o100600)
     assert (after.mode, after.ctime_ns, after.mtime_ns) == (0o100600, 7, 5 * NANO)
     assert before.mode == 0o100644
+
+
+@pytest.mark.parametrize(
+    ("metadata", "size", "directory", "told"),
+    [
+        ({}, 1, False, True),
+        ({}, 0, True, True),
+        ({}, 0, False, False),
+        ({"mode": "420"}, 0, False, False),
+        ({"mode": str(0o040755)}, 0, False, False),
+        ({"mode": str(0o100644)}, 0, False, True),
+        ({"mode": str(0o010644)}, 0, False, True),
+    ],
+)
+def test_what_metadata_alone_tells(
+    metadata: dict[str, str], size: int, directory: bool, told: bool
+) -> None:
+    """The type of an object, unless its content type may make it a directory."""
+    assert is_told(Headers(metadata, partial=True), size, directory=directory) == told
+    assert is_told(Headers(metadata), size, directory=directory)

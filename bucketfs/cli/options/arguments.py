@@ -320,6 +320,8 @@ def _without_slash(text: str, bucket: str, path: str) -> str:
 
 def _check_together(bucket: str, values: Mapping[str, Any]) -> None:
     """Rules that bind two options, or an option and the bucket's name. Raises ParseError."""
+    if values.get("enable_acl") and values.get("use_xattr") is False:
+        raise ParseError("enable_acl needs extended attributes: leave use_xattr=0 out")
     if "free_space_ratio" in values and values.get("ensure_diskfree") is not None:
         raise ParseError("free_space_ratio and ensure_diskfree exclude each other; give one")
     if values.get("public_bucket"):

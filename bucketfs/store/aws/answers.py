@@ -6,6 +6,7 @@ import base64
 import hashlib
 import socket
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
@@ -195,9 +196,14 @@ def object_info(key: str, came: Mapping[str, str], size: int) -> ObjectInfo:
         size,
         manifest_token(etag) if any(came.get(name) for name in _LARGE) else etag,
         time_told(came.get("last-modified")),
-        stored_headers(came),
+        replace(stored_headers(came), tag_count=_tag_count(came)),
         storage_class(came.get("x-amz-storage-class")),
     )
+
+
+def _tag_count(came: Mapping[str, str]) -> int:
+    said = came.get("x-amz-tagging-count", "")
+    return int(said) if said.isdecimal() else 0
 
 
 def details(came: Mapping[str, str]) -> dict[str, str]:

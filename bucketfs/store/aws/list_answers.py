@@ -31,6 +31,10 @@ _FIELDS: Final = ("Key", "Size", "ETag", "LastModified", "StorageClass")
 #: What MinIO and RustFS put into an entry that was asked for with ``metadata=true``: an element for
 #: each stored header, named like it (minio/minio, cmd/api-response.go).
 _STORED: Final = "UserMetadata"
+#: What Tigris and Yandex put into an entry: an element for each user metadata (tigrisdata/tigrisfs,
+#: core/backend_s3.go).
+_PAIR, _NAME, _VALUE = "Metadata", "Name", "Value"
+_META: Final = "x-amz-meta-"
 #: How they say that an object has no Expires.
 _NO_EXPIRES: Final = "Mon, 01 Jan 0001 00:00:00 GMT"
 _UPLOAD_FIELDS: Final = ("Key", "UploadId", "Initiated")
@@ -241,7 +245,7 @@ class _Document:
                 stored with the object, where the entry says that.
         """
         names = [self._space + field for field in fields]
-        stored_name = self._space + _STORED
+        stored_name, pair_name = self._space + _STORED, self._space + _PAIR
         found: list[T] = []
         bad = 0
         tags = {self._space + kind for kind in kinds}
@@ -250,11 +254,25 @@ class _Document:
                 continue
             texts = {field.tag: field.text for field in entry}
             try:
-                stored = self._stored(entry) if stored_name in texts else None
+                stored = None
+                if stored_name in texts:
+                    stored = self._stored(entry)
+                elif pair_name in texts:
+                    stored = self._pairs(entry)
                 found.append(read([texts.get(name) for name in names], self.name, stored))
             except ValueError:
                 bad += 1
         return found, bad
+
+    def _pairs(self, entry: ET.Element) -> Headers:
+        space = self._space
+        told = {
+            pair.findtext(space + _NAME, "").lower().removeprefix(_META): self.restore(
+                pair.findtext(space + _VALUE, "")
+            )
+            for pair in entry.iterfind(space + _PAIR)
+        }
+        return Headers({name: value for name, value in told.items() if name}, partial=True)
 
     def _stored(self, entry: ET.Element) -> Headers:
         cut = len(self._space)

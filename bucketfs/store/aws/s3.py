@@ -185,7 +185,7 @@ class S3Store:
         if_match: str = "",
         if_none_match: bool = False,
     ) -> ObjectInfo:
-        params = {**self._new, **self._described(headers)}
+        params = {**self._new, **self._described(headers), **_tagging(headers)}
         if not self.capabilities.storage_class:
             params.pop("StorageClass", None)
         params |= self._condition(if_match, if_none_match)
@@ -293,7 +293,7 @@ class S3Store:
 
     async def create_upload(self, key: str, headers: Headers, *, copies: bool = False) -> str:
         opening = self._sums.opening(copies=copies)
-        params = {**self._new, **self._described(headers), **opening}
+        params = {**self._new, **self._described(headers), **_tagging(headers), **opening}
         answer = await self._call("CreateMultipartUpload", key, self._object, Key=key, **params)
         upload_id: str = answer.get("UploadId", "")
         if not upload_id:
@@ -530,9 +530,16 @@ class S3Store:
             params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
 
     def _ask_for_headers(self, params: dict[str, Any], **_: object) -> None:
-        """Have a listing bring what was stored with the objects, as MinIO and RustFS can."""
-        if self._provider.listed_headers:
-            params["url"] += "&metadata=true"
+        """Have a listing bring what was stored with the objects, see `Profile.listing`."""
+        if not self._provider.listed_headers:
+            return
+        match self._provider.listing:
+            case "tigris":
+                params["headers"]["X-Tigris-List-Metadata"] = "true"
+            case "ext-v1":
+                params["url"] = params["url"].replace("list-type=2", "list-type=ext-v1", 1)
+            case _:
+                params["url"] += "&metadata=true"
 
     def _source_condition(self, if_match: str) -> _Params:
         if if_match and is_etag(if_match) and self.capabilities.copy_condition:
@@ -568,7 +575,8 @@ class S3Store:
                 page = await self._page("ListObjectsV2", prefix, params, on_token)
                 trial.holds()
             return page
-        self._provider.listed(page.objects, asked=asked)
+        if self._provider.listed(page.objects, asked=asked):
+            return replace(page, objects=[_as_told(info) for info in page.objects])
         return page
 
     async def _page(
@@ -600,6 +608,18 @@ class S3Store:
         if info.etag and self.capabilities.etags:
             return info
         return replace(info, etag=version_token(info.size, info.last_modified))
+
+
+#: What a listing tells of an object without user metadata, when that is all it tells.
+_NO_METADATA: Final = Headers(partial=True)
+
+
+def _as_told(info: ObjectInfo) -> ObjectInfo:
+    return info if info.headers is not None else replace(info, headers=_NO_METADATA)
+
+
+def _tagging(headers: Headers) -> _Params:
+    return {"Tagging": headers.tags} if headers.tags else {}
 
 
 def _of_version(key: str, version: str) -> _Params:

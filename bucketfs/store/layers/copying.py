@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Final
 
 import trio
@@ -20,6 +20,8 @@ import trio
 from bucketfs.errors import PreconditionFailed, StoreError, Unsupported
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo, Store
 from bucketfs.store.body import FileBody
+from bucketfs.store.capability import Provider
+from bucketfs.store.layers.tagging import with_tags_of
 from bucketfs.tasks import gather
 
 _log = logging.getLogger("bucketfs.store.layers.copying")
@@ -65,10 +67,12 @@ class Copies:
 
     Args:
         store: What they are made of: a store whose requests have their fallbacks.
+        provider: What is known of the endpoint.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, provider: Provider) -> None:
         self._store = store
+        self._provider = provider
 
     async def otherwise(
         self, source: str, onto: Onto, size: int, headers: Headers | None, source_if_match: str
@@ -87,11 +91,11 @@ class Copies:
         return await self.by_hand(source, onto, size, headers, source_if_match)
 
     async def _known(self, source: str, headers: Headers | None, etag: str) -> tuple[Headers, str]:
-        """The headers of a copy, and the version of its source."""
-        if headers is not None and etag:
-            return headers, etag
-        found = await self._store.head(source)
-        return headers or found.headers or Headers(), etag or found.etag
+        """The headers of a copy, with the tags it is to keep, and the version of its source."""
+        if headers is None or not etag:
+            found = await self._store.head(source)
+            headers, etag = headers or _as_found(found.headers), etag or found.etag
+        return await with_tags_of(self._store, self._provider, source, headers), etag
 
     async def carry(
         self, source: str, onto: Onto, size: int, headers: Headers | None, source_if_match: str
@@ -107,10 +111,11 @@ class Copies:
             source, body.extend, if_match=source_if_match, size=size if source_if_match else None
         )
         _check_length(source, len(body), size)
+        given = headers or _as_found(info.headers)
         return await self._store.put(
             onto.key,
             BytesBody(bytes(body)),
-            headers or info.headers or Headers(),
+            await with_tags_of(self._store, self._provider, source, given),
             if_match=onto.if_match,
             if_none_match=onto.if_none_match,
         )
@@ -204,6 +209,11 @@ class Copies:
             await self._store.abort(key, upload_id)
         except StoreError as exc:
             _log.warning("an unfinished upload stays in the bucket: %s", exc)
+
+
+def _as_found(headers: Headers | None) -> Headers:
+    """What a copy carries that is to be like its original."""
+    return replace(headers, keep_tags=headers.tag_count != 0) if headers else Headers()
 
 
 def _check_length(source: str, came: int, size: int) -> None:

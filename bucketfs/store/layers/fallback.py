@@ -63,7 +63,7 @@ class FallbackStore(StoreWrapper):
         #: One at a time finds out what a refused condition means.
         self._misread = trio.Lock()
         self._deletions = Deletions(inner, provider)
-        self._copies = Copies(self)
+        self._copies = Copies(self, provider)
         self._kept = Kept(inner, provider, probe_prefix)
 
     @property

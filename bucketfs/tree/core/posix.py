@@ -92,6 +92,10 @@ class Posix:
 
     `foreign` keeps what the object carries beside them (other metadata, cache-control …), so that
     rewriting the metadata loses nothing; its `metadata` holds no name of ours.
+
+    Attributes:
+        tagged: The object may have tags: it has, or nobody has told.
+        partial: `foreign` lacks what only a HEAD tells: nothing may be stored before that.
     """
 
     mode: int
@@ -103,6 +107,8 @@ class Posix:
     rdev: int = 0
     xattrs: Mapping[str, bytes] = field(default_factory=lambda: _NO_XATTRS)
     foreign: Headers | None = None
+    tagged: bool = field(default=False, compare=False)
+    partial: bool = field(default=False, compare=False)
 
     def changed(self, now_ns: int, **values: object) -> Posix:
         """A copy with `values` replaced and ctime set to now."""
@@ -137,6 +143,7 @@ def decode(
         directory: Whether the name alone says that it is one (``dir/``, a common prefix).
         defaults: For what is not said.
     """
+    tagged = headers is not None and headers.tag_count != 0
     headers = headers or Headers()
     said = headers.metadata
     mode = _mode(said, headers.content_type, size, directory, defaults)
@@ -152,7 +159,16 @@ def decode(
         rdev=_number(said, ("rdev",), 0),
         xattrs=_decode_xattrs(said.get("xattr", "")),
         foreign=_foreign(headers),
+        tagged=tagged,
+        partial=headers.partial,
     )
+
+
+def is_told(headers: Headers, size: int, *, directory: bool) -> bool:
+    """Whether `decode` can tell the type of an object: not if a content type must say it."""
+    if directory or size or not headers.partial:
+        return True
+    return stat.S_IFMT(_said_mode(headers.metadata) or 0) not in (0, stat.S_IFDIR)
 
 
 def encode(posix: Posix, content_type: str) -> Headers:
@@ -175,6 +191,7 @@ def encode(posix: Posix, content_type: str) -> Headers:
         content_type=foreign.content_type or content_type,
         other=foreign.other,
         essential=not (stat.S_ISREG(posix.mode) or stat.S_ISDIR(posix.mode)),
+        keep_tags=posix.tagged,
     )
 
 
@@ -206,6 +223,12 @@ def with_times_of(posix: Posix, headers: Headers) -> Posix:
     if mtime is None or atime is None or ctime is None:
         return posix
     return replace(posix, mtime_ns=mtime, atime_ns=atime, ctime_ns=ctime)
+
+
+def tagged_as(posix: Posix, headers: Headers) -> Posix:
+    """`posix` with what an answer told of the tags, if it did."""
+    tagged = posix.tagged if headers.tag_count is None else headers.tag_count != 0
+    return posix if tagged == posix.tagged else replace(posix, tagged=tagged)
 
 
 def metadata_size(headers: Headers) -> int:

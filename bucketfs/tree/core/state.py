@@ -64,6 +64,7 @@ class TreeConfig:
         exclusive_at_open: A file opened with O_EXCL is in the bucket, empty, when that returns.
         writeback: Close is content with the local disk; the bucket gets the bytes later.
         read_only: Nothing is ever written.
+        acls: What is made in a directory inherits its default access control list.
     """
 
     prefix: str
@@ -76,6 +77,7 @@ class TreeConfig:
     exclusive_at_open: bool = False
     writeback: bool = False
     read_only: bool = False
+    acls: bool = False
 
     @property
     def absence_ttl(self) -> float:

@@ -22,7 +22,7 @@ from bucketfs.store.base import Headers, ObjectInfo
 from bucketfs.tasks import Shared
 from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.names import FOLDER_SUFFIX
-from bucketfs.tree.core.posix import NANO, Posix, decode, plain
+from bucketfs.tree.core.posix import NANO, Posix, decode, plain, tagged_as
 from bucketfs.tree.core.state import TreeState
 
 log = logging.getLogger(__name__)
@@ -147,6 +147,20 @@ class Attributes:
         """
         return await self._ask(inode, whole)
 
+    async def complete(self, inode: Inode) -> None:
+        """Have all known that is stored with an inode's object, before something else is.
+
+        Raises:
+            FsError: ESTALE when the bucket holds something else now; ENOENT.
+            StoreError: The bucket could not be asked.
+        """
+        while inode.posix is not None and inode.posix.partial:
+            version = (self.object_key(inode), inode.etag, inode.modified)
+            if headers := self._index.headers_of([version]):
+                self._learn(inode, *headers.values())
+            elif await self.revalidate(inode) is not inode:
+                raise FsError(errno.ESTALE, "the object was replaced by someone else")
+
     async def wait_for_answer(self, inode: Inode) -> None:
         """Wait for an answer about the inode that is under way, if one is."""
         while (asked := self._asking.get(inode)) is not None:
@@ -169,9 +183,11 @@ class Attributes:
             inode = self._state.adopt(
                 inode, etag=info.etag, size=info.size, modified=info.last_modified
             )
-        if inode.posix is None or isinstance(inode, Directory):
+        if inode.posix is None or inode.posix.partial or isinstance(inode, Directory):
             self.reread(inode, info)
             return self._as_directory(inode)
+        if info.headers is not None:  # a change of tags makes no new version
+            inode.posix = tagged_as(inode.posix, info.headers)
         inode.checked = clock.monotonic()
         return inode
 

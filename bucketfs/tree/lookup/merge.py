@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from bucketfs.store.base import ListPage, ObjectInfo
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
 from bucketfs.tree.core.names import FOLDER_SUFFIX, is_visible
-from bucketfs.tree.core.posix import decode
+from bucketfs.tree.core.posix import decode, is_told
 from bucketfs.tree.core.state import TreeState
 
 
@@ -186,7 +186,8 @@ class Merge:
         version = (info.etag, info.last_modified)
         if info.headers is None or inode.posix is not None:
             return
-        if (inode.etag, inode.modified) == version:
+        told = is_told(info.headers, info.size, directory=isinstance(inode, Directory))
+        if told and (inode.etag, inode.modified) == version:
             inode.posix = decode(
                 info.headers,
                 size=info.size,

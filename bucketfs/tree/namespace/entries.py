@@ -12,12 +12,14 @@ import functools
 import logging
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bucketfs import clock
 from bucketfs.cache.rows import Removal
 from bucketfs.errors import FsError, KeyTaken
 from bucketfs.store.base import BytesBody
 from bucketfs.tasks import gather
+from bucketfs.tree.core import acl
 from bucketfs.tree.core.inode import Directory, Inode, OpenState
 from bucketfs.tree.core.locks import Locks
 from bucketfs.tree.core.posix import Posix
@@ -310,5 +312,10 @@ class Entries:
         inode.posix = Posix(
             mode=mode, uid=uid, gid=gid, mtime_ns=now, atime_ns=now, ctime_ns=now, rdev=rdev
         )
+        if self._state.config.acls and parent.posix is not None and not stat.S_ISLNK(mode):
+            mode, xattrs = acl.made_in(
+                parent.posix.xattrs, mode, directory=isinstance(inode, Directory)
+            )
+            inode.posix = replace(inode.posix, mode=mode, xattrs=xattrs)
         self._state.note_change(inode)
         self._state.touch(parent)

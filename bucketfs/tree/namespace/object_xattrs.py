@@ -29,7 +29,7 @@ from urllib.parse import parse_qsl, urlencode
 from bucketfs.errors import FsError
 from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Inode
-from bucketfs.tree.core.posix import content_type_of, is_ours
+from bucketfs.tree.core.posix import content_type_of, is_ours, tagged_as
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.saving.change import Changer
@@ -84,6 +84,7 @@ class ObjectXattrs:
             FsError: ENODATA: the object has nothing of this name, or there is no object.
             StoreError: The endpoint could not be asked, or knows no tags.
         """
+        await self._attributes.complete(inode)
         value = await self._value(inode, name)
         if not value:
             raise FsError(errno.ENODATA)
@@ -100,7 +101,9 @@ class ObjectXattrs:
         if name.startswith(_METADATA):
             return foreign.metadata.get(name.removeprefix(_METADATA), "")
         if name == "tags":
-            return urlencode(await self._store.tags(self._key(inode)))
+            tags = await self._store.tags(self._key(inode))
+            _note_tags(inode, tags)
+            return urlencode(tags)
         if name == "presigned_url":
             return await self._store.presigned_url(self._key(inode), PRESIGNED)
         if name in _TOLD or name.startswith(_CHECKSUM):
@@ -144,12 +147,18 @@ class ObjectXattrs:
             raise FsError(errno.EINVAL, "tags are written a=1&b=2") from None
         await self._saver.save(inode)
         await self._store.set_tags(self._key(inode), tags)
+        _note_tags(inode, tags)
 
     def _key(self, inode: Inode) -> str:
         """Key of the inode's object; raises FsError, ENODATA, when there is none."""
         if not inode.etag:
             raise FsError(errno.ENODATA)
         return self._attributes.object_key(inode)
+
+
+def _note_tags(inode: Inode, tags: Mapping[str, str]) -> None:
+    if inode.posix is not None:
+        inode.posix = tagged_as(inode.posix, Headers(tag_count=len(tags)))
 
 
 def _foreign(inode: Inode) -> Headers:

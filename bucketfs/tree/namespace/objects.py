@@ -63,6 +63,7 @@ class Objects:
             StoreError: The endpoint could not be asked.
         """
         inode = await self._find(path)
+        await self._attributes.complete(inode)
         key = self._attributes.object_key(inode)
         exists = bool(inode.etag)
         return ObjectReport(

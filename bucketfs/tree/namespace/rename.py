@@ -24,6 +24,7 @@ from bucketfs.tree.core.inode import NEVER, Directory, Inode, OpenState, is_belo
 from bucketfs.tree.core.locks import Locks
 from bucketfs.tree.core.posix import content_type_of, encode
 from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.lookup.find import Finder
 from bucketfs.tree.lookup.lister import Lister
 from bucketfs.tree.namespace.copies import TreeCopies
@@ -76,6 +77,7 @@ class Renamer:
         self,
         state: TreeState,
         finder: Finder,
+        attributes: Attributes,
         lister: Lister,
         entries: Entries,
         locks: Locks,
@@ -89,6 +91,7 @@ class Renamer:
         self._index = state.files.cache.index
         self._journal = state.files.cache.journal
         self._finder = finder
+        self._attributes = attributes
         self._lister = lister
         self._entries = entries
         self._locks = locks
@@ -160,6 +163,8 @@ class Renamer:
         claim: bool,
     ) -> None:
         old_parent = source.parent
+        if content_type_of(source.name) != content_type_of(new_name):
+            await self._attributes.complete(source)
         # the parents, too: they get a marker if need be, and must not be renamed themselves before
         # the copy stands in one of them
         inodes = [inode for inode in (source, new_parent, old_parent, target) if inode is not None]
@@ -365,7 +370,7 @@ class Renamer:
         open_state = source.open_state
         assert open_state is not None
         posix = source.posix
-        if posix is None:
+        if posix is None or posix.partial:
             return None
         old_type, new_type = content_type_of(source.name), content_type_of(new_name)
         # what was stored here has no type of its own: it got that of its name

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from bucketfs import clock
 from bucketfs.errors import FsError
 from bucketfs.store.base import Headers
+from bucketfs.tree.core import acl
 from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.posix import Posix
 from bucketfs.tree.core.state import TreeState
@@ -51,6 +52,7 @@ class Changer:
         wanted: dict[str, object] = {}
         if change.mode is not None:
             wanted["mode"] = stat.S_IFMT(posix.mode) | stat.S_IMODE(change.mode)
+            wanted["xattrs"] = acl.after_chmod(posix.xattrs, change.mode)
         if change.mtime_ns is not None and isinstance(inode, Directory):
             inode.touched_ns = 0
         for name in ("uid", "gid", "atime_ns", "mtime_ns"):
@@ -88,6 +90,33 @@ class Changer:
         if xattrs.pop(name, None) is None:
             raise FsError(errno.ENODATA)
         self._replace_if_it_fits(inode, inode.posix, xattrs=xattrs)
+
+    def set_acl(self, inode: Inode, name: str, value: bytes, *, keeps_setgid: bool) -> None:
+        """Set an access control list, and for one of access the mode that shows it.
+
+        Args:
+            inode: Which.
+            name: One of `acl.NAMES`.
+            value: As `acl.encode` makes it.
+            keeps_setgid: Who sets it may give the file its setgid bit.
+
+        Raises:
+            FsError: EINVAL for no list; EACCES for a default list of a file; ENOSPC.
+        """
+        assert inode.posix is not None, "attributes are looked up before they are changed"
+        before = inode.posix
+        if (entries := acl.decode(value)) is None:
+            raise FsError(errno.EINVAL, "no access control list")
+        mode, xattrs = before.mode, {**before.xattrs, name: value}
+        if name == acl.ACCESS:
+            mode = mode & ~0o777 | acl.mode_of(entries)
+            if acl.is_minimal(entries):
+                del xattrs[name]
+            if not keeps_setgid:
+                mode &= ~stat.S_ISGID
+        elif not isinstance(inode, Directory):
+            raise FsError(errno.EACCES, "only a directory has a default access control list")
+        self._replace_if_it_fits(inode, before, mode=mode, xattrs=xattrs)
 
     def set_foreign(self, inode: Inode, headers: Headers) -> None:
         """Replace what the object carries beside our attributes; raises as `set_xattr` does."""

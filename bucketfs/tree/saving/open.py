@@ -10,7 +10,9 @@ import contextlib
 import errno
 import os
 import stat
+from dataclasses import replace
 
+from bucketfs import clock
 from bucketfs.errors import FsError, PreconditionFailed
 from bucketfs.file.content import Content
 from bucketfs.file.context import Version
@@ -22,6 +24,9 @@ from bucketfs.tree.prefetch.prefetcher import FILE_MAX, Prefetcher
 from bucketfs.tree.saving.change import Changer
 from bucketfs.tree.saving.later import Later
 from bucketfs.tree.saving.save import Saver
+
+#: Seconds for which an object that was seen without tags is taken for one without.
+TAGS_TRUSTED = 60.0
 
 
 class Opener:
@@ -64,6 +69,9 @@ class Opener:
         if writable:
             await self._changer.foresee(inode)
         await self._check_version(inode, reads=reads)
+        if writable:
+            await self._attributes.complete(inode)
+            self._doubt_tags(inode)
         if flags & os.O_TRUNC:
             await self._truncate(inode, uid)
         keep = bool(inode.etag) and inode.opened == inode.etag
@@ -137,6 +145,8 @@ class Opener:
             FsError: EFBIG, ENOSPC, and what saving raises.
             StoreError: The bucket could not be changed.
         """
+        await self._attributes.complete(inode)
+        self._doubt_tags(inode)
         content = self._state.content(inode)
         content.handles += 1
         try:
@@ -218,6 +228,17 @@ class Opener:
             self._changer.replace(inode, posix.changed(posix.ctime_ns, mode=kept))
         self._changer.touch_content(inode)
         self._state.note_change(inode)
+
+    def _doubt_tags(self, inode: Inode) -> None:
+        """Forget that an object has no tags, if that was seen too long ago to trust.
+
+        A listing, which may be all that was seen since, shows neither tags nor that they changed.
+        """
+        posix = inode.posix
+        if posix is None or posix.tagged or not inode.etag:
+            return
+        if clock.monotonic() - inode.checked > TAGS_TRUSTED:
+            inode.posix = replace(posix, tagged=True)
 
     async def _check_version(self, inode: Inode, *, reads: bool) -> None:
         """Have the inode stand for the bucket's version, if what we know is too old to trust."""

@@ -26,7 +26,7 @@ from bucketfs.file.context import Version
 from bucketfs.file.target import Target
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo
 from bucketfs.tree.core.inode import NEVER, Directory, Inode, OpenState
-from bucketfs.tree.core.posix import with_times_of
+from bucketfs.tree.core.posix import tagged_as, with_times_of
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.saving.conflict import Conflicts, Published
 from bucketfs.tree.saving.lost_answers import find_arrived
@@ -235,6 +235,8 @@ class Publisher:
         self._state.note_change(inode)
         self._index.put_headers(info.key, info.etag, info.last_modified, target.headers)
         open_state.attributes_stored(target.changes)
+        if inode.posix is not None and info.headers is not None:
+            inode.posix = tagged_as(inode.posix, info.headers)
         left = open_state.progress.attributes_unsaved
         if not left and inode.posix is not None:
             # a streamed upload carries the times of its beginning: what is shown stays what is

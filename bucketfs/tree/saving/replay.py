@@ -257,7 +257,7 @@ class Replay:
         inode.etag = row.if_match
         inode.size = row.base[2] if row.base else 0
         inode.posix = decode(
-            row.headers,
+            replace(row.headers, tag_count=0) if row.new else row.headers,
             size=row.size,
             modified=int(row.since),
             directory=False,
