@@ -25,7 +25,7 @@ def tigris(proxy: Proxy, client: Any, bucket: str) -> Iterator[Fault]:
         is_listing = request.operation == "ListObjectsV2"
         return is_listing and request.headers.get("x-tigris-list-metadata") == "true"
 
-    with proxy.fault("", when=is_asked, rewrite=_telling(client, bucket)) as fault:
+    with proxy.fault("", when=is_asked, rewrite_answer=_telling(client, bucket)) as fault:
         yield fault
 
 
@@ -36,7 +36,7 @@ def yandex(proxy: Proxy, client: Any, bucket: str) -> Iterator[Fault]:
         "",
         when=is_extended,
         ask=("list-type=ext-v1", "list-type=2"),
-        rewrite=_telling(client, bucket),
+        rewrite_answer=_telling(client, bucket),
     ) as fault:
         yield fault
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.acquaint import acquaint
 from tests.harness.minio import listed_headers
 from tests.harness.mounts import Mount, Mounts
 from tests.harness.posix import fsync_path
@@ -116,6 +117,14 @@ class TestRequests:
     """What it costs."""
 
     @staticmethod
+    def known(mount: Mounts, bucket: Witness, counted: Proxy) -> Mount:
+        """A mount that is not the first one of its bucket."""
+        made = mount(bucket, "open_ttl=60", url=counted.url, start=False)
+        acquaint(made)
+        made.start()
+        return made
+
+    @staticmethod
     def counted_write(mounted: Mount, counted: Proxy) -> dict[str, int]:
         (mounted.path / "f").stat()
         counted.clear()
@@ -126,7 +135,7 @@ class TestRequests:
         self, mount: Mounts, bucket: Witness, counted: Proxy
     ) -> None:
         bucket.put("f", b"x")
-        mounted = mount(bucket, "open_ttl=60", url=counted.url)
+        mounted = self.known(mount, bucket, counted)
         assert self.counted_write(mounted, counted) == {"PutObject": 1}, counted.story()
 
     def test_one_that_has_some_is_asked_for_them(
@@ -134,7 +143,7 @@ class TestRequests:
     ) -> None:
         bucket.put("f", b"x")
         tag(bucket, "f")
-        mounted = mount(bucket, "open_ttl=60", url=counted.url)
+        mounted = self.known(mount, bucket, counted)
         told = self.counted_write(mounted, counted)
         assert told == {"GetObjectTagging": 1, "PutObject": 1}, counted.story()
 
@@ -142,7 +151,7 @@ class TestRequests:
         self, mount: Mounts, bucket: Witness, counted: Proxy
     ) -> None:
         bucket.put("f", b"x")
-        mounted = mount(bucket, "open_ttl=60", url=counted.url)
+        mounted = self.known(mount, bucket, counted)
         (mounted.path / "f").stat()
         mounted.stop()
         tag(bucket, "f")
@@ -159,7 +168,7 @@ class TestRequests:
         bucket.put("d/g", b"x")
         tag(bucket, "d/f")
         with listed_headers(counted, bucket.client, bucket.name):
-            mounted = mount(bucket, "open_ttl=60", url=counted.url)
+            mounted = self.known(mount, bucket, counted)
             os.listdir(mounted.path / "d")
             (mounted.path / "d" / "f").write_bytes(b"new")
             (mounted.path / "d" / "g").write_bytes(b"new")

@@ -569,8 +569,10 @@ class S3Store:
         try:
             page = await self._page("ListObjectsV2", prefix, params, on_token)
         except StoreError as exc:
-            if not asked or isinstance(exc, Unsupported) or not is_refusal(exc):
-                raise  # who does not know the operation is asked by another one
+            # who says that there is no such operation is asked for version 1 of it
+            is_old = isinstance(exc, Unsupported) and self._provider.listing == "metadata"
+            if not asked or is_old or not is_refusal(exc):
+                raise
             with self._provider.without_listed_headers() as trial:
                 page = await self._page("ListObjectsV2", prefix, params, on_token)
                 trial.holds()
