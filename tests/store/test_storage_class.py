@@ -44,7 +44,7 @@ async def test_one_that_is_known_is_not_tried_again(
     known = tmp_path / "endpoint.json"
     for expected in (1, 0):
         counted.clear()
-        async with opened(bucket, counted, "STANDARD_IA", known=known) as store:
+        async with opened(bucket, counted, "STANDARD", known=known) as store:
             await store.check()
         assert counted.count("PutObject") == expected, counted.story()
     assert not bucket.keys()
