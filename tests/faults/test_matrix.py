@@ -52,7 +52,8 @@ KINDS: dict[str, Fault] = {
 }
 #: Kinds that trying again does not mend, and what programs get of them.
 LASTING = {
-    "403": {errno.EACCES, errno.EPERM},
+    # who may not list a directory is told no more than what a HEAD tells
+    "403": {errno.EACCES, errno.EPERM, errno.ENOENT},
     "bug": {errno.EIO},
 }
 #: One of each way a request fails; all of it in one run is `make test-faults`.
