@@ -57,6 +57,8 @@ class Operations(pyfuse3.Operations):
         timeout: Seconds after which an operation that moves no file contents fails.
         size: Bytes that statfs shows, None for the documented constant.
         xattrs: Whether extended attributes exist; without them small writes are faster.
+        metrics: Where requests are counted.
+        first: All numbers of handles are above this one.
     """
 
     supports_dot_lookup = False
@@ -64,10 +66,18 @@ class Operations(pyfuse3.Operations):
     enable_acl = False
 
     def __init__(
-        self, tree: Tree, encoder: Encoder, *, timeout: float, size: int | None, xattrs: bool
+        self,
+        tree: Tree,
+        encoder: Encoder,
+        *,
+        timeout: float,
+        size: int | None,
+        xattrs: bool,
+        metrics: Metrics | None = None,
+        first: int = 0,
     ) -> None:
         super().__init__()
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
         self.timeout = timeout
         self._tree = tree
         self._table = tree.state.table
@@ -75,7 +85,7 @@ class Operations(pyfuse3.Operations):
         self._size = size
         self._xattrs = xattrs
         self._handles: dict[int, Handle | OpenDirectory] = {}
-        self._last_handle = 0
+        self._last_handle = first
 
     # ---- names -----------------------------------------------------------------------------------
 

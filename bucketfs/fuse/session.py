@@ -11,7 +11,7 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from bucketfs.cache.cache import PageCache
+from bucketfs.cache.cache import PageCache, Pool
 from bucketfs.cache.places import cache_root, name_of
 from bucketfs.errors import MountRefused
 from bucketfs.file.context import FileContext
@@ -178,23 +178,34 @@ def _view(options: Options) -> View:
     return View(uid=options.uid, gid=options.gid, umask=options.umask, root_umask=options.mp_umask)
 
 
-def open_cache(options: Options, *, only: Path | None = None) -> PageCache:
-    """The cache that these options ask for, or, of all its caches, exactly the directory `only`.
-
-    Raises:
-        FsError: It cannot be used.
-    """
+def pool(options: Options) -> Pool:
+    """The budget that these options give to the caches of a mount."""
 
     def keep_free(disk: int) -> int:
         if options.ensure_diskfree is not None:
             return options.ensure_diskfree
         return disk * options.free_space_ratio // 100
 
+    return Pool(options.cache_size, keep_free)
+
+
+def open_cache(
+    options: Options, *, only: Path | None = None, shared: Pool | None = None
+) -> PageCache:
+    """The cache that these options ask for, or, of all its caches, exactly the directory `only`.
+
+    Args:
+        options: Of the mount.
+        only: See above.
+        shared: The budget that it shares with the mount's other caches.
+
+    Raises:
+        FsError: It cannot be used.
+    """
     return PageCache(
         cache_root(options.use_cache),
         name=name_of(options.url, options.bucket),
-        limit=options.cache_size,
-        keep_free=keep_free,
+        pool=shared or pool(options),
         only=only,
         prefix=options.prefix,
     )
