@@ -16,7 +16,7 @@ from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, St
 
 from bucketfs.errors import FsError
 from bucketfs.fuse import kernel_cache as again
-from bucketfs.fuse.encode import BLOCK_SIZE, Encoder
+from bucketfs.fuse.encode import BLOCK_SIZE, Encoder, negative
 from bucketfs.fuse.guard import guarded
 from bucketfs.fuse.open_descriptors import is_open_for_writing, process_of, writable_descriptors
 from bucketfs.fuse.readdir import OpenDirectory
@@ -41,6 +41,23 @@ _ASSUMED_FILES = 1 << 30
 
 def _behind_prefix(name: bytes) -> str:
     return decode_name(name).removeprefix(object_xattrs.PREFIX)
+
+
+def room(size: int | None) -> StatvfsData:
+    """What df shows of a file system of so many bytes; None: the documented constant."""
+    blocks = (size or _ASSUMED_SIZE) // BLOCK_SIZE
+    data = StatvfsData()
+    data.f_bsize = data.f_frsize = BLOCK_SIZE
+    data.f_blocks = data.f_bfree = data.f_bavail = blocks
+    data.f_files = data.f_ffree = data.f_favail = _ASSUMED_FILES
+    data.f_namemax = NAME_MAX
+    return data
+
+
+def check_xattr(name: bytes, *, supported: bool) -> None:
+    """Whether there can be such an extended attribute. Raises FsError EOPNOTSUPP."""
+    if not supported or name.startswith(_XATTR_OF_SYSTEM) or name == _NO_XATTR:
+        raise FsError(errno.EOPNOTSUPP)
 
 
 def _is_held(handle: Handle) -> bool:
@@ -99,7 +116,7 @@ class Operations(pyfuse3.Operations):
         except FsError as error:
             if error.errno != errno.ENOENT:
                 raise
-            return self._encode.negative(self._tree.finder.negative_timeout(parent, text))
+            return negative(self._tree.finder.negative_timeout(parent, text))
         entry = self._encode.listed(inode)
         self._table.count(inode)
         return entry
@@ -231,8 +248,7 @@ class Operations(pyfuse3.Operations):
         """
         if not self._xattrs:
             raise FsError(errno.ENOSYS)
-        if name.startswith(_XATTR_OF_SYSTEM) or name == _NO_XATTR:
-            raise FsError(errno.EOPNOTSUPP)
+        check_xattr(name, supported=True)
         node = self._table.get(inode)
         if node.posix is None:
             node = await self._known(inode)
@@ -246,7 +262,7 @@ class Operations(pyfuse3.Operations):
     @guarded()
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         """Set an extended attribute (pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE)."""
-        self._check_xattr(name)
+        check_xattr(name, supported=self._xattrs)
         await self._tree.changer.foresee(self._table.get(inode))
         node = await self._known(inode)
         if name.startswith(_XATTR_OF_STORE):
@@ -265,7 +281,7 @@ class Operations(pyfuse3.Operations):
     @guarded()
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove an extended attribute."""
-        self._check_xattr(name)
+        check_xattr(name, supported=self._xattrs)
         await self._tree.changer.foresee(self._table.get(inode))
         node = await self._known(inode)
         if name.startswith(_XATTR_OF_STORE):
@@ -282,13 +298,7 @@ class Operations(pyfuse3.Operations):
     @guarded()
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         """A bucket has no size: the configured one, or a constant."""
-        blocks = (self._size or _ASSUMED_SIZE) // BLOCK_SIZE
-        data = StatvfsData()
-        data.f_bsize = data.f_frsize = BLOCK_SIZE
-        data.f_blocks = data.f_bfree = data.f_bavail = blocks
-        data.f_files = data.f_ffree = data.f_favail = _ASSUMED_FILES
-        data.f_namemax = NAME_MAX
-        return data
+        return room(self._size)
 
     # ---- files -----------------------------------------------------------------------------------
 
@@ -449,7 +459,3 @@ class Operations(pyfuse3.Operations):
         if not isinstance(handle, OpenDirectory):
             raise FsError(errno.EBADF)
         return handle
-
-    def _check_xattr(self, name: bytes) -> None:
-        if not self._xattrs or name.startswith(_XATTR_OF_SYSTEM) or name == _NO_XATTR:
-            raise FsError(errno.EOPNOTSUPP)
