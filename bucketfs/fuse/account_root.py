@@ -242,7 +242,9 @@ class AccountRoot(pyfuse3.Operations):
 
     def _root(self) -> EntryAttributes:
         posix = plain(self._account.mounted_ns // _NANO, True, self._defaults)
-        return plain_directory(ROOT_INO, posix, self._view, root=True, timeout=self._account.ttl)
+        entry = plain_directory(ROOT_INO, posix, self._view, root=True, timeout=self._account.ttl)
+        entry.st_nlink = 2 + len(self._account.present)
+        return entry
 
     def _entry(self, bucket: Bucket) -> EntryAttributes:
         timeout = self._account.timeout(bucket)

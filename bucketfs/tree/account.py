@@ -66,6 +66,10 @@ class Buckets(Protocol):
         """All buckets, with the Unix time at which they were made, 0 if that is not told."""
         ...
 
+    async def exists(self, name: str) -> bool:
+        """Whether there is a bucket of this name, also of another account."""
+        ...
+
     async def create(self, name: str) -> None:
         """Make a bucket."""
         ...
@@ -290,19 +294,16 @@ class Account:
         """Ask for a bucket by its name."""
         asked = clock.monotonic()
         try:
-            if bucket.tree is not None:
-                await bucket.tree.state.files.store.check()
-            else:
-                await self.enter(bucket)
-        except NotFound:
-            if bucket.there:
-                self._vanished(bucket)
+            exists = await self._store.exists(bucket.name)
         except StoreError as error:
-            if not is_denied(error) and error.code != "NoRights":
+            if not is_denied(error):
                 raise
             log.info("bucket %s is not shown: %s", bucket.name, error)
-        else:
+            return
+        if exists:
             self._appeared(bucket, asked)
+        elif bucket.there:
+            self._vanished(bucket)
 
     def _known(self, name: str) -> Bucket:
         bucket = self._by_name.get(name)
@@ -527,10 +528,9 @@ _REFUSALS: Final = {
 def _refusal(what: str, name: str, error: StoreError) -> FsError | StoreError:
     """What a program gets whose bucket was not made or deleted; the log hears why."""
     code = _REFUSALS.get(error.code)
-    if code is None and not 400 <= error.status < 500:
+    if code is not None:
+        return FsError(code, f"bucket {name} is not {what}: {error.code}")
+    if not 400 <= error.status < 500:
         return error
-    log.log(
-        logging.ERROR if code is None else logging.INFO,
-        "bucket %s is not %s: %s", name, what, _why(error),
-    )  # fmt: skip
-    return FsError(errno.EPERM if code is None else code, f"the store refuses: {error.code}")
+    log.error("bucket %s is not %s: %s", name, what, _why(error))
+    return FsError(errno.EPERM, f"the store refuses: {error.code}")

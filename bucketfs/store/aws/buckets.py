@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any, Final, Protocol, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -18,6 +19,8 @@ T = TypeVar("T")
 #: Buckets asked for at once at Amazon, the most it takes: an account may have more than it shows
 #: to who does not ask for pages. Others show all.
 _PAGE: Final = 10_000
+#: Answers of one that is in another region.
+_ELSEWHERE: Final = (HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.TEMPORARY_REDIRECT)
 #: Where a bucket is when nothing is said about it; Amazon refuses that very name.
 _DEFAULT_REGION: Final = "us-east-1"
 
@@ -59,6 +62,17 @@ class AccountBuckets:
             if not token or token == params.get("ContinuationToken"):
                 return found
             params = {**params, "ContinuationToken": token}
+
+    async def exists(self, name: str) -> bool:
+        """Whether there is a bucket of this name. Raises StoreError, also if it is not ours."""
+        try:
+            await self._call("HeadBucket", name, {"Bucket": name})
+        except NotFound:
+            return False
+        except StoreError as error:
+            if error.status not in _ELSEWHERE:
+                raise
+        return True
 
     async def create(self, name: str) -> None:
         """Make a bucket in the region of the mount.
