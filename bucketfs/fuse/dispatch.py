@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyfuse3
-from pyfuse3 import EntryAttributes, RequestContext, StatvfsData
+from pyfuse3 import RequestContext, StatvfsData
 
 from bucketfs.fuse.account_root import AccountRoot
 from bucketfs.fuse.operations import Operations
@@ -27,6 +27,16 @@ def _passed_on(name: str) -> Any:
     async def handler(self: Dispatch, number: int, *arguments: Any) -> Any:
         handlers = self.known(number) or await self.entered(number)
         return await getattr(handlers, name)(number, *arguments)
+
+    handler.__name__ = name
+    return handler
+
+
+def _looked_at(name: str) -> Any:
+    """As `_passed_on`, of what `ls -l` asks: to look at a bucket is not to enter it."""
+
+    async def handler(self: Dispatch, number: int, *arguments: Any) -> Any:
+        return await getattr(self.known(number) or self.root, name)(number, *arguments)
 
     handler.__name__ = name
     return handler
@@ -49,7 +59,7 @@ class Dispatch(pyfuse3.Operations):
         super().__init__()
         self.metrics = root.metrics
         self._account = account
-        self._root = root
+        self.root = root
         self._serve = serve
         self._by_index: dict[int, AccountRoot | Operations] = {0: root}
 
@@ -65,7 +75,7 @@ class Dispatch(pyfuse3.Operations):
 
     async def entered(self, number: int) -> AccountRoot | Operations:
         """As `known`, after the bucket was entered. Raises FUSEError."""
-        tree = await self._root.enter(number)
+        tree = await self.root.enter(number)
         if (known := self.known(number)) is not None:
             return known
         handlers = self._serve(self._account.bucket(number), tree)
@@ -80,12 +90,13 @@ class Dispatch(pyfuse3.Operations):
     link = _passed_on("link")
     unlink = _passed_on("unlink")
     rmdir = _passed_on("rmdir")
+    getattr = _looked_at("getattr")
     setattr = _passed_on("setattr")
-    getxattr = _passed_on("getxattr")
+    getxattr = _looked_at("getxattr")
     setxattr = _passed_on("setxattr")
-    listxattr = _passed_on("listxattr")
+    listxattr = _looked_at("listxattr")
     removexattr = _passed_on("removexattr")
-    access = _passed_on("access")
+    access = _looked_at("access")
     open = _passed_on("open")
     create = _passed_on("create")
     read = _passed_on("read")
@@ -97,10 +108,6 @@ class Dispatch(pyfuse3.Operations):
     readdir = _passed_on("readdir")
     releasedir = _passed_on("releasedir")
     fsyncdir = _passed_on("fsyncdir")
-
-    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
-        """Attributes; to look at a bucket is not to enter it."""
-        return await (self.known(inode) or self._root).getattr(inode, ctx)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Give lookups back; those of buckets themselves are not counted."""
@@ -119,11 +126,11 @@ class Dispatch(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         """Rename in a bucket."""
-        handlers: AccountRoot | Operations = self._root
+        handlers: AccountRoot | Operations = self.root
         if index_of(parent_inode_old) == index_of(parent_inode_new):
             handlers = self.known(parent_inode_old) or await self.entered(parent_inode_old)
         await handlers.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags, ctx)
 
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         """Room of the whole mount."""
-        return await self._root.statfs(ctx)
+        return await self.root.statfs(ctx)

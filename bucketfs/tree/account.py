@@ -280,30 +280,34 @@ class Account:
             raise FsError(errno.ENOENT)
         if self._denied is None or _age(self._listed) > self.ttl:
             await self.look()
-        bucket = self._known(name)
-        if bucket.there and _age(bucket.seen) <= self.ttl:
+        bucket = self._by_name.get(name)
+        if bucket is not None and bucket.there and _age(bucket.seen) <= self.ttl:
             return bucket
-        if not bucket.listed or self._denied is not None or bucket.is_settling:
-            await self._ask(bucket)
-        if not bucket.there:
+        if self._is_listed(bucket) or not await self._exists(name):
+            if bucket is not None and bucket.there:
+                self._vanished(bucket)
             self._note_free(name, clock.monotonic())
             raise FsError(errno.ENOENT)
-        return bucket
+        return self._by_name[name]
 
-    async def _ask(self, bucket: Bucket) -> None:
-        """Ask for a bucket by its name."""
+    def _is_listed(self, bucket: Bucket | None) -> bool:
+        """Whether lists tell if there is a bucket."""
+        settled = bucket is not None and bucket.listed and not bucket.is_settling
+        return settled and self._denied is None
+
+    async def _exists(self, name: str) -> bool:
+        """Ask for a bucket by its name. Raises StoreError."""
         asked = clock.monotonic()
         try:
-            exists = await self._store.exists(bucket.name)
+            if not await self._store.exists(name):
+                return False
         except StoreError as error:
             if not is_denied(error):
                 raise
-            log.info("bucket %s is not shown: %s", bucket.name, error)
-            return
-        if exists:
-            self._appeared(bucket, asked)
-        elif bucket.there:
-            self._vanished(bucket)
+            log.info("bucket %s is not shown: %s", name, error)
+            return False
+        self._appeared(self._known(name), asked)
+        return True
 
     def _known(self, name: str) -> Bucket:
         bucket = self._by_name.get(name)
@@ -515,22 +519,28 @@ def _why(error: FsError | StoreError) -> str:
     return f"{error}; {hint}" if (hint := advice(error)) else str(error)
 
 
-#: What programs get where the endpoint refuses to make or delete a bucket, by S3's codes.
-_REFUSALS: Final = {
+#: What programs get where the endpoint does not make or delete a bucket, by S3's codes.
+_PLAIN: Final = {
     "BucketNotEmpty": errno.ENOTEMPTY,
     "BucketAlreadyExists": errno.EEXIST,
     "BucketAlreadyOwnedByYou": errno.EEXIST,
-    "InvalidBucketName": errno.EINVAL,
-    "TooManyBuckets": errno.EDQUOT,
+}
+#: The same where the errno does not say enough, with what can be done.
+_REFUSALS: Final = {
+    "InvalidBucketName": (
+        errno.EINVAL,
+        "most stores want 3 to 63 small letters, digits, dots and dashes",
+    ),
+    "TooManyBuckets": (errno.EDQUOT, "delete buckets, or have the account's limit raised"),
 }
 
 
 def _refusal(what: str, name: str, error: StoreError) -> FsError | StoreError:
     """What a program gets whose bucket was not made or deleted; the log hears why."""
-    code = _REFUSALS.get(error.code)
-    if code is not None:
-        return FsError(code, f"bucket {name} is not {what}: {error.code}")
+    if error.code in _PLAIN:
+        return FsError(_PLAIN[error.code])
     if not 400 <= error.status < 500:
         return error
-    log.error("bucket %s is not %s: %s", name, what, _why(error))
-    return FsError(errno.EPERM, f"the store refuses: {error.code}")
+    code, hint = _REFUSALS.get(error.code, (errno.EPERM, advice(error)))
+    log.error("bucket %s is not %s: %s; %s", name, what, error, hint)
+    return FsError(code)

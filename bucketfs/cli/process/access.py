@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -14,6 +15,8 @@ from bucketfs.store.aws.buckets import AccountBuckets
 from bucketfs.store.base import Store
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.layers.trace import TraceStore
+
+log = logging.getLogger("bucketfs.serve")
 
 
 class AccountAccess:
@@ -79,4 +82,5 @@ class AccountAccess:
         try:
             return self._config_of(bucket)
         except Failure as failure:
-            raise FsError(errno.EACCES, f"bucket {bucket}: {failure}") from None
+            log.error("bucket %s: %s", bucket, failure)
+            raise FsError(errno.EACCES) from None
