@@ -83,9 +83,11 @@ async def open_account(
     async with connect(config) as connection:
         counted = TraceStore(S3Store(connection, config, Provider(config)))
         trace(counted)
+        outage = Outage(config.patience)
         retried = RetryStore(
             counted,
             _policy(config),
+            outage=outage,
             renew=connection.renew_credentials,
             on_retry=counted.repeated,
         )
@@ -94,7 +96,13 @@ async def open_account(
             call = Call(operation, name)
             return await retried.around(call, lambda: counted.around(call, send))
 
-        yield AccountBuckets(connection, config, repeat)
+        buckets = AccountBuckets(connection, config, repeat)
+
+        async def ask() -> None:
+            await counted.around(Call("ListBuckets", ""), buckets.check)
+
+        async with alongside(lambda: outage.watch(ask), "watch for outages"):
+            yield buckets
 
 
 def _policy(config: StoreConfig) -> RetryPolicy:

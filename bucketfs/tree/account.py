@@ -279,7 +279,12 @@ class Account:
         if _age(self._free.get(name, NEVER)) <= self._open_ttl:
             raise FsError(errno.ENOENT)
         if self._denied is None or _age(self._listed) > self.ttl:
-            await self.look()
+            try:
+                await self.look()
+            except StoreError:
+                if bucket is not None and bucket.there and bucket.tree is not None:
+                    return bucket  # nobody says that it is gone, and what is here can be used
+                raise
         bucket = self._by_name.get(name)
         if bucket is not None and bucket.there and _age(bucket.seen) <= self.ttl:
             return bucket

@@ -45,6 +45,10 @@ class AccountBuckets:
         self._config = config
         self._repeat = repeat
 
+    async def check(self) -> None:
+        """Ask once whether anybody is there. Raises StoreError."""
+        await self._send("ListBuckets", "", {})
+
     async def names(self) -> dict[str, int]:
         """All buckets, with the Unix time at which they were made, 0 if that is not told.
 
