@@ -86,6 +86,8 @@ class TestBuckets:
         for _ in range(2):
             with os.scandir(path) as entries:
                 assert all(entry.stat().st_mode for entry in entries)
+            assert os.listxattr(path / bucket.name) == []
+            assert os.access(path / second.name, os.W_OK)
         assert counted.counts() == {"ListBuckets": 1}, counted.story()
         counted.clear()
         os.listdir(path / bucket.name)
