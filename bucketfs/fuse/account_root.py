@@ -14,7 +14,8 @@ from bucketfs.fuse.encode import Encoder, View, negative, plain_directory
 from bucketfs.fuse.guard import guarded
 from bucketfs.fuse.operations import check_xattr, room
 from bucketfs.metrics import Metrics
-from bucketfs.tree.account import Account, Bucket
+from bucketfs.tree.account.account import Account
+from bucketfs.tree.account.member import Bucket
 from bucketfs.tree.core.inode import ROOT_INO
 from bucketfs.tree.core.names import decode_name
 from bucketfs.tree.core.posix import Defaults, plain
@@ -66,7 +67,7 @@ class AccountRoot(pyfuse3.Operations):
     @guarded()
     async def enter(self, number: int) -> Tree:
         """The tree of the bucket that a number of an inode belongs to."""
-        return await self._account.enter(self._account.bucket(number))
+        return await self._account.enter(self._account.roster.bucket(number))
 
     # ---- names -----------------------------------------------------------------------------------
 
@@ -75,11 +76,11 @@ class AccountRoot(pyfuse3.Operations):
         """Find a bucket."""
         text = decode_name(name)
         try:
-            bucket = await self._account.find(text)
+            bucket = await self._account.roster.find(text)
         except FsError as error:
             if error.errno != errno.ENOENT:
                 raise
-            return negative(self._account.negative_timeout(text))
+            return negative(self._account.roster.negative_timeout(text))
         return self._entry(bucket)
 
     @guarded()
@@ -87,12 +88,12 @@ class AccountRoot(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
     ) -> EntryAttributes:
         """Make a bucket."""
-        return self._entry(await self._account.create(decode_name(name)))
+        return self._entry(await self._account.roster.create(decode_name(name)))
 
     @guarded(bounded=False)
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Delete an empty bucket."""
-        await self._account.remove(decode_name(name))
+        await self._account.roster.remove(decode_name(name))
 
     @guarded()
     async def rename(
@@ -149,7 +150,7 @@ class AccountRoot(pyfuse3.Operations):
         """Attributes of the mount point, or of a bucket."""
         if inode == ROOT_INO:
             return self._root()
-        return self._entry(self._account.bucket(inode))
+        return self._entry(self._account.roster.bucket(inode))
 
     @guarded()
     async def setattr(
@@ -216,7 +217,7 @@ class AccountRoot(pyfuse3.Operations):
             raise FsError(errno.EBADF)
         buckets = self._handles[fh]
         if start_id == 0 or buckets is None:
-            found = await self._account.read()
+            found = await self._account.roster.read()
             buckets = self._handles[fh] = sorted(found, key=lambda bucket: bucket.name)
         for position in range(start_id, len(buckets) + 2):
             if position < 2:
@@ -242,12 +243,14 @@ class AccountRoot(pyfuse3.Operations):
 
     def _root(self) -> EntryAttributes:
         posix = plain(self._account.mounted_ns // _NANO, True, self._defaults)
-        entry = plain_directory(ROOT_INO, posix, self._view, root=True, timeout=self._account.ttl)
-        entry.st_nlink = 2 + len(self._account.present)
+        entry = plain_directory(
+            ROOT_INO, posix, self._view, root=True, timeout=self._account.roster.ttl
+        )
+        entry.st_nlink = 2 + len(self._account.roster.present)
         return entry
 
     def _entry(self, bucket: Bucket) -> EntryAttributes:
-        timeout = self._account.timeout(bucket)
+        timeout = self._account.roster.timeout(bucket)
         if bucket.tree is not None:
             entry = Encoder(bucket.tree, self._inside).listed(bucket.tree.state.root)
             entry.entry_timeout = timeout

@@ -34,7 +34,9 @@ from bucketfs.metrics import Metrics
 from bucketfs.options import Options
 from bucketfs.store.base import Store
 from bucketfs.tasks import Background
-from bucketfs.tree.account import Account, Bucket, Buckets, is_bucket_name
+from bucketfs.tree.account.account import Account
+from bucketfs.tree.account.member import Bucket, is_bucket_name
+from bucketfs.tree.account.roster import Buckets, Roster
 from bucketfs.tree.tree import Tree
 
 
@@ -71,16 +73,16 @@ async def _serve(access: Access, options: Options, host: Host, patience: float, 
 
     async with trio.open_nursery() as nursery:
         async with trio.open_nursery() as entered:
-            account = Account(
+            roster = Roster(
                 access,
-                functools.partial(_planted, access, options, shared),
-                entered,
                 ttl=options.stat_cache_expire,
                 open_ttl=options.open_ttl,
                 on_change=again.bucket_changed,
             )
             with trio.fail_after(patience):
-                await account.look()
+                await roster.look()
+            planted = functools.partial(_planted, access, options, shared)
+            account = Account(roster, planted, entered)
             if not options.read_only:
                 await account.enter_all(_left_for(options))
             operations = Dispatch(account, _root(account, options, metrics), serve_bucket)

@@ -1,7 +1,7 @@
 """The FUSE handlers of a mount of all buckets: each request goes to the bucket that it is for.
 
 The number of an inode or a handle, which is the first argument of a handler, says which that is
-(`tree.account.index_of`). No rule of the file system is made here.
+(`tree.account.member.index_of`). No rule of the file system is made here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pyfuse3 import RequestContext, StatvfsData
 
 from bucketfs.fuse.account_root import AccountRoot
 from bucketfs.fuse.operations import Operations
-from bucketfs.tree.account import Account, Bucket, index_of
+from bucketfs.tree.account.account import Account
+from bucketfs.tree.account.member import Bucket, index_of
 from bucketfs.tree.tree import Tree
 
 #: Makes the handlers of a bucket that was entered.
@@ -78,7 +79,7 @@ class Dispatch(pyfuse3.Operations):
         tree = await self.root.enter(number)
         if (known := self.known(number)) is not None:
             return known
-        handlers = self._serve(self._account.bucket(number), tree)
+        handlers = self._serve(self._account.roster.bucket(number), tree)
         self._by_index[index_of(number)] = handlers
         return handlers
 
@@ -113,7 +114,7 @@ class Dispatch(pyfuse3.Operations):
         """Give lookups back; those of buckets themselves are not counted."""
         for ino, lookups in inode_list:
             handlers = self.known(ino)
-            if isinstance(handlers, Operations) and ino != self._account.bucket(ino).ino:
+            if isinstance(handlers, Operations) and ino != self._account.roster.bucket(ino).ino:
                 await handlers.forget([(ino, lookups)])
 
     async def rename(

@@ -12,8 +12,10 @@ import pytest
 import trio
 
 from bucketfs.errors import FsError, NoAnswer, NotFound, StoreError
-from bucketfs.tree import account
-from bucketfs.tree.account import Account, index_of
+from bucketfs.tree.account.account import Account
+from bucketfs.tree.account.member import Bucket as Member
+from bucketfs.tree.account.member import index_of
+from bucketfs.tree.account.roster import Roster
 from bucketfs.tree.tree import Tree
 from tests.tree.builder import Bucket, Mount, planted
 
@@ -70,13 +72,11 @@ class Opened:
         self.delay = 0.0
         self.failure: Exception | None = None
         self._directory = directory
-        self.account = Account(
-            endpoint, self.plant, nursery,
-            ttl=TTL, open_ttl=OPEN_TTL, on_change=self.changed.append,
-        )  # fmt: skip
+        self.roster = Roster(endpoint, ttl=TTL, open_ttl=OPEN_TTL, on_change=self.changed.append)
+        self.account = Account(self.roster, self.plant, nursery)
 
     @asynccontextmanager
-    async def plant(self, bucket: account.Bucket) -> AsyncIterator[Tree]:
+    async def plant(self, bucket: Member) -> AsyncIterator[Tree]:
         self.planted[bucket.name] += 1
         await trio.sleep(self.delay)
         if self.failure is not None:
@@ -87,11 +87,11 @@ class Opened:
             yield mount.tree
 
     async def names(self) -> list[str]:
-        return sorted(bucket.name for bucket in await self.account.read())
+        return sorted(bucket.name for bucket in await self.roster.read())
 
     async def is_there(self, name: str) -> bool:
         try:
-            await self.account.find(name)
+            await self.roster.find(name)
         except FsError as error:
             if error.errno != errno.ENOENT:
                 raise
@@ -136,12 +136,12 @@ async def test_how_long_an_answer_is_good_for(tmp_path: Path) -> None:
         await trio.sleep(TTL - 1)
         assert await it.is_there("a")
         assert it.endpoint.asked == {"names": 1}
-        assert 0 < it.account.timeout(await it.account.find("a")) <= 1
+        assert 0 < it.roster.timeout(await it.roster.find("a")) <= 1
         await trio.sleep(2)
         it.endpoint.there.clear()
         assert not await it.is_there("a")
         assert it.changed == ["a"]
-        assert 0 < it.account.negative_timeout("a") <= OPEN_TTL
+        assert 0 < it.roster.negative_timeout("a") <= OPEN_TTL
         it.endpoint.there.add("a")
         assert not await it.is_there("a")
         await trio.sleep(OPEN_TTL + 0.1)
@@ -189,7 +189,7 @@ async def test_keys_that_may_not_list(tmp_path: Path) -> None:
 
 async def test_an_outage_takes_no_bucket_away(tmp_path: Path) -> None:
     async with opened(tmp_path, "a", "b") as it:
-        await it.account.enter(await it.account.find("a"))
+        await it.account.enter(await it.roster.find("a"))
         await trio.sleep(TTL + 1)
         it.endpoint.refusals["names"] = NoAnswer("ReadTimeout")
         assert await it.is_there("a")
@@ -201,8 +201,8 @@ async def test_a_list_that_lags_behind_undoes_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path, "old") as it:
         await it.names()
         it.endpoint.shown = {"old"}
-        await it.account.create("new")
-        await it.account.remove("old")
+        await it.roster.create("new")
+        await it.roster.remove("old")
         for _ in range(3):
             await trio.sleep(OPEN_TTL + 0.1)
             assert await it.names() == ["new"]
@@ -221,7 +221,7 @@ async def test_what_is_refused(tmp_path: Path) -> None:
             ("MethodNotAllowed", 405, errno.EPERM),
         ):
             it.endpoint.refusals["delete"] = StoreError(code, status=status)
-            await fails(expected, lambda: it.account.remove("a"))
+            await fails(expected, lambda: it.roster.remove("a"))
         for code, status, expected in (
             ("BucketAlreadyExists", 409, errno.EEXIST),
             ("InvalidBucketName", 400, errno.EINVAL),
@@ -229,33 +229,33 @@ async def test_what_is_refused(tmp_path: Path) -> None:
             ("AccessDenied", 403, errno.EPERM),
         ):
             it.endpoint.refusals["create"] = StoreError(code, status=status)
-            await fails(expected, lambda: it.account.create("b"))
+            await fails(expected, lambda: it.roster.create("b"))
         it.endpoint.refusals["create"] = StoreError("SlowDown", status=503)
         with pytest.raises(StoreError):
-            await it.account.create("b")
-        await fails(errno.EINVAL, lambda: it.account.create("no bucket"))
-        await fails(errno.ENOENT, lambda: it.account.remove("none"))
+            await it.roster.create("b")
+        await fails(errno.EINVAL, lambda: it.roster.create("no bucket"))
+        await fails(errno.ENOENT, lambda: it.roster.remove("none"))
         assert await it.names() == ["a"]
 
 
 async def test_is_entered_once(tmp_path: Path) -> None:
     async with opened(tmp_path, "a", "b") as it:
         it.delay = 1.0
-        a, b = await it.account.find("a"), await it.account.find("b")
+        a, b = await it.roster.find("a"), await it.roster.find("b")
         async with trio.open_nursery() as nursery:
             for bucket in (a, a, b, a):
                 nursery.start_soon(it.account.enter, bucket)
         assert it.planted == {"a": 1, "b": 1}
         assert await it.account.enter(a) is a.tree is not b.tree
         assert index_of(a.ino) == a.index != b.index == index_of(b.first + 12345)
-        assert it.account.bucket(a.ino + 5) is a
+        assert it.roster.bucket(a.ino + 5) is a
         with pytest.raises(FsError, match="no inode"):
-            it.account.bucket(99 << 40)
+            it.roster.bucket(99 << 40)
 
 
 async def test_a_failure_is_told_to_all_and_not_kept(tmp_path: Path) -> None:
     async with opened(tmp_path, "a") as it:
-        bucket = await it.account.find("a")
+        bucket = await it.roster.find("a")
         it.delay, it.failure = 1.0, denied()
         told = []
 
@@ -275,7 +275,7 @@ async def test_a_failure_is_told_to_all_and_not_kept(tmp_path: Path) -> None:
 
 async def test_who_gives_up_does_not_end_the_entering(tmp_path: Path) -> None:
     async with opened(tmp_path, "a") as it:
-        bucket = await it.account.find("a")
+        bucket = await it.roster.find("a")
         it.delay = 10.0
         with trio.move_on_after(1):
             await it.account.enter(bucket)
@@ -288,7 +288,7 @@ async def test_who_gives_up_does_not_end_the_entering(tmp_path: Path) -> None:
 async def test_the_end_comes_while_a_bucket_is_entered(tmp_path: Path) -> None:
     async with trio.open_nursery() as nursery:
         it = Opened(Endpoint("a"), tmp_path, nursery)
-        bucket = await it.account.find("a")
+        bucket = await it.roster.find("a")
         it.delay = 1e6
         with trio.move_on_after(1):
             await it.account.enter(bucket)
@@ -303,10 +303,10 @@ async def test_one_with_unsaved_files_is_not_deleted(tmp_path: Path) -> None:
         mount = it.mounts["a"]
         handle = await mount.create("f")
         await mount.write(handle, 0, b"bytes")
-        await fails(errno.ENOTEMPTY, lambda: it.account.remove("a"))
+        await fails(errno.ENOTEMPTY, lambda: it.roster.remove("a"))
         assert [item.path for item in tree.outstanding.waiting()] == ["a/f"]
         await mount.close(handle)
-        await it.account.remove("a")
+        await it.roster.remove("a")
         assert await it.names() == []
 
 
@@ -314,7 +314,7 @@ async def test_drains_all(tmp_path: Path) -> None:
     async with opened(tmp_path, "a", "b") as it:
         handles = []
         for name in ("a", "b"):
-            await it.account.enter(await it.account.find(name))
+            await it.account.enter(await it.roster.find(name))
             handle = await it.mounts[name].create("f")
             await it.mounts[name].write(handle, 0, b"bytes")
             handles.append((it.mounts[name], handle))
@@ -326,7 +326,7 @@ async def test_drains_all(tmp_path: Path) -> None:
 
 async def test_forgets(tmp_path: Path) -> None:
     async with opened(tmp_path, "a") as it:
-        await it.account.enter(await it.account.find("a"))
+        await it.account.enter(await it.roster.find("a"))
         it.endpoint.there.add("b")
         assert not (await it.account.forget("")).missing
         assert await it.is_there("b")

@@ -316,6 +316,8 @@ def split_bucket(text: str) -> tuple[str, str]:
         raise ParseError(f"{text}: write BUCKET[:/PREFIX], and the address into -o url=")
     if text.startswith(":s3"):
         raise ParseError(f"{text}: write BUCKET[:/PREFIX], and rclone's settings into -o")
+    if text == ALL_BUCKETS:
+        raise ParseError(":/ stands for all buckets, which can only be mounted; name one of them")
     bucket, _, path = text.partition(":")
     if not bucket:
         raise ParseError(
