@@ -205,6 +205,10 @@ _ACTIONS: Mapping[str, str] = {
     "ListObjectsV2": "s3:ListBucket",
     "AbortMultipartUpload": "s3:AbortMultipartUpload",
     "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "ListBuckets": "s3:ListAllMyBuckets",
+    "HeadBucket": "s3:ListBucket",
+    "CreateBucket": "s3:CreateBucket",
+    "DeleteBucket": "s3:DeleteBucket",
 }
 _CLOCK = _Meaning(_errno.EACCES, "this machine's clock is off: set it (NTP)")
 _REGION = _Meaning(_errno.EIO, "the bucket is in another region: name it with -o region=")

@@ -27,9 +27,13 @@ from bucketfs.units import (
     parse_switch,
 )
 
-__all__ = ["BY_NAME", "IMMUTABLE", "TABLE", "Encryption", "Group", "Options", "Row"]
+__all__ = ["ALL_BUCKETS", "BY_NAME", "IMMUTABLE", "TABLE", "Encryption", "Group", "Options", "Row"]
 
 _E, _C, _N, _O, _V, _K, _L = Group
+
+
+#: What stands in place of a bucket's name for all of them.
+ALL_BUCKETS = ":/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,7 @@ class Options:
     """Everything one mount was asked to do. Sizes are bytes, times are seconds.
 
     Attributes:
-        bucket: Name of the bucket.
+        bucket: Name of the bucket, "" with `all_buckets`.
         prefix: Key prefix that is the mount's root: "" or ``a/b/``, never with a leading slash.
         mountpoint: Where to mount, as given; the command line makes it absolute.
         foreground: ``-f``.
@@ -148,6 +152,9 @@ class Options:
         "own keys (SSE-C).",
         metavar="1|kmsid[:ID]|custom[:FILE]")
 
+    all_buckets: bool = row(_V, False, parse_switch,
+        "Mount all buckets of the account, as directories of MOUNTPOINT, the only argument. The "
+        "same as :/ in place of BUCKET.")
     read_only: bool = row(_V, False, parse_switch,
         "Mount read-only.",
         name="ro", aliases=("read_only",))
@@ -261,7 +268,9 @@ class Options:
 
     @property
     def source(self) -> str:
-        """What is mounted: ``BUCKET`` or ``BUCKET:/PREFIX``."""
+        """What is mounted: ``BUCKET`` or ``BUCKET:/PREFIX``, or ``:/`` for all buckets."""
+        if self.all_buckets:
+            return ALL_BUCKETS
         return f"{self.bucket}:/{self.prefix.rstrip('/')}" if self.prefix else self.bucket
 
 

@@ -4,6 +4,8 @@ Responsible for the directory and its bound; knows nothing of requests or of who
 version is named by (key, ETag); bytes that are in no bucket yet live in anonymous page files, which
 are pinned for as long as they are the only copy.
 
+Caches of several buckets may share one budget (`Pool`).
+
 Invariants: `held` is the disk space of all files; a pinned file is never evicted;
 at most one file per (key, ETag); a file that the journal counts on outlives the mount.
 """
@@ -14,7 +16,7 @@ import errno
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bucketfs import clock
@@ -37,14 +39,39 @@ _SLACK = 64 << 20
 Reclaimer = Callable[[int], int]
 
 
+class Pool:
+    """Caches on one disk that share a budget: what was used least recently leaves any of them.
+
+    Attributes:
+        limit: Bytes that all hold at most; dirty data that waits for its upload may exceed it.
+        keep_free: Given the size of the disk in bytes, how many of them must stay free.
+        members: The caches that are open.
+        capacity: Bytes they may hold, by the limit and the disk's, at the last check.
+        short: Bytes over that after all has left that could leave at once: writers should wait.
+        since_check: Bytes taken in since then.
+    """
+
+    def __init__(self, limit: int, keep_free: Callable[[int], int]) -> None:
+        self.limit = limit
+        self.keep_free = keep_free
+        self.members: list[PageCache] = []
+        self.capacity = limit
+        self.short = 0
+        self.since_check = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes in the page files of all."""
+        return sum(member.held for member in self.members)
+
+
 class PageCache:
     """Page files in one directory, which no other process uses at the same time.
 
     Args:
         root: Directory for the caches of all mounts; made if missing, mode 700.
         name: What tells this mount's objects from others' (endpoint, bucket).
-        limit: Bytes to hold at most; dirty data that waits for its upload may exceed it.
-        keep_free: Given the size of the disk in bytes, how many of them must stay free.
+        pool: The budget; the cache counts in it until it is closed.
         only: The very directory to use, instead of a free one of this name.
         prefix: Of the keys that are mounted: the directory is not one in which others wait.
 
@@ -57,21 +84,14 @@ class PageCache:
         root: Path,
         *,
         name: str,
-        limit: int,
-        keep_free: Callable[[int], int],
+        pool: Pool,
         only: Path | None = None,
         prefix: str = "",
     ) -> None:
-        self._limit = limit
-        self._keep_free = keep_free
+        self._pool = pool
         self._directory, self._lock_fd = claim_this(only) if only else claim(root, name, prefix)
         self._files: dict[tuple[str, str], PageFile] = {}
         self._anonymous: set[PageFile] = set()
-        self._since_check = 0
-        #: Bytes the cache may hold, by its limit and the disk's, at the last check.
-        self.capacity = limit
-        #: Bytes over that after all has left that could leave at once: writers should wait.
-        self.short = 0
         self._reclaimers: list[Reclaimer] = []
         self.index = Index(self._directory / INDEX)
         self.journal = Journal(self._directory / JOURNAL)
@@ -121,12 +141,23 @@ class PageCache:
                 path.unlink()
         if self.journal.lost:
             self.journal.made_good()
+        self._pool.members.append(self)
         self._evict(0)
 
     @property
     def directory(self) -> Path:
         """Where the page files are: this mount's own directory."""
         return self._directory
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that may be held by all who share the budget."""
+        return self._pool.capacity
+
+    @property
+    def short(self) -> int:
+        """Bytes over the budget that could not leave at once: writers should wait."""
+        return self._pool.short
 
     @property
     def held(self) -> int:
@@ -267,7 +298,7 @@ class PageCache:
         """Give up pages of a file that stays open; the index never tells of more than there is."""
         self.index.drop_pages(file.path.name)
         file.drop(start, stop)
-        self.short = max(0, self.short - (stop - start))
+        self._pool.short = max(0, self._pool.short - (stop - start))
 
     def release(self, file: PageFile) -> None:
         """Undo one pin.
@@ -291,13 +322,14 @@ class PageCache:
         Raises:
             FsError: ENOSPC, when the disk has no room even with an empty cache.
         """
-        self._since_check += wanted
-        if self._since_check >= _CHECK_EVERY:
-            self._since_check = 0
+        self._pool.since_check += wanted
+        if self._pool.since_check >= _CHECK_EVERY:
+            self._pool.since_check = 0
             self._evict(wanted)
 
     def close(self) -> None:
         """Save the index, delete what has no name in the bucket, let others have the directory."""
+        self._pool.members.remove(self)
         for file in list(self._files.values()):
             self._save(file)
             file.close()
@@ -342,37 +374,49 @@ class PageCache:
         return self._directory / f"{secrets.token_hex(8)}.pages"
 
     def _evict(self, wanted: int) -> None:
-        disk = os.statvfs(self._directory)
-        held, free = self.held, disk.f_bavail * disk.f_frsize
-        keep = self._keep_free(disk.f_blocks * disk.f_frsize)
-        self.capacity = budget.capacity(
-            held=held, limit=self._limit, disk_free=free, keep_free=keep
-        )
+        pool, disk = self._pool, os.statvfs(self._directory)
+        held, free = pool.held, disk.f_bavail * disk.f_frsize
+        keep = pool.keep_free(disk.f_blocks * disk.f_frsize)
+        pool.capacity = budget.capacity(held=held, limit=pool.limit, disk_free=free, keep_free=keep)
         needed = budget.excess(
-            held=held, wanted=wanted, limit=self._limit, disk_free=free, keep_free=keep
+            held=held, wanted=wanted, limit=pool.limit, disk_free=free, keep_free=keep
         )
-        self.short = 0
+        pool.short = 0
         if not needed:
             return
-        slack = min(_SLACK, self._limit // 8)
+        slack = min(_SLACK, pool.limit // 8)
         goal = needed + slack
-        by_name = {f.path.name: f for f in self._files.values() if not f.pins}
+        by_name = {
+            file.path.name: (member, file) for member in pool.members for file in member.evictable()
+        }
         for name in budget.victims(
-            (budget.Candidate(n, f.held, f.used) for n, f in by_name.items()), goal
+            (budget.Candidate(n, f.held, f.used) for n, (_, f) in by_name.items()), goal
         ):
-            file = by_name[name]
+            owner, file = by_name[name]
             goal -= file.held
-            self._drop_file(file)
-        for reclaim in self._reclaimers:
-            if goal <= 0:
-                break
-            goal -= reclaim(goal)
-        self.short = max(0, goal - slack)
+            owner.drop(file)
+        for member in pool.members:
+            goal -= member.reclaim(goal)
+        pool.short = max(0, goal - slack)
         disk = os.statvfs(self._directory)
         if disk.f_bavail * disk.f_frsize < wanted:
             raise FsError(errno.ENOSPC, f"no space left on the disk of the cache {self._directory}")
 
-    def _drop_file(self, file: PageFile) -> None:
+    def evictable(self) -> Iterator[PageFile]:
+        """Page files that nobody needs now."""
+        return (file for file in self._files.values() if not file.pins)
+
+    def reclaim(self, wanted: int) -> int:
+        """Have about so many clean bytes of files in use given up; how many were."""
+        freed = 0
+        for reclaimer in self._reclaimers:
+            if freed >= wanted:
+                break
+            freed += reclaimer(wanted - freed)
+        return freed
+
+    def drop(self, file: PageFile) -> None:
+        """Delete an evictable page file."""
         assert file.identity is not None
         assert not file.pins
         del self._files[file.identity]

@@ -76,23 +76,10 @@ class Encoder:
         entry.attr_timeout = 0
         return entry
 
-    def negative(self, timeout: float) -> pyfuse3.EntryAttributes:
-        """The answer to a lookup that lets the kernel remember that the name is free."""
-        entry = pyfuse3.EntryAttributes()
-        entry.st_ino = 0
-        entry.entry_timeout = timeout
-        entry.attr_timeout = timeout
-        return entry
-
     def _complete(self, inode: Inode, posix: Posix) -> pyfuse3.EntryAttributes:
         entry = self._entry(inode, posix.mode)
         entry.st_nlink = self._tree.nlink(inode)
-        entry.st_uid = posix.uid if self._view.uid is None else self._view.uid
-        entry.st_gid = posix.gid if self._view.gid is None else self._view.gid
-        entry.st_rdev = posix.rdev
-        entry.st_atime_ns = posix.atime_ns
-        entry.st_mtime_ns = posix.mtime_ns
-        entry.st_ctime_ns = posix.ctime_ns
+        _describe(entry, posix, self._view)
         return entry
 
     def _entry(self, inode: Inode, mode: int) -> pyfuse3.EntryAttributes:
@@ -106,3 +93,47 @@ class Encoder:
         entry.st_blksize = BLOCK_SIZE
         entry.st_blocks = -(-size // 512)
         return entry
+
+
+def negative(timeout: float) -> pyfuse3.EntryAttributes:
+    """The answer to a lookup that lets the kernel remember that the name is free."""
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = 0
+    entry.entry_timeout = timeout
+    entry.attr_timeout = timeout
+    return entry
+
+
+def plain_directory(
+    ino: int, posix: Posix, view: View, *, root: bool, timeout: float
+) -> pyfuse3.EntryAttributes:
+    """A directory that is in no bucket: the mount point above buckets, or a bucket as it is listed.
+
+    Args:
+        ino: Its number.
+        posix: Its attributes.
+        view: How they are shown.
+        root: It is the mount point.
+        timeout: Seconds for which that may be believed.
+    """
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = ino
+    entry.generation = 0
+    entry.entry_timeout = entry.attr_timeout = timeout
+    entry.st_mode = view.mode(posix.mode, root=root)
+    entry.st_nlink = 2
+    entry.st_size = 0
+    entry.st_blksize = BLOCK_SIZE
+    entry.st_blocks = 0
+    _describe(entry, posix, view)
+    return entry
+
+
+def _describe(entry: pyfuse3.EntryAttributes, posix: Posix, view: View) -> None:
+    """Fill in owner and times."""
+    entry.st_uid = posix.uid if view.uid is None else view.uid
+    entry.st_gid = posix.gid if view.gid is None else view.gid
+    entry.st_rdev = posix.rdev
+    entry.st_atime_ns = posix.atime_ns
+    entry.st_mtime_ns = posix.mtime_ns
+    entry.st_ctime_ns = posix.ctime_ns

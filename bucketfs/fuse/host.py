@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import trio
 
-from bucketfs.cache.cache import PageCache
+from bucketfs.cache.cache import Pool
 from bucketfs.metrics import Metrics
+from bucketfs.tree.lookup.forget import Forgotten
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 from bucketfs.tree.tree import Tree
 
@@ -24,12 +26,45 @@ class Counted(Protocol):
         ...
 
 
+class Trees(Protocol):
+    """The buckets of a mount: one, or those of an account that were entered."""
+
+    @property
+    def trees(self) -> Sequence[Tree]:
+        """Their trees."""
+        ...
+
+    async def at(self, path: str) -> tuple[Tree, str]:
+        """The tree of a path below the mount point, and the path in it.
+
+        Raises FsError, StoreError.
+        """
+        ...
+
+    async def forget(self, path: str) -> Forgotten:
+        """As `Refresher.forget`, of a path below the mount point."""
+        ...
+
+
+class OneTree:
+    """A mount of one bucket."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.trees: Sequence[Tree] = (tree,)
+
+    async def at(self, path: str) -> tuple[Tree, str]:
+        return self.trees[0], path
+
+    async def forget(self, path: str) -> Forgotten:
+        return await self.trees[0].refresher.forget(path)
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """The parts of a mount that can be asked about it."""
 
-    tree: Tree
-    cache: PageCache
+    buckets: Trees
+    pool: Pool
     operations: Counted
 
 

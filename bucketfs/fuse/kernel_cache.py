@@ -16,7 +16,7 @@ import pyfuse3
 import trio
 
 from bucketfs.errors import FsError, StoreError, errno_of
-from bucketfs.tree.core.inode import Directory, Inode
+from bucketfs.tree.core.inode import ROOT_INO, Directory, Inode
 
 #: Seconds for which an answer waits until the kernel has forgotten a name.
 PATIENCE = 1.0
@@ -68,6 +68,11 @@ def replaced(inode: Inode) -> None:
 def moved(parent: Directory, name: str) -> None:
     """A name stands for others' file now: who opens it is not to go on in a conflict copy."""
     pyfuse3.invalidate_entry_async(parent.ino, name.encode(), ignore_enoent=True)
+
+
+def bucket_changed(name: str) -> None:
+    """A name in the mount point of an account stands for a bucket now, or does so no more."""
+    pyfuse3.invalidate_entry_async(ROOT_INO, name.encode(), ignore_enoent=True)
 
 
 async def forget(names: Sequence[tuple[int, str]], inodes: Sequence[int]) -> None:

@@ -16,7 +16,7 @@ from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, St
 
 from bucketfs.errors import FsError
 from bucketfs.fuse import kernel_cache as again
-from bucketfs.fuse.encode import BLOCK_SIZE, Encoder
+from bucketfs.fuse.encode import BLOCK_SIZE, Encoder, negative
 from bucketfs.fuse.guard import guarded
 from bucketfs.fuse.open_descriptors import is_open_for_writing, process_of, writable_descriptors
 from bucketfs.fuse.readdir import OpenDirectory
@@ -45,6 +45,28 @@ def _behind_prefix(name: bytes) -> str:
     return decode_name(name).removeprefix(object_xattrs.PREFIX)
 
 
+def room(size: int | None) -> StatvfsData:
+    """What df shows of a file system of so many bytes; None: the documented constant."""
+    blocks = (size or _ASSUMED_SIZE) // BLOCK_SIZE
+    data = StatvfsData()
+    data.f_bsize = data.f_frsize = BLOCK_SIZE
+    data.f_blocks = data.f_bfree = data.f_bavail = blocks
+    data.f_files = data.f_ffree = data.f_favail = _ASSUMED_FILES
+    data.f_namemax = NAME_MAX
+    return data
+
+
+def check_xattr(name: bytes, *, supported: bool, acls: bool = False) -> None:
+    """Whether there can be such an extended attribute. Raises FsError EOPNOTSUPP."""
+    if not supported or name == _NO_XATTR or not _is_kept(name, acls=acls):
+        raise FsError(errno.EOPNOTSUPP)
+
+
+def _is_kept(name: bytes, *, acls: bool) -> bool:
+    """Whether an extended attribute may be kept: those of the kernel's are ACLs."""
+    return not name.startswith(_XATTR_OF_SYSTEM) or (acls and name in _ACLS)
+
+
 def _is_held(handle: Handle) -> bool:
     """Whether its opener, or a process that this has begun, has a file open."""
     return is_open_for_writing(handle.pid, handle.inode.ino, handle.inode.name)
@@ -60,6 +82,8 @@ class Operations(pyfuse3.Operations):
         size: Bytes that statfs shows, None for the documented constant.
         xattrs: Whether extended attributes exist; without them small writes are faster.
         acls: Whether POSIX access control lists do.
+        metrics: Where requests are counted.
+        first: All numbers of handles are above this one.
     """
 
     supports_dot_lookup = False
@@ -74,10 +98,12 @@ class Operations(pyfuse3.Operations):
         size: int | None,
         xattrs: bool,
         acls: bool = False,
+        metrics: Metrics | None = None,
+        first: int = 0,
     ) -> None:
         super().__init__()
         self.enable_acl = acls
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
         self.timeout = timeout
         self._tree = tree
         self._table = tree.state.table
@@ -85,7 +111,7 @@ class Operations(pyfuse3.Operations):
         self._size = size
         self._xattrs = xattrs
         self._handles: dict[int, Handle | OpenDirectory] = {}
-        self._last_handle = 0
+        self._last_handle = first
 
     # ---- names -----------------------------------------------------------------------------------
 
@@ -99,7 +125,7 @@ class Operations(pyfuse3.Operations):
         except FsError as error:
             if error.errno != errno.ENOENT:
                 raise
-            return self._encode.negative(self._tree.finder.negative_timeout(parent, text))
+            return negative(self._tree.finder.negative_timeout(parent, text))
         entry = self._encode.listed(inode)
         self._table.count(inode)
         return entry
@@ -230,7 +256,7 @@ class Operations(pyfuse3.Operations):
         """
         if not self._xattrs:
             raise FsError(errno.ENOSYS)
-        self._check_xattr(name)
+        check_xattr(name, supported=self._xattrs, acls=self.enable_acl)
         node = self._table.get(inode)
         if node.posix is None:
             node = await self._known(inode)
@@ -244,7 +270,7 @@ class Operations(pyfuse3.Operations):
     @guarded()
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         """Set an extended attribute (pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE)."""
-        self._check_xattr(name)
+        check_xattr(name, supported=self._xattrs, acls=self.enable_acl)
         node = await self._to_change(inode)
         if name.startswith(_XATTR_OF_STORE):
             await self._tree.object_xattrs.set(node, _behind_prefix(name), value)
@@ -263,12 +289,12 @@ class Operations(pyfuse3.Operations):
         if not self._xattrs:
             raise FsError(errno.ENOSYS)
         names = self._tree.posix(await self._known(inode)).xattrs
-        return [name for name in map(str.encode, names) if self._is_ours(name)]
+        return [name for name in map(str.encode, names) if _is_kept(name, acls=self.enable_acl)]
 
     @guarded()
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove an extended attribute."""
-        self._check_xattr(name)
+        check_xattr(name, supported=self._xattrs, acls=self.enable_acl)
         node = await self._to_change(inode)
         if name.startswith(_XATTR_OF_STORE):
             await self._tree.object_xattrs.remove(node, _behind_prefix(name))
@@ -286,13 +312,7 @@ class Operations(pyfuse3.Operations):
     @guarded()
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         """A bucket has no size: the configured one, or a constant."""
-        blocks = (self._size or _ASSUMED_SIZE) // BLOCK_SIZE
-        data = StatvfsData()
-        data.f_bsize = data.f_frsize = BLOCK_SIZE
-        data.f_blocks = data.f_bfree = data.f_bavail = blocks
-        data.f_files = data.f_ffree = data.f_favail = _ASSUMED_FILES
-        data.f_namemax = NAME_MAX
-        return data
+        return room(self._size)
 
     # ---- files -----------------------------------------------------------------------------------
 
@@ -463,14 +483,6 @@ class Operations(pyfuse3.Operations):
         if not isinstance(handle, OpenDirectory):
             raise FsError(errno.EBADF)
         return handle
-
-    def _check_xattr(self, name: bytes) -> None:
-        if not self._xattrs or name == _NO_XATTR or not self._is_ours(name):
-            raise FsError(errno.EOPNOTSUPP)
-
-    def _is_ours(self, name: bytes) -> bool:
-        """Whether an extended attribute may be kept: those of the kernel's are ACLs."""
-        return not name.startswith(_XATTR_OF_SYSTEM) or (self.enable_acl and name in _ACLS)
 
     async def _parent(self, ino: int, mode: int, ctx: RequestContext) -> tuple[Directory, int]:
         """The directory in which something is to be made, and the mode that it is to have."""

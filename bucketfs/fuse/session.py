@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import errno
+import functools
 import gc
 import logging
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pyfuse3
 import trio
 
-from bucketfs.cache.cache import PageCache
+from bucketfs.cache.cache import PageCache, Pool
 from bucketfs.cache.places import cache_root, name_of
 from bucketfs.errors import MountRefused
 from bucketfs.file.context import FileContext
 from bucketfs.fuse import kernel_cache as again
 from bucketfs.fuse.encode import Encoder, View
-from bucketfs.fuse.host import Host, Service
+from bucketfs.fuse.host import Host, OneTree, Service
 from bucketfs.fuse.operations import Operations
+from bucketfs.metrics import Metrics
 from bucketfs.options import Options
 from bucketfs.store.base import Store
 from bucketfs.tasks import Background
+from bucketfs.tree.core.inode import ROOT_INO
 from bucketfs.tree.core.posix import Defaults
 from bucketfs.tree.core.state import TreeConfig, Watcher
+from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 from bucketfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -59,20 +64,25 @@ async def serve(store: Store, options: Options, *, host: Host) -> None:
         FsError: The cache directory cannot be used.
         MountRefused: The mount point cannot be.
     """
-    stop = _Stop()
-    cache = open_cache(options)
+    shared = pool(options)
+    cache = open_cache(options, shared=shared)
     try:
-        async with trio.open_nursery() as outer:
-            outer.start_soon(stop.when_cancelled)
-            # a cancellation ends the serving, not the saving that follows it
-            with trio.CancelScope(shield=True):
-                await _serve(store, options, cache, host, stop)
-            outer.cancel_scope.cancel()
+        await despite_cancellation(functools.partial(_serve, store, options, cache, shared, host))
     finally:
         cache.close()
 
 
-class _Stop:
+async def despite_cancellation(body: Callable[[Stop], Awaitable[None]]) -> None:
+    """Run a mount: a cancellation ends the serving, not the saving that follows it."""
+    stop = Stop()
+    async with trio.open_nursery() as outer:
+        outer.start_soon(stop.when_cancelled)
+        with trio.CancelScope(shield=True):
+            await body(stop)
+        outer.cancel_scope.cancel()
+
+
+class Stop:
     """Ends pyfuse3's loop when the mount is cancelled.
 
     libfuse may be told so only while the loop runs.
@@ -103,45 +113,71 @@ class _Stop:
 
 
 async def _serve(
-    store: Store,
-    options: Options,
-    cache: PageCache,
-    host: Host,
-    stop: _Stop,
+    store: Store, options: Options, cache: PageCache, shared: Pool, host: Host, stop: Stop
 ) -> None:
     async with trio.open_nursery() as nursery:
         tree = plant(store, options, cache, Background(nursery), again)
-        operations = Operations(
-            tree,
-            Encoder(tree, _view(options)),
-            timeout=options.op_timeout,
-            size=options.bucket_size,
-            xattrs=options.use_xattr,
-            acls=options.enable_acl,
-        )
+        operations = handlers(tree, options, view(options))
         await tree.attributes.ensure(tree.state.root)
-        if options.read_only:
-            tree.replay.postpone()
-        else:
-            await tree.replay.run()
-        await nursery.start(host.attend, Service(tree, cache, operations))
-        _mount(operations, options)
-        gc.freeze()  # what the imports made is never garbage
-        gc.set_threshold(*GC_THRESHOLDS)
-        try:
-            try:
-                async with trio.open_nursery() as serving:
-                    serving.start_soon(_announce, options.mountpoint, host)
-                    stop.ready()
-                    await pyfuse3.main(max_tasks=MAX_TASKS)
-                    serving.cancel_scope.cancel()
-            finally:
-                stop.over()
-                left = await tree.drain.run(host.hurry, host.drains)
-        finally:
-            pyfuse3.close(unmount=True)
-        await host.drained(left)
+        await resume(tree, options)
+        await nursery.start(host.attend, Service(OneTree(tree), shared, operations))
+        await until_unmounted(operations, options, host, stop, tree.drain.run)
         nursery.cancel_scope.cancel()
+
+
+async def resume(tree: Tree, options: Options) -> None:
+    """Do what an earlier mount has left; a mount that never writes leaves it to the next."""
+    if options.read_only:
+        tree.replay.postpone()
+    else:
+        await tree.replay.run()
+
+
+def handlers(
+    tree: Tree,
+    options: Options,
+    shown: View,
+    *,
+    metrics: Metrics | None = None,
+    first: int = 0,
+) -> Operations:
+    """The handlers of a bucket; `metrics` and `first` as `Operations` takes them."""
+    return Operations(
+        tree,
+        Encoder(tree, shown),
+        timeout=options.op_timeout,
+        size=options.bucket_size,
+        xattrs=options.use_xattr,
+        acls=options.enable_acl,
+        metrics=metrics,
+        first=first,
+    )
+
+
+async def until_unmounted(
+    operations: pyfuse3.Operations,
+    options: Options,
+    host: Host,
+    stop: Stop,
+    drain: Callable[[trio.Event, Callable[[Remaining], None]], Awaitable[LeftBehind]],
+) -> None:
+    """Mount, serve until the mount is to end, drain, and free the mount point."""
+    _mount(operations, options)
+    gc.freeze()  # what the imports made is never garbage
+    gc.set_threshold(*GC_THRESHOLDS)
+    try:
+        try:
+            async with trio.open_nursery() as serving:
+                serving.start_soon(_announce, options.mountpoint, host)
+                stop.ready()
+                await pyfuse3.main(max_tasks=MAX_TASKS)
+                serving.cancel_scope.cancel()
+        finally:
+            stop.over()
+            left = await drain(host.hurry, host.drains)
+    finally:
+        pyfuse3.close(unmount=True)
+    await host.drained(left)
 
 
 def plant(
@@ -150,8 +186,14 @@ def plant(
     cache: PageCache,
     background: Background,
     watcher: Watcher | None = None,
+    *,
+    root: int = ROOT_INO,
+    place: str = "",
 ) -> Tree:
-    """The tree of a bucket, with the cache it uses; nothing is asked of the bucket yet."""
+    """The tree of a bucket, with the cache it uses; nothing is asked of the bucket yet.
+
+    `root` as `TreeState` takes it, `place` as `TreeConfig`.
+    """
     files = FileContext(
         store=store,
         cache=cache,
@@ -162,9 +204,10 @@ def plant(
     )
     config = TreeConfig(
         prefix=options.prefix,
+        place=place,
         ttl=options.stat_cache_expire,
         open_ttl=options.open_ttl,
-        defaults=Defaults(uid=os.getuid(), gid=os.getgid()),
+        defaults=owner(),
         hadoop_directories=options.compat_dir,
         overwrite=options.conflict == "overwrite",
         exclusive_at_open=options.exclusive_create == "open",
@@ -173,36 +216,53 @@ def plant(
         acls=options.enable_acl,
         listed_attributes=options.metadata == "list" or not store.capabilities.user_metadata,
     )
-    return Tree(files, config, watcher)
+    return Tree(files, config, watcher, root=root)
 
 
-def _view(options: Options) -> View:
+def owner() -> Defaults:
+    """Whose everything is that says nothing of its owner."""
+    return Defaults(uid=os.getuid(), gid=os.getgid())
+
+
+def view(options: Options) -> View:
+    """How owners and modes are shown."""
     return View(uid=options.uid, gid=options.gid, umask=options.umask, root_umask=options.mp_umask)
 
 
-def open_cache(options: Options, *, only: Path | None = None) -> PageCache:
-    """The cache that these options ask for, or, of all its caches, exactly the directory `only`.
-
-    Raises:
-        FsError: It cannot be used.
-    """
+def pool(options: Options) -> Pool:
+    """The budget that these options give to the caches of a mount."""
 
     def keep_free(disk: int) -> int:
         if options.ensure_diskfree is not None:
             return options.ensure_diskfree
         return disk * options.free_space_ratio // 100
 
+    return Pool(options.cache_size, keep_free)
+
+
+def open_cache(
+    options: Options, *, only: Path | None = None, shared: Pool | None = None
+) -> PageCache:
+    """The cache that these options ask for, or, of all its caches, exactly the directory `only`.
+
+    Args:
+        options: Of the mount.
+        only: See above.
+        shared: The budget that it shares with the mount's other caches.
+
+    Raises:
+        FsError: It cannot be used.
+    """
     return PageCache(
         cache_root(options.use_cache),
         name=name_of(options.url, options.bucket),
-        limit=options.cache_size,
-        keep_free=keep_free,
+        pool=shared or pool(options),
         only=only,
         prefix=options.prefix,
     )
 
 
-def _mount(operations: Operations, options: Options) -> None:
+def _mount(operations: pyfuse3.Operations, options: Options) -> None:
     settings = {
         "default_permissions",
         "subtype=bucketfs",

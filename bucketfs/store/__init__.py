@@ -1,5 +1,7 @@
 """The bucket: `open_store` gives a `Store` that limits, retries and makes up for what S3 lacks.
 
+`open_account` gives the buckets of an account, which can be listed, made and deleted.
+
 `base` is what the layers above know: the `Store` protocol and its values (and `long_listing`, how
 to read many pages). `config` says how to reach a bucket, `capability` and `refusal` what its
 endpoint can do. The rooms, each of which uses only those before it: `http` (bytes on sockets),
@@ -8,9 +10,11 @@ endpoint can do. The rooms, each of which uses only those before it: `http` (byt
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
+from bucketfs.store.aws.buckets import AccountBuckets
 from bucketfs.store.aws.connection import connect
 from bucketfs.store.aws.s3 import S3Store
 from bucketfs.store.base import Store
@@ -26,9 +30,12 @@ from bucketfs.store.layers.rights import RightsStore
 from bucketfs.store.layers.single import SingleStore
 from bucketfs.store.layers.tagging import TagStore
 from bucketfs.store.layers.trace import TraceStore
+from bucketfs.store.layers.wrapper import Call
 from bucketfs.tasks import alongside
 
-__all__ = ["StoreConfig", "open_store"]
+__all__ = ["StoreConfig", "open_account", "open_store"]
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -48,15 +55,10 @@ async def open_store(
         if trace is not None:
             trace(counted)
         limited = LimitStore(counted, bulk=config.max_connections, small=2 * config.max_connections)
-        policy = RetryPolicy(
-            attempts=config.retries + 1,
-            seconds=config.patience - config.silence,
-            patience=config.patience,
-        )
         outage = Outage(config.patience)
         retried = RetryStore(
             limited,
-            policy,
+            _policy(config),
             outage=outage,
             renew=connection.renew_credentials,
             on_retry=counted.repeated,
@@ -69,3 +71,46 @@ async def open_store(
             # Amazon has no other API to its buckets
             whole = able if config.is_aws else LargeStore(able)
             yield SingleStore(whole) if config.single_puts else whole
+
+
+@asynccontextmanager
+async def open_account(
+    config: StoreConfig, *, trace: Callable[[TraceStore], None]
+) -> AsyncIterator[AccountBuckets]:
+    """Open the account that the configured keys belong to; nothing is asked of it yet.
+
+    Args:
+        config: How to reach the endpoint; its bucket does not matter.
+        trace: Is given the layer that counts requests.
+    """
+    async with connect(config) as connection:
+        counted = TraceStore(S3Store(connection, config, Provider(config)))
+        trace(counted)
+        outage = Outage(config.patience)
+        retried = RetryStore(
+            counted,
+            _policy(config),
+            outage=outage,
+            renew=connection.renew_credentials,
+            on_retry=counted.repeated,
+        )
+
+        async def repeat(operation: str, name: str, send: Callable[[], Awaitable[T]]) -> T:
+            call = Call(operation, name)
+            return await retried.around(call, lambda: counted.around(call, send))
+
+        buckets = AccountBuckets(connection, config, repeat)
+
+        async def ask() -> None:
+            await counted.around(Call("ListBuckets", ""), buckets.check)
+
+        async with alongside(lambda: outage.watch(ask), "watch for outages"):
+            yield buckets
+
+
+def _policy(config: StoreConfig) -> RetryPolicy:
+    return RetryPolicy(
+        attempts=config.retries + 1,
+        seconds=config.patience - config.silence,
+        patience=config.patience,
+    )

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from bucketfs.errors import FsError
 from bucketfs.file.context import FileContext
-from bucketfs.tree.core.inode import Directory, Inode
+from bucketfs.tree.core.inode import ROOT_INO, Directory, Inode
 from bucketfs.tree.core.locks import Locks
 from bucketfs.tree.core.posix import Posix
 from bucketfs.tree.core.state import Nobody, TreeConfig, TreeState, Watcher
@@ -49,11 +49,16 @@ class Tree:
     """
 
     def __init__(
-        self, files: FileContext, config: TreeConfig, watcher: Watcher | None = None
+        self,
+        files: FileContext,
+        config: TreeConfig,
+        watcher: Watcher | None = None,
+        *,
+        root: int = ROOT_INO,
     ) -> None:
         # what is made later is named in functions, which nobody calls before all is there
         self.state = TreeState(
-            files, config, watcher or Nobody(), lambda inode: Outlet(self.saver, inode)
+            files, config, watcher or Nobody(), lambda inode: Outlet(self.saver, inode), root
         )
         self.lister = Lister(self.state)
         self.attributes = Attributes(

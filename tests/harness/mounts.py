@@ -52,6 +52,7 @@ class Mount:
         path: The mountpoint.
         log: What the daemon wrote to its standard error, across remounts.
         expected: Patterns of alarming log lines that are this test's purpose.
+        source: What is mounted in place of the bucket.
     """
 
     bucket: Witness
@@ -60,6 +61,7 @@ class Mount:
     options: tuple[str, ...]
     scratch: Path
     expected: list[str] = field(default_factory=list)
+    source: str = ""
     _process: subprocess.Popen[bytes] | None = None
     _checked: int = 0
 
@@ -77,7 +79,9 @@ class Mount:
         return self._process.pid
 
     def command(self) -> list[str]:
-        source = self.bucket.name + (f":/{self.prefix.strip('/')}" if self.prefix else "")
+        source = self.source or self.bucket.name + (
+            f":/{self.prefix.strip('/')}" if self.prefix else ""
+        )
         passwd = self.scratch / "passwd"
         if not passwd.exists():
             passwd.touch(0o600)

@@ -96,3 +96,17 @@ def test_the_daemon_ends_with_the_mount(place: Place) -> None:
     assert run(["umount", str(place.path)]).returncode == 0
     log = place.passwd.parent / "log"
     until(lambda: "unmounted" in log.read_text(), "the last line of the log")
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_all_buckets_in_fstab(place: Place, tmp_path: Path, kind: str) -> None:
+    place.bucket.put("file", b"content")
+    fstab = tmp_path / "fstab"
+    words = FSTAB_WORDS.replace("noauto,", "")
+    fstab.write_text(f":/ {place.path} {kind} {place.options},{words} 0 0\n")
+    for _ in range(2):  # what is there is not mounted again
+        done = run(["mount", "-a", "-T", str(fstab)])
+        assert (done.returncode, done.stderr) == (0, "")
+    assert (place.path / place.bucket.name / "file").read_bytes() == b"content"
+    assert line_of(place.path)[0] == ":/"
+    assert run(["umount", str(place.path)]).returncode == 0

@@ -21,7 +21,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import pytest
 import trio
 
-from bucketfs.cache.cache import PageCache
+from bucketfs.cache.cache import PageCache, Pool
 from bucketfs.errors import StoreError
 from bucketfs.file.context import FileContext
 from bucketfs.store.base import Headers, ObjectInfo, Store
@@ -276,7 +276,7 @@ async def planted(
     """
     prefix = str(config.get("prefix", ""))
     cache = PageCache(
-        directory, name="bucket", limit=cache_size, keep_free=lambda disk: 0, prefix=prefix
+        directory, name="bucket", pool=Pool(cache_size, lambda disk: 0), prefix=prefix
     )
     cache.journal.in_thread = in_place
     failure: BaseException | None = None

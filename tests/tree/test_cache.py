@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from bucketfs.cache.cache import PageCache
+from bucketfs.cache.cache import PageCache, Pool
 from bucketfs.errors import FsError
 from tests.tree.builder import MIB, Bucket, noise, planted
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.mock_clock
 
 def opened(directory: Path, *, limit: int = 1 << 30, keep_free: int = 0) -> PageCache:
     """A cache in a directory."""
-    return PageCache(directory, name="bucket", limit=limit, keep_free=lambda disk: keep_free)
+    return PageCache(directory, name="bucket", pool=Pool(limit, lambda disk: keep_free))
 
 
 def on_disk(directory: Path) -> int:
@@ -207,3 +207,22 @@ async def test_a_directory_that_cannot_be_used_is_an_error(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(FsError, match="cannot use the cache directory"):
         opened(tmp_path / "file")
+
+
+async def test_caches_share_a_budget(tmp_path: Path) -> None:
+    """What was used least recently leaves, whichever of the caches it is in."""
+    pool = Pool(64 << 20, lambda disk: 0)
+    first = PageCache(tmp_path, name="first", pool=pool)
+    second = PageCache(tmp_path, name="second", pool=pool)
+    try:
+        for cache in (first, second):
+            for number in range(6):
+                file = cache.open(f"f{number}", "e", 8 << 20)
+                cache.write(file, 0, bytes(8 << 20))
+                cache.release(file)
+        assert pool.held <= 64 << 20
+        assert not first.holds("f0", "e", 8 << 20)
+        assert all(second.holds(f"f{number}", "e", 8 << 20) for number in range(6))
+    finally:
+        first.close()
+        second.close()

@@ -635,13 +635,15 @@ class TestStatus:
         outstanding = SimpleNamespace(
             waiting=lambda: [waits, fails], remaining=lambda: Remaining(2, 2, 0)
         )
+        files = SimpleNamespace(cache=SimpleNamespace(directory="/c"))
+        tree = SimpleNamespace(
+            outstanding=outstanding,
+            saver=SimpleNamespace(uploaded=Uploaded()),
+            state=SimpleNamespace(given_up=[], files=files),
+        )
         service = SimpleNamespace(
-            tree=SimpleNamespace(
-                outstanding=outstanding,
-                saver=SimpleNamespace(uploaded=Uploaded()),
-                state=SimpleNamespace(given_up=[]),
-            ),
-            cache=SimpleNamespace(directory="/c", held=0, limit=0, capacity=0),
+            buckets=SimpleNamespace(trees=[tree]),
+            pool=SimpleNamespace(held=0, capacity=0),
             operations=SimpleNamespace(metrics=Metrics(), open_files=0),
         )
         found = told() | report.service(service)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ ORDER = ("cli", "fuse", "tree", "file", "cache", "store")
 #: behind it, and modules that are not named here are known to all of the package.
 ROOMS = {
     "cli": ("main", "demo", "commands", "process", "socket", "options"),
-    "tree": ("tree", "namespace", "saving", "prefetch", "lookup", "core"),
+    "tree": ("account", "tree", "namespace", "saving", "prefetch", "lookup", "core"),
     "store": ("", "layers", "aws", "http"),
 }
 

@@ -81,6 +81,24 @@ class TestPositions:
         else:
             assert split_bucket(text) == (bucket, prefix)
 
+    @pytest.mark.parametrize(
+        "argv",
+        [
+            [":/", "/mnt"],
+            ["/mnt", "-o", "all_buckets"],
+            [":/", "/mnt", "-o", "all_buckets=1"],
+            ["-o", "all-buckets", "/mnt"],
+        ],
+    )
+    def test_all_buckets(self, argv: list[str]) -> None:
+        options = parse(argv)
+        assert (options.bucket, options.prefix, options.mountpoint) == ("", "", "/mnt")
+        assert options.all_buckets
+        assert options.source == ":/"
+
+    def test_one_bucket_after_all(self) -> None:
+        assert parse(["b", "/mnt", "-o", "all_buckets,all_buckets=0"]).bucket == "b"
+
     def test_source_reads_back(self) -> None:
         assert parse(["b:/a/b/", "/mnt"]).source == "b:/a/b"
         assert parse(["b", "/mnt"]).source == "b"
@@ -99,7 +117,13 @@ class TestPositions:
             (["b:a", "/mnt"], "must begin with a slash: b:/a"),
             (["b:/../a", "/mnt"], "'.' and '..'"),
             (["b:/" + "x" * 256, "/mnt"], "longer than 255"),
-            ([":/", "/mnt"], "names no bucket"),
+            ([":/a", "/mnt"], "names no bucket"),
+            (["b", "/mnt", "-o", "all_buckets"], "exactly one argument"),
+            (["-o", "all_buckets"], "exactly one argument"),
+            ([":/", ""], "exactly one argument"),
+            (["/mnt", "-o", "all_buckets,bucket=b"], "exclude each other"),
+            ([":/", "/mnt", "-o", "public_bucket"], "exclude each other"),
+            (["/mnt", "-o", "all_buckets=perhaps"], "all_buckets=perhaps"),
             (["b!", "/mnt"], "not a bucket name"),
             (["Big", "/mnt"], "use_path_request_style"),
             (["b", "/mnt", "-o"], "a list of options must follow"),

@@ -14,7 +14,7 @@ from bucketfs.cli import show
 from bucketfs.cli.commands import leftovers as left
 from bucketfs.cli.commands import mount
 from bucketfs.cli.commands.leftovers import Kind
-from bucketfs.cli.failure import ExitCode
+from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.options import bucket, trust
 from bucketfs.cli.process import daemon
 from bucketfs.cli.process.serve import single
@@ -33,10 +33,13 @@ def apply(options: Options, only: Path | None) -> int:
         options: What a mount of it would be asked to do.
         only: Exactly this cache directory, whatever address it was filled from.
     """
+    if options.all_buckets:
+        raise Failure(ExitCode.USAGE, "name one bucket: bucketfs recover --apply BUCKET")
     options = bucket.with_endpoint(mount.with_absolute_paths(options), os.environ)
     logs.setup(options)
     daemon.harden()
     credentials = mount.find_credentials(options)
+    bucket.tell_keys(credentials)
     options = trust.with_ca_bundle(options, os.environ)
     config = bucket.store_config(options, credentials, lambda: mount.find_credentials(options))
     directories = [only] if only else _directories(options)

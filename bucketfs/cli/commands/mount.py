@@ -16,7 +16,6 @@ from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.options import arguments, bucket, complete, manual, trust
 from bucketfs.cli.process import checks, daemon
 from bucketfs.credentials import (
-    Anonymous,
     Credentials,
     CredentialsError,
     StaticKeys,
@@ -58,6 +57,7 @@ def mount(options: Options) -> int:
     checks.mountpoint(options)
     checks.cache_directory(options)
     credentials = find_credentials(options)
+    bucket.tell_keys(credentials)
     options = trust.with_ca_bundle(options, os.environ)
     daemon.harden()
     for note in options.notes:
@@ -70,7 +70,7 @@ def mount(options: Options) -> int:
         # and a wrong option is reported without waiting for them.
         from bucketfs.cli.process import serve  # noqa: PLC0415
 
-        return serve.serve(options, credentials, lambda: _find_again(options), report)
+        return serve.serve(options, credentials, find_credentials, report)
 
     if options.foreground:
         return body(daemon.ForegroundReport())
@@ -94,15 +94,6 @@ def with_absolute_paths(options: Options) -> Options:
     )
 
 
-def _find_again(options: Options) -> Credentials | None:
-    """The keys while the mount stands: a file that is just being edited may be of no use yet."""
-    try:
-        return find_credentials(options)
-    except Failure as failure:
-        log.warning("the endpoint refused the keys, and there are no others: %s", failure)
-        return None
-
-
 def find_credentials(options: Options) -> Credentials:
     """The keys to sign with, kept out of the log from now on. Raises Failure."""
     try:
@@ -117,7 +108,4 @@ def find_credentials(options: Options) -> Credentials:
                 " -o url=https://s3.REGION.cloud-object-storage.appdomain.cloud",
             )
         logs.protect(found.secret_key, found.token)
-        log.info("signing with access key %s from %s", found.access_key, found.source)
-    elif isinstance(found, Anonymous) and found.source:
-        log.info("signing nothing: both keys in %s are empty", found.source)
     return found

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from bucketfs.cli.options import compat, rclone
-from bucketfs.options import BY_NAME, IMMUTABLE, Options, Row
+from bucketfs.options import ALL_BUCKETS, BY_NAME, IMMUTABLE, Options, Row
 
 
 class ParseError(Exception):
@@ -146,8 +146,12 @@ def build(arguments: Arguments) -> Options:
     gathered = _Gathered()
     for name, value in arguments.options:
         gathered.take(name, value)
-    bucket, prefix, mountpoint = _positions(arguments.positions, gathered.bucket)
     values = gathered.values
+    if is_all_buckets(arguments):
+        values["all_buckets"] = True
+        bucket, prefix, mountpoint = "", "", _only_mountpoint(arguments.positions, gathered.bucket)
+    else:
+        bucket, prefix, mountpoint = _positions(arguments.positions, gathered.bucket)
     if gathered.servicepath.strip("/") and values.get("url"):
         values["url"] = f"{values['url']}/{gathered.servicepath.strip('/')}"
     if "single" in arguments.flags:
@@ -261,6 +265,28 @@ def _unknown(name: str) -> str:
     return f"{name}: unknown option{hint}"
 
 
+def is_all_buckets(arguments: Arguments) -> bool:
+    """Whether a command line names all buckets: by ``:/``, or by ``-o all_buckets``."""
+    said = [value for name, value in arguments.options if name.replace("-", "_") == "all_buckets"]
+    row = BY_NAME["all_buckets"]
+    try:
+        asked = bool(said) and bool(row.value_of(said[-1]))
+    except ValueError:
+        return False  # `build` says what is wrong with it
+    return asked or (len(arguments.positions) == 2 and arguments.positions[0] == ALL_BUCKETS)
+
+
+def _only_mountpoint(positions: Sequence[str], named: str | None) -> str:
+    """The mount point of all buckets."""
+    if named is not None:
+        raise ParseError("all_buckets and bucket= exclude each other; give one")
+    if len(positions) == 2 and positions[0] == ALL_BUCKETS:
+        positions = positions[1:]
+    if len(positions) != 1 or not positions[0]:
+        raise ParseError("with all_buckets exactly one argument is expected: MOUNTPOINT")
+    return positions[0]
+
+
 def _positions(positions: Sequence[str], named: str | None) -> tuple[str, str, str]:
     """Bucket, prefix and mount point from the positions and from ``-o bucket=``."""
     if named is not None:
@@ -290,9 +316,13 @@ def split_bucket(text: str) -> tuple[str, str]:
         raise ParseError(f"{text}: write BUCKET[:/PREFIX], and the address into -o url=")
     if text.startswith(":s3"):
         raise ParseError(f"{text}: write BUCKET[:/PREFIX], and rclone's settings into -o")
+    if text == ALL_BUCKETS:
+        raise ParseError(":/ stands for all buckets, which can only be mounted; name one of them")
     bucket, _, path = text.partition(":")
     if not bucket:
-        raise ParseError(f"{text or chr(39) * 2}: names no bucket; write BUCKET[:/PREFIX]")
+        raise ParseError(
+            f"{text or chr(39) * 2}: names no bucket; write BUCKET[:/PREFIX], or :/ for all"
+        )
     if "/" in bucket:
         name, _, rest = bucket.strip("/").partition("/")
         raise ParseError(f"{text}: a prefix is written with a colon: {name}:/{rest}")
@@ -325,6 +355,10 @@ def _check_together(bucket: str, values: Mapping[str, Any]) -> None:
     if "free_space_ratio" in values and values.get("ensure_diskfree") is not None:
         raise ParseError("free_space_ratio and ensure_diskfree exclude each other; give one")
     if values.get("public_bucket"):
+        if values.get("all_buckets"):
+            raise ParseError(
+                "public_bucket and all_buckets exclude each other: nobody has them all"
+            )
         for name in ("passwd_file", "profile", "iam_role"):
             if values.get(name):
                 raise ParseError(f"public_bucket and {name} exclude each other: nothing is signed")
@@ -344,6 +378,8 @@ def _check_together(bucket: str, values: Mapping[str, Any]) -> None:
 def _check_host_name(bucket: str, values: Mapping[str, Any]) -> None:
     """A bucket that becomes part of the host name must be one; as in s3fs."""
     in_host = values.get("use_path_request_style") is False or not values.get("url")
+    if not bucket:
+        return  # the AWS library puts those into the path that cannot be a host
     if not in_host or values.get("use_path_request_style"):
         return
     if bucket != bucket.lower() or "_" in bucket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -15,12 +16,14 @@ import trio
 from bucketfs import clock
 from bucketfs.cache.places import cache_root, endpoint_file, name_of
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.credentials import Credentials
+from bucketfs.credentials import Anonymous, Credentials, StaticKeys
 from bucketfs.errors import FsError, MountRefused, NoAnswer, NotFound, StoreError, advice
 from bucketfs.option_row import STORAGE_CLASSES
 from bucketfs.option_row import url as parse_url
 from bucketfs.options import Options
 from bucketfs.store.config import Encryption, StoreConfig
+
+log = logging.getLogger("bucketfs.mount")
 
 #: Bytes of an SSE-C key: AES-256.
 _SSE_C_KEY = 32
@@ -159,6 +162,15 @@ def decode_sse_c(text: str, *, where: str) -> bytes:
     )
 
 
+def tell_keys(credentials: Credentials, about: str = "") -> None:
+    """Say in the log which keys are used, behind the words `about`."""
+    if isinstance(credentials, StaticKeys):
+        key, source = credentials.access_key, credentials.source
+        log.info("%ssigning with access key %s from %s", about, key, source)
+    elif isinstance(credentials, Anonymous) and credentials.source:
+        log.info("%ssigning nothing: both keys in %s are empty", about, credentials.source)
+
+
 def failure_of(error: BaseException, options: Options) -> Failure:
     """The line for whatever stopped the mount before it stood."""
     match error:
@@ -180,7 +192,8 @@ def failure_of(error: BaseException, options: Options) -> Failure:
 
 
 def _store_failure(error: StoreError, options: Options) -> Failure:
-    if isinstance(error, NotFound):
+    about = f"bucket {options.bucket}" if options.bucket else "all buckets"
+    if isinstance(error, NotFound) and options.bucket:
         where = f"{options.bucket} does not exist at {_endpoint(options)}"
         return Failure(ExitCode.BUCKET, f"bucket {where}; check its name, and url=")
     hint = advice(error)
@@ -195,9 +208,9 @@ def _store_failure(error: StoreError, options: Options) -> Failure:
     elif error.code == "CredentialsFailed":
         code, what = ExitCode.CREDENTIALS, _words(error)
     elif error.status in (401, 403):
-        code, what = ExitCode.DENIED, f"bucket {options.bucket}: {_words(error)}"
+        code, what = ExitCode.DENIED, f"{about}: {_words(error)}"
     else:
-        code, what = ExitCode.BUCKET, f"bucket {options.bucket}: {_words(error)}"
+        code, what = ExitCode.BUCKET, f"{about}: {_words(error)}"
     return Failure(code, f"{what}; {hint}" if hint else what)
 
 

@@ -136,7 +136,6 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         "proxy_cred_file": NO_PROXY,
         "ipresolve": "not supported; name an address of the wanted family in url=",
         "createbucket": "make the bucket first, for instance with: aws s3 mb s3://BUCKET",
-        "all_buckets": "name one bucket; mounting all of them is not supported",
         "remount": "not supported; unmount and mount again",
         "setuid": "not supported; mount as that user",
         "drop_privileges": "not supported",

@@ -54,6 +54,8 @@ def build(found: Arguments, environ: Mapping[str, str], *, expand: bool = True) 
 
 
 def _prefix(options: Options, environ: Mapping[str, str], *, expand: bool) -> str:
+    if options.all_buckets:
+        return ""
     try:
         if not expand:
             return placeholders.fixed(options.prefix)
@@ -131,7 +133,8 @@ def _with_key_file(found: Arguments) -> Arguments:
     options, positions = found.options, found.positions
     if file.endpoint:
         options = [("url", file.endpoint), *options]
-    if len(positions) == 1 and _last(options, "bucket") is None:
+    one = not arguments.is_all_buckets(found)
+    if one and len(positions) == 1 and _last(options, "bucket") is None:
         positions = [_bucket_of(file, path), *positions]
     return replace(found, options=options, positions=positions)
 

@@ -20,6 +20,7 @@ _SYNOPSIS = "bucketfs BUCKET[:/PREFIX] MOUNTPOINT [-f] [-d] [-o NAME[=VALUE],…
 
 _COMMANDS = (
     ("bucketfs BUCKET[:/PREFIX] MOUNTPOINT", "mount a bucket (also: bucketfs mount …)"),
+    ("bucketfs :/ MOUNTPOINT", "mount all buckets of the account, as directories"),
     (
         "bucketfs umount [-l] [--timeout TIME] MOUNTPOINT",
         "unmount it and wait until all is in the bucket; -l: at once, even if in use or dead",

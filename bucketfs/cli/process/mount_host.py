@@ -24,12 +24,11 @@ from bucketfs.cli.socket import control, protocol, report
 from bucketfs.cli.socket.protocol import ProtocolError, Request
 from bucketfs.errors import FsError, StoreError
 from bucketfs.fuse import kernel_cache
-from bucketfs.fuse.host import Service
+from bucketfs.fuse.host import Service, Trees
 from bucketfs.options import Options
 from bucketfs.store.layers.trace import Tally, TraceStore
 from bucketfs.tasks import Turns
-from bucketfs.tree.namespace.objects import Objects
-from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
+from bucketfs.tree.saving.outstanding import FailedFlush, LeftBehind, Remaining
 from bucketfs.tree.tree import Tree
 
 log = logging.getLogger("bucketfs.serve")
@@ -56,7 +55,7 @@ class MountHost:
         self._starter = starter
         self._started = time.time()
         self._device = 0
-        self._requests: Mapping[str, Tally] = {}
+        self._requests: list[Mapping[str, Tally]] = []
         self._service: Service | None = None
         self._draining = False
         self._over = False
@@ -81,8 +80,8 @@ class MountHost:
         )
 
     def trace(self, store: TraceStore) -> None:
-        """`store` counts the requests of this mount."""
-        self._requests = store.tallies
+        """`store` counts requests of this mount."""
+        self._requests.append(store.tallies)
 
     async def attend(
         self, service: Service, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -103,7 +102,7 @@ class MountHost:
     def drains(self, remaining: Remaining) -> None:
         """Tell systemd each time, the log now and then."""
         now = clock.monotonic()
-        sent = sum(tally.sent for tally in self._requests.values())
+        sent = sum(tally.sent for tallies in self._requests for tally in tallies.values())
         if not self._draining:
             self._draining = True
             self._logged = now  # the usual unmount is over before there is anything to tell
@@ -152,10 +151,17 @@ class MountHost:
 
     async def _flush(self, below: str, tell: control.Tell) -> dict[str, Any]:
         assert self._service is not None
-        outstanding = self._service.tree.outstanding
+        failed: list[FailedFlush] = []
+
+        async def flush(tree: Tree) -> None:
+            failed.extend(await tree.outstanding.flush(below))
+
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_telling, tell)
-            failed = await outstanding.flush(below)
+            async with trio.open_nursery() as flushing:
+                for tree in self._service.buckets.trees:
+                    if not below or f"{below}/".startswith(tree.state.config.place):
+                        flushing.start_soon(flush, tree)
             nursery.cancel_scope.cancel()
         named = [{"path": one.path, "error": one.error} for one in failed]
         return {"failed": named[: protocol.MOST_NAMED], "failures": len(failed)}
@@ -164,46 +170,49 @@ class MountHost:
         assert self._service is not None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_telling, tell)
-            failed = await self._forget(self._service.tree, path)
+            failed = await self._forget(self._service.buckets, path)
             nursery.cancel_scope.cancel()
         return {"failed": failed}
 
-    async def _forget(self, tree: Tree, path: str) -> str:
+    async def _forget(self, buckets: Trees, path: str) -> str:
         """Have what is known of a path asked for again; why that cannot be, in one line."""
         try:
-            forgotten = await tree.refresher.forget(path)
+            forgotten = await buckets.forget(path)
         except (StoreError, FsError) as error:
             return str(error)
         await kernel_cache.forget(forgotten.names, forgotten.inodes)
         return os.strerror(errno.ENOENT) if forgotten.missing else ""
 
     async def _info(self, request: Request) -> dict[str, Any]:
-        return report.info(self._options.bucket, await self._objects.info(request.path))
+        tree, path = await self._at(request)
+        bucket = self._options.bucket or tree.state.config.place.rstrip("/")
+        return report.info(bucket, await tree.objects.info(path))
 
     async def _versions(self, request: Request) -> dict[str, Any]:
-        return report.versions(await self._objects.versions(request.path))
+        tree, path = await self._at(request)
+        return report.versions(await tree.objects.versions(path))
 
     async def _restore(self, request: Request) -> dict[str, Any]:
         words = request.words
+        tree, path = await self._at(request)
         if "version" in words:
-            parent = await self._objects.restore_version(request.path, words["version"])
+            parent = await tree.objects.restore_version(path, words["version"])
             if parent is not None:
-                await kernel_cache.forget_name(parent, request.path.rpartition("/")[2])
+                await kernel_cache.forget_name(parent, path.rpartition("/")[2])
         else:
             days = _number(words.get("days", ""))
-            await self._objects.restore_archived(
-                request.path, days=days, tier=words.get("tier", "Standard")
-            )
+            await tree.objects.restore_archived(path, days=days, tier=words.get("tier", "Standard"))
         return {}
 
     async def _presign(self, request: Request) -> dict[str, Any]:
         seconds = _number(request.words.get("seconds", ""))
-        return {"url": await self._objects.presigned_url(request.path, seconds)}
+        tree, path = await self._at(request)
+        return {"url": await tree.objects.presigned_url(path, seconds)}
 
-    @property
-    def _objects(self) -> Objects:
+    async def _at(self, request: Request) -> tuple[Tree, str]:
+        """The bucket that a request is about, and the path in it. Raises FsError, StoreError."""
         assert self._service is not None, "the socket is opened by `attend`"
-        return self._service.tree.objects
+        return await self._service.buckets.at(request.path)
 
     async def _watch(self, tell: control.Tell) -> dict[str, Any]:
         while not self._over:
@@ -219,7 +228,10 @@ class MountHost:
 
     async def _tell_remaining(self, tell: control.Tell) -> None:
         assert self._service is not None
-        await tell(report.remaining(self._service.tree.outstanding.remaining()))
+        trees = self._service.buckets.trees
+        await tell(
+            report.remaining(Remaining.total(tree.outstanding.remaining() for tree in trees))
+        )
 
 
 def _number(text: str) -> int:

@@ -6,9 +6,11 @@ what is not in the bucket yet before this returns.
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 import trio
 
@@ -16,12 +18,13 @@ from bucketfs import log as logs
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.options import bucket
 from bucketfs.cli.process import daemon
+from bucketfs.cli.process.access import AccountAccess
 from bucketfs.cli.process.mount_host import MountHost
 from bucketfs.cli.process.notify import notify
 from bucketfs.credentials import Credentials
-from bucketfs.fuse import session
+from bucketfs.fuse import account_session, session
 from bucketfs.options import Options
-from bucketfs.store import open_store
+from bucketfs.store import open_account, open_store
 from bucketfs.store.config import StoreConfig
 
 log = logging.getLogger("bucketfs.serve")
@@ -30,7 +33,7 @@ log = logging.getLogger("bucketfs.serve")
 def serve(
     options: Options,
     credentials: Credentials,
-    reload: Callable[[], Credentials | None],
+    find: Callable[[Options], Credentials],
     report: daemon.Report,
 ) -> int:
     """Mount and serve until the end; returns the exit code.
@@ -38,16 +41,19 @@ def serve(
     Args:
         options: With absolute paths.
         credentials: What signs the first request.
-        reload: Asked again after the endpoint refused them; None: there are none now.
+        find: Finds the keys of a bucket, also after the endpoint refused some; raises Failure.
         report: Told once when the mount stands.
 
     Raises:
         Failure: Before the mount stood, with what was in the way.
     """
-    config = bucket.store_config(options, credentials, reload)
+    config = _config(options, credentials, find)
     host = MountHost(options, report)
+    body = functools.partial(_one_bucket, options, config, host)
+    if options.all_buckets:
+        body = functools.partial(_all_buckets, options, config, host, find)
     try:
-        trio.run(_main, options, config, host)
+        trio.run(_main, body, host)
     except (Exception, KeyboardInterrupt) as error:
         cause = single(error)
         if not host.ready:
@@ -69,17 +75,54 @@ def serve(
     return ExitCode.FAILED if host.left else ExitCode.OK
 
 
-async def _main(options: Options, config: StoreConfig, host: MountHost) -> None:
+def _config(
+    options: Options, credentials: Credentials, find: Callable[[Options], Credentials]
+) -> StoreConfig:
+    return bucket.store_config(options, credentials, lambda: _find_again(options, find))
+
+
+def _find_again(options: Options, find: Callable[[Options], Credentials]) -> Credentials | None:
+    """The keys while the mount stands: a file that is just being edited may be of no use yet."""
+    try:
+        found = find(options)
+    except Failure as failure:
+        log.warning("the endpoint refused the keys, and there are no others: %s", failure)
+        return None
+    bucket.tell_keys(found)
+    return found
+
+
+async def _main(body: Callable[[], Awaitable[None]], host: MountHost) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             with trio.CancelScope() as mounted:
                 # outside of what it cancels: it has to hear the second signal, too
                 nursery.start_soon(_obey, signals, mounted, host)
-                async with open_store(config, trace=host.trace) as store:
-                    with trio.fail_after(daemon.patience(options)):
-                        await store.check()
-                    await session.serve(store, options, host=host)
+                await body()
             nursery.cancel_scope.cancel()
+
+
+async def _one_bucket(options: Options, config: StoreConfig, host: MountHost) -> None:
+    async with open_store(config, trace=host.trace) as store:
+        with trio.fail_after(daemon.patience(options)):
+            await store.check()
+        await session.serve(store, options, host=host)
+
+
+async def _all_buckets(
+    options: Options,
+    config: StoreConfig,
+    host: MountHost,
+    find: Callable[[Options], Credentials],
+) -> None:
+    def config_of(name: str) -> StoreConfig:
+        own = replace(options, bucket=name)
+        return _config(own, find(own), find)
+
+    async with open_account(replace(config, known=None), trace=host.trace) as account:
+        access = AccountAccess(account, config, config_of, host.trace)
+        patience = daemon.patience(options)
+        await account_session.serve(access, options, host=host, patience=patience)
 
 
 async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope, host: MountHost) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,31 +14,47 @@ from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.core.state import GivenUp
 from bucketfs.tree.namespace.objects import ObjectReport
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
+from bucketfs.tree.tree import Tree
 
 
 def service(parts: Service) -> dict[str, Any]:
     """What the mount holds and does: cache, open files, what waits for the bucket, what failed."""
-    outstanding = parts.tree.outstanding
-    waiting = outstanding.waiting()
-    cache = parts.cache
+    trees = parts.buckets.trees
+    waiting = sorted(
+        (item for tree in trees for item in tree.outstanding.waiting()),
+        key=lambda item: (item.state is Stage.DIRTY, item.since, item.path),
+    )
     return {
         "operations": dict(parts.operations.metrics.operations),
         "failures": dict(parts.operations.metrics.failures),
         "open_files": parts.operations.open_files,
         "cache": {
-            "directory": str(cache.directory),
-            "held": cache.held,
-            "limit": cache.capacity,
+            "directory": _directory(trees),
+            "held": parts.pool.held,
+            "limit": parts.pool.capacity,
         },
         "waiting": {
-            **remaining(outstanding.remaining()),
+            **remaining(Remaining.total(tree.outstanding.remaining() for tree in trees)),
             "being_written": sum(item.state is Stage.DIRTY for item in waiting),
             "failing": sum(bool(item.error) for item in waiting),
             "items": [asdict(item) for item in waiting[:MOST_NAMED]],
         },
-        "uploaded": asdict(parts.tree.saver.uploaded),
-        "failed": given_up(parts.tree.state.given_up),
+        "uploaded": {
+            "files": sum(tree.saver.uploaded.files for tree in trees),
+            "bytes": sum(tree.saver.uploaded.bytes for tree in trees),
+        },
+        "failed": given_up(
+            sorted(
+                (lost for tree in trees for lost in tree.state.given_up), key=lambda lost: lost.when
+            )
+        ),
     }
+
+
+def _directory(trees: Sequence[Tree]) -> str:
+    """The cache of a mount, or, of several, where they are."""
+    caches = [tree.state.files.cache.directory for tree in trees]
+    return "" if not caches else str(caches[0] if len(caches) == 1 else caches[0].parent)
 
 
 def remaining(sums: Remaining) -> dict[str, int]:
@@ -56,9 +72,13 @@ def given_up(files: Sequence[GivenUp]) -> list[dict[str, Any]]:
     return [asdict(file) for file in list(files)[-MOST_NAMED:]]
 
 
-def requests(tallies: Mapping[str, Tally]) -> dict[str, Any]:
+def requests(stores: Iterable[Mapping[str, Tally]]) -> dict[str, Any]:
     """What was sent to the endpoint, by operation."""
-    return {name: asdict(tally) for name, tally in sorted(tallies.items())}
+    sums: dict[str, Tally] = {}
+    for tallies in stores:
+        for name, tally in tallies.items():
+            sums.setdefault(name, Tally()).add(tally)
+    return {name: asdict(tally) for name, tally in sorted(sums.items())}
 
 
 def info(bucket: str, found: ObjectReport) -> dict[str, Any]:

@@ -38,6 +38,15 @@ class Tally:
     received: int = 0
     seconds: float = 0.0
 
+    def add(self, other: Tally) -> None:
+        """Count what another one has counted."""
+        self.requests += other.requests
+        self.failures += other.failures
+        self.repeated += other.repeated
+        self.sent += other.sent
+        self.received += other.received
+        self.seconds += other.seconds
+
 
 class TraceStore(StoreWrapper):
     """Keeps a `Tally` by operation name. Sits right above the store that sends."""

@@ -288,13 +288,16 @@ class InodeTable:
     """Finds inodes by the number the kernel uses.
 
     Holds exactly those the kernel counts lookups on, and the root.
+
+    Args:
+        root: Number of the root; all others are above it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, root: int = ROOT_INO) -> None:
         # a random beginning: two mounts then hardly ever have the same number for a file
-        self._last = ROOT_INO + (secrets.randbits(22) << 9)
-        self.root = Directory(ROOT_INO, None, "")
-        self._known: dict[int, Inode] = {ROOT_INO: self.root}
+        self._last = root + (secrets.randbits(22) << 9)
+        self.root = Directory(root, None, "")
+        self._known: dict[int, Inode] = {root: self.root}
 
     def new_number(self) -> int:
         """A number that no inode has had."""
@@ -330,7 +333,7 @@ class InodeTable:
         if inode is None:
             return
         inode.lookups -= lookups
-        if inode.lookups <= 0 and ino != ROOT_INO:
+        if inode.lookups <= 0 and inode is not self.root:
             inode.lookups = 0
             del self._known[ino]
 

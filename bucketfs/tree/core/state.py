@@ -22,7 +22,7 @@ from bucketfs.file.early_upload import Outlet
 from bucketfs.file.overlay import Overlay
 from bucketfs.file.target import Target
 from bucketfs.store.base import ObjectInfo
-from bucketfs.tree.core.inode import NEVER, Directory, Inode, InodeTable, OpenState
+from bucketfs.tree.core.inode import NEVER, ROOT_INO, Directory, Inode, InodeTable, OpenState
 from bucketfs.tree.core.names import check_key
 from bucketfs.tree.core.posix import Defaults
 
@@ -55,6 +55,7 @@ class TreeConfig:
 
     Attributes:
         prefix: Key prefix that is mounted, "" or ending in "/".
+        place: Where that is below the mount point, "" or "BUCKET/"; for words alone.
         ttl: Seconds for which what is known of a name holds that was there.
         open_ttl: Seconds for which an open trusts what is known, and anyone that a name is free.
         defaults: Attributes of objects that carry none.
@@ -71,6 +72,7 @@ class TreeConfig:
     ttl: float
     open_ttl: float
     defaults: Defaults
+    place: str = ""
     listed_attributes: bool = False
     hadoop_directories: bool = False
     overwrite: bool = False
@@ -113,6 +115,7 @@ class TreeState:
         config: How the bucket is shown.
         watcher: Hears what is not as it was told any more.
         outlet: Answers who publishes an inode's file.
+        root: Number of the mounted directory's inode.
     """
 
     def __init__(
@@ -121,11 +124,12 @@ class TreeState:
         config: TreeConfig,
         watcher: Watcher,
         outlet: Callable[[Inode], Outlet],
+        root: int = ROOT_INO,
     ) -> None:
         self.files = files
         self.outlet = outlet
         self.config = config
-        self.table = InodeTable()
+        self.table = InodeTable(root)
         self.mounted_ns = clock.wall_ns()
         self.changes = 0
         #: Names in the tree, about: those below a directory that was unlinked are still counted.
@@ -364,9 +368,9 @@ class TreeState:
     def shown(self, inode: Inode) -> str:
         """The inode's path for the log, whatever has become of it."""
         try:
-            return self.path(inode)
+            return self.config.place + self.path(inode)
         except FsError:
-            return f"(removed) {inode.name}"
+            return f"(removed) {self.config.place}{inode.name}"
 
     def shown_below(self, inode: Inode) -> str:
         """As `shown`, below the mount point; a directory's path ends in a slash."""

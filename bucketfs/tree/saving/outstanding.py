@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import trio
@@ -61,6 +61,16 @@ class Remaining:
     def __bool__(self) -> bool:
         return bool(self.files or self.removals)
 
+    @classmethod
+    def total(cls, parts: Iterable[Remaining]) -> Remaining:
+        """The sums of several trees."""
+        parts = list(parts)
+        return cls(
+            sum(part.files for part in parts),
+            sum(part.size for part in parts),
+            sum(part.removals for part in parts),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FailedFlush:
@@ -84,6 +94,15 @@ class LeftBehind:
 
     def __bool__(self) -> bool:
         return bool(self.files or self.removals)
+
+    @classmethod
+    def total(cls, parts: Iterable[LeftBehind]) -> LeftBehind:
+        """What the buckets of several trees lack."""
+        parts = list(parts)
+        return cls(
+            tuple(file for part in parts for file in part.files),
+            sum(part.removals for part in parts),
+        )
 
 
 class Outstanding:
