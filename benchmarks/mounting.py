@@ -45,7 +45,7 @@ class Mounted:
             )
         deadline = time.monotonic() + START
         # The mount table is asked, not the mount: a question to it might be its first request.
-        while f" {self.place.mountpoint} " not in Path("/proc/self/mountinfo").read_text():
+        while f" {self.place.mountpoint} " not in _mount_table():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.__exit__()
                 lines = self.log.read_text(errors="replace").splitlines() or ["it says nothing"]
@@ -99,3 +99,8 @@ def machine_seconds() -> float:
     fields = [int(n) for n in Path("/proc/stat").read_text().partition("\n")[0].split()[1:]]
     user, nice, system, _idle, _wait, irq, softirq = fields[:7]
     return (user + nice + system + irq + softirq) / _TICKS
+
+
+def _mount_table() -> str:
+    """What is mounted; the names of others' mount points may be any bytes."""
+    return Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
