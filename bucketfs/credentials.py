@@ -22,7 +22,13 @@ from dataclasses import dataclass, field
 from bucketfs import key_json
 from bucketfs.key_json import KeyFile
 from bucketfs.options import Options
-from bucketfs.passwd import ETC_PASSWD, PasswdError, parse_passwd, permission_fault
+from bucketfs.passwd import (
+    ETC_PASSWD,
+    PasswdError,
+    buckets_named,
+    parse_passwd,
+    permission_fault,
+)
 
 
 class CredentialsError(Exception):
@@ -135,6 +141,20 @@ def read_passwd_file(path: str, bucket: str) -> StaticKeys | Anonymous:
     except PasswdError as error:
         raise CredentialsError(f"{path}: {error}") from None
     return StaticKeys(pair.access_key, pair.secret_key, source=path)
+
+
+def buckets_with_keys(credentials: Credentials) -> list[str]:
+    """The buckets that have keys of their own where the mount's come from.
+
+    Reads that file. Raises CredentialsError.
+    """
+    if not isinstance(credentials, StaticKeys) or not credentials.source.startswith("/"):
+        return []
+    text = _text_of(credentials.source)
+    try:
+        return [] if key_json.is_json(text) else buckets_named(text)
+    except PasswdError as error:
+        raise CredentialsError(f"{credentials.source}: {error}") from None
 
 
 def _keys_of(file: KeyFile, path: str) -> StaticKeys | Anonymous:

@@ -50,7 +50,7 @@ def permission_fault(path: str, mode: int) -> str | None:
 
 
 def parse_passwd(text: str, bucket: str) -> KeyPair:
-    """The keys for `bucket`. Raises PasswdError."""
+    """The keys for `bucket`, "" for those that list all buckets. Raises PasswdError."""
     lines = _lines(text.removeprefix("\ufeff"))
     pair = _named_keys(lines)
     if pair is None:
@@ -58,8 +58,9 @@ def parse_passwd(text: str, bucket: str) -> KeyPair:
         pair = entries.get(bucket) or entries.get("")
     if pair is None:
         raise PasswdError(
-            f"Not found access key/secret key in passwd file: no line for bucket {bucket}"
-            " and no default line ACCESS_KEY:SECRET_KEY"
+            "Not found access key/secret key in passwd file:"
+            f"{f' no line for bucket {bucket} and' if bucket else ''}"
+            " no default line ACCESS_KEY:SECRET_KEY"
         )
     if not pair.access_key or not pair.secret_key:
         half = "access" if not pair.access_key else "secret"
@@ -68,6 +69,12 @@ def parse_passwd(text: str, bucket: str) -> KeyPair:
             f" the {half} key is empty"
         )
     return pair
+
+
+def buckets_named(text: str) -> list[str]:
+    """The buckets that have keys of their own. Raises PasswdError."""
+    lines = _lines(text.removeprefix("\ufeff"))
+    return [name for name in _entries(lines) if name] if _named_keys(lines) is None else []
 
 
 def _lines(text: str) -> list[str]:

@@ -233,6 +233,23 @@ class TestKeys:
             others(request) == (request.bucket == second.name) for request in counted.requests
         ), counted.story()
 
+    def test_one_that_the_list_does_not_have(
+        self, mount: Mounts, bucket: Witness, second: Witness, counted: Proxy
+    ) -> None:
+        """A bucket with a line of its own is shown, whoever has it."""
+        mounted = entire(mount, bucket, url=counted.url, start=False)
+        passwd = mounted.scratch / "passwd"
+        passwd.touch(0o600)
+        keys = f"{bucket.endpoint.access_key}:{bucket.endpoint.secret_key}"
+        passwd.write_text(f"{keys}\n{second.name}:{keys}\n")
+
+        def without(body: bytes) -> bytes:
+            return body.replace(second.name.encode(), bucket.name.encode())
+
+        with counted.fault("ListBuckets", rewrite_answer=without):
+            mounted.start()
+            assert {bucket.name, second.name} <= set(os.listdir(mounted.path))
+
     def test_no_line_for_all(self, mount: Mounts, bucket: Witness) -> None:
         mounted = entire(mount, bucket, start=False)
         passwd = mounted.scratch / "passwd"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from bucketfs.cli.failure import Failure
@@ -27,6 +27,10 @@ class AccountAccess:
         config: With these keys.
         config_of: How a bucket is reached; raises Failure.
         trace: Is given each layer that counts requests.
+        named: Buckets with keys of their own, which no list of the account need have.
+
+    Attributes:
+        named: As given.
     """
 
     def __init__(
@@ -35,7 +39,9 @@ class AccountAccess:
         config: StoreConfig,
         config_of: Callable[[str], StoreConfig],
         trace: Callable[[TraceStore], None],
+        named: Sequence[str],
     ) -> None:
+        self.named = named
         self._account = account
         self._config = config
         self._config_of = config_of
