@@ -229,6 +229,7 @@ class TestKeys:
             os.listdir(mounted.path / bucket.name)
             fails(errno.EACCES, lambda: os.listdir(mounted.path / second.name))
             mounted.expected.append("enter failed with EACCES")
+            assert f"in {second.name}: NoRights" in mounted.log.read_text()
         assert all(
             others(request) == (request.bucket == second.name) for request in counted.requests
         ), counted.story()
@@ -376,6 +377,7 @@ class TestCommands:
             waiting = {item["path"] for item in told["waiting"]["items"]}
             assert waiting == {f"{bucket.name}/f", f"{second.name}/f"}
             assert told["waiting"]["files"] == 2
+            until(lambda: f"of 'f' in {second.name}: " in mounted.log.read_text(), "a line of it")
         assert command("flush", str(paths[0].parent)).returncode == 0
         assert bucket.get("f") == b"bytes"
         assert command("flush", str(mounted.path)).returncode == 0

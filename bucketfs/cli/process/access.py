@@ -6,6 +6,7 @@ import errno
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from bucketfs.cli.failure import Failure
 from bucketfs.cli.options.bucket import tell_keys
@@ -72,7 +73,7 @@ class AccountAccess:
         config = self._usable(bucket)
         if config.credentials != self._config.credentials:
             tell_keys(config.credentials, f"bucket {bucket}: ")
-        async with open_store(config, trace=self._trace) as store:
+        async with open_store(replace(config, named=True), trace=self._trace) as store:
             yield store
 
     @asynccontextmanager
