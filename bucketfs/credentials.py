@@ -26,6 +26,7 @@ from bucketfs.passwd import (
     ETC_PASSWD,
     PasswdError,
     buckets_named,
+    has_default,
     parse_passwd,
     permission_fault,
 )
@@ -53,7 +54,13 @@ class StaticKeys:
 
 @dataclass(frozen=True, slots=True)
 class Anonymous:
-    """Sign nothing."""
+    """Sign nothing.
+
+    Attributes:
+        source: A password file that has keys for single buckets only; "" for none.
+    """
+
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +139,17 @@ def keys_from_environment(environ: Mapping[str, str], *, need_token: bool) -> St
 
 
 def read_passwd_file(path: str, bucket: str) -> StaticKeys | Anonymous:
-    """The keys for `bucket` from a file of s3fs's format, or of JSON. Raises CredentialsError."""
+    """The keys for `bucket` from a file of s3fs's format, or of JSON.
+
+    "" for the keys that list all buckets: where there are none, but some for single buckets,
+    nothing is signed. Raises CredentialsError.
+    """
     text = _text_of(path)
     try:
         if key_json.is_json(text):
             return _keys_of(key_json.parse(text), path)
+        if not bucket and not has_default(text) and buckets_named(text):
+            return Anonymous(path)
         pair = parse_passwd(text, bucket)
     except PasswdError as error:
         raise CredentialsError(f"{path}: {error}") from None
@@ -148,7 +161,7 @@ def buckets_with_keys(credentials: Credentials) -> list[str]:
 
     Reads that file. Raises CredentialsError.
     """
-    if not isinstance(credentials, StaticKeys) or not credentials.source.startswith("/"):
+    if isinstance(credentials, Chain) or not credentials.source.startswith("/"):
         return []
     text = _text_of(credentials.source)
     try:

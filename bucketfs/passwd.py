@@ -77,6 +77,12 @@ def buckets_named(text: str) -> list[str]:
     return [name for name in _entries(lines) if name] if _named_keys(lines) is None else []
 
 
+def has_default(text: str) -> bool:
+    """Whether there are keys for every bucket. Raises PasswdError."""
+    lines = _lines(text.removeprefix("\ufeff"))
+    return _named_keys(lines) is not None or "" in _entries(lines)
+
+
 def _lines(text: str) -> list[str]:
     """The lines that say something, trimmed."""
     kept = []

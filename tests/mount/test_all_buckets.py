@@ -251,13 +251,23 @@ class TestKeys:
             mounted.start()
             assert {bucket.name, second.name} <= set(os.listdir(mounted.path))
 
-    def test_no_line_for_all(self, mount: Mounts, bucket: Witness) -> None:
-        mounted = entire(mount, bucket, start=False)
+    def test_no_line_for_all(
+        self, mount: Mounts, bucket: Witness, second: Witness, counted: Proxy
+    ) -> None:
+        """The buckets that have a line are shown, and nobody is asked for others."""
+        bucket.put("f", b"bytes")
+        mounted = entire(mount, bucket, url=counted.url, start=False)
+        mounted.expected.append("no line for bucket")
         passwd = mounted.scratch / "passwd"
         passwd.touch(0o600)
-        passwd.write_text(f"{bucket.name}:AKIATEST:SECRETTEST\n")
-        with pytest.raises(AssertionError, match="no default line"):
-            mounted.start()
+        end = bucket.endpoint
+        passwd.write_text(f"{bucket.name}:{end.access_key}:{end.secret_key}\n")
+        mounted.start()
+        assert os.listdir(mounted.path) == [bucket.name]
+        assert (mounted.path / bucket.name / "f").read_bytes() == b"bytes"
+        assert not (mounted.path / second.name).exists()
+        fails(errno.EACCES, (mounted.path / f"{bucket.name}-new").mkdir)
+        assert {request.bucket for request in counted.requests} == {bucket.name}
 
 
 class TestRoot:

@@ -123,6 +123,19 @@ class TestBuckets:
         with pytest.raises(CredentialsError, match="whitespace"):
             buckets_with_keys(StaticKeys("A", "B", source=str(path)))
 
+    def test_only_of_single_ones(self, tmp_path: Path) -> None:
+        path = tmp_path / "passwd"
+        path.touch(0o600)
+        path.write_text("b:A:B\nc:C:D\n")
+        found = read_passwd_file(str(path), "")
+        assert found == Anonymous(str(path))
+        assert buckets_with_keys(found) == ["b", "c"]
+        with pytest.raises(CredentialsError, match="no line for bucket d"):
+            read_passwd_file(str(path), "d")
+        path.write_text("# none\n")
+        with pytest.raises(CredentialsError, match="no default line"):
+            read_passwd_file(str(path), "")
+
     def test_no_keys_for_all(self) -> None:
         with pytest.raises(PasswdError, match="passwd file: no default line"):
             parse_passwd("b:A:B", "")

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from bucketfs.cli.failure import Failure
 from bucketfs.cli.options.bucket import tell_keys
+from bucketfs.credentials import Anonymous
 from bucketfs.errors import FsError
 from bucketfs.store import open_account, open_store
 from bucketfs.store.aws.buckets import AccountBuckets
@@ -49,11 +50,15 @@ class AccountAccess:
         self._trace = trace
 
     async def names(self) -> dict[str, int]:
-        """As `AccountBuckets.names`, of the mount's own keys."""
+        """As `AccountBuckets.names`, of the mount's own keys; nothing without such keys."""
+        if self._has_no_keys:
+            return {}
         return await self._account.names()
 
     async def exists(self, name: str) -> bool:
         """Whether the keys that are written down for a bucket find it."""
+        if self._has_no_keys and name not in self.named:
+            return False
         async with self._owner(name) as account:
             return await account.exists(name)
 
@@ -66,6 +71,11 @@ class AccountAccess:
         """Delete a bucket, with the keys that are written down for it."""
         async with self._owner(name) as account:
             await account.delete(name)
+
+    @property
+    def _has_no_keys(self) -> bool:
+        """Whether only single buckets have keys."""
+        return isinstance(self._config.credentials, Anonymous)
 
     @asynccontextmanager
     async def open(self, bucket: str) -> AsyncIterator[Store]:
