@@ -22,7 +22,14 @@ from dataclasses import dataclass, field
 from bucketfs import key_json
 from bucketfs.key_json import KeyFile
 from bucketfs.options import Options
-from bucketfs.passwd import ETC_PASSWD, PasswdError, parse_passwd, permission_fault
+from bucketfs.passwd import (
+    ETC_PASSWD,
+    PasswdError,
+    buckets_named,
+    has_default,
+    parse_passwd,
+    permission_fault,
+)
 
 
 class CredentialsError(Exception):
@@ -50,7 +57,8 @@ class Anonymous:
     """Sign nothing.
 
     Attributes:
-        source: File whose keys are empty, "" where an option says so.
+        source: A password file that has no keys for this, be they empty, or of single buckets
+            only; "" where an option says so.
     """
 
     source: str = ""
@@ -132,17 +140,37 @@ def keys_from_environment(environ: Mapping[str, str], *, need_token: bool) -> St
 
 
 def read_passwd_file(path: str, bucket: str) -> StaticKeys | Anonymous:
-    """The keys for `bucket` from a file of s3fs's format, or of JSON. Raises CredentialsError."""
+    """The keys for `bucket` from a file of s3fs's format, or of JSON.
+
+    "" for the keys that list all buckets: where there are none, but some for single buckets,
+    nothing is signed. Raises CredentialsError.
+    """
     text = _text_of(path)
     try:
         if key_json.is_json(text):
             return _keys_of(key_json.parse(text), path)
+        if not bucket and not has_default(text) and buckets_named(text):
+            return Anonymous(path)
         pair = parse_passwd(text, bucket)
     except PasswdError as error:
         raise CredentialsError(f"{path}: {error}") from None
     if not pair.access_key:
         return Anonymous(source=path)
     return StaticKeys(pair.access_key, pair.secret_key, source=path)
+
+
+def buckets_with_keys(credentials: Credentials) -> list[str]:
+    """The buckets that have keys of their own where the mount's come from.
+
+    Reads that file. Raises CredentialsError.
+    """
+    if isinstance(credentials, Chain) or not credentials.source.startswith("/"):
+        return []
+    text = _text_of(credentials.source)
+    try:
+        return [] if key_json.is_json(text) else buckets_named(text)
+    except PasswdError as error:
+        raise CredentialsError(f"{credentials.source}: {error}") from None
 
 
 def _keys_of(file: KeyFile, path: str) -> StaticKeys | Anonymous:

@@ -49,6 +49,7 @@ class StoreError(Exception):
         request_id: The server's request id, "" when it sent none.
         message: The server's words.
         retry_after: Seconds the server asked us to wait, if it did.
+        bucket: Which bucket it is about, "" where a mount has only one.
     """
 
     def __init__(
@@ -70,9 +71,11 @@ class StoreError(Exception):
         self.request_id = request_id
         self.message = message
         self.retry_after = retry_after
+        self.bucket = ""
 
     def __str__(self) -> str:
-        parts = [f"{self.operation or 'request'} of {self.key!r}: {self.code}"]
+        where = f" in {self.bucket}" if self.bucket else ""
+        parts = [f"{self.operation or 'request'} of {self.key!r}{where}: {self.code}"]
         if self.status:
             parts.append(f"(HTTP {self.status})")
         if self.message:

@@ -51,7 +51,7 @@ def permission_fault(path: str, mode: int) -> str | None:
 
 
 def parse_passwd(text: str, bucket: str) -> KeyPair:
-    """The keys for `bucket`. Raises PasswdError."""
+    """The keys for `bucket`, "" for those that list all buckets. Raises PasswdError."""
     lines = _lines(text.removeprefix("\ufeff"))
     pair = _named_keys(lines)
     if pair is None:
@@ -59,8 +59,9 @@ def parse_passwd(text: str, bucket: str) -> KeyPair:
         pair = entries.get(bucket) or entries.get("")
     if pair is None:
         raise PasswdError(
-            f"Not found access key/secret key in passwd file: no line for bucket {bucket}"
-            " and no default line ACCESS_KEY:SECRET_KEY"
+            "Not found access key/secret key in passwd file:"
+            f"{f' no line for bucket {bucket} and' if bucket else ''}"
+            " no default line ACCESS_KEY:SECRET_KEY"
         )
     if bool(pair.access_key) != bool(pair.secret_key):
         half = "access" if not pair.access_key else "secret"
@@ -69,6 +70,18 @@ def parse_passwd(text: str, bucket: str) -> KeyPair:
             f" the {half} key is empty"
         )
     return pair
+
+
+def buckets_named(text: str) -> list[str]:
+    """The buckets that have keys of their own. Raises PasswdError."""
+    lines = _lines(text.removeprefix("\ufeff"))
+    return [name for name in _entries(lines) if name] if _named_keys(lines) is None else []
+
+
+def has_default(text: str) -> bool:
+    """Whether there are keys for every bucket. Raises PasswdError."""
+    lines = _lines(text.removeprefix("\ufeff"))
+    return _named_keys(lines) is not None or "" in _entries(lines)
 
 
 def _lines(text: str) -> list[str]:

@@ -23,6 +23,7 @@ from bucketfs.store.config import StoreConfig
 from bucketfs.store.layers.fallback import FallbackStore
 from bucketfs.store.layers.large import LargeStore
 from bucketfs.store.layers.limit import LimitStore
+from bucketfs.store.layers.named import NamedStore
 from bucketfs.store.layers.outage import Outage
 from bucketfs.store.layers.past import PastStore
 from bucketfs.store.layers.retry import RetryPolicy, RetryStore
@@ -70,7 +71,8 @@ async def open_store(
             )
             # Amazon has no other API to its buckets
             whole = able if config.is_aws else LargeStore(able)
-            yield SingleStore(whole) if config.single_puts else whole
+            top = SingleStore(whole) if config.single_puts else whole
+            yield NamedStore(top, config.bucket) if config.named else top
 
 
 @asynccontextmanager

@@ -73,6 +73,7 @@ class StoreConfig:
             when it differs. None says that there are no usable ones now.
         at: Show the bucket as it was at this Unix time; None: as it is.
         patience: Seconds without progress after which a call fails, all its attempts together.
+        named: Failures name the bucket: the mount has several.
     """
 
     bucket: str
@@ -102,6 +103,7 @@ class StoreConfig:
     reload_credentials: Callable[[], Credentials | None] | None = None
     at: float | None = None
     patience: float = 300.0
+    named: bool = False
 
     @property
     def silence(self) -> float:

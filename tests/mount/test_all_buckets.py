@@ -229,17 +229,45 @@ class TestKeys:
             os.listdir(mounted.path / bucket.name)
             fails(errno.EACCES, lambda: os.listdir(mounted.path / second.name))
             mounted.expected.append("enter failed with EACCES")
+            assert f"in {second.name}: NoRights" in mounted.log.read_text()
         assert all(
             others(request) == (request.bucket == second.name) for request in counted.requests
         ), counted.story()
 
-    def test_no_line_for_all(self, mount: Mounts, bucket: Witness) -> None:
-        mounted = entire(mount, bucket, start=False)
+    def test_one_that_the_list_does_not_have(
+        self, mount: Mounts, bucket: Witness, second: Witness, counted: Proxy
+    ) -> None:
+        """A bucket with a line of its own is shown, whoever has it."""
+        mounted = entire(mount, bucket, url=counted.url, start=False)
         passwd = mounted.scratch / "passwd"
         passwd.touch(0o600)
-        passwd.write_text(f"{bucket.name}:AKIATEST:SECRETTEST\n")
-        with pytest.raises(AssertionError, match="no default line"):
+        keys = f"{bucket.endpoint.access_key}:{bucket.endpoint.secret_key}"
+        passwd.write_text(f"{keys}\n{second.name}:{keys}\n")
+
+        def without(body: bytes) -> bytes:
+            return body.replace(second.name.encode(), bucket.name.encode())
+
+        with counted.fault("ListBuckets", rewrite_answer=without):
             mounted.start()
+            assert {bucket.name, second.name} <= set(os.listdir(mounted.path))
+
+    def test_no_line_for_all(
+        self, mount: Mounts, bucket: Witness, second: Witness, counted: Proxy
+    ) -> None:
+        """The buckets that have a line are shown, and nobody is asked for others."""
+        bucket.put("f", b"bytes")
+        mounted = entire(mount, bucket, url=counted.url, start=False)
+        mounted.expected.append("no line for bucket")
+        passwd = mounted.scratch / "passwd"
+        passwd.touch(0o600)
+        end = bucket.endpoint
+        passwd.write_text(f"{bucket.name}:{end.access_key}:{end.secret_key}\n")
+        mounted.start()
+        assert os.listdir(mounted.path) == [bucket.name]
+        assert (mounted.path / bucket.name / "f").read_bytes() == b"bytes"
+        assert not (mounted.path / second.name).exists()
+        fails(errno.EACCES, (mounted.path / f"{bucket.name}-new").mkdir)
+        assert {request.bucket for request in counted.requests} == {bucket.name}
 
 
 class TestRoot:
@@ -359,6 +387,7 @@ class TestCommands:
             waiting = {item["path"] for item in told["waiting"]["items"]}
             assert waiting == {f"{bucket.name}/f", f"{second.name}/f"}
             assert told["waiting"]["files"] == 2
+            until(lambda: f"of 'f' in {second.name}: " in mounted.log.read_text(), "a line of it")
         assert command("flush", str(paths[0].parent)).returncode == 0
         assert bucket.get("f") == b"bytes"
         assert command("flush", str(mounted.path)).returncode == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -29,6 +29,7 @@ class Endpoint:
 
     def __init__(self, *names: str) -> None:
         self.there = set(names)
+        self.named: Sequence[str] = ()
         self.hidden: set[str] = set()
         self.shown: set[str] | None = None
         self.asked: Counter[str] = Counter()
@@ -169,6 +170,21 @@ async def test_anothers_bucket_has_its_name_only(tmp_path: Path) -> None:
         it.endpoint.refusals["exists"] = denied()
         await trio.sleep(TTL)
         assert not await it.is_there("theirs")
+
+
+async def test_a_named_one_is_shown_with_the_others(tmp_path: Path) -> None:
+    async with opened(tmp_path, "mine", "theirs") as it:
+        it.endpoint.hidden = {"theirs"}
+        it.endpoint.named = ("mine", "theirs", "none", "no bucket")
+        assert await it.names() == ["mine", "theirs"]
+        assert it.endpoint.asked == {"names": 1, "exists": 2}
+        await trio.sleep(TTL + 1)
+        it.endpoint.there.discard("theirs")
+        assert await it.names() == ["mine"]
+        assert it.changed == ["theirs"]
+        it.endpoint.refusals["exists"] = StoreError("InvalidAccessKeyId", status=403)
+        await trio.sleep(TTL + 1)
+        assert await it.names() == ["mine"]
 
 
 async def test_keys_that_may_not_list(tmp_path: Path) -> None:

@@ -16,13 +16,20 @@ from bucketfs.credentials import (
     Chain,
     CredentialsError,
     StaticKeys,
+    buckets_with_keys,
     keys_from_environment,
     read_key_file,
     read_passwd_file,
     resolve,
 )
 from bucketfs.options import Options
-from bucketfs.passwd import KeyPair, PasswdError, parse_passwd, permission_fault
+from bucketfs.passwd import (
+    KeyPair,
+    PasswdError,
+    buckets_named,
+    parse_passwd,
+    permission_fault,
+)
 
 SECRET = "hush-hush-secret"
 
@@ -92,6 +99,45 @@ class TestFormat:
         for text in (f"{a}:{b}\nbucket:{c}:{d}", f"bucket:{c}:{d}\n{a}:{b}"):
             assert parse_passwd(text, "bucket") == KeyPair(c, d)
             assert parse_passwd(text, "elsewhere") == KeyPair(a, b)
+
+
+class TestBuckets:
+    """Those that have a line of their own."""
+
+    def test_named(self) -> None:
+        assert buckets_named("AK:SK\nb:A:B\n# c:A:B\nd:A:B\n") == ["b", "d"]
+        assert buckets_named("AK:SK") == []
+        assert buckets_named("b:A:B\nAWSAccessKeyId=x\nAWSSecretKey=y") == []
+
+    def test_of_a_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "passwd"
+        path.touch(0o600)
+        path.write_text("AK:SK\nb:A:B\n")
+        assert buckets_with_keys(read_passwd_file(str(path), "")) == ["b"]
+        path.write_text('{"accessKeyID": "A", "secretAccessKey": "B", "bucket": "b"}')
+        assert buckets_with_keys(read_passwd_file(str(path), "")) == []
+        assert buckets_with_keys(StaticKeys("A", "B", source="environment")) == []
+        assert buckets_with_keys(Chain()) == []
+        path.write_text("a b")
+        with pytest.raises(CredentialsError, match="whitespace"):
+            buckets_with_keys(StaticKeys("A", "B", source=str(path)))
+
+    def test_only_of_single_ones(self, tmp_path: Path) -> None:
+        path = tmp_path / "passwd"
+        path.touch(0o600)
+        path.write_text("b:A:B\nc:C:D\n")
+        found = read_passwd_file(str(path), "")
+        assert found == Anonymous(str(path))
+        assert buckets_with_keys(found) == ["b", "c"]
+        with pytest.raises(CredentialsError, match="no line for bucket d"):
+            read_passwd_file(str(path), "d")
+        path.write_text("# none\n")
+        with pytest.raises(CredentialsError, match="no default line"):
+            read_passwd_file(str(path), "")
+
+    def test_no_keys_for_all(self) -> None:
+        with pytest.raises(PasswdError, match="passwd file: no default line"):
+            parse_passwd("b:A:B", "")
 
 
 class TestPermissions:

@@ -168,7 +168,7 @@ def tell_keys(credentials: Credentials, about: str = "") -> None:
         key, source = credentials.access_key, credentials.source
         log.info("%ssigning with access key %s from %s", about, key, source)
     elif isinstance(credentials, Anonymous) and credentials.source:
-        log.info("%ssigning nothing: both keys in %s are empty", about, credentials.source)
+        log.info("%ssigning nothing: %s has no keys for it", about, credentials.source)
 
 
 def failure_of(error: BaseException, options: Options) -> Failure:

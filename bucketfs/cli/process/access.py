@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from bucketfs.cli.failure import Failure
 from bucketfs.cli.options.bucket import tell_keys
+from bucketfs.credentials import Anonymous
 from bucketfs.errors import FsError
 from bucketfs.store import open_account, open_store
 from bucketfs.store.aws.buckets import AccountBuckets
@@ -27,6 +29,10 @@ class AccountAccess:
         config: With these keys.
         config_of: How a bucket is reached; raises Failure.
         trace: Is given each layer that counts requests.
+        named: Buckets with keys of their own, which no list of the account need have.
+
+    Attributes:
+        named: As given.
     """
 
     def __init__(
@@ -35,18 +41,24 @@ class AccountAccess:
         config: StoreConfig,
         config_of: Callable[[str], StoreConfig],
         trace: Callable[[TraceStore], None],
+        named: Sequence[str],
     ) -> None:
+        self.named = named
         self._account = account
         self._config = config
         self._config_of = config_of
         self._trace = trace
 
     async def names(self) -> dict[str, int]:
-        """As `AccountBuckets.names`, of the mount's own keys."""
+        """As `AccountBuckets.names`, of the mount's own keys; nothing without such keys."""
+        if self._has_no_keys:
+            return {}
         return await self._account.names()
 
     async def exists(self, name: str) -> bool:
         """Whether the keys that are written down for a bucket find it."""
+        if self._has_no_keys and name not in self.named:
+            return False
         async with self._owner(name) as account:
             return await account.exists(name)
 
@@ -60,13 +72,18 @@ class AccountAccess:
         async with self._owner(name) as account:
             await account.delete(name)
 
+    @property
+    def _has_no_keys(self) -> bool:
+        """Whether only single buckets have keys."""
+        return isinstance(self._config.credentials, Anonymous)
+
     @asynccontextmanager
     async def open(self, bucket: str) -> AsyncIterator[Store]:
         """A bucket; nothing is asked of it yet."""
         config = self._usable(bucket)
         if config.credentials != self._config.credentials:
             tell_keys(config.credentials, f"bucket {bucket}: ")
-        async with open_store(config, trace=self._trace) as store:
+        async with open_store(replace(config, named=True), trace=self._trace) as store:
             yield store
 
     @asynccontextmanager

@@ -21,7 +21,7 @@ from bucketfs.cli.process import daemon
 from bucketfs.cli.process.access import AccountAccess
 from bucketfs.cli.process.mount_host import MountHost
 from bucketfs.cli.process.notify import notify
-from bucketfs.credentials import Credentials
+from bucketfs.credentials import Anonymous, Credentials, CredentialsError, buckets_with_keys
 from bucketfs.fuse import account_session, session
 from bucketfs.options import Options
 from bucketfs.store import open_account, open_store
@@ -119,8 +119,14 @@ async def _all_buckets(
         own = replace(options, bucket=name)
         return _config(own, find(own), find)
 
+    try:
+        named = buckets_with_keys(config.credentials)
+    except CredentialsError as error:
+        raise Failure(ExitCode.CREDENTIALS, str(error)) from None
+    if not named and isinstance(config.credentials, Anonymous):
+        raise Failure(ExitCode.CREDENTIALS, "there are no keys that could list the buckets")
     async with open_account(replace(config, known=None), trace=host.trace) as account:
-        access = AccountAccess(account, config, config_of, host.trace)
+        access = AccountAccess(account, config, config_of, host.trace, named)
         patience = daemon.patience(options)
         await account_session.serve(access, options, host=host, patience=patience)
 

@@ -7,24 +7,33 @@ here is not undone by a list that does not know of it yet.
 from __future__ import annotations
 
 import errno
+import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
 from bucketfs import clock
 from bucketfs.errors import FsError, NotFound, StoreError, advice, is_denied
-from bucketfs.tasks import Shared
+from bucketfs.tasks import Shared, gather
 from bucketfs.tree.account.member import Bucket, age, index_of, is_bucket_name
 from bucketfs.tree.core.inode import NEVER
 
 log = logging.getLogger(__name__)
 
+#: Named buckets asked for side by side.
+_AT_ONCE: Final = 8
 #: Free names remembered.
 _FREE_NAMES: Final = 10_000
 
 
 class Buckets(Protocol):
-    """What the endpoint is asked. All raise StoreError; FsError where there are no keys."""
+    """What the endpoint is asked. All raise StoreError; FsError where there are no keys.
+
+    Attributes:
+        named: Buckets that are to be shown although the list may not have them.
+    """
+
+    named: Sequence[str]
 
     async def names(self) -> dict[str, int]:
         """All buckets, with the Unix time at which they were made, 0 if that is not told."""
@@ -128,6 +137,7 @@ class Roster:
         try:
             with shared.asked():
                 found = await self._names()
+                await self._ask_for_named(found)
         finally:
             self._asking = None
         self._listed = asked
@@ -141,6 +151,28 @@ class Roster:
             gone = bucket.there and bucket.listed and bucket.name not in found
             if gone and not bucket.is_settling and self._denied is None:
                 self._vanished(bucket)
+
+    async def _ask_for_named(self, found: Collection[str]) -> None:
+        """Look after buckets that are named and not in a list."""
+        jobs = [
+            functools.partial(self._look_after, name)
+            for name in self._store.named
+            if name not in found and is_bucket_name(name) and not self._is_sure(name)
+        ]
+        if jobs:
+            await gather(jobs, limit=_AT_ONCE)
+
+    def _is_sure(self, name: str) -> bool:
+        bucket = self._by_name.get(name)
+        return bucket is not None and bucket.there and age(bucket.seen) <= self.ttl
+
+    async def _look_after(self, name: str) -> None:
+        bucket = self._by_name.get(name)
+        try:
+            if not await self._exists(name) and bucket is not None and bucket.there:
+                self._vanished(bucket)
+        except (FsError, StoreError) as error:
+            log.warning("bucket %s may be missing in the mount point: %s", name, error)
 
     async def _names(self) -> dict[str, int]:
         """As `Buckets.names`; nothing, if the keys do not cover the question."""
@@ -168,7 +200,7 @@ class Roster:
         if not is_bucket_name(name):
             raise FsError(errno.ENOENT)
         bucket = self._by_name.get(name)
-        if bucket is not None and bucket.there and age(bucket.seen) <= self.ttl:
+        if bucket is not None and self._is_sure(name):
             return bucket
         if age(self._free.get(name, NEVER)) <= self._open_ttl:
             raise FsError(errno.ENOENT)
@@ -180,7 +212,7 @@ class Roster:
                     return bucket  # nobody says that it is gone, and what is here can be used
                 raise
         bucket = self._by_name.get(name)
-        if bucket is not None and bucket.there and age(bucket.seen) <= self.ttl:
+        if bucket is not None and self._is_sure(name):
             return bucket
         if self._is_listed(bucket) or not await self._exists(name):
             if bucket is not None and bucket.there:
