@@ -149,6 +149,7 @@ class TestCommandLine:
         with pytest.raises(ParseError, match="write dataset://NAME"):
             built(home, "dataset://../etc", "/m")
 
+    @pytest.mark.needs_root("writes what is root's")
     def test_the_user_beats_the_machine(self, home: Path) -> None:
         write(datasets.ETC, 'bucket = "of-all"\n')
         assert built(home, "data", "/m").bucket == "of-all"
@@ -191,6 +192,7 @@ class TestKeys:
         path = keys(home, name="other")
         assert built(home, "data", "/m").passwd_file == path
 
+    @pytest.mark.needs_root("writes what is root's")
     def test_the_users_own_for_the_dataset_of_all(self, home: Path) -> None:
         write(datasets.ETC, 'bucket = "b"\n')
         path = keys(datasets.ETC)
@@ -198,6 +200,7 @@ class TestKeys:
         path = keys(home)
         assert built(home, "data", "/m").passwd_file == path
 
+    @pytest.mark.needs_root("writes what is root's")
     def test_those_of_root_are_not_for_users(
         self, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
