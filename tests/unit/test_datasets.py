@@ -242,7 +242,7 @@ class TestWhose:
         with pytest.raises(DatasetError, match=f"{home} can be written by other users"):
             datasets.read(place)
 
-    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+    @pytest.mark.needs_root("gives files away")
     def test_of_another_user(self, home: Path) -> None:
         for directory in (home, datasets.ETC):
             place = write(directory, 'bucket = "b"\n')
@@ -250,7 +250,7 @@ class TestWhose:
             with pytest.raises(DatasetError, match=f"another user.* chown 0 {place.file}"):
                 datasets.read(place)
 
-    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+    @pytest.mark.needs_root("gives files away")
     def test_that_of_the_machine_is_roots_for_everybody(
         self, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
