@@ -24,8 +24,8 @@ from bucketfs.store.base import Capabilities
 FIRST_PART = 8 << 20
 #: Files up to this size go out in one PutObject: one request instead of at least three.
 SINGLE_PUT = 16 << 20
-#: A range copied by the store is cut into about so many pieces that run side by side (a store moves
-#: some 100 MB/s for each), none smaller or larger than these.
+#: A range copied by the store is cut into about so many pieces that run side by side, none smaller
+#: or larger than these, unless it is to be copied whole (`bucketfs.file.copy_speed`).
 COPY_PIECES = 16
 COPY_LEAST, COPY_MOST = 16 << 20, 1 << 30
 #: Lengths of the schedule's steps that are tried, in parts.
@@ -63,7 +63,13 @@ class TooLarge(ValueError):
 
 
 def plan_upload(
-    *, base: int, dirty: Extents, size: int, limits: Capabilities, part_size: int | None = None
+    *,
+    base: int,
+    dirty: Extents,
+    size: int,
+    limits: Capabilities,
+    part_size: int | None = None,
+    whole_copies: bool = False,
 ) -> Plan:
     """The cheapest way to publish a file.
 
@@ -74,6 +80,8 @@ def plan_upload(
         size: Length of the new object in bytes.
         limits: What the store accepts.
         part_size: Fixed size of uploaded parts in bytes; None for the growing schedule.
+        whole_copies: Copy each unchanged range in as few requests as the store's limits allow,
+            rather than in pieces side by side.
 
     Raises:
         TooLarge: No plan fits the limits.
@@ -87,7 +95,8 @@ def plan_upload(
         if size > limits.max_put:
             raise TooLarge(f"{size} bytes exceed the largest single upload of this store")
         return Put(size)
-    parts = _parts(copies, base, dirty, size, limits, part_size)
+    pieces = 1 if whole_copies else COPY_PIECES
+    parts = _parts(copies, base, dirty, size, limits, part_size, pieces)
     if not parts[0].copied and len(parts) == 1 and size <= limits.max_put:
         return Put(size)
     return Multipart(tuple(parts))
@@ -193,18 +202,25 @@ def _parts(
     size: int,
     limits: Capabilities,
     part_size: int | None,
+    pieces: int,
 ) -> list[Part]:
     if not limits.equal_parts and (part_size is not None or size <= reach(limits)):
-        parts = list(_regions(copies, size, limits, part_size))
+        parts = list(_regions(copies, size, limits, part_size, pieces))
         if len(parts) <= limits.max_parts:
             return parts
     return _grid(size, _even_size(size, limits, part_size), base, dirty, limits)
 
 
 def _regions(
-    copies: Sequence[Extent], size: int, limits: Capabilities, part_size: int | None
+    copies: Sequence[Extent],
+    size: int,
+    limits: Capabilities,
+    part_size: int | None,
+    pieces: int,
 ) -> Iterator[Part]:
-    wanted = min(COPY_MOST, max(COPY_LEAST, -(-size // COPY_PIECES)))
+    wanted = max(COPY_LEAST, -(-size // pieces))
+    if pieces > 1:
+        wanted = min(COPY_MOST, wanted)
     # half of the part numbers must do for the copies of a very large object
     most = min(limits.max_part, max(wanted, -(-2 * size // limits.max_parts)))
     position = 0

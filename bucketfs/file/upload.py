@@ -11,8 +11,9 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -38,6 +39,27 @@ WAYS = 4
 
 class Interrupted(Exception):
     """The upload was stopped because someone needs the file; nothing has changed."""
+
+
+@dataclass
+class _Copying:
+    """What the store copied for an upload: bytes, and from when to when (`trio.current_time`)."""
+
+    size: int = 0
+    began: float = 0.0
+    ended: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.began
+
+    @contextmanager
+    def timed(self, size: int) -> Iterator[None]:
+        """Count a copy of `size` bytes, which may run beside others."""
+        self.began = self.began or trio.current_time()
+        yield
+        self.ended = trio.current_time()
+        self.size += size
 
 
 async def publish(
@@ -131,13 +153,16 @@ async def _finish(content: Content, target: Target, stream: StreamedUpload) -> O
 
 async def _send(context: FileContext, content: Content, target: Target) -> ObjectInfo:
     base = content.base
+    kept = content.overlay.limit if base is not None and not is_manifest(base.etag) else 0
+    whole = context.copy_speed.prefers_whole(kept)
     try:
         plan = plan_upload(
-            base=content.overlay.limit if base is not None and not is_manifest(base.etag) else 0,
+            base=kept,
             dirty=content.overlay.dirty,
             size=content.size,
             limits=context.store.capabilities,
             part_size=context.part_size,
+            whole_copies=whole,
         )
     except TooLarge as error:
         raise FsError(errno.EFBIG, f"{target.key!r}: {error}") from error
@@ -151,11 +176,16 @@ async def _send(context: FileContext, content: Content, target: Target) -> Objec
                 if_none_match=target.if_none_match,
             )
     upload_id = await _begin(context, content, target, plan.parts)
+    copying = _Copying()
     jobs = [
-        functools.partial(_send_part, context, content, target.key, upload_id, number, part)
+        functools.partial(
+            _send_part, context, content, target.key, upload_id, number, part, copying
+        )
         for number, part in enumerate(plan.parts, 1)
     ]
-    return await _complete(context, content, target, upload_id, jobs)
+    info = await _complete(context, content, target, upload_id, jobs)
+    context.copy_speed.took(whole=whole, size=copying.size, seconds=copying.seconds)
+    return info
 
 
 async def _begin(
@@ -210,12 +240,21 @@ async def _complete(
 
 
 async def _send_part(
-    context: FileContext, content: Content, key: str, upload_id: str, number: int, part: Part
+    context: FileContext,
+    content: Content,
+    key: str,
+    upload_id: str,
+    number: int,
+    part: Part,
+    copying: _Copying,
 ) -> str:
     if part.copied:
         base = content.base
         assert base is not None, "only a plan with a base copies"
-        return await copy_range(context.store, base, key, upload_id, number, part.start, part.stop)
+        with copying.timed(part.stop - part.start):
+            return await copy_range(
+                context.store, base, key, upload_id, number, part.start, part.stop
+            )
     async with content.local.held(part.start, part.stop):
         body = PageBody(content.local.pages, part.start, part.stop)
         return await context.store.upload_part(key, upload_id, number, body)

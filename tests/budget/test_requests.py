@@ -172,6 +172,28 @@ def test_appending_downloads_nothing(
     assert bucket.get("f") == body + b"tail"
 
 
+def test_appending_again_copies_in_one_request(
+    mounted: Callable[..., Mount], counted: Proxy, bucket: Witness
+) -> None:
+    """Pieces are tried first, then the whole: what is faster here is known from then on."""
+    body = os.urandom(40 * MIB)
+    bucket.put("f", body)
+    path = mounted().path / "f"
+    appended(path, b"once")
+    counted.clear()
+    appended(path, b"again")
+    counts = counted.counts()
+    # one look after the upload is completed; one before where the endpoint ignores conditions there
+    assert counts.pop("HeadObject") <= 2, counted.story()
+    assert counts == {
+        "CreateMultipartUpload": 1,
+        "UploadPartCopy": 1,
+        "UploadPart": 1,
+        "CompleteMultipartUpload": 1,
+    }, counted.story()
+    assert bucket.get("f") == body + b"onceagain"
+
+
 def test_patching_uploads_the_touched_parts_only(
     mounted: Callable[..., Mount], counted: Proxy, bucket: Witness
 ) -> None:

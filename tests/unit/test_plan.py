@@ -39,7 +39,13 @@ class Change:
     dirty: tuple[tuple[int, int], ...]
     size: int
 
-    def plan(self, limits: Capabilities = AWS, part_size: int | None = None) -> Put | Multipart:
+    def plan(
+        self,
+        limits: Capabilities = AWS,
+        part_size: int | None = None,
+        *,
+        whole_copies: bool = False,
+    ) -> Put | Multipart:
         """Its plan."""
         return plan_upload(
             base=self.base,
@@ -47,6 +53,7 @@ class Change:
             size=self.size,
             limits=limits,
             part_size=part_size,
+            whole_copies=whole_copies,
         )
 
 
@@ -128,6 +135,21 @@ def test_a_fixed_part_size(change: Change, part_size: int) -> None:
     if isinstance(plan, Multipart):
         uploads = [part.stop - part.start for part in plan.parts if not part.copied]
         assert all(length < part_size + SMALL for length in uploads)
+
+
+@settings(max_examples=examples(300))
+@given(changes())
+def test_whole_copies(change: Change) -> None:
+    """The same bytes are copied, in no more parts than in pieces, and one a range up to 5 GiB."""
+    pieces, whole = change.plan(), change.plan(whole_copies=True)
+    check(change, whole, AWS)
+    if not isinstance(pieces, Multipart) or not isinstance(whole, Multipart):
+        assert pieces == whole
+        return
+    assert carried(change, whole.parts) == carried(change, pieces.parts)
+    assert len(whole.parts) <= len(pieces.parts)
+    for one, other in pairwise(whole.parts):
+        assert not (one.copied and other.copied) or other.stop - one.start > AWS.max_part
 
 
 @given(changes(), st.booleans())
