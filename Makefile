@@ -7,6 +7,7 @@ PYTHON  ?= $(shell sh .ci/find-python)
 PREFIX  ?= /usr/local
 SBINDIR ?= /sbin
 UNITDIR ?= /lib/systemd/system
+USERUNITDIR ?= /usr/lib/systemd/user
 DESTDIR ?=
 
 SECONDS ?= 600
@@ -140,7 +141,7 @@ docs: setup
 # A private environment under $(PREFIX)/lib/bucketfs; mount(8) finds its helpers in $(SBINDIR).
 install:
 	install -d '$(DESTDIR)$(PREFIX)/lib' '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(SBINDIR)' \
-	    '$(DESTDIR)$(UNITDIR)' '$(DESTDIR)$(PREFIX)/share/man/man1'
+	    '$(DESTDIR)$(UNITDIR)' '$(DESTDIR)$(USERUNITDIR)' '$(DESTDIR)$(PREFIX)/share/man/man1'
 	$(PYTHON) -m venv --clear '$(DESTDIR)$(PREFIX)/lib/bucketfs'
 	'$(DESTDIR)$(PREFIX)/lib/bucketfs/bin/python' -m pip install --quiet .
 	sh .ci/relocate '$(DESTDIR)$(PREFIX)/lib/bucketfs' '$(PREFIX)/lib/bucketfs'
@@ -149,13 +150,15 @@ install:
 	ln -sf '$(PREFIX)/lib/bucketfs/bin/bucketfs' '$(DESTDIR)$(SBINDIR)/mount.fuse.bucketfs'
 	sed 's|@BINDIR@|$(PREFIX)/bin|' systemd/bucketfs@.service \
 	    > '$(DESTDIR)$(UNITDIR)/bucketfs@.service'
+	sed 's|@BINDIR@|$(PREFIX)/bin|' systemd/user/bucketfs@.service \
+	    > '$(DESTDIR)$(USERUNITDIR)/bucketfs@.service'
 	install -m 644 docs/bucketfs.1 '$(DESTDIR)$(PREFIX)/share/man/man1/bucketfs.1'
 
 uninstall:
 	rm -rf '$(DESTDIR)$(PREFIX)/lib/bucketfs'
 	rm -f '$(DESTDIR)$(PREFIX)/bin/bucketfs' '$(DESTDIR)$(SBINDIR)/mount.bucketfs' \
 	    '$(DESTDIR)$(SBINDIR)/mount.fuse.bucketfs' '$(DESTDIR)$(UNITDIR)/bucketfs@.service' \
-	    '$(DESTDIR)$(PREFIX)/share/man/man1/bucketfs.1'
+	    '$(DESTDIR)$(USERUNITDIR)/bucketfs@.service' '$(DESTDIR)$(PREFIX)/share/man/man1/bucketfs.1'
 
 clean:
 	rm -rf $(VENV) .stores build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -50,6 +50,29 @@ def redact(text: str) -> str:
     return text
 
 
+#: syslog(3)'s numbers, which sd-daemon(3) wants before a line.
+_PRIORITIES = (
+    (logging.CRITICAL, 2),
+    (logging.ERROR, 3),
+    (logging.WARNING, 4),
+    (logging.INFO, 6),
+)
+_DEBUG_PRIORITY = 7
+
+
+class JournalFormatter(logging.Formatter):
+    """``<4>message``: systemd's journal takes the priority, and adds time, unit and name itself."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next((to for at, to in _PRIORITIES if record.levelno >= at), _DEBUG_PRIORITY)
+        lines = redact(self._inner.format(record)).splitlines()
+        return "\n".join(f"<{priority}>{line}" for line in lines)
+
+
 class PlainFormatter(logging.Formatter):
     """``2026-01-02T03:04:05 bucketfs[NAME] warning: …`` with parts left out on request."""
 
@@ -142,21 +165,34 @@ def setup(options: Options) -> None:
 def _handler(options: Options, ident: str) -> logging.Handler:
     handler: logging.Handler
     with_time = not options.no_time_stamp_msg
+    to_stderr = False
     if options.logfile:
         path = os.path.abspath(options.logfile)
         handler = LogFile(path, encoding="utf-8", errors="replace")
     elif options.foreground or not os.path.exists(_SYSLOG_SOCKET):
         handler = logging.StreamHandler(sys.stderr)
+        to_stderr = True
     else:
         handler = logging.handlers.SysLogHandler(
             _SYSLOG_SOCKET, facility=logging.handlers.SysLogHandler.LOG_DAEMON
         )
         with_time = False
+    formatter: logging.Formatter
+    is_journal = to_stderr and _is_journal(sys.stderr.fileno())
     if options.log_format == "json":
-        handler.setFormatter(JsonFormatter(ident=ident))
+        formatter = JsonFormatter(ident=ident)
+    elif is_journal:
+        formatter = logging.Formatter("%(message)s")
     else:
-        handler.setFormatter(PlainFormatter(with_time=with_time, ident=ident))
+        formatter = PlainFormatter(with_time=with_time, ident=ident)
+    handler.setFormatter(JournalFormatter(formatter) if is_journal else formatter)
     return handler
+
+
+def _is_journal(fd: int) -> bool:
+    """Whether what is written there goes to systemd's journal (JOURNAL_STREAM, systemd.exec(5))."""
+    found = os.fstat(fd)
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def reopen() -> None:

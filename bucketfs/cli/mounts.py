@@ -19,6 +19,7 @@ class Mount:
         device: st_dev of the files in it as ``MAJOR:MINOR``.
         root: Directory of the file system that is shown there: "/", but for bind mounts.
         user: Who mounted it, as FUSE tells; otherwise 0.
+        flags: ``ro``, ``nosuid`` and the like, of this place (not of the file system).
     """
 
     target: str
@@ -27,6 +28,7 @@ class Mount:
     device: str = ""
     root: str = "/"
     user: int = 0
+    flags: tuple[str, ...] = ()
 
 
 def parse_mountinfo(lines: Iterable[str]) -> list[Mount]:
@@ -35,7 +37,7 @@ def parse_mountinfo(lines: Iterable[str]) -> list[Mount]:
     for line in lines:
         left, dash, right = line.partition(" - ")
         before, after = left.split(), right.split()
-        if dash and len(before) >= 5 and len(after) >= 2:
+        if dash and len(before) >= 6 and len(after) >= 2:
             user = re.search(r"(?:^|,)user_id=(\d+)", after[-1])
             found.append(
                 Mount(
@@ -45,6 +47,7 @@ def parse_mountinfo(lines: Iterable[str]) -> list[Mount]:
                     device=before[2],
                     root=_unescape(before[3]),
                     user=int(user[1]) if user else 0,
+                    flags=tuple(before[5].split(",")),
                 )
             )
     return found

@@ -23,6 +23,8 @@ from tests.harness.endpoint import REPOSITORY
 from tests.harness.witness import Witness
 
 HELPERS = ("mount.bucketfs", "mount.fuse.bucketfs")
+#: A line of the helpers that tests make.
+MADE = "# made by the tests of bucketfs"
 
 
 @dataclass
@@ -68,6 +70,18 @@ def run(words: Sequence[str], **environment: str) -> subprocess.CompletedProcess
     )
 
 
+def daemon_of(path: Path) -> int:
+    """The process that serves a mount point, found by its command line."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if os.fsencode(path) in words and any(b"bucketfs" in word for word in words[:4]):
+            return int(process.name)
+    raise AssertionError("no daemon")
+
+
 @pytest.fixture
 def place(need_fuse: None, bucket: Witness, tmp_path: Path) -> Iterator[Place]:
     """A place to mount at; whatever is mounted there at the end is taken away."""
@@ -84,19 +98,24 @@ def place(need_fuse: None, bucket: Witness, tmp_path: Path) -> Iterator[Place]:
         subprocess.run(["umount", "-l", str(path)], check=False)
 
 
+def _is_free(helper: Path) -> bool:
+    """Whether nobody installed it; a test run that was killed has left its own."""
+    return not helper.exists() or MADE in helper.read_bytes().decode(errors="replace")
+
+
 @pytest.fixture(scope="session")
 def helpers(need_fuse: None) -> Iterator[None]:
     """The mount helpers in /sbin."""
     if os.geteuid() != 0:
         pytest.skip("mount(8) needs root")
-    made = [path for name in HELPERS if not (path := Path("/sbin", name)).exists()]
+    made = [path for name in HELPERS if _is_free(path := Path("/sbin", name))]
     for path in made:
         # mount(8) gives no environment; the script has to know everything.
         start = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r});"
         start += f" sys.argv[0] = {path.name!r};"
         start += " from bucketfs.cli.main import main; sys.exit(main())"
         words = shlex.join([sys.executable, "-c", start])
-        path.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        path.write_text(f'#!/bin/sh\n{MADE}\nexec {words} "$@"\n')
         path.chmod(0o755)
     yield
     for path in made:

@@ -21,19 +21,7 @@ from bucketfs.cli import mounts
 from tests.harness.endpoint import REPOSITORY
 from tests.harness.proxy import proxy
 from tests.harness.waiting import until
-from tests.system.conftest import Place
-
-
-def daemon_of(path: Path) -> int:
-    """The process that serves a mount point, found by its command line."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"bucketfs" in words and os.fsencode(path) in words:
-            return int(process.name)
-    raise AssertionError("no daemon")
+from tests.system.conftest import Place, daemon_of
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from tests.harness.waiting import until
-from tests.system.conftest import Place, run
+from tests.system.conftest import Place, daemon_of, run
 
 pytestmark = pytest.mark.usefixtures("helpers")
 
@@ -67,6 +68,55 @@ def test_a_missing_bucket_is_said_and_nothing_is_mounted(place: Place, kind: str
     assert done.returncode == 32
     assert "no-such-bucket does not exist" in done.stderr
     assert not place.path.is_mount()
+
+
+def is_read_only(path: Path) -> bool:
+    return "ro" in line_of(path)[3].split(",")
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_remount(place: Place, kind: str) -> None:
+    words = ["mount", "-t", kind, place.bucket.name, str(place.path), "-o", place.options]
+    assert run(words).returncode == 0
+    kept = set(line_of(place.path)[3].split(",")) - {"rw"}
+    (place.path / "before").write_bytes(b"x")
+    with (place.path / "open").open("wb"):
+        done = run(["mount", "-o", "remount,ro", str(place.path)])
+        assert done.returncode == 32
+        assert "files open for writing" in done.stderr
+        assert not is_read_only(place.path)
+    assert run(["mount", "-o", "remount,ro", str(place.path)]).returncode == 0
+    assert is_read_only(place.path)
+    assert kept <= set(line_of(place.path)[3].split(",")), "nosuid and nodev stay"
+    with pytest.raises(OSError, match="Read-only") as refused:
+        (place.path / "after").write_bytes(b"x")
+    assert refused.value.errno == errno.EROFS
+    assert (place.path / "before").read_bytes() == b"x"
+    assert run(["mount", "-o", "remount,rw", str(place.path)]).returncode == 0
+    (place.path / "after").write_bytes(b"x")
+    assert place.bucket.get("after") == b"x"
+
+
+def test_a_mount_that_was_started_read_only_stays_so(place: Place) -> None:
+    words = ["mount", "-t", "bucketfs", place.bucket.name, str(place.path)]
+    assert run([*words, "-o", f"{place.options},ro"]).returncode == 0
+    done = run(["mount", "-o", "remount,rw", str(place.path)])
+    assert done.returncode == 32
+    assert "mounted read-only; unmount it and mount it again" in done.stderr
+    assert is_read_only(place.path)
+
+
+def test_remount_of_nothing(place: Place) -> None:
+    helper = ["/sbin/mount.bucketfs", place.bucket.name, str(place.path), "-o", "rw,remount,ro"]
+    done = run(helper)
+    assert done.returncode == 32
+    assert "no bucket is mounted there" in done.stderr
+
+
+def test_the_daemon_has_the_name_of_the_program(place: Place) -> None:
+    words = ["mount", "-t", "bucketfs", place.bucket.name, str(place.path), "-o", place.options]
+    assert run(words).returncode == 0
+    assert Path(f"/proc/{daemon_of(place.path)}/comm").read_text() == "bucketfs\n"
 
 
 def test_a_wrong_option_is_named(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,18 +15,29 @@ UNITS = Path(__file__).parents[2] / "systemd"
 IGNORED = ("man ",)
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
-@pytest.mark.parametrize("name", ["bucketfs@.service", "mnt-bucket.mount", "mnt-bucket.automount"])
-def test_systemd_accepts(name: str, tmp_path: Path) -> None:
-    program = tmp_path / "bucketfs"
+def place(unit: Path, directory: Path) -> Path:
+    """A unit as it is installed, with a program of that name beside it."""
+    program = directory / "bucketfs"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    for unit in UNITS.iterdir():
-        text = unit.read_text().replace("@BINDIR@", str(tmp_path))
-        (tmp_path / unit.name).write_text(text)
-    instance = name.replace("@", "@x")
+    installed = directory / unit.name
+    installed.write_text(unit.read_text().replace("@BINDIR@", str(directory)))
+    return installed
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+@pytest.mark.parametrize(
+    "name",
+    ["bucketfs@.service", "mnt-bucket.mount", "mnt-bucket.automount", "user/bucketfs@.service"],
+)
+def test_systemd_accepts(name: str, tmp_path: Path) -> None:
+    for unit in (UNITS / name).parent.glob("*.*"):
+        place(unit, tmp_path)
+    instance = Path(name).name.replace("@", "@x")
+    manager = ["--user"] if name.startswith("user/") else []
     done = subprocess.run(
-        ["systemd-analyze", "verify", str(tmp_path / instance)],
+        ["systemd-analyze", *manager, "verify", str(tmp_path / instance)],
+        env=os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
@@ -33,3 +45,18 @@ def test_systemd_accepts(name: str, tmp_path: Path) -> None:
     )
     said = [line for line in done.stderr.splitlines() if not any(word in line for word in IGNORED)]
     assert said == []
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+def test_systemd_calls_the_service_no_worse_than_ok(tmp_path: Path) -> None:
+    """Its measure is in tenths of points here; below 50 it says OK."""
+    unit = place(UNITS / "bucketfs@.service", tmp_path)
+    unit = unit.rename(tmp_path / "bucketfs@x.service")
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=50", str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout

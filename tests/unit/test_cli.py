@@ -34,7 +34,9 @@ class TestMounts:
     def test_parsed(self) -> None:
         found = mounts.parse_mountinfo(MOUNTINFO.splitlines())
         assert len(found) == 4
-        assert found[1] == mounts.Mount("/mnt/a b", "fuse.bucketfs", "buck:/p q", device="0:50")
+        assert found[1] == mounts.Mount(
+            "/mnt/a b", "fuse.bucketfs", "buck:/p q", "0:50", flags=("rw", "nosuid", "nodev")
+        )
 
     def test_the_uppermost_counts(self) -> None:
         found = mounts.parse_mountinfo(MOUNTINFO.splitlines())
@@ -60,6 +62,32 @@ class TestNotify:
     def test_nobody_listens(self, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NOTIFY_SOCKET", address)
         notify.notify("READY=1")
+
+
+class TestWatchdog:
+    @pytest.mark.parametrize(
+        ("allowed", "pid", "pace"),
+        [
+            ("20000000", str(os.getpid()), 10.0),
+            ("20000000", None, 10.0),
+            ("20000000", "1", None),
+            ("0", None, None),
+            ("soon", None, None),
+            (None, None, None),
+        ],
+    )
+    def test_pace(
+        self,
+        allowed: str | None,
+        pid: str | None,
+        pace: float | None,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        for name, value in (("WATCHDOG_USEC", allowed), ("WATCHDOG_PID", pid)):
+            monkeypatch.delenv(name, raising=False)
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        assert notify.watchdog_pace() == pace
 
 
 class TestStoreConfig:

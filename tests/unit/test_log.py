@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,27 @@ def test_json_lines(tmp_path: Path) -> None:
     entry = json.loads(line)
     assert entry["message"] == "two\nlines"
     assert entry["ident"] == "bucketfs[mine]"
+
+
+@pytest.mark.parametrize("form", ["plain", "json"])
+def test_lines_for_the_journal_of_systemd(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their priority stands first, on each line; what the journal knows itself is left out."""
+    with (tmp_path / "journal").open("w+") as stream:
+        found = os.fstat(stream.fileno())
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        logs.setup(Options(bucket="b", mountpoint="/m", foreground=True, log_format=form))
+        logs.protect(SECRET)
+        log = logging.getLogger("bucketfs.test")
+        log.warning("%s\nlines", SECRET)
+        log.info("more")
+        text = (tmp_path / "journal").read_text()
+    if form == "plain":
+        assert text == "<4>***\n<4>lines\n<6>more\n"
+    else:
+        assert [line[:4] for line in text.splitlines()] == ["<4>{", "<6>{"]
 
 
 def test_plain_lines_without_time(tmp_path: Path) -> None:

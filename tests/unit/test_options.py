@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from bucketfs.cli.commands.helper import translate
 from bucketfs.cli.options import compat
-from bucketfs.cli.options.arguments import ParseError, parse, split_bucket, split_list, tokenise
+from bucketfs.cli.options.arguments import (
+    ParseError,
+    parse,
+    split_bucket,
+    split_list,
+    tokenise,
+    without_additions,
+)
 from bucketfs.options import BY_NAME, TABLE, Encryption, Options
 from bucketfs.units import (
     GIB,
@@ -234,7 +241,7 @@ class TestValues:
             ("passwd_fil=/x", "passwd_fil: unknown option; did you mean passwd_file?"),
             ("zzzz", "bucketfs --help"),
             ("accessKeyId=AK", "passwd_file="),
-            ("remount", "unmount and mount again"),
+            ("remount", "mount -o remount,ro"),
         ],
     )
     def test_wrong(self, option: str, words: str) -> None:
@@ -249,7 +256,7 @@ class TestValues:
 
 class TestMountWords:
     WORDS = (
-        "rw,dev,suid,exec,auto,noauto,nofail,user,users,user=bob,nouser,_netdev,x-systemd.automount,"
+        "rw,exec,auto,noauto,nofail,user,users,user=bob,nouser,_netdev,x-systemd.automount,"
         "x-systemd.idle-timeout=60,X-mount.mkdir,comment=abc,defaults,relatime,nodiratime,"
         "nonempty,async,strictatime,lazytime,subtype=s3fs,max_read=131072"
     )
@@ -265,7 +272,15 @@ class TestMountWords:
         assert parsed(words).fuse_options == tuple(words.split(","))
 
     def test_taken_back(self) -> None:
-        assert parsed("nosuid,nodev", "suid,exec").fuse_options == ("nodev",)
+        assert parsed("nosuid,nodev,noexec", "suid,exec").fuse_options == ("nodev", "suid")
+        assert parsed("suid,dev", "nosuid").fuse_options == ("dev", "nosuid")
+
+    def test_what_mount_fuse3_adds(self) -> None:
+        """It puts dev,suid at the end of root's options, whether somebody asked for them or not."""
+        asked, added = ("suid", None), [("dev", None), ("suid", None)]
+        assert without_additions([("rw", None), *added]) == [("rw", None)]
+        assert without_additions([asked, ("dev", None)]) == [asked, ("dev", None)]
+        assert without_additions([asked]) == [asked]
 
     def test_commas_stay_escaped_for_libfuse(self) -> None:
         assert parsed(r"context=s0:c1\,c2").fuse_options == (r"context=s0:c1\,c2",)

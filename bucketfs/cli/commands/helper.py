@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from bucketfs.cli.commands import mount
+from bucketfs.cli.commands import mount, remount
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.options import arguments, complete
 
@@ -42,6 +42,8 @@ def run(argv: Sequence[str]) -> int:
     try:
         found = arguments.tokenise(words)
         # mount(8) adds it unasked, and a dataset may say ro
+        if ("remount", None) in found.options:
+            return ExitCode.OK if pretend else remount.run(found)
         found.options = [option for option in found.options if option != ("rw", None)]
         options = complete.build(found, os.environ)
     except arguments.ParseError as error:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from bucketfs import log as logs
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.options import arguments, bucket, complete, manual, trust
+from bucketfs.cli.options import arguments, bucket, compat, complete, manual, trust
 from bucketfs.cli.process import checks, daemon
 from bucketfs.credentials import (
     Credentials,
@@ -39,6 +39,7 @@ def run(argv: Sequence[str]) -> int:
         if "version" in found.flags:
             print(manual.version())
             return ExitCode.OK
+        found.options = arguments.without_additions(found.options)
         options = complete.build(found, os.environ)
     except arguments.ParseError as error:
         raise Failure(ExitCode.USAGE, str(error)) from None
@@ -47,7 +48,7 @@ def run(argv: Sequence[str]) -> int:
 
 def mount(options: Options) -> int:
     """Check, mount and serve; in the background unless ``-f``. Raises Failure."""
-    options = bucket.with_endpoint(with_absolute_paths(options), os.environ)
+    options = bucket.with_endpoint(with_absolute_paths(_with_rights(options)), os.environ)
     inherited = daemon.inherited_descriptors()
     try:
         logs.setup(options)
@@ -76,6 +77,14 @@ def mount(options: Options) -> int:
         return body(daemon.ForegroundReport())
     wait = daemon.patience(options) + _START_MARGIN
     return daemon.run_in_background(body, wait=wait, inherited=inherited)
+
+
+def _with_rights(options: Options) -> Options:
+    """Without the words that only root's mounts may have: fusermount3 would complain of them."""
+    if os.geteuid() == 0:
+        return options
+    kept = [word for word in options.fuse_options if word not in compat.PRIVILEGED_WORDS]
+    return replace(options, fuse_options=tuple(kept))
 
 
 def with_absolute_paths(options: Options) -> Options:

@@ -1,4 +1,4 @@
-"""``bucketfs umount [-l] [--timeout TIME] MOUNTPOINT``: unmount, and wait for what that leaves."""
+"""``bucketfs umount [-lq] [--timeout TIME] MOUNTPOINT``: unmount, and wait for what that leaves."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from bucketfs.cli.socket import client
 from bucketfs.cli.socket.client import Conversation, NoDaemon
 from bucketfs.units import parse_duration
 
-USAGE = """usage: bucketfs umount [-l] [--timeout TIME] MOUNTPOINT
+USAGE = """usage: bucketfs umount [-l] [-q] [--timeout TIME] MOUNTPOINT
 
 Unmounts and waits until everything written is in the bucket and the daemon has ended.
 
   -l, -z, --lazy   detach the mount at once, even if it is in use or dead; do not wait
+  -q, --quiet      it is well if no bucket is mounted there
   --timeout TIME   wait no longer than this (60, 5m, 1h); the daemon goes on
 
 Exit code 0: unmounted, and nothing of this mount is left here; 1: not unmounted, not done in time,
@@ -32,6 +33,7 @@ def run(argv: Sequence[str]) -> int:
     """Unmount one mount point. Raises Failure."""
     parser = Parser(USAGE)
     parser.add_argument("-l", "-z", "--lazy", action="store_true")
+    parser.add_argument("-q", "--quiet", action="store_true")
     parser.add_argument("--timeout")
     found = parser.parse(argv)
     if found.help:
@@ -44,6 +46,8 @@ def run(argv: Sequence[str]) -> int:
     known = mounts.current()
     mount = mounts.mounted_at(path, known)
     if mount is None or mount.type != mounts.TYPE:
+        if found.quiet:
+            return ExitCode.OK
         raise Failure(ExitCode.MOUNTPOINT, f"{path}: no bucket is mounted there")
     if found.lazy:
         unmounting.unmount(path, lazy=True)

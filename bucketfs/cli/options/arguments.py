@@ -136,6 +136,12 @@ def _add_list(found: Arguments, text: str) -> None:
             found.options.append((name.strip(), value if equals else None))
 
 
+def without_additions(options: Sequence[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
+    """The words that somebody asked for: without those that mount.fuse3 puts at the end."""
+    added = [(name, None) for name in compat.MOUNT_FUSE3_ADDS]
+    return list(options[: -len(added)] if list(options[-len(added) :]) == added else options)
+
+
 def parse(argv: Sequence[str]) -> Options:
     """The whole way from a command line to checked `Options`. Raises ParseError."""
     return build(tokenise(argv))
@@ -193,8 +199,12 @@ class _Gathered:
             self._set(BY_NAME[name], shown or name, value)
         elif name in compat.FUSE_WORDS or name in compat.FUSE_VALUES:
             self.fuse[name] = name if value is None else f"{name}={_escape(value)}"
+            if compat.CONTRARY.get(name[2:]) == name:
+                self.fuse.pop(name[2:], None)
         elif name in compat.CONTRARY:
             self.fuse.pop(compat.CONTRARY[name], None)
+            if name in compat.PRIVILEGED_WORDS:
+                self.fuse[name] = name
         elif name in compat.IGNORED:
             self.notes.append(f"option {name} is without effect: {compat.IGNORED[name]}")
         elif name in compat.REFUSED:

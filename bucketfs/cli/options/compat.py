@@ -25,7 +25,13 @@ FUSE_WORDS = frozenset(
 #: SELinux contexts are passed on with their values.
 FUSE_VALUES = frozenset({"context", "fscontext", "defcontext", "rootcontext"})
 
-#: The contrary of a word in `FUSE_WORDS`: it takes the word back.
+#: Words that take back what libfuse sets by default. Only root's are heard.
+PRIVILEGED_WORDS = frozenset({"suid", "dev"})
+
+#: What mount.fuse3 puts at the end of root's options, asked or not (libfuse 3.14, mount.fuse.c).
+MOUNT_FUSE3_ADDS = ("dev", "suid")
+
+#: Words that take each other back.
 CONTRARY: Mapping[str, str] = MappingProxyType(
     {
         "suid": "nosuid",
@@ -136,7 +142,7 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         "proxy_cred_file": NO_PROXY,
         "ipresolve": "not supported; name an address of the wanted family in url=",
         "createbucket": "make the bucket first, for instance with: aws s3 mb s3://BUCKET",
-        "remount": "not supported; unmount and mount again",
+        "remount": "run mount -o remount,ro or mount -o remount,rw, as root",
         "setuid": "not supported; mount as that user",
         "drop_privileges": "not supported",
         "bind": "mount the bucket first, then bind it with mount --bind",

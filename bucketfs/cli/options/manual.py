@@ -22,7 +22,7 @@ _COMMANDS = (
     ("bucketfs BUCKET[:/PREFIX] MOUNTPOINT", "mount a bucket (also: bucketfs mount …)"),
     ("bucketfs :/ MOUNTPOINT", "mount all buckets of the account, as directories"),
     (
-        "bucketfs umount [-l] [--timeout TIME] MOUNTPOINT",
+        "bucketfs umount [-l] [-q] [--timeout TIME] MOUNTPOINT",
         "unmount it and wait until all is in the bucket; -l: at once, even if in use or dead",
     ),
     ("bucketfs status [--json] [PATH]", "what mounts do, and what is not in the bucket yet"),

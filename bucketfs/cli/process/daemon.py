@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import NoReturn, Protocol
 
 from bucketfs.cli.failure import ExitCode, Failure
@@ -127,6 +128,7 @@ def _child(body: Body, writer: int) -> NoReturn:
     try:
         os.setsid()
         os.chdir("/")
+        _take_name()
         code = body(report)
         report.failed(Failure(ExitCode.FAILED, "the mount ended before it was ready"))
     except Failure as failure:
@@ -140,6 +142,12 @@ def _child(body: Body, writer: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _take_name() -> None:
+    """Be ``bucketfs`` in ps(1) and pkill(1), also if mount(8) has started the mount helper."""
+    with suppress(OSError), open("/proc/self/comm", "w") as name:
+        name.write("bucketfs")
 
 
 def inherited_descriptors() -> tuple[int, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 
+import trio
+
 
 def notify(*lines: str) -> None:
     """Tell systemd, if it listens: ``READY=1``, ``STATUS=…``, ``STOPPING=1``. Never raises."""
@@ -20,3 +22,24 @@ def notify(*lines: str) -> None:
         except OSError:
             # A service manager that went away must not take the mount with it.
             return
+
+
+def watchdog_pace() -> float | None:
+    """Seconds between two signs of life: half of what systemd allows, None if it wants none.
+
+    As sd_watchdog_enabled(3) reads its environment.
+    """
+    allowed = os.environ.get("WATCHDOG_USEC", "")
+    if not allowed.isdecimal() or int(allowed) == 0:
+        return None
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(allowed) / 2_000_000
+
+
+async def keep_alive() -> None:
+    """Show systemd's watchdog, if there is one, that the event loop turns; ends when cancelled."""
+    pace = watchdog_pace()
+    while pace is not None:
+        notify("WATCHDOG=1")
+        await trio.sleep(pace)

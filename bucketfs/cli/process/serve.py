@@ -20,7 +20,7 @@ from bucketfs.cli.options import bucket
 from bucketfs.cli.process import daemon
 from bucketfs.cli.process.access import AccountAccess
 from bucketfs.cli.process.mount_host import MountHost
-from bucketfs.cli.process.notify import notify
+from bucketfs.cli.process.notify import keep_alive, notify
 from bucketfs.credentials import Anonymous, Credentials, CredentialsError, buckets_with_keys
 from bucketfs.fuse import account_session, session
 from bucketfs.options import Options
@@ -98,6 +98,7 @@ async def _main(body: Callable[[], Awaitable[None]], host: MountHost) -> None:
             with trio.CancelScope() as mounted:
                 # outside of what it cancels: it has to hear the second signal, too
                 nursery.start_soon(_obey, signals, mounted, host)
+                nursery.start_soon(keep_alive)
                 await body()
             nursery.cancel_scope.cancel()
 
