@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from bucketfs.cli.commands import mount, remount
+from bucketfs.cli.commands import mount
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.options import arguments, complete
+from bucketfs.cli.process import remounting
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SWITCHES = frozenset("sfnvw")
@@ -43,7 +44,7 @@ def run(argv: Sequence[str]) -> int:
         found = arguments.tokenise(words)
         # mount(8) adds it unasked, and a dataset may say ro
         if ("remount", None) in found.options:
-            return ExitCode.OK if pretend else remount.run(found)
+            return ExitCode.OK if pretend else remounting.remount(found)
         found.options = [option for option in found.options if option != ("rw", None)]
         options = complete.build(found, os.environ)
     except arguments.ParseError as error:

@@ -19,7 +19,7 @@ from bucketfs.cli.socket import client
 _PATIENCE = 60.0
 
 
-def run(found: Arguments) -> int:
+def remount(found: Arguments) -> int:
     """Change the mount at the last position to what the options say. Raises Failure.
 
     mount(8) hands over the options of the mount as it is, and then those of the change.
