@@ -9,6 +9,7 @@ SBINDIR ?= /sbin
 UNITDIR ?= /lib/systemd/system
 USERUNITDIR ?= /usr/lib/systemd/user
 DESTDIR ?=
+SHARE    = $(DESTDIR)$(PREFIX)/share
 
 SECONDS ?= 600
 
@@ -136,12 +137,13 @@ bench-quick: setup
 
 docs: setup
 	$(RUN) -m bucketfs.cli.options.manual docs
+	$(RUN) -m bucketfs.cli.commands.completion docs/completion
 	$(RUN) -m tests.pictures docs
 
 # A private environment under $(PREFIX)/lib/bucketfs; mount(8) finds its helpers in $(SBINDIR).
 install:
 	install -d '$(DESTDIR)$(PREFIX)/lib' '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(SBINDIR)' \
-	    '$(DESTDIR)$(UNITDIR)' '$(DESTDIR)$(USERUNITDIR)' '$(DESTDIR)$(PREFIX)/share/man/man1'
+	    '$(DESTDIR)$(UNITDIR)' '$(DESTDIR)$(USERUNITDIR)'
 	$(PYTHON) -m venv --clear '$(DESTDIR)$(PREFIX)/lib/bucketfs'
 	'$(DESTDIR)$(PREFIX)/lib/bucketfs/bin/python' -m pip install --quiet .
 	sh .ci/relocate '$(DESTDIR)$(PREFIX)/lib/bucketfs' '$(PREFIX)/lib/bucketfs'
@@ -152,13 +154,18 @@ install:
 	    > '$(DESTDIR)$(UNITDIR)/bucketfs@.service'
 	sed 's|@BINDIR@|$(PREFIX)/bin|' systemd/user/bucketfs@.service \
 	    > '$(DESTDIR)$(USERUNITDIR)/bucketfs@.service'
-	install -m 644 docs/bucketfs.1 '$(DESTDIR)$(PREFIX)/share/man/man1/bucketfs.1'
+	install -D -m 644 docs/bucketfs.1 '$(SHARE)/man/man1/bucketfs.1'
+	install -D -m 644 docs/completion/bucketfs '$(SHARE)/bash-completion/completions/bucketfs'
+	install -D -m 644 docs/completion/_bucketfs '$(SHARE)/zsh/site-functions/_bucketfs'
+	install -D -m 644 docs/completion/bucketfs.fish '$(SHARE)/fish/vendor_completions.d/bucketfs.fish'
 
 uninstall:
 	rm -rf '$(DESTDIR)$(PREFIX)/lib/bucketfs'
 	rm -f '$(DESTDIR)$(PREFIX)/bin/bucketfs' '$(DESTDIR)$(SBINDIR)/mount.bucketfs' \
 	    '$(DESTDIR)$(SBINDIR)/mount.fuse.bucketfs' '$(DESTDIR)$(UNITDIR)/bucketfs@.service' \
-	    '$(DESTDIR)$(USERUNITDIR)/bucketfs@.service' '$(DESTDIR)$(PREFIX)/share/man/man1/bucketfs.1'
+	    '$(DESTDIR)$(USERUNITDIR)/bucketfs@.service' '$(SHARE)/man/man1/bucketfs.1' \
+	    '$(SHARE)/bash-completion/completions/bucketfs' '$(SHARE)/zsh/site-functions/_bucketfs' \
+	    '$(SHARE)/fish/vendor_completions.d/bucketfs.fish'
 
 clean:
 	rm -rf $(VENV) .stores build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

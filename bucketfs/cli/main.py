@@ -9,28 +9,10 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
+from bucketfs.cli.commands import COMMANDS
 from bucketfs.cli.failure import ExitCode, Failure
-
-#: Commands and the modules whose ``run(argv)`` carries them out.
-COMMANDS: Mapping[str, str] = MappingProxyType(
-    {
-        "mount": "bucketfs.cli.commands.mount",
-        "umount": "bucketfs.cli.commands.umount",
-        "status": "bucketfs.cli.commands.status",
-        "flush": "bucketfs.cli.commands.flush",
-        "refresh": "bucketfs.cli.commands.refresh",
-        "info": "bucketfs.cli.commands.info",
-        "versions": "bucketfs.cli.commands.versions",
-        "restore": "bucketfs.cli.commands.restore",
-        "presign": "bucketfs.cli.commands.presign",
-        "dataset": "bucketfs.cli.commands.dataset",
-        "recover": "bucketfs.cli.commands.recover",
-        "demo": "bucketfs.cli.demo.demo",
-    }
-)
 
 #: mount(8)'s codes (the section EXIT STATUS of its manual).
 _HELPER_USAGE = 1

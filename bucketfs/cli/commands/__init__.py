@@ -1,1 +1,25 @@
 """The commands of the program: each module has ``run(argv)``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+#: Commands and the modules whose ``run(argv)`` carries them out.
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "mount": "bucketfs.cli.commands.mount",
+        "umount": "bucketfs.cli.commands.umount",
+        "status": "bucketfs.cli.commands.status",
+        "flush": "bucketfs.cli.commands.flush",
+        "refresh": "bucketfs.cli.commands.refresh",
+        "info": "bucketfs.cli.commands.info",
+        "versions": "bucketfs.cli.commands.versions",
+        "restore": "bucketfs.cli.commands.restore",
+        "presign": "bucketfs.cli.commands.presign",
+        "dataset": "bucketfs.cli.commands.dataset",
+        "recover": "bucketfs.cli.commands.recover",
+        "completion": "bucketfs.cli.commands.completion",
+        "demo": "bucketfs.cli.demo.demo",
+    }
+)

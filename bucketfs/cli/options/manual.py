@@ -43,6 +43,7 @@ _COMMANDS = (
         "bucketfs dataset add|list|show|remove …",
         "give a bucket with its address and options a name: bucketfs NAME MOUNTPOINT",
     ),
+    ("bucketfs completion bash|zsh|fish", "print what makes a shell complete these words"),
     ("bucketfs demo [DIR]", "try it out, with a server of its own"),
 )
 
