@@ -1,4 +1,4 @@
-# bucketfs: make setup | demo | test | test-quick | lint | check | docs | install | bench | bench-quick
+# bucketfs: make setup | demo | test | test-quick | lint | check | docs | install | deb | bench | bench-quick
 # test-quick: unit, tree and store, without what is slow there: about a minute, and no /dev/fuse.
 # Long tests: make nothing-lost | test-crash | test-races | test-faults | test-simulation | test-random |
 # test-large | test-ceph | test-stores | fuzz
@@ -27,7 +27,7 @@ QUICK   := tests/unit tests/tree tests/store
 BESIDE  := $(QUICK) tests/model tests/simulation tests/mount tests/faults/test_matrix.py
 WORKERS := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup packages demo test test-quick lint check nothing-lost test-crash test-races test-faults test-simulation test-random test-large test-ceph test-stores fuzz bench bench-quick docs install uninstall clean
+.PHONY: setup packages demo test test-quick lint check nothing-lost test-crash test-races test-faults test-simulation test-random test-large test-ceph test-stores fuzz bench bench-quick docs install uninstall deb clean
 
 setup: packages $(READY)
 
@@ -65,8 +65,8 @@ test-quick: setup
 	$(RUN) -m pytest $(WORKERS) -m 'not slow' $(QUICK) $(ARGS)
 
 lint: setup
-	$(RUN) -m ruff check bucketfs tests benchmarks
-	$(RUN) -m ruff format --check bucketfs tests benchmarks
+	$(RUN) -m ruff check bucketfs tests benchmarks contrib
+	$(RUN) -m ruff format --check bucketfs tests benchmarks contrib
 	$(RUN) -m mypy --strict bucketfs
 
 check: lint test
@@ -158,6 +158,11 @@ install:
 	install -D -m 644 docs/completion/bucketfs '$(SHARE)/bash-completion/completions/bucketfs'
 	install -D -m 644 docs/completion/_bucketfs '$(SHARE)/zsh/site-functions/_bucketfs'
 	install -D -m 644 docs/completion/bucketfs.fish '$(SHARE)/fish/vendor_completions.d/bucketfs.fish'
+
+# A package for the distribution this runs on, in dist/.
+deb:
+	@sh .ci/system-packages deb
+	sh contrib/debian/build
 
 uninstall:
 	rm -rf '$(DESTDIR)$(PREFIX)/lib/bucketfs'
