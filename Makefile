@@ -155,6 +155,8 @@ install:
 	sed 's|@BINDIR@|$(PREFIX)/bin|' systemd/user/bucketfs@.service \
 	    > '$(DESTDIR)$(USERUNITDIR)/bucketfs@.service'
 	install -D -m 644 docs/bucketfs.1 '$(SHARE)/man/man1/bucketfs.1'
+	install -D -m 644 docs/mount.bucketfs.8 '$(SHARE)/man/man8/mount.bucketfs.8'
+	ln -sf mount.bucketfs.8 '$(SHARE)/man/man8/mount.fuse.bucketfs.8'
 	install -D -m 644 docs/completion/bucketfs '$(SHARE)/bash-completion/completions/bucketfs'
 	install -D -m 644 docs/completion/_bucketfs '$(SHARE)/zsh/site-functions/_bucketfs'
 	install -D -m 644 docs/completion/bucketfs.fish '$(SHARE)/fish/vendor_completions.d/bucketfs.fish'
@@ -169,6 +171,7 @@ uninstall:
 	rm -f '$(DESTDIR)$(PREFIX)/bin/bucketfs' '$(DESTDIR)$(SBINDIR)/mount.bucketfs' \
 	    '$(DESTDIR)$(SBINDIR)/mount.fuse.bucketfs' '$(DESTDIR)$(UNITDIR)/bucketfs@.service' \
 	    '$(DESTDIR)$(USERUNITDIR)/bucketfs@.service' '$(SHARE)/man/man1/bucketfs.1' \
+	    '$(SHARE)/man/man8/mount.bucketfs.8' '$(SHARE)/man/man8/mount.fuse.bucketfs.8' \
 	    '$(SHARE)/bash-completion/completions/bucketfs' '$(SHARE)/zsh/site-functions/_bucketfs' \
 	    '$(SHARE)/fish/vendor_completions.d/bucketfs.fish'
 

@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
+import grp
+import pwd
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from bucketfs.units import MIB, format_size, parse_size, parse_switch
+from bucketfs.units import MIB, format_size, parse_count, parse_size, parse_switch
 
 
 class Group(StrEnum):
@@ -144,6 +146,25 @@ def region(text: str) -> str | None:
     if "://" in text:
         raise ValueError("is the region's name; the address goes into url=")
     return text or None
+
+
+def user(text: str) -> int:
+    """A user by number or by name."""
+    return _account(text, "user", lambda name: pwd.getpwnam(name).pw_uid)
+
+
+def group(text: str) -> int:
+    """A group by number or by name."""
+    return _account(text, "group", lambda name: grp.getgrnam(name).gr_gid)
+
+
+def _account(text: str, what: str, find: Callable[[str], int]) -> int:
+    if text[:1].isdecimal():
+        return parse_count(text)
+    try:
+        return find(text)
+    except KeyError:
+        raise ValueError(f"this machine has no {what} of that name") from None
 
 
 def upper(text: str) -> str | None:

@@ -5,7 +5,8 @@ A row is a field of `Options`. The command line parser, ``--help``, the man page
 Names are s3fs's wherever s3fs has one. Options of s3fs without a meaning here, and the words that
 mount(8) adds, stand in `bucketfs.cli.options.compat`.
 
-Nothing here does I/O, and nothing here knows how a value is used.
+Nothing here does I/O, except that names of users and groups are looked up, and nothing here knows
+how a value is used.
 """
 
 from __future__ import annotations
@@ -163,12 +164,12 @@ class Options:
         "Show the bucket as it was at this moment (2026-01-31, 2026-01-31T12:00Z, or 2h ago), "
         "read-only. The bucket must have kept versions since then.",
         metavar="MOMENT")
-    uid: int | None = row(_V, None, parse_count,
-        "Show this user as the owner of everything.",
-        metavar="UID", high=2**32 - 2)
-    gid: int | None = row(_V, None, parse_count,
-        "Show this group as the group of everything.",
-        metavar="GID", high=2**32 - 2)
+    uid: int | None = row(_V, None, kind.user,
+        "Show this user (number or name) as the owner of everything.",
+        metavar="USER", high=2**32 - 2)
+    gid: int | None = row(_V, None, kind.group,
+        "Show this group (number or name) as the group of everything.",
+        metavar="GROUP", high=2**32 - 2)
     umask: int | None = row(_V, None, parse_octal,
         "Show every file and directory with mode 0777 without these bits (octal).",
         metavar="MASK")

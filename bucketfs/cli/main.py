@@ -6,13 +6,30 @@ mount(8) calls (``mount.bucketfs``, ``mount.fuse.bucketfs``) the program is a mo
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from bucketfs.cli.commands import COMMANDS
 from bucketfs.cli.failure import ExitCode, Failure
+
+#: Commands of other programs, and what is called so here.
+_MEANT: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("unmount", "fusermount", "fusermount3"), "umount"),
+        **dict.fromkeys(("ls", "list", "ps", "mounts", "stats"), "status"),
+        **dict.fromkeys(("sync", "fsync", "wait"), "flush"),
+        **dict.fromkeys(("stat", "head"), "info"),
+        **dict.fromkeys(("forget", "invalidate", "reload"), "refresh"),
+        **dict.fromkeys(("sign", "url", "link"), "presign"),
+        **dict.fromkeys(("undelete", "rollback"), "restore"),
+    }
+)
+#: Those of them that nobody calls a bucket.
+_NO_BUCKETS = frozenset({"unmount", "fusermount", "fusermount3"})
 
 #: mount(8)'s codes (the section EXIT STATUS of its manual).
 _HELPER_USAGE = 1
@@ -42,9 +59,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def suggested(words: Sequence[str]) -> str:
+    """The command that is meant by a first word that is none; "" if it may well be a bucket."""
+    positions = [word for word in words if not word.startswith("-")]
+    first = words[0]
+    if first in _NO_BUCKETS:
+        return _MEANT[first]
+    if len(positions) > 1 or first not in positions:
+        return ""
+    close = difflib.get_close_matches(first, COMMANDS, n=1, cutoff=0.75)
+    return _MEANT.get(first) or (close[0] if close else "")
+
+
 def _dispatch(words: Sequence[str]) -> int:
     if words and words[0] in COMMANDS:
         return _run(COMMANDS[words[0]], words[1:])
+    if words and (meant := suggested(words)):
+        raise Failure(
+            ExitCode.USAGE,
+            f"{words[0]}: no such command; did you mean bucketfs {meant}?"
+            f" A bucket of this name is mounted by: bucketfs mount {words[0]} MOUNTPOINT",
+        )
     return _run(COMMANDS["mount"], words)
 
 

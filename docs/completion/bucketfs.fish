@@ -11,6 +11,7 @@ complete -c bucketfs -n __fish_use_subcommand -a restore
 complete -c bucketfs -n __fish_use_subcommand -a presign
 complete -c bucketfs -n __fish_use_subcommand -a dataset
 complete -c bucketfs -n __fish_use_subcommand -a recover
+complete -c bucketfs -n __fish_use_subcommand -a help
 complete -c bucketfs -n __fish_use_subcommand -a completion
 complete -c bucketfs -n __fish_use_subcommand -a demo
 complete -c bucketfs -n __fish_use_subcommand -s f
@@ -54,6 +55,7 @@ complete -c bucketfs -n '__fish_seen_subcommand_from recover' -l save
 complete -c bucketfs -n '__fish_seen_subcommand_from recover' -l discard
 complete -c bucketfs -n '__fish_seen_subcommand_from recover' -l all
 complete -c bucketfs -n '__fish_seen_subcommand_from recover' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from help' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from completion' -a bash
 complete -c bucketfs -n '__fish_seen_subcommand_from completion' -a zsh
 complete -c bucketfs -n '__fish_seen_subcommand_from completion' -a fish

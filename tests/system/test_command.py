@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +127,17 @@ class TestCertificates:
         assert (done.returncode, done.stderr) == (0, "")
         (place.path / "f").write_bytes(b"data")
         assert place.bucket.get("f") == b"data"
+
+    def test_http_and_https_mixed_up(self, place: Place, guarded: str) -> None:
+        words = (place.bucket.name, str(place.path), "-o")
+        plain = place.bucket.endpoint.url.replace("http://", "https://")
+        done = place.run(*words, f"{place.options},url={plain},retries=1")
+        assert done.returncode == 7
+        assert "answers without TLS; write http://" in one_line(done)
+        guarded = guarded.replace("https://", "http://")
+        done = place.run(*words, f"{place.options},url={guarded},retries=1")
+        assert done.returncode == 7
+        assert "write https:// in -o url=" in one_line(done)
 
     def test_it_is_not(self, place: Place, guarded: str) -> None:
         environ = {"REQUESTS_CA_BUNDLE": "", "CURL_CA_BUNDLE": ""}
@@ -295,8 +308,33 @@ class TestLog:
         assert "option curldbg is without effect" in text
 
 
+class TestWrongWords:
+    def test_a_web_server_that_knows_no_s3(self, place: Place) -> None:
+        handler = http.server.SimpleHTTPRequestHandler
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            url = f"http://127.0.0.1:{server.server_port}"
+            done = place.run("bucket", str(place.path), "-o", f"{place.options},url={url}")
+            server.shutdown()
+            thread.join()
+        assert done.returncode == 7
+        assert "answers HTTP 404, but not as an S3 server does" in one_line(done)
+
+    def test_the_mount_point_stands_first(self, place: Place) -> None:
+        done = place.run(str(place.path), place.bucket.name, "-o", place.options)
+        assert done.returncode == 3
+        assert f"bucketfs {place.bucket.name} {place.path};" in one_line(done)
+
+    def test_a_command_of_another_program(self, place: Place) -> None:
+        done = place.run("unmount", str(place.path))
+        assert done.returncode == 2
+        assert "did you mean bucketfs umount?" in one_line(done)
+
+
 def test_help_and_version(place: Place) -> None:
     assert "passwd_file=FILE" in place.run("--help").stdout
+    assert place.run("help", "umount").stdout == place.run("umount", "--help").stdout
     assert place.run("-V").stdout.startswith("bucketfs ")
     assert "usage: bucketfs umount" in place.run("umount", "--help").stdout
     assert "usage: bucketfs demo" in place.run("demo", "--help").stdout

@@ -223,7 +223,7 @@ class TestValues:
             ("multipart_size", "needs a value: multipart_size=SIZE"),
             ("umask=9", "octal"),
             ("umask=7777", "octal"),
-            ("uid=bob", "not a whole number"),
+            ("uid=bob", "no user of that name"),
             ("retries=0", "at least 1"),
             ("free_space_ratio=101", "at most 100"),
             ("connect_timeout=soon", "not a time"),
@@ -252,6 +252,16 @@ class TestValues:
 
     def test_servicepath_joins_the_url(self) -> None:
         assert parsed("url=http://h,servicepath=/a/b/").url == "http://h/a/b"
+
+
+class TestOwners:
+    def test_by_name_and_by_number(self) -> None:
+        options = parsed("uid=root,gid=1000")
+        assert (options.uid, options.gid) == (0, 1000)
+
+    def test_nobody_has_that_name(self) -> None:
+        with pytest.raises(ParseError, match="uid=nobdy: this machine has no user of that name"):
+            parsed("uid=nobdy")
 
 
 class TestMountWords:

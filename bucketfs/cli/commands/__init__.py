@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "presign": "bucketfs.cli.commands.presign",
         "dataset": "bucketfs.cli.commands.dataset",
         "recover": "bucketfs.cli.commands.recover",
+        "help": "bucketfs.cli.commands.help",
         "completion": "bucketfs.cli.commands.completion",
         "demo": "bucketfs.cli.demo.demo",
     }

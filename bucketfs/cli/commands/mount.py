@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bucketfs import log as logs
+from bucketfs.cli import show
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.options import arguments, bucket, compat, complete, manual, trust
 from bucketfs.cli.process import checks, daemon
@@ -39,6 +40,7 @@ def run(argv: Sequence[str]) -> int:
         if "version" in found.flags:
             print(manual.version())
             return ExitCode.OK
+        _check_order(found.positions)
         found.options = arguments.without_additions(found.options)
         options = complete.build(found, os.environ)
     except arguments.ParseError as error:
@@ -77,6 +79,18 @@ def mount(options: Options) -> int:
         return body(daemon.ForegroundReport())
     wait = daemon.patience(options) + _START_MARGIN
     return daemon.run_in_background(body, wait=wait, inherited=inherited)
+
+
+def _check_order(positions: Sequence[str]) -> None:
+    """Notice a mount point that stands first. Raises Failure."""
+    if len(positions) != 2 or os.path.exists(positions[1]) or not os.path.isdir(positions[0]):
+        return
+    first, second = map(show.name, positions)
+    raise Failure(
+        ExitCode.MOUNTPOINT,
+        f"{second}: the mount point does not exist; if {first} is the mount point, it stands last:"
+        f" bucketfs {second} {first}; if not, run: mkdir -p {second}",
+    )
 
 
 def _with_rights(options: Options) -> Options:

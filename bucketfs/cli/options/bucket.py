@@ -25,6 +25,10 @@ from bucketfs.store.config import Encryption, StoreConfig
 
 log = logging.getLogger("bucketfs.mount")
 
+#: What a web server that knows no S3 answers; an S3 server names a code of its own in the body.
+_ANYBODYS = frozenset({400, 404, 405, 501})
+#: How OpenSSL calls an answer that is not TLS.
+_NO_TLS = "WRONG_VERSION_NUMBER"
 #: Bytes of an SSE-C key: AES-256.
 _SSE_C_KEY = 32
 
@@ -193,12 +197,23 @@ def failure_of(error: BaseException, options: Options) -> Failure:
 
 def _store_failure(error: StoreError, options: Options) -> Failure:
     about = f"bucket {options.bucket}" if options.bucket else "all buckets"
+    if error.code.isdecimal() and error.status in _ANYBODYS:
+        return Failure(
+            ExitCode.NETWORK,
+            f"{_endpoint(options)}: answers HTTP {error.status}, but not as an S3 server does;"
+            " check host, port, and http or https in -o url=",
+        )
     if isinstance(error, NotFound) and options.bucket:
         where = f"{options.bucket} does not exist at {_endpoint(options)}"
         return Failure(ExitCode.BUCKET, f"bucket {where}; check its name, and url=")
     hint = advice(error)
-    if isinstance(error, NoAnswer):
+    if isinstance(error, NoAnswer) and _NO_TLS in error.message:
+        code, what = ExitCode.NETWORK, f"{_endpoint(options)}: answers without TLS"
+        hint = "write http:// in -o url=, or name the port of https"
+    elif isinstance(error, NoAnswer):
         code, what = ExitCode.NETWORK, f"{_endpoint(options)}: {error.message or error.code}"
+        if error.code == "ConnectionClosed" and _endpoint(options).startswith("http://"):
+            hint += "; if it speaks https, write https:// in -o url="
     elif error.code == "NoCredentials":
         code, what = ExitCode.CREDENTIALS, "no credentials were found"
         hint = "write ACCESS_KEY:SECRET_KEY into a file with mode 600, and -o passwd_file=FILE"

@@ -1,6 +1,6 @@
 """Help, man page and option reference, all made from the one table.
 
-``python -m bucketfs.cli.options.manual DIRECTORY`` writes ``options.md`` and ``bucketfs.1`` there;
+``python -m bucketfs.cli.options.manual DIRECTORY`` writes ``options.md`` and the man pages there;
 a test holds the committed files to what this prints.
 """
 
@@ -43,8 +43,34 @@ _COMMANDS = (
         "bucketfs dataset add|list|show|remove …",
         "give a bucket with its address and options a name: bucketfs NAME MOUNTPOINT",
     ),
+    ("bucketfs help [WORD]", "say more of a command or an option; help options: of all"),
     ("bucketfs completion bash|zsh|fish", "print what makes a shell complete these words"),
     ("bucketfs demo [DIR]", "try it out, with a server of its own"),
+)
+
+_SHORT_COMMANDS = (
+    ("bucketfs BUCKET[:/PREFIX] MOUNTPOINT", "mount a bucket, or :/ for all buckets"),
+    ("bucketfs umount MOUNTPOINT", "unmount it and wait until all is in the bucket"),
+    ("bucketfs status, flush, refresh", "what mounts do; wait for the bucket; see others' changes"),
+    ("bucketfs info, versions, restore, presign", "ask about single files"),
+    ("bucketfs recover", "what dead mounts left on this machine"),
+    ("bucketfs dataset, completion, demo", "names for buckets; a shell's completion; try it out"),
+)
+
+_SHORT_OPTIONS = (
+    ("url=URL", "address of the endpoint, if it is not AWS"),
+    ("passwd_file=FILE", "ACCESS_KEY:SECRET_KEY, mode 600 [~/.passwd-s3fs, ~/.aws, environment]"),
+    ("ro", "read-only"),
+    ("allow_other", "let other users in"),
+    ("use_cache=DIR", "directory of the block cache"),
+    ("cache_size=SIZE", "its limit"),
+    ("writeback", "close() waits for the local disk only"),
+    ("logfile=FILE", "log there, not to syslog"),
+)
+
+_EXAMPLES = (
+    "  bucketfs my-bucket ~/mnt -o url=https://s3.example.org,passwd_file=keys",
+    "  bucketfs my-bucket:/data /mnt/data -o ro,public_bucket=1",
 )
 
 _MORE = "For BUCKET a dataset may stand. bucketfs COMMAND --help says more about a command."
@@ -53,7 +79,7 @@ _FLAGS = (
     ("-f", "stay in the foreground and log to standard error"),
     ("-d", "log everything"),
     ("-o NAME[=VALUE],…", "options, see below; -o may repeat, \\, is a comma inside a value"),
-    ("-h, --help", "this text"),
+    ("-h, --help", "help"),
     ("-V, --version", "the version"),
 )
 
@@ -80,7 +106,17 @@ def version() -> str:
 
 
 def usage() -> str:
-    """What ``--help`` prints."""
+    """What ``--help`` prints: what most need, on one screen."""
+    lines = [f"usage: {_SYNOPSIS}", "", *_two_columns(_SHORT_COMMANDS), ""]
+    lines += [*_two_columns(_FLAGS, width=20), "", "Options most mounts need:"]
+    lines += _two_columns(_SHORT_OPTIONS, width=20)
+    lines += ["", *_EXAMPLES, "", "bucketfs help WORD says more of a command or an option;"]
+    lines += ["bucketfs help options lists all options, bucketfs help rclone those of rclone."]
+    return "\n".join(lines)
+
+
+def options_usage() -> str:
+    """What ``bucketfs help options`` prints: all commands and options."""
     lines = [f"usage: {_SYNOPSIS}", "", *_two_columns(_COMMANDS), f"  {_MORE}"]
     lines += ["", *_two_columns(_FLAGS)]
     for group in Group:
@@ -89,10 +125,18 @@ def usage() -> str:
         "",
         "Sizes: 10, 128M, 5Gi. Times: 60, 500ms, 5m, 1h30m.",
         "Other s3fs options are accepted or refused by name; the words of mount(8) are understood.",
-        "So are those of rclone mount, also as --NAME=VALUE: bucketfs --help rclone lists them.",
+        "So are those of rclone mount, also as --NAME=VALUE: bucketfs help rclone lists them.",
         "Exit codes: " + ", ".join(f"{code.value} {text}" for code, text in _EXIT_CODES.items()),
     ]
     return "\n".join(lines)
+
+
+def option_usage(row: Row) -> str:
+    """What ``bucketfs help OPTION`` prints."""
+    also = f" (also: {', '.join(row.aliases)})" if row.aliases else ""
+    text = textwrap.wrap(row.help, 98, initial_indent="  ", subsequent_indent="  ")
+    default = [f"  Without it: {row.shown_default}"] if row.shown_default else []
+    return "\n".join([f"-o {_label(row)}{also}", "", *text, *default])
 
 
 def rclone_usage() -> str:
@@ -226,6 +270,9 @@ def man_page() -> str:
     lines += [".SH EXIT STATUS"]
     for code, text in _EXIT_CODES.items():
         lines += [".TP", f".B {code.value}", _roff(text)]
+    lines += [".SH EXAMPLES"]
+    for command, text in _MAN_EXAMPLES:
+        lines += [".PP", _roff(text), ".PP", ".nf", f".RS 4\n{_roff(command)}\n.RE", ".fi"]
     lines += [".SH FILES", ".TP", ".B ~/.passwd\\-s3fs, /etc/passwd\\-s3fs", _roff(_FILES)]
     lines += [".TP", ".B ~/.config/bucketfs/NAME.toml, /etc/bucketfs/NAME.toml", _roff(_DATASETS)]
     lines += [".SH SEE ALSO", ".BR mount (8),", ".BR fusermount3 (1),", ".BR fstab (5)"]
@@ -239,8 +286,72 @@ _DESCRIPTION = (
     " {user}, {uuid}, {env:NAME}, and of Bacalhau {jobID}, {executionID}, {nodeID}; a brace is"
     " written {{."
     " The program returns when the bucket is mounted, or says in one line why it is not. "
-    "Options of rclone mount are understood as well: bucketfs --help rclone. "
+    "Options of rclone mount are understood as well: bucketfs help rclone. "
 ) + _MORE
+
+
+def helper_page() -> str:
+    """``mount.bucketfs.8``, also for ``mount.fuse.bucketfs``, in man(7) macros."""
+    lines = [
+        '.\\" Made by `make docs`; edit bucketfs/cli/options/manual.py instead.',
+        '.TH MOUNT.BUCKETFS 8 "" "bucketfs" "System Administration"',
+        ".SH NAME",
+        "mount.bucketfs, mount.fuse.bucketfs \\- mount an S3 bucket for mount(8)",
+        ".SH SYNOPSIS",
+        _roff("mount -t bucketfs BUCKET[:/PREFIX] MOUNTPOINT [-o OPTIONS]"),
+        ".SH DESCRIPTION",
+        _roff(_HELPER),
+        ".SH OPTIONS",
+        _roff("All of bucketfs(1), and:"),
+    ]
+    for option, text in _HELPER_OPTIONS:
+        lines += [".TP", f".B {_roff(option)}", _roff(text)]
+    lines += [".SH EXAMPLES"]
+    for line in _FSTAB:
+        lines += [".PP", ".nf", f".RS 4\n{_roff(line)}\n.RE", ".fi"]
+    lines += [".SH EXIT STATUS", _roff("0 mounted, 1 wrong options, 32 not mounted.")]
+    lines += [".SH SEE ALSO", ".BR bucketfs (1),", ".BR mount (8),", ".BR fstab (5)"]
+    return "\n".join(lines) + "\n"
+
+
+_HELPER = (
+    "mount(8) and systemd call this program for the types bucketfs and fuse.bucketfs. It returns"
+    " when the bucket is mounted, or says in one line why it is not; a process with the name"
+    " bucketfs serves the mount. umount(8) unmounts and returns at once, and the process goes on"
+    " until everything is in the bucket; bucketfs umount waits for that."
+)
+
+_HELPER_OPTIONS = (
+    ("_netdev, nofail, noauto, user, users, x-*, comment=", "are left to mount(8) and systemd"),
+    (
+        "remount,ro and remount,rw",
+        "keep programs from writing, and let them; a mount that was started with ro stays so",
+    ),
+)
+
+_FSTAB = (
+    "my-bucket /mnt/bucket fuse.bucketfs _netdev,nofail,allow_other,url=https://s3.example.org 0 0",
+    "my-bucket:/data /mnt/data bucketfs noauto,x-systemd.automount,ro 0 0",
+    ":/ /mnt/all bucketfs _netdev,passwd_file=/etc/passwd-s3fs 0 0",
+)
+
+
+_MAN_EXAMPLES = (
+    (
+        "bucketfs my-bucket ~/mnt -o url=https://s3.example.org,passwd_file=keys",
+        "Mount a bucket of another endpoint than Amazon's:",
+    ),
+    ("bucketfs umount ~/mnt", "Unmount it, and wait until everything is in the bucket:"),
+    (
+        "bucketfs my-bucket:/data /mnt/data -o ro,public_bucket=1",
+        "Mount what lies below a prefix of a public bucket, read-only:",
+    ),
+    (
+        "my-bucket /mnt/bucket fuse.bucketfs _netdev,nofail,allow_other,use_cache=/var/cache/b 0 0",
+        "A line of /etc/fstab:",
+    ),
+    ("bucketfs my-bucket ~/then -o at=2026-01-31", "See the bucket as it was:"),
+)
 
 _FILES = (
     "Keys: ACCESS_KEY:SECRET_KEY, or BUCKET:ACCESS_KEY:SECRET_KEY for one bucket; mode 600"
@@ -259,10 +370,11 @@ def _roff(text: str) -> str:
 
 
 def main() -> None:
-    """Write both files into the directory named on the command line."""
+    """Write the files into the directory named on the command line."""
     directory = Path(sys.argv[1])
     (directory / "options.md").write_text(markdown(), encoding="utf-8")
     (directory / "bucketfs.1").write_text(man_page(), encoding="utf-8")
+    (directory / "mount.bucketfs.8").write_text(helper_page(), encoding="utf-8")
 
 
 if __name__ == "__main__":
