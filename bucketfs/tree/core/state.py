@@ -456,7 +456,7 @@ class TreeState:
         return Target(
             key,
             inode.headers(),
-            changes=self.ensure_open_state(inode).progress.attribute_changes,
+            changes=self.ensure_open_state(inode).attribute_changes,
             if_match=etag,
             if_none_match=not etag,
         )

@@ -153,7 +153,7 @@ class Merge:
             directory.markers = known - {"/"}
             return
         directory.markers = known | {"/"}
-        if directory.open_state is not None and directory.open_state.progress.attributes_unsaved:
+        if directory.open_state is not None and directory.open_state.attributes_unsaved:
             return
         if directory.modified and directory.modified != marker.last_modified:
             directory.posix = None

@@ -293,7 +293,7 @@ class Renamer:
         open_state = source.open_state
         assert open_state is not None
         assert source.parent is not None
-        changes = open_state.progress.attribute_changes
+        changes = open_state.attribute_changes
         headers = self._new_headers(source, onto.name)
         old = Version(old_key, source.etag, source.size)
         await self._markers.keep(source.parent, source)
@@ -375,7 +375,7 @@ class Renamer:
         old_type, new_type = content_type_of(source.name), content_type_of(new_name)
         # what was stored here has no type of its own: it got that of its name
         kept = (posix.foreign.content_type if posix.foreign else "") or old_type
-        unsaved = open_state.progress.attributes_unsaved
+        unsaved = open_state.attributes_unsaved
         if not unsaved and (old_type == new_type or kept != old_type):
             return None
         if posix.foreign and kept == old_type:

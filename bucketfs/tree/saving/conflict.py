@@ -101,7 +101,7 @@ class Conflicts:
         target = Target(
             self._state.child_key(parent, new_name),
             inode.headers(),
-            changes=open_state.progress.attribute_changes,
+            changes=open_state.attribute_changes,
             if_none_match=True,
         )
         info, target = await upload.publish(self._state.files, content, target)

@@ -69,8 +69,8 @@ class Later:
     def attributes(self, inode: Inode) -> None:
         """Save the inode's attributes in a moment, together with what else changes until then."""
         open_state = self._state.ensure_open_state(inode)
-        if not open_state.progress.saving_attributes:
-            open_state.progress.saving_attributes = True
+        if not open_state.saving_attributes:
+            open_state.saving_attributes = True
             self._background.start(
                 lambda: self._save_attributes(inode, open_state), "save attributes"
             )
@@ -87,8 +87,8 @@ class Later:
         """
         open_state = self._state.ensure_open_state(inode)
         self._promises.note(inode)
-        if not open_state.progress.retrying and not self._is_held(open_state):
-            open_state.progress.retrying = True
+        if not open_state.retrying and not self._is_held(open_state):
+            open_state.retrying = True
             self._background.start(
                 lambda: self._retry(inode, open_state, in_a_lull), "save after close"
             )
@@ -103,9 +103,9 @@ class Later:
         try:
             await trio.sleep(ATTRIBUTE_DELAY)
         finally:
-            open_state.progress.saving_attributes = False
-        if not open_state.progress.retrying and not self._is_held(open_state):
-            open_state.progress.retrying = True
+            open_state.saving_attributes = False
+        if not open_state.retrying and not self._is_held(open_state):
+            open_state.retrying = True
             await self._retry(inode, open_state, in_a_lull=False)
 
     async def _wait_for_lull(self) -> None:
@@ -145,7 +145,7 @@ class Later:
                 await trio.sleep(pause)
                 pause = min(pause * 2, RETRY_MOST)
         finally:
-            open_state.progress.retrying = False
+            open_state.retrying = False
             self._after(inode, open_state)
 
     async def _save_in_turn(self, inode: Inode, open_state: OpenState) -> None:

@@ -245,7 +245,7 @@ class Opener:
         content = inode.content
         if inode.parent is None or (content is not None and content.unsaved):
             return
-        if inode.open_state is not None and inode.open_state.progress.attributes_unsaved:
+        if inode.open_state is not None and inode.open_state.attributes_unsaved:
             return
         if self._state.age(inode) <= self._state.config.open_ttl:
             return

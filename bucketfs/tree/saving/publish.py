@@ -150,7 +150,7 @@ class Publisher:
             return await self._attributes(inode, open_state)
 
     async def _attributes(self, inode: Inode, open_state: OpenState) -> Saved:
-        target = Target("", inode.headers(), changes=open_state.progress.attribute_changes)
+        target = Target("", inode.headers(), changes=open_state.attribute_changes)
         if isinstance(inode, Directory) and not inode.size:
             key = self._state.prefix(inode)
             if not (key and self._store.capabilities.markers):
@@ -237,7 +237,7 @@ class Publisher:
         open_state.attributes_stored(target.changes)
         if inode.posix is not None and info.headers is not None:
             inode.posix = tagged_as(inode.posix, info.headers)
-        left = open_state.progress.attributes_unsaved
+        left = open_state.attributes_unsaved
         if not left and inode.posix is not None:
             # a streamed upload carries the times of its beginning: what is shown stays what is
             # stored

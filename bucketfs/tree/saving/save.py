@@ -151,7 +151,7 @@ class Saver:
             self.uploaded.bytes += inode.size
         elif open_state.lost is not None:
             open_state.attributes_dropped()  # nothing but the attributes of a lost name
-        elif open_state.progress.attributes_unsaved:
+        elif open_state.attributes_unsaved:
             self._follow_up(inode, await self._publisher.attributes(inode, open_state))
 
     async def finish_upload(self, inode: Inode, open_state: OpenState) -> None:
