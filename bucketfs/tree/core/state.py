@@ -1,5 +1,7 @@
 """What the parts of the tree share: configuration, the inode table, keys, and the linking of names.
 
+The key of an inode is the mounted prefix and its path, joined by ``/``.
+
 No I/O here. Code between two awaits is atomic (one trio loop); each method leaves the tree
 consistent.
 """
@@ -23,9 +25,10 @@ from bucketfs.file.overlay import Overlay
 from bucketfs.file.target import Target
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tree.core.inode import NEVER, ROOT_INO, Directory, Inode, InodeTable, OpenState
-from bucketfs.tree.core.names import check_key
 from bucketfs.tree.core.posix import Defaults
 
+#: The longest key that S3 takes, in bytes of UTF-8.
+KEY_MAX = 1024
 #: Files that were given up and are still told of.
 _GIVEN_UP_KEPT = 1000
 #: Free names remembered per directory.
@@ -520,3 +523,14 @@ class TreeState:
         """Something new has this key, which a removed file would have taken along."""
         if self.take_deferred(key) is not None:
             self.files.cache.journal.removed([key])
+
+
+def check_key(key: str) -> str:
+    """The key itself.
+
+    Raises:
+        FsError: ENAMETOOLONG when S3 would not take it.
+    """
+    if len(key) * 4 > KEY_MAX and len(key.encode()) > KEY_MAX:
+        raise FsError(errno.ENAMETOOLONG, f"the key would have more than {KEY_MAX} bytes")
+    return key

@@ -21,8 +21,8 @@ from bucketfs.errors import FsError, NotFound, StoreError, Unseen, is_denied
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import Shared, gather
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
-from bucketfs.tree.core.names import FOLDER_SUFFIX, check_key
-from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.core.names import FOLDER_SUFFIX
+from bucketfs.tree.core.state import TreeState, check_key
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.lookup.lister import FULL_PAGE, LARGE_MISSES, LOOKUP_PAGES, MANY_MISSES
 from bucketfs.tree.lookup.survey import Surveys

@@ -13,8 +13,7 @@ from bucketfs.file.context import Version
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import gather
 from bucketfs.tree.core.inode import Directory, Inode, is_below
-from bucketfs.tree.core.names import check_key
-from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.core.state import TreeState, check_key
 from bucketfs.tree.lookup.lister import Lister
 
 log = logging.getLogger(__name__)
