@@ -358,7 +358,10 @@ class TestPromises:
         self, mount: Mounts, bucket: Witness, second: Witness, counted: Proxy
     ) -> None:
         mounted = entire(mount, bucket, "writeback", "retries=1", url=counted.url)
-        mounted.expected += [EXPECTED, "what an earlier mount has left for bucket .* waits"]
+        mounted.expected += [
+            EXPECTED,
+            "bucket .* cannot be entered, what an earlier mount has left",
+        ]
         with counted.fault("PutObject", status=503):
             for witness in (bucket, second):
                 (mounted.path / witness.name / "f").write_bytes(b"bytes")

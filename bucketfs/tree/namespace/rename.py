@@ -38,7 +38,7 @@ from bucketfs.tree.saving.save import Saver
 log = logging.getLogger(__name__)
 
 _THEIRS_STAY: Final = (
-    "%r was stored by someone else while it was renamed: theirs keeps the old name"
+    "%r was stored by someone else while it was renamed: their object keeps the old name"
 )
 
 

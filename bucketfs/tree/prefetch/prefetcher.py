@@ -148,7 +148,7 @@ class Prefetcher:
             await self._lister.ensure(directory, pages=LOOKUP_PAGES, anew=True)
         except (StoreError, FsError) as error:
             # who opens the files asks for each
-            log.debug("listed ahead: %s", error)
+            log.debug("cannot prefetch a listing: %s", error)
 
     def _from_here_on(self, order: _Order, positions: range) -> Iterator[Inode]:
         """Entries of a directory and, where it ends before `positions` do, of those behind it."""
@@ -331,4 +331,4 @@ class Prefetcher:
                 await self._attributes.revalidate(inode, whole=whole)
         except (StoreError, FsError) as error:
             # nobody asked for this one yet; who does will meet the error again
-            log.debug("fetched ahead: %s", error)
+            log.debug("cannot prefetch a file: %s", error)

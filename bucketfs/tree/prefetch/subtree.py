@@ -115,7 +115,7 @@ class Subtree:
             try:
                 await self._ensure(directory, ahead=PAGES, pages=PAGES)
             except (StoreError, FsError) as error:
-                log.debug("listed ahead: %s", error)
+                log.debug("cannot prefetch a listing: %s", error)
 
     async def searched(self, directory: Directory) -> bool:
         """Names are looked up in a directory: list it if that takes few pages; whether it is.
@@ -185,7 +185,7 @@ class Subtree:
                     self._accept(parent, prefix, pictures, began, since)
         except (StoreError, FsError) as error:
             # nobody asked for these yet; who does will meet the error again
-            log.debug("listed ahead: %s", error)
+            log.debug("cannot prefetch a listing: %s", error)
         finally:
             self._measured = clock.monotonic()
             self._pace = (self._measured - began) / max(taken, 1)

@@ -76,7 +76,10 @@ class AttributesAlone:
 
     def _drop(self, inode: Inode, open_state: OpenState) -> None:
         """Others have removed the object whose attributes were changed here: they went with it."""
-        log.warning("%s was removed by someone else, with its new attributes", inode.name)
+        log.warning(
+            "%s was removed by someone else: the attributes set here are lost",
+            self._state.shown(inode),
+        )
         open_state.attributes_dropped()
         inode.checked = NEVER
         if inode.parent is not None:

@@ -86,11 +86,16 @@ class Markers:
         try:
             await self._keep_if_empty(parent)
         except StoreError as error:
-            log.warning("whether %r is empty now is asked again: %s", parent.name, error)
+            log.warning(
+                "cannot look whether %r is empty now, it is tried again: %s",
+                self._state.shown(parent), error,
+            )  # fmt: skip
             self._removals.add(parent, "", ())
         except Exception:
             # a bug: the name is gone all the same, and its directory must not go with it
-            log.exception("whether %r is empty now is asked again", parent.name)
+            log.exception(
+                "cannot look whether %r is empty now, it is tried again", self._state.shown(parent)
+            )
             self._removals.add(parent, "", ())
 
     async def _keep_if_empty(self, parent: Directory) -> None:

@@ -79,7 +79,10 @@ class Promises:
                     await self._sync_rows()
                     return True
             except (FsError, OSError) as error:
-                log.warning("%s does not wait for its upload: %s", self._state.shown(inode), error)
+                log.warning(
+                    "%s cannot be kept in the journal, so close() waits for its upload: %s",
+                    self._state.shown(inode), error,
+                )  # fmt: skip
                 return False
         return False
 
@@ -111,7 +114,10 @@ class Promises:
         try:
             self._put(inode, open_state, content, self._seals(content))
         except (FsError, OSError) as error:
-            log.warning("a crash would lose %s: %s", self._state.shown(inode), error)
+            log.warning(
+                "%s cannot be kept in the journal, a crash before its upload would lose it: %s",
+                self._state.shown(inode), error,
+            )  # fmt: skip
         while self._outdated:
             self._cache.release(self._outdated.pop())
 

@@ -132,8 +132,8 @@ class Saver:
         if self._state.files.held and not self._overflowed:
             self._overflowed = True
             log.warning(
-                "%s is published before the end of the mount, and perhaps others: "
-                "the cache cannot hold all that waits; raise cache_size",
+                "%s is uploaded before the end of the mount, others may be, too: "
+                "the cache is too small to hold all that waits; raise cache_size",
                 self._state.shown(inode),
             )
         await self.save(inode)
