@@ -100,9 +100,10 @@ class Replay:
     async def run(self) -> Replayed:
         """Carry everything out; what the bucket refuses stays for the next mount, and is logged."""
         left = self._journal.uploads()
-        # those without an id are looked for by their key: before there are new ones of it
-        await multipart.clear(self._store, self._journal, [u for u in left if not u.upload_id])
-        left = [upload for upload in left if upload.upload_id]
+        if nameless := [upload for upload in left if not upload.upload_id]:
+            # they are looked for by their key: before there are new ones of it
+            await multipart.clear(self._store, self._journal, nameless)
+        named = [upload for upload in left if upload.upload_id]
         for rename in self._journal.renames():
             if self._is_here(rename.old) and self._is_here(rename.new):
                 await self._finish(rename)
@@ -112,9 +113,9 @@ class Replay:
                 self._report(row, row.error)
             elif self._is_here(row.key):
                 await self._plant(row)
-        if left:
+        if named:
             self._background.start(
-                lambda: multipart.clear(self._store, self._journal, left), "abort left uploads"
+                lambda: multipart.clear(self._store, self._journal, named), "abort left uploads"
             )
         if self.done != Replayed():
             log.warning("a mount before this one was not unmounted: %s", self.done)
