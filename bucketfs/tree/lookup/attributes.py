@@ -294,7 +294,7 @@ class Attributes:
         if inode.changed > since and inode.posix is not None:
             return inode
         inode = self.accept(inode, info)
-        self._state.check_heard(inode, asked)
+        self._state.freshness.check_heard(inode, asked)
         return inode
 
     async def _head_or_get(self, inode: Inode, whole: int) -> ObjectInfo:

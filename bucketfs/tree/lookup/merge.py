@@ -122,7 +122,7 @@ class Merge:
             self._vanish(directory.children[name])
         self._merge_marker(self._marker)
         directory.hidden = self._hidden
-        outdated = self._began <= self._state.forgotten
+        outdated = self._began <= self._state.freshness.forgotten
         came_back = any(map(self._came_back, self._left_out))
         directory.listed = NEVER if outdated or came_back else self._began
         directory.misses = 0

@@ -200,7 +200,7 @@ class Renamer:
                     left = await self._move_object(source, old_key, onto)
                     self._relink(source, target, new_parent, new_name, ends=old_key)
             if left:
-                self._state.learn_taken(old_parent, old_name)
+                self._state.freshness.learn_taken(old_parent, old_name)
             await self._markers.keep_left(old_parent)
 
     async def _onto(
@@ -221,7 +221,7 @@ class Renamer:
         if not can.target_if_match:
             return onto
         etag = target.etag
-        if self._state.is_ours(target):
+        if self._state.freshness.is_ours(target):
             # what is unsaved here goes, whatever others or a lost upload have made of its object
             try:
                 etag = (await self._store.head(key)).etag
@@ -283,7 +283,7 @@ class Renamer:
         try:
             yield
         except KeyTaken as error:
-            self._state.learn_taken(parent, name)
+            self._state.freshness.learn_taken(parent, name)
             if not replace:
                 raise
             raise FsError(errno.ESTALE, f"{name!r} was made by someone else meanwhile") from error
@@ -465,7 +465,7 @@ class Renamer:
                         left = await self._tree.delete_originals(copies, asked)
                     finally:
                         if left:
-                            self._state.learn_taken(old_parent, old_name)
+                            self._state.freshness.learn_taken(old_parent, old_name)
             finally:
                 await pins.aclose()
             await self._markers.keep_left(old_parent)

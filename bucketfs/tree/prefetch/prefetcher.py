@@ -112,7 +112,7 @@ class Prefetcher:
         """
 
         def is_known(child: Inode) -> bool:
-            return self._state.age(child) + wait <= self._state.config.open_ttl
+            return self._state.freshness.age(child) + wait <= self._state.config.open_ttl
 
         stale = [
             child
@@ -270,7 +270,7 @@ class Prefetcher:
         return order, bisect_left(order.names, inode.name) if order is not None else 0
 
     def _order(self, directory: Directory) -> _Order | None:
-        if not self._state.is_listed(directory):
+        if not self._state.freshness.is_listed(directory):
             return None
         order = self._orders.get(directory)
         if order is None or order.listed != directory.listed:

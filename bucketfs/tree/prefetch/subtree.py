@@ -127,12 +127,12 @@ class Subtree:
 
     async def _ensure(self, directory: Directory, *, ahead: int, pages: int | None = None) -> bool:
         parent = directory.parent
-        if parent is None or not self._state.is_listed(parent):
+        if parent is None or not self._state.freshness.is_listed(parent):
             return await self._lister.ensure(directory, pages=pages)
         walk = self._walks.setdefault(parent, _Walk())
         goes_on = walk.last not in ("", directory.name)
         walk.last = directory.name
-        if walk.under_way is not None and not self._state.is_current(directory):
+        if walk.under_way is not None and not self._state.freshness.is_current(directory):
             await walk.under_way.wait()
         if goes_on and walk.under_way is None and self._is_used_up(directory):
             most = min(ahead, self._affordable())

@@ -72,7 +72,7 @@ class Markers:
 
         The caller holds the directory's lock.
         """
-        if self._is_kept(parent) or not self._state.is_listed(parent):
+        if self._is_kept(parent) or not self._state.freshness.is_listed(parent):
             return
         if all(child is last for child in _in_bucket(parent)):
             await self.put(parent)
@@ -100,7 +100,7 @@ class Markers:
 
     async def _keep_if_empty(self, parent: Directory) -> None:
         """As `keep`, after the fact, when no fresh listing could tell beforehand."""
-        if not self._state.is_listed(parent):
+        if not self._state.freshness.is_listed(parent):
             await self._keep_bare(parent)
 
     async def keep_emptied(self, directory: Directory) -> None:
@@ -129,7 +129,7 @@ class Markers:
         """Whether nothing in the bucket makes a directory exist."""
         if self._is_kept(directory):
             return False
-        if self._state.is_listed(directory):
+        if self._state.freshness.is_listed(directory):
             return not any(_in_bucket(directory))
         return await self._lister.is_empty(directory) and not self._is_kept(directory)
 

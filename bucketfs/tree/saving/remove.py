@@ -295,7 +295,7 @@ class Removals:
             else:
                 self._note_failure(item.directory, item.name, failure)
                 self._streaks.pop(item.directory, None)
-                self._state.learn_taken(item.directory, item.name)
+                self._state.freshness.learn_taken(item.directory, item.name)
         if stayed:
             log.error(
                 "cannot delete %d of %s that were removed, their names are back: %s",
