@@ -6,7 +6,7 @@ import errno
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from bucketfs.cache.cache import PageCache
+from bucketfs.cache.cache import DiskCache
 from bucketfs.errors import FsError, StoreError
 from bucketfs.file.readers import Readers
 from bucketfs.store.base import Store
@@ -29,7 +29,7 @@ class FileContext:
     """
 
     store: Store
-    cache: PageCache
+    cache: DiskCache
     background: Background
     part_size: int | None
     parallel: int
