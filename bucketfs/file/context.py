@@ -23,8 +23,8 @@ class FileContext:
         background: Where fetches run that outlive the read which began them.
         part_size: Fixed upload part size in bytes, None for the growing schedule.
         parallel: Requests one transfer may have under way at once.
-        held: Files get to the bucket at the end of the mount only, or at a flush: no part of one
-            leaves early that the disk can hold until then.
+        held_back: Files get to the bucket at the end of the mount only, or at a flush: no part of
+            one leaves early that the disk can hold until then.
         readers: Who reads ahead.
     """
 
@@ -33,7 +33,7 @@ class FileContext:
     background: Background
     part_size: int | None
     parallel: int
-    held: bool = False
+    held_back: bool = False
     readers: Readers = field(default_factory=Readers)
 
     @property

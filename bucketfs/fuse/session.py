@@ -200,7 +200,7 @@ def plant(
         background=background,
         part_size=options.multipart_size,
         parallel=options.max_thread_count,
-        held=options.publish == "unmount",
+        held_back=options.publish == "unmount",
     )
     config = TreeConfig(
         prefix=options.prefix,

@@ -108,7 +108,7 @@ class OpenState:
         )
 
     def take(self, content: Content) -> None:
-        """These are the bytes now; who opens or promises them settles who is to save them."""
+        """These are the bytes now; who opens or promises them has `find_saver` called."""
         self.content = content
         if content.unsaved:
             self._move(Event.WRITTEN)
@@ -118,14 +118,14 @@ class OpenState:
         if self.content is not None:
             self.content.close()
             self.content = None
-            self.settle()
+            self.find_saver()
 
     def written(self) -> None:
         """The bytes have changed."""
         if self.stage is Stage.DIRTY and self.being_written:
             return  # as for each but the first of a program's many writes
         self._move(Event.WRITTEN)
-        self.settle()
+        self.find_saver()
 
     def attributes_changed(self) -> None:
         """The bucket does not have the attributes as they are now."""
@@ -134,12 +134,12 @@ class OpenState:
     def attributes_stored(self, changes: int) -> None:
         """The bucket has the attributes as they were after so many changes."""
         self.attributes_unsaved = self.attribute_changes != changes
-        self.settle()
+        self.find_saver()
 
     def attributes_dropped(self) -> None:
         """The bucket is not to have the changed attributes any more."""
         self.attributes_unsaved = False
-        self.settle()
+        self.find_saver()
 
     def begin(self) -> None:
         """An attempt to save it begins; the caller has the right to (`Locks`), until it ends."""
@@ -152,17 +152,17 @@ class OpenState:
     def saved(self) -> None:
         """The attempt has worked, for what there was when it began."""
         self._move(Event.SAVED_OLDER if self.unsaved else Event.SAVED)
-        self.settle()
+        self.find_saver()
 
     def interrupted(self) -> None:
         """The attempt was broken off."""
         self._move(Event.INTERRUPTED)
-        self.settle()
+        self.find_saver()
 
     def failed(self, error: Exception) -> None:
         """The attempt has failed."""
         self._move(Event.FAILED, error=str(error) or repr(error))
-        self.settle()
+        self.find_saver()
 
     def given_up(self) -> None:
         """Nobody tries to save it any more; its bytes have been left on the local disk."""
@@ -174,7 +174,7 @@ class OpenState:
         """A program here has removed it."""
         self._move(Event.REMOVED)
 
-    def settle(self) -> None:
+    def find_saver(self) -> None:
         """Find who is to save it: a handle came or went, or what the journal has is another."""
         if self.stage in ENDS or self.stage in ATTEMPTING:
             return

@@ -18,9 +18,9 @@ a) Something happens to the file: bytes or attributes change, an attempt begins 
 b) Who is to save it changes. That is told from facts that belong to the file and its handles:
    whether a program has unsaved bytes open for writing that the journal does not have
    (`OpenState.being_written`), whether anything is unsaved at all (`OpenState.unsaved`), and
-   whether an attempt has failed. `OpenState.settle` looks at these after each of (a), and whenever
-   a handle comes or goes or the journal has a new row: OPENED, PROMISED, PROMISED_AFTER_FAILURE,
-   NOTHING_LEFT.
+   whether an attempt has failed. `OpenState.find_saver` looks at these after each of (a), and
+   whenever a handle comes or goes or the journal has a new row: OPENED, PROMISED,
+   PROMISED_AFTER_FAILURE, NOTHING_LEFT.
 
 After an attempt that was interrupted, or that saved less than there is by now, it is open who goes
 on: the file is DIRTY until (b) has said it, within the same step.

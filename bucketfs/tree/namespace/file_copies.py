@@ -133,7 +133,7 @@ class FileCopies:
                 open_state.attributes_stored(changes)
         return left
 
-    async def forget_old(self, source: Inode, old_key: str) -> bool:
+    async def free_old_name(self, source: Inode, old_key: str) -> bool:
         """An unsaved file had itself replaced an object that is still under its old name.
 
         Answers whether something else may be there by now, which stays.

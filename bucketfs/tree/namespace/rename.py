@@ -147,7 +147,7 @@ class Renamer:
             in_bucket = target.etag if target is not None else ""
             left = False
             if open_state.content is not None and open_state.content.overlay.new:
-                left = await self._file.forget_old(source, old_key)
+                left = await self._file.free_old_name(source, old_key)
                 if target is not None and target.content is not None:
                     # what an upload of the target may have made of the key is replaced as well
                     open_state.content.attempts += target.content.attempts

@@ -87,24 +87,24 @@ class Later:
         """
         open_state = self._state.ensure_open_state(inode)
         self._promises.note(inode)
-        if not open_state.retrying and not self._is_held(open_state):
+        if not open_state.retrying and not self._is_held_back(open_state):
             open_state.retrying = True
             self._background.start(
                 lambda: self._retry(inode, open_state, in_a_lull), "save after close"
             )
 
-    def _is_held(self, open_state: OpenState) -> bool:
+    def _is_held_back(self, open_state: OpenState) -> bool:
         """Whether a file is to wait for a flush or the end; the journal has to know it."""
         content = open_state.content
         promised = content is not None and content.unsaved and content.promise is not None
-        return self._state.files.held and promised
+        return self._state.files.held_back and promised
 
     async def _save_attributes(self, inode: Inode, open_state: OpenState) -> None:
         try:
             await trio.sleep(ATTRIBUTE_DELAY)
         finally:
             open_state.saving_attributes = False
-        if not open_state.retrying and not self._is_held(open_state):
+        if not open_state.retrying and not self._is_held_back(open_state):
             open_state.retrying = True
             await self._retry(inode, open_state, in_a_lull=False)
 
@@ -128,7 +128,7 @@ class Later:
         try:
             if in_a_lull:
                 await self._wait_for_lull()
-            while not open_state.being_written and not self._is_held(open_state):
+            while not open_state.being_written and not self._is_held_back(open_state):
                 try:
                     return await self._save_in_turn(inode, open_state)
                 except (StoreError, FsError) as error:

@@ -213,7 +213,7 @@ class Promises:
                 return
             if open_state.content.promised_as_it_is:
                 self.drop(open_state.content)
-                open_state.settle()
+                open_state.find_saver()
 
     def adopted(self, content: Content) -> None:
         """A promise of an earlier mount is this one's now."""
@@ -284,7 +284,7 @@ class Promises:
             if old is not None and old.row.file != row.file:
                 self._journal.drop(old.row.file)
         content.promise = Promise(pages, row, inline=inline, revision=revision)
-        open_state.settle()
+        open_state.find_saver()
         self.count += old is None
         self.bytes += row.size - (old.row.size if old is not None else 0)
         if old is not None and old.pages is not pages:

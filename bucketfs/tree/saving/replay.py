@@ -273,7 +273,7 @@ class Replay:
         content = Content.promised(self._state.files, row, pages, outlet=self._state.outlet(inode))
         open_state = self._state.ensure_open_state(inode)
         open_state.take(content)
-        open_state.settle()
+        open_state.find_saver()
         self._promises.adopted(content)
         self._state.note_change(inode)
         self._later.keep_trying(inode)

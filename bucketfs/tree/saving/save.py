@@ -2,7 +2,7 @@
 
 What fails stays unsaved: `close` reports it, and the last close hands it to `Later`, which tries
 again. With `TreeConfig.writeback` close only promises the bytes (`Promises`), and `Later` brings
-them to the bucket. With `FileContext.held` nobody does before a flush or the mount's end.
+them to the bucket. With `FileContext.held_back` nobody does before a flush or the mount's end.
 
 On a conflict nothing is lost: the bucket's object keeps the name, and what was written here is
 stored beside it (`conflict`). Where the mount was asked to overwrite, our version takes the name,
@@ -91,7 +91,7 @@ class Saver:
         self._conflicts = Conflicts(state)
         self._attributes_alone = AttributesAlone(state)
         self.uploaded = Uploaded()
-        #: Whether the log says that not all files could be held.
+        #: Whether the log says that not all files could be held back.
         self._overflowed = False
 
     async def flush(self, handle: Handle) -> None:
@@ -100,13 +100,13 @@ class Saver:
             await self._tell(handle, self.close)
 
     async def sync(self, handle: Handle) -> None:
-        """Have everything of an open file in the bucket, or safe here if files are held (fsync).
+        """Have all of an open file in the bucket, or safe here if files are held back (fsync).
 
         Raises:
             FsError: ESTALE once for each handle that was open when others' version won a conflict.
             StoreError: It could not be saved.
         """
-        await self._tell(handle, self.close if self._state.files.held else self.save)
+        await self._tell(handle, self.close if self._state.files.held_back else self.save)
 
     async def _tell(self, handle: Handle, save: Callable[[Inode], Awaitable[None]]) -> None:
         """Save; a conflict that another save has met, before or meanwhile, is told of as well."""
@@ -129,7 +129,7 @@ class Saver:
         ):
             self._later.closed(inode)
             return
-        if self._state.files.held and not self._overflowed:
+        if self._state.files.held_back and not self._overflowed:
             self._overflowed = True
             log.warning(
                 "%s is uploaded before the end of the mount, others may be, too: "
