@@ -356,5 +356,5 @@ def _refusal(what: str, name: str, error: StoreError) -> FsError | StoreError:
     if not 400 <= error.status < 500:
         return error
     code, hint = _REFUSALS.get(error.code, (errno.EPERM, advice(error)))
-    log.error("bucket %s cannot be %s: %s; %s", name, what, error, hint)
+    log.error("bucket %s is not %s: %s; %s", name, what, error, hint)
     return FsError(code)

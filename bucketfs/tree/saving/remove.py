@@ -298,8 +298,8 @@ class Removals:
                 self._state.freshness.learn_taken(item.directory, item.name)
         if stayed:
             log.error(
-                "cannot delete %d of %s that were removed, their names are back: %s",
-                len(stayed), count(sum(len(item.keys) for item in batch), "object"),
+                "%d of %s cannot be deleted in the bucket, their names are back: %s",
+                len(stayed), count(sum(len(item.keys) for item in batch), "removed object"),
                 next(iter(stayed.values())),
             )  # fmt: skip
 
