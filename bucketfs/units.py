@@ -2,7 +2,7 @@
 
 Pure functions from text to a value; each raises `ValueError` with words that fit behind
 ``NAME=VALUE: ``. The forms are those of s3fs (a bare number in the option's own unit) and of
-rclone (``128M``, ``5Gi``, ``1h30m``).
+rclone (``128M``, ``5Gi``, ``1h30m``). `format_size` and `count` go the other way.
 """
 
 from __future__ import annotations
@@ -120,3 +120,8 @@ def parse_count(text: str) -> int:
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
         raise ValueError("not a whole number")
     return int(text)
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """``1 file``, ``3 files``."""
+    return f"{number} {one if number == 1 else many or one + 's'}"

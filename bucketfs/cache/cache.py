@@ -54,7 +54,7 @@ class Pool:
     def __init__(self, limit: int, keep_free: Callable[[int], int]) -> None:
         self.limit = limit
         self.keep_free = keep_free
-        self.members: list[PageCache] = []
+        self.members: list[DiskCache] = []
         self.capacity = limit
         self.short = 0
         self.since_check = 0
@@ -65,7 +65,7 @@ class Pool:
         return sum(member.held for member in self.members)
 
 
-class PageCache:
+class DiskCache:
     """Page files in one directory, which no other process uses at the same time.
 
     Args:

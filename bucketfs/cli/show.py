@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
+from bucketfs.units import count
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _SPANS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 #: C0, DEL, C1, and surrogates (bytes that are no UTF-8): nothing a terminal should be sent.
@@ -43,11 +45,6 @@ def name(text: str) -> str:
         return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
     return _UNPRINTABLE.sub(escape, text)
-
-
-def count(number: int, one: str, many: str = "") -> str:
-    """``1 file``, ``3 files``."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def remaining(sums: Mapping[str, int]) -> str:

@@ -6,7 +6,7 @@ import errno
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from bucketfs.cache.cache import PageCache
+from bucketfs.cache.cache import DiskCache
 from bucketfs.errors import FsError, StoreError
 from bucketfs.file.copy_speed import CopySpeed
 from bucketfs.file.readers import Readers
@@ -24,18 +24,18 @@ class FileContext:
         background: Where fetches run that outlive the read which began them.
         part_size: Fixed upload part size in bytes, None for the growing schedule.
         parallel: Requests one transfer may have under way at once.
-        held: Files get to the bucket at the end of the mount only, or at a flush: no part of one
-            leaves early that the disk can hold until then.
+        held_back: Files get to the bucket at the end of the mount only, or at a flush: no part of
+            one leaves early that the disk can hold until then.
         readers: Who reads ahead.
         copy_speed: How fast the store copies.
     """
 
     store: Store
-    cache: PageCache
+    cache: DiskCache
     background: Background
     part_size: int | None
     parallel: int
-    held: bool = False
+    held_back: bool = False
     readers: Readers = field(default_factory=Readers)
     copy_speed: CopySpeed = field(default_factory=CopySpeed)
 

@@ -208,7 +208,7 @@ class EarlyUpload:
             return False
         if not self._context.can_stream:
             return False
-        if self._local.base is None and not self._context.held:
+        if self._local.base is None and not self._context.held_back:
             return self._overlay.size >= STREAM_FROM
         # what was appended to an object is sent when it is saved, in few large pieces, unless the
         # disk cannot hold it until then; so is all of a file that is to wait, perhaps for days:

@@ -83,8 +83,7 @@ async def clear(store: Store, journal: Journal, left: Sequence[Upload]) -> None:
     Those that cannot be aborted now stay in the journal for the next mount.
     """
     jobs = [functools.partial(_clear, store, journal, upload) for upload in left]
-    if jobs:
-        await gather(jobs, limit=_PARALLEL)
+    await gather(jobs, limit=_PARALLEL)
 
 
 async def _clear(store: Store, journal: Journal, upload: Upload) -> None:

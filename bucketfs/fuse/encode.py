@@ -86,7 +86,7 @@ class Encoder:
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = inode.ino
         entry.generation = 0
-        entry.entry_timeout = entry.attr_timeout = self._tree.state.timeout(inode)
+        entry.entry_timeout = entry.attr_timeout = self._tree.state.freshness.timeout(inode)
         entry.st_mode = self._view.mode(mode, root=inode is self._tree.state.root) if mode else 0
         size = inode.current_size
         entry.st_size = size

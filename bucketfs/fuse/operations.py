@@ -444,7 +444,7 @@ class Operations(pyfuse3.Operations):
         """The inode with fresh attributes; `asker`: as `Finder.find` takes it."""
         inode = self._table.get(ino)
         state = self._tree.state
-        if inode.parent is None or state.is_fresh(inode):
+        if inode.parent is None or state.freshness.is_fresh(inode):
             if inode.posix is not None:
                 return inode
             now = await self._tree.attributes.ensure(inode, asker)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from bucketfs.cache.cache import PageCache, Pool
+from bucketfs.cache.cache import DiskCache, Pool
 from bucketfs.cache.places import cache_root, name_of
 from bucketfs.errors import MountRefused
 from bucketfs.file.context import FileContext
@@ -113,7 +113,7 @@ class Stop:
 
 
 async def _serve(
-    store: Store, options: Options, cache: PageCache, shared: Pool, host: Host, stop: Stop
+    store: Store, options: Options, cache: DiskCache, shared: Pool, host: Host, stop: Stop
 ) -> None:
     async with trio.open_nursery() as nursery:
         tree = plant(store, options, cache, Background(nursery), again)
@@ -183,7 +183,7 @@ async def until_unmounted(
 def plant(
     store: Store,
     options: Options,
-    cache: PageCache,
+    cache: DiskCache,
     background: Background,
     watcher: Watcher | None = None,
     *,
@@ -200,7 +200,7 @@ def plant(
         background=background,
         part_size=options.multipart_size,
         parallel=options.max_thread_count,
-        held=options.publish == "unmount",
+        held_back=options.publish == "unmount",
     )
     config = TreeConfig(
         prefix=options.prefix,
@@ -242,7 +242,7 @@ def pool(options: Options) -> Pool:
 
 def open_cache(
     options: Options, *, only: Path | None = None, shared: Pool | None = None
-) -> PageCache:
+) -> DiskCache:
     """The cache that these options ask for, or, of all its caches, exactly the directory `only`.
 
     Args:
@@ -253,7 +253,7 @@ def open_cache(
     Raises:
         FsError: It cannot be used.
     """
-    return PageCache(
+    return DiskCache(
         cache_root(options.use_cache),
         name=name_of(options.url, options.bucket),
         pool=shared or pool(options),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from bucketfs.cache.cache import PageCache, Pool
+from bucketfs.cache.cache import DiskCache, Pool
 from bucketfs.errors import FsError, StoreError, errno_of
 from bucketfs.file.context import FileContext
 from bucketfs.store.layers.fallback import FallbackStore
@@ -157,7 +157,7 @@ async def grown(
     dice = random.Random(1)
     retried = RetryStore(bucket, RetryPolicy(), renew=renew, luck=dice.random)
     store = FallbackStore(retried, provider)
-    cache = PageCache(directory, name="bucket", pool=Pool(1 << 30, lambda disk: 0))
+    cache = DiskCache(directory, name="bucket", pool=Pool(1 << 30, lambda disk: 0))
     cache.journal.in_thread = in_place
     try:
         async with trio.open_nursery() as nursery:

@@ -100,7 +100,7 @@ def test_what_the_cache_cannot_hold_is_published_early(mount: Mounts, bucket: Wi
     for name, body in bodies.items():
         (mounted.path / name).write_bytes(body)
     assert files(bucket) == ["f1", "f2"], "half of the cache may wait"
-    line = "f1 is published before the end of the mount, and perhaps others"
+    line = "f1 is uploaded before the end of the mount, others may be, too"
     assert mounted.log.read_text().count(line) == 1
     assert wait_in_vain(bucket) == ["f1", "f2"]
     assert mounted.stop() == 0

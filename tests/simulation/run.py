@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 import trio.testing
 
-from bucketfs.cache.cache import PageCache
+from bucketfs.cache.cache import DiskCache
 from bucketfs.errors import FsError, StoreError
 from bucketfs.fuse import kernel_cache
 from bucketfs.fuse.encode import Encoder, View
@@ -205,7 +205,7 @@ class Life:
         self._wanted = trio.Event()
         self._over = trio.Event()
         self._idle = trio.Event()
-        self.cache: PageCache
+        self.cache: DiskCache
         self.tree: Tree | None = None
         self.steps: Steps
         self.kernel: Kernel

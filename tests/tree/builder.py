@@ -21,7 +21,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import pytest
 import trio
 
-from bucketfs.cache.cache import PageCache, Pool
+from bucketfs.cache.cache import DiskCache, Pool
 from bucketfs.errors import StoreError
 from bucketfs.file.context import FileContext
 from bucketfs.store.base import Headers, ObjectInfo, Store
@@ -102,7 +102,7 @@ class Mount:
 
     tree: Tree
     bucket: Bucket
-    cache: PageCache
+    cache: DiskCache
 
     @property
     def root(self) -> Directory:
@@ -275,7 +275,7 @@ async def planted(
     It asks the `store`, if there is one on top of the bucket.
     """
     prefix = str(config.get("prefix", ""))
-    cache = PageCache(
+    cache = DiskCache(
         directory, name="bucket", pool=Pool(cache_size, lambda disk: 0), prefix=prefix
     )
     cache.journal.in_thread = in_place

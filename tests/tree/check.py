@@ -99,7 +99,7 @@ def _lives(tree: Tree) -> Iterator[str]:
 def _stages(tree: Tree) -> Iterator[str]:
     """Whether each inode's stage is what the facts say."""
     for inode, open_state, shown in _open_inodes(tree):
-        progress, stage = open_state.progress, open_state.stage
+        stage = open_state.stage
         if stage in ATTEMPTING:
             if not tree.locks.is_held(inode):
                 yield f"{shown}: is {stage} by nobody who may"
@@ -108,12 +108,12 @@ def _stages(tree: Tree) -> Iterator[str]:
         content = open_state.content
         if content is not None and content.publishing and stage not in ATTEMPTING:
             yield f"{shown}: is being published and {stage}"
-        if bool(progress.tries) != bool(progress.error):
-            yield f"{shown}: {progress.tries} tries failed, with {progress.error!r}"
+        if bool(open_state.tries) != bool(open_state.error):
+            yield f"{shown}: {open_state.tries} tries failed, with {open_state.error!r}"
         waits = stage not in (Stage.CLEAN, Stage.DIRTY, Stage.REMOVED)
-        if (waits and not progress.since) or (stage is Stage.CLEAN and progress.since):
-            yield f"{shown}: is {stage} and waits since {progress.since}"
-        if stage is Stage.REMOVED and (inode.parent is not None or progress.attributes_unsaved):
+        if (waits and not open_state.since) or (stage is Stage.CLEAN and open_state.since):
+            yield f"{shown}: is {stage} and waits since {open_state.since}"
+        if stage is Stage.REMOVED and (inode.parent is not None or open_state.attributes_unsaved):
             yield f"{shown}: is removed, with a name or attributes that are to be saved"
 
 
@@ -125,7 +125,7 @@ def _expected(open_state: OpenState) -> Stage:
         return Stage.CLEAN
     if open_state.being_written:
         return Stage.DIRTY
-    if not open_state.progress.error:
+    if not open_state.error:
         return Stage.PROMISED
     return Stage.GIVEN_UP if open_state.stage is Stage.GIVEN_UP else Stage.RETRYING
 
@@ -241,10 +241,7 @@ def _tried(tree: Tree) -> Iterator[str]:
     for _, open_state, shown in _open_inodes(tree):
         handles = open_state.content.handles if open_state.content is not None else 0
         cared_for = (
-            handles
-            or open_state.users
-            or open_state.progress.retrying
-            or open_state.progress.saving_attributes
+            handles or open_state.users or open_state.retrying or open_state.saving_attributes
         )
         if open_state.unsaved and not cared_for:
             yield f"{shown}: is unsaved, and nobody tries to save it"

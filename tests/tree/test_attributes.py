@@ -237,7 +237,7 @@ async def test_attributes_of_what_others_removed_are_not_tried_for_ever(
         change(mount, inode, mode=0o600)
         del bucket.objects["f"]
         await trio.sleep(5)
-        assert "f was removed by someone else, with its new attributes" in caplog.text
+        assert "f was removed by someone else: the attributes set here are lost" in caplog.text
         assert bucket.requested()["CopyObject"] == 1
         assert mount.tree.outstanding.waiting() == []
         assert await mount.names() == set()

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import trio
 
-from bucketfs.cache.cache import PageCache, Pool
+from bucketfs.cache.cache import DiskCache, Pool
 from bucketfs.errors import FsError
 from tests.tree.builder import MIB, Bucket, noise, planted
 
 pytestmark = pytest.mark.mock_clock
 
 
-def opened(directory: Path, *, limit: int = 1 << 30, keep_free: int = 0) -> PageCache:
+def opened(directory: Path, *, limit: int = 1 << 30, keep_free: int = 0) -> DiskCache:
     """A cache in a directory."""
-    return PageCache(directory, name="bucket", pool=Pool(limit, lambda disk: keep_free))
+    return DiskCache(directory, name="bucket", pool=Pool(limit, lambda disk: keep_free))
 
 
 def on_disk(directory: Path) -> int:
@@ -212,8 +212,8 @@ async def test_a_directory_that_cannot_be_used_is_an_error(tmp_path: Path) -> No
 async def test_caches_share_a_budget(tmp_path: Path) -> None:
     """What was used least recently leaves, whichever of the caches it is in."""
     pool = Pool(64 << 20, lambda disk: 0)
-    first = PageCache(tmp_path, name="first", pool=pool)
-    second = PageCache(tmp_path, name="second", pool=pool)
+    first = DiskCache(tmp_path, name="first", pool=pool)
+    second = DiskCache(tmp_path, name="second", pool=pool)
     try:
         for cache in (first, second):
             for number in range(6):

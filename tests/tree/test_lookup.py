@@ -169,11 +169,11 @@ async def test_a_directory_that_was_not_removed_by_its_renaming_is_back_at_once(
 
 async def test_so_many_free_names_are_remembered(bucket: Bucket, tmp_path: Path) -> None:
     async with planted(bucket, tmp_path) as mount:
-        state, root = mount.tree.state, mount.root
+        fresh, root = mount.tree.state.freshness, mount.root
         for number in range(20_000):
-            assert state.note_free(root, str(number), trio.current_time()) == (number < 10_000)
+            assert fresh.note_free(root, str(number), trio.current_time()) == (number < 10_000)
         await trio.sleep(CONFIG.open_ttl + 1)
-        assert state.note_free(root, "later", trio.current_time())
+        assert fresh.note_free(root, "later", trio.current_time())
         assert root.negatives.keys() == {"later"}
 
 

@@ -15,6 +15,7 @@ import trio
 from bucketfs.cli.commands import leftovers as left
 from bucketfs.errors import StoreError
 from bucketfs.store.base import Headers
+from bucketfs.tree.saving.replay import Replayed
 from tests.harness.memory import Fault, FaultHook
 from tests.tree.builder import MIB, Bucket, Mount, killed, noise, planted
 
@@ -220,7 +221,7 @@ async def test_damaged_files_are_reported_and_kept(
         damaged = mount.cache.journal.pending()
         assert {row.key for row in damaged} == {"gone", "short"}
         assert all(row.error for row in damaged)
-        assert "'short' cannot be uploaded any more" in caplog.text
+        assert "'short' is damaged and cannot be uploaded" in caplog.text
     assert files["short"].exists()
     caplog.clear()
 
@@ -261,7 +262,7 @@ async def test_a_flipped_bit_is_reported_and_never_uploaded(
             assert {row.key for row in damaged} == {"paged", "large"}
             assert all(row.error for row in damaged)
             assert [row.key for row in mount.cache.journal.failed()] == ["row"]
-        assert "'paged' cannot be uploaded any more: bytes 2097152-3145727 of" in caplog.text
+        assert "'paged' is damaged and cannot be uploaded: bytes 2097152-3145727 of" in caplog.text
         # the page file knows its key: its row does not count
         (kept,) = (directory / "unsaved").iterdir()
         assert kept.read_bytes() == noise(sizes["row"])
@@ -552,7 +553,7 @@ async def test_rows_of_another_prefix_are_left(
     async with planted(bucket, tmp_path, writeback=True, prefix="p/") as mount:
         await trio.sleep(10)
         assert mount.stored() == ["p/", "p/g"]
-    assert "1 entries of the journal are of other prefixes" in caplog.text
+    assert "1 entry left for mounts of other prefixes" in caplog.text
     async with planted(bucket, tmp_path) as mount:
         await until_at_rest(mount)
         assert bucket.peek("f") == noise(100_000)
@@ -578,6 +579,13 @@ async def test_each_prefix_gets_the_cache_in_which_it_waits(bucket: Bucket, tmp_
         assert (bucket.peek("p/f"), bucket.peek("q/f")) == (b"first", b"second")
 
 
+def test_the_log_tells_what_was_done_and_nothing_else() -> None:
+    assert str(Replayed(pending=1)) == "1 file to be uploaded again"
+    assert str(Replayed(pending=2, removed=1, damaged=3)) == (
+        "2 files to be uploaded again; 1 object removed; 3 damaged files, see bucketfs recover"
+    )
+
+
 async def test_a_mount_that_may_not_write_leaves_everything(
     bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -589,7 +597,7 @@ async def test_a_mount_that_may_not_write_leaves_everything(
         mount.tree.replay.postpone()
         await trio.sleep(10)
         assert mount.stored() == []
-    assert "1 entries of the journal wait" in caplog.text
+    assert "has left 1 entry in the journal: mount without ro" in caplog.text
     async with planted(bucket, tmp_path) as mount:
         await until_at_rest(mount)
         assert bucket.peek("f") == b"bytes"

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketfs.errors import FsError
-from bucketfs.tree.core.names import KEY_MAX, NAME_MAX, check_key, decode_name, is_visible
+from bucketfs.tree.core.names import NAME_MAX, decode_name, is_visible
+from bucketfs.tree.core.state import KEY_MAX, check_key
 
 names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)
 

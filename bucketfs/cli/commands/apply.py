@@ -24,6 +24,7 @@ from bucketfs.options import Options
 from bucketfs.store import open_store
 from bucketfs.store.config import StoreConfig
 from bucketfs.tree.saving.outstanding import FailedFlush
+from bucketfs.units import count
 
 
 def apply(options: Options, only: Path | None) -> int:
@@ -89,10 +90,10 @@ def _tell(directory: Path, failed: list[FailedFlush]) -> int:
         entries = [entry for entry in found.entries if entry.kind is not Kind.RESCUED]
         rescued = len(found.entries) - len(entries)
     if entries:
-        print(f"{directory}: {show.count(len(entries), 'thing')} still left", file=sys.stderr)
+        print(f"{directory}: {count(len(entries), 'thing')} still left", file=sys.stderr)
     if rescued:
         print(
-            f"{directory}: {show.count(rescued, 'file')} could not be uploaded before; copy out"
+            f"{directory}: {count(rescued, 'file')} could not be uploaded before; copy out"
             " with --save DIR",
             file=sys.stderr,
         )

@@ -13,6 +13,7 @@ from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.options.parser import Parser
 from bucketfs.cli.socket import client
 from bucketfs.cli.socket.client import Daemon, NoDaemon
+from bucketfs.units import count
 
 USAGE = """usage: bucketfs status [--json] [PATH]
 
@@ -140,5 +141,5 @@ def _row(item: Mapping[str, Any], now: float) -> tuple[str, str, str, str, str]:
     since = show.span(now - item["since"]) if item["since"] else ""
     trouble = ""
     if item["error"]:
-        trouble = f"{show.count(item['tries'], 'try', 'tries')}: {show.name(item['error'])}"
+        trouble = f"{count(item['tries'], 'try', 'tries')}: {show.name(item['error'])}"
     return show.name(item["path"]), show.size(item["size"]), item["state"], since, trouble

@@ -12,7 +12,7 @@ from bucketfs.cli.options.parser import Parser
 from bucketfs.cli.process import unmounting
 from bucketfs.cli.socket import client
 from bucketfs.cli.socket.client import Conversation, NoDaemon
-from bucketfs.units import parse_duration
+from bucketfs.units import count, parse_duration
 
 USAGE = """usage: bucketfs umount [-l] [-q] [--timeout TIME] MOUNTPOINT
 
@@ -108,7 +108,7 @@ def _undone(done: Mapping[str, Any]) -> Iterator[str]:
     if done["files"]:
         names = ", ".join(show.name(one["path"]) for one in done["left"][:3])
         more = ", …" if done["files"] > 3 else ""
-        files = f"{show.count(done['files'], 'file')} could not be saved ({names}{more})"
+        files = f"{count(done['files'], 'file')} could not be saved ({names}{more})"
         yield f"{files} and stay on this machine: bucketfs recover"
     if removals := done.get("removals", 0):  # a daemon that was started long ago tells none
-        yield f"{show.count(removals, 'removal')} could not be done in the bucket"
+        yield f"{count(removals, 'removal')} could not be done in the bucket"

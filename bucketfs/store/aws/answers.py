@@ -46,7 +46,7 @@ from bucketfs.errors import (
     is_of_names,
 )
 from bucketfs.store.aws.error_body import words
-from bucketfs.store.base import Body, Headers, ObjectInfo, manifest_token
+from bucketfs.store.base import Body, Headers, ObjectInfo, manifest_token, version_token
 from bucketfs.store.config import StoreConfig
 
 _MONTHS: Final = {
@@ -358,3 +358,20 @@ def new_object_params(config: StoreConfig) -> dict[str, Any]:
         "SSEKMSKeyId": config.encryption.kms_key_id,
     }
     return {name: value for name, value in params.items() if value}
+
+
+def with_version(info: ObjectInfo, *, etags: bool) -> ObjectInfo:
+    """What an answer says of an object, with something to tell its version by.
+
+    Args:
+        info: As the answer has it.
+        etags: The endpoint's ETags can be relied on.
+    """
+    if info.etag and etags:
+        return info
+    return replace(info, etag=version_token(info.size, info.last_modified))
+
+
+def unusable(operation: str, key: str, why: str) -> NoAnswer:
+    """The failure of a request whose answer says nothing that can be used."""
+    return NoAnswer("BadAnswer", operation=operation, key=key, message=why)

@@ -20,7 +20,6 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from bucketfs.errors import (
-    NoAnswer,
     NotFound,
     PreconditionFailed,
     StoreError,
@@ -41,17 +40,13 @@ from bucketfs.store.aws.answers import (
     translate,
     unquote,
     unsigned,
+    unusable,
+    with_version,
 )
 from bucketfs.store.aws.connection import Connection
 from bucketfs.store.aws.download import feed, refused, verify
 from bucketfs.store.aws.error_body import error_code, words
-from bucketfs.store.aws.list_answers import (
-    Listing,
-    parse_listing,
-    parse_uploads,
-    parse_versions,
-    token_ahead,
-)
+from bucketfs.store.aws.listings import FULL_PAGE, Listings
 from bucketfs.store.aws.ranges import Asked, Told, believed, length_of
 from bucketfs.store.aws.sums import Checksums, multipart_etag
 from bucketfs.store.base import (
@@ -69,16 +64,13 @@ from bucketfs.store.base import (
     VersionPage,
     is_etag,
     is_manifest,
-    version_token,
 )
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
-from bucketfs.store.long_listing import Repeats, tell_left_out
-from bucketfs.store.refusal import as_taken, is_refusal
+from bucketfs.store.refusal import as_taken
 
-#: Most keys S3 takes in one DeleteObjects, and shows in one page of a listing.
+#: Most keys S3 takes in one DeleteObjects.
 _BATCH: Final = 1000
-_FULL_PAGE: Final = 1000
 _Params = dict[str, Any]
 
 
@@ -104,9 +96,10 @@ class S3Store:
         }
         self._new = new_object_params(config)
         self._sums = Checksums(config, provider)
+        self._listings = Listings(self._call, self._always, provider)
         events = connection.client.meta.events
         events.register("before-call.s3.DeleteObjects", self._choose_sum)
-        events.register("before-call.s3.ListObjectsV2", self._ask_for_headers)
+        events.register("before-call.s3.ListObjectsV2", self._listings.ask_for_headers)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -120,9 +113,9 @@ class S3Store:
         try:
             size = length_of(came)
         except ValueError as exc:
-            raise _unusable("HeadObject", key, str(exc)) from None
+            raise unusable("HeadObject", key, str(exc)) from None
         if size is None:
-            raise _unusable("HeadObject", key, "no Content-Length in the answer")
+            raise unusable("HeadObject", key, "no Content-Length in the answer")
         return self._versioned(object_info(key, came, size))
 
     async def get(
@@ -247,7 +240,7 @@ class S3Store:
             for error in answer.get("Errors", []):
                 key, code = error.get("Key", ""), error.get("Code")
                 if key not in asked:
-                    raise _unusable("DeleteObjects", keys[at], f"it names {words(key)!r}")
+                    raise unusable("DeleteObjects", keys[at], f"it names {words(key)!r}")
                 if code != "NoSuchKey":
                     kind = PreconditionFailed if code == "PreconditionFailed" else StoreError
                     stayed[key] = kind(
@@ -265,31 +258,17 @@ class S3Store:
         delimiter: str = "/",
         token: str | None = None,
         start_after: str = "",
-        limit: int = _FULL_PAGE,
+        limit: int = FULL_PAGE,
         on_token: OnToken | None = None,
     ) -> ListPage:
-        params: _Params = {"Prefix": prefix, "MaxKeys": limit}
-        if delimiter:
-            params["Delimiter"] = delimiter
-        if not self._provider.list_v2:
-            return await self._list_v1(params, delimiter, token or start_after)
-        first = dict(params)
-        if token:
-            first["ContinuationToken"] = token
-        elif start_after:
-            first["StartAfter"] = start_after
-        try:
-            page = await self._page_with_headers(prefix, first, on_token)
-        except Unsupported:
-            page = None
-        if page is not None and token and page.next_token == token:
-            raise _unusable("ListObjectsV2", prefix, "the next page is the same again")
-        if page is None or page.version_1 or (page.truncated and not page.next_token):
-            # The endpoint took the request for one of version 1, and ignored where to start.
-            self._provider.demote_list()
-            if page is None or page.truncated or token or start_after:
-                return await self._list_v1(params, delimiter, token or start_after)
-        return page.answer(prefix, delimiter, page.next_token if page.truncated else None)
+        return await self._listings.page(
+            prefix,
+            delimiter=delimiter,
+            token=token,
+            start_after=start_after,
+            limit=limit,
+            on_token=on_token,
+        )
 
     async def create_upload(self, key: str, headers: Headers, *, copies: bool = False) -> str:
         opening = self._sums.opening(copies=copies)
@@ -297,7 +276,7 @@ class S3Store:
         answer = await self._call("CreateMultipartUpload", key, self._object, Key=key, **params)
         upload_id: str = answer.get("UploadId", "")
         if not upload_id:
-            raise _unusable("CreateMultipartUpload", key, "no upload in the answer")
+            raise unusable("CreateMultipartUpload", key, "no upload in the answer")
         self._sums.opened(upload_id, opening, headers.metadata)
         return upload_id
 
@@ -387,26 +366,7 @@ class S3Store:
                 raise
 
     async def list_uploads(self, prefix: str) -> Sequence[UploadInfo]:
-        uploads: list[UploadInfo] = []
-        # botocore asks for encoded keys and decodes them in the other listings, not in this one.
-        params: _Params = {"Prefix": prefix, "EncodingType": "url"}
-        marker: _Params = {}
-        repeats = Repeats()
-        while True:
-            answer = await self._call(
-                "ListMultipartUploads", prefix, self._always, **params, **marker
-            )
-            page = parse_uploads(answer.get("Listing", b""))
-            if page is None:
-                raise _unusable("ListMultipartUploads", prefix, "no listing")
-            tell_left_out(prefix, page.left_out)
-            uploads += page.uploads
-            if not page.truncated or not page.key_marker:
-                return uploads
-            marker = {"KeyMarker": page.key_marker, "UploadIdMarker": page.id_marker}
-            where = f"{page.key_marker}\0{page.id_marker}"
-            if why := repeats.seen(where, empty=not (page.uploads or page.left_out)):
-                raise _unusable("ListMultipartUploads", prefix, why)
+        return await self._listings.uploads(prefix)
 
     async def list_versions(
         self,
@@ -414,43 +374,15 @@ class S3Store:
         *,
         delimiter: str = "/",
         markers: tuple[str, str] | None = None,
-        limit: int = _FULL_PAGE,
+        limit: int = FULL_PAGE,
     ) -> VersionPage:
-        """One page of all versions below a prefix, old ones and delete markers among them.
-
-        Args:
-            prefix: As for `Store.list`.
-            delimiter: As for `Store.list`.
-            markers: As the page before has them, None for the first page.
-            limit: Most versions and prefixes in the page.
-
-        Raises:
-            StoreError: Unsupported where the endpoint has no such operation.
-        """
-        params: _Params = {"Prefix": prefix, "MaxKeys": limit, "EncodingType": "url"}
-        if delimiter:
-            params["Delimiter"] = delimiter
-        if markers is not None:
-            params["KeyMarker"] = markers[0]
-            params |= {"VersionIdMarker": markers[1]} if markers[1] else {}
-        answer = await self._call("ListObjectVersions", prefix, self._always, **params)
-        page = parse_versions(answer.get("Listing", b""))
-        if page is None:
-            raise _unusable("ListObjectVersions", prefix, "no listing")
-        return page
+        """As `Listings.page_of_versions`."""
+        return await self._listings.page_of_versions(
+            prefix, delimiter=delimiter, markers=markers, limit=limit
+        )
 
     async def versions(self, key: str) -> Sequence[ObjectVersion]:
-        found: list[ObjectVersion] = []
-        markers, repeats = None, Repeats()
-        while True:
-            page = await self.list_versions(key, delimiter="", markers=markers)
-            of_key = [version for version in page.versions if version.info.key == key]
-            found += of_key
-            markers = page.markers
-            if markers is None or len(of_key) < len(page.versions):
-                return found
-            if why := repeats.seen("\0".join(markers), empty=not page.versions):
-                raise _unusable("ListObjectVersions", key, why)
+        return await self._listings.versions(key)
 
     async def restore_version(self, key: str, version_id: str) -> ObjectInfo:
         source = {"Bucket": self._config.bucket, "Key": key, "VersionId": version_id}
@@ -529,95 +461,16 @@ class S3Store:
             digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
             params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
 
-    def _ask_for_headers(self, params: dict[str, Any], **_: object) -> None:
-        """Have a listing bring what was stored with the objects, see `Profile.listing`."""
-        if not self._provider.listed_headers:
-            return
-        match self._provider.listing:
-            case "tigris":
-                params["headers"]["X-Tigris-List-Metadata"] = "true"
-            case "ext-v1":
-                params["url"] = params["url"].replace("list-type=2", "list-type=ext-v1", 1)
-            case _:
-                params["url"] += "&metadata=true"
-
     def _source_condition(self, if_match: str) -> _Params:
         if if_match and is_etag(if_match) and self.capabilities.copy_condition:
             return {"CopySourceIfMatch": f'"{if_match}"'}
         return {}
 
-    async def _list_v1(self, params: _Params, delimiter: str, marker: str) -> ListPage:
-        prefix = params["Prefix"]
-        page = await self._page("ListObjects", prefix, {**params, "Marker": marker})
-        if not page.truncated:
-            return page.answer(prefix, delimiter, None)
-        last = [page.objects[-1].key] if page.objects else []
-        following = page.next_marker or max([*last, *page.prefixes[-1:]], default="")
-        if following <= marker:
-            raise Unsupported("BadAnswer", operation="ListObjects", key=prefix)
-        return page.answer(prefix, delimiter, following)
-
-    async def _page_with_headers(
-        self, prefix: str, params: _Params, on_token: OnToken | None
-    ) -> Listing:
-        """A page of ListObjectsV2, asked for with what was stored with the objects if that helps.
-
-        Most endpoints overlook a parameter that they do not know; one that refuses it is asked
-        without.
-        """
-        asked = self._provider.listed_headers
-        try:
-            page = await self._page("ListObjectsV2", prefix, params, on_token)
-        except StoreError as exc:
-            # who says that there is no such operation is asked for version 1 of it
-            is_old = isinstance(exc, Unsupported) and self._provider.listing == "metadata"
-            if not asked or is_old or not is_refusal(exc):
-                raise
-            with self._provider.without_listed_headers() as trial:
-                page = await self._page("ListObjectsV2", prefix, params, on_token)
-                trial.holds()
-            return page
-        if self._provider.listed(page.objects, asked=asked):
-            return replace(page, objects=[_as_told(info) for info in page.objects])
-        return page
-
-    async def _page(
-        self, operation: str, prefix: str, params: _Params, on_token: OnToken | None = None
-    ) -> Listing:
-        answer = await self._call(operation, prefix, self._always, **params)
-        body: bytes = answer.get("Listing", b"")
-        if on_token is not None and (token := token_ahead(body)):
-            await on_token(token)
-        page = parse_listing(body)
-        if page is None:
-            raise _unusable(operation, prefix, "no listing")
-        if not self.capabilities.etags or not all(info.etag for info in page.objects):
-            # s3proxy names none of a marker, and of all others
-            files = [info for info in page.objects if not info.key.endswith("/")]
-            if files and not any(info.etag for info in files):
-                self._provider.miss_etags()
-            return replace(page, objects=[self._with_version(info) for info in page.objects])
-        return page
-
     def _versioned(self, info: ObjectInfo) -> ObjectInfo:
         """What an answer says of an object, with something to tell its version by."""
         if not info.etag and not info.key.endswith("/"):
             self._provider.miss_etags()
-        return self._with_version(info)
-
-    def _with_version(self, info: ObjectInfo) -> ObjectInfo:
-        """As `_versioned`, of one of many: it alone says nothing of the endpoint."""
-        if info.etag and self.capabilities.etags:
-            return info
-        return replace(info, etag=version_token(info.size, info.last_modified))
-
-
-#: What a listing tells of an object without user metadata, when that is all it tells.
-_NO_METADATA: Final = Headers(partial=True)
-
-
-def _as_told(info: ObjectInfo) -> ObjectInfo:
-    return info if info.headers is not None else replace(info, headers=_NO_METADATA)
+        return with_version(info, etags=self.capabilities.etags)
 
 
 def _tagging(headers: Headers) -> _Params:
@@ -626,7 +479,3 @@ def _tagging(headers: Headers) -> _Params:
 
 def _of_version(key: str, version: str) -> _Params:
     return {"Key": key, **({"VersionId": version} if version else {})}
-
-
-def _unusable(operation: str, key: str, why: str) -> NoAnswer:
-    return NoAnswer("BadAnswer", operation=operation, key=key, message=why)

@@ -115,7 +115,10 @@ class Account:
         try:
             await self.enter(bucket)
         except (FsError, StoreError) as error:
-            log.error("what an earlier mount has left for bucket %s waits: %s", name, _why(error))
+            log.error(
+                "bucket %s cannot be entered, what an earlier mount has left for it waits: %s",
+                name, _why(error),
+            )  # fmt: skip
         else:
             self.roster.appeared(bucket, asked)
 
@@ -130,7 +133,7 @@ class Account:
                     await self._over.wait()
         except Exception as error:
             if bucket.tree is not None:
-                log.exception("bucket %s does not end as it should", bucket.name)
+                log.exception("bucket %s was not closed as it should be", bucket.name)
                 return
             bucket.entering = None
             if isinstance(error, FsError | StoreError):

@@ -172,7 +172,9 @@ class Roster:
             if not await self._exists(name) and bucket is not None and bucket.there:
                 self._vanished(bucket)
         except (FsError, StoreError) as error:
-            log.warning("bucket %s may be missing in the mount point: %s", name, error)
+            log.warning(
+                "cannot look for bucket %s, it may be missing in the mount point: %s", name, error
+            )
 
     async def _names(self) -> dict[str, int]:
         """As `Buckets.names`; nothing, if the keys do not cover the question."""
@@ -182,7 +184,10 @@ class Roster:
             if not is_denied(error):
                 raise
             if self._denied is None:
-                log.warning("buckets are shown once they are asked for by name: %s", error)
+                log.warning(
+                    "cannot list the buckets, each is shown once a program has used its name: %s",
+                    error,
+                )
             self._denied = error
             return {}
         self._denied = None
@@ -260,7 +265,7 @@ class Roster:
         bucket.there = False
         self._on_change(bucket.name)
         if bucket.tree is not None and any(bucket.tree.outstanding.waiting()):
-            log.error("bucket %s is gone, and files in it are not saved yet", bucket.name)
+            log.error("bucket %s is gone, and it had files that are not saved yet", bucket.name)
 
     def _note_free(self, name: str, since: float) -> None:
         if len(self._free) >= _FREE_NAMES:

@@ -20,7 +20,7 @@ from bucketfs.file.content import Content
 from bucketfs.store.base import Headers
 from bucketfs.tasks import Shared
 from bucketfs.tree.core.posix import Posix, object_headers
-from bucketfs.tree.core.stages import ATTEMPTING, ENDS, Event, Progress, Stage
+from bucketfs.tree.core.stages import ATTEMPTING, ENDS, MOVES, Event, MoveError, Stage
 
 #: FUSE_ROOT_ID: the number the kernel expects the root to have.
 ROOT_INO = 1
@@ -31,12 +31,18 @@ NEVER = float("-inf")
 class OpenState:
     """What an inode has while it is open, unsaved, or being changed in the bucket.
 
-    It owns the inode's `Progress`: who changes what that depends on says so here, in the same step
-    of the event loop.
+    It owns the inode's `Stage`: who changes what that depends on says so here, in the same step of
+    the event loop.
 
     Attributes:
-        progress: How far it is on its way to the bucket.
         content: The bytes, while open or unsaved.
+        since: Unix time at which something of it began to wait for the bucket, 0.0 while nothing
+            does.
+        tries / error: Attempts to save it that failed since then, and why the last one did.
+        attributes_unsaved: The bucket does not have the current attributes.
+        attribute_changes: Counts changes of the attributes.
+        saving_attributes: A background task will save them.
+        retrying: A background task saves what is unsaved, until it has worked.
         lost: Directory and name that others gave to another object while this one was open.
         exclusive: Created with O_EXCL under the name it has, and not published yet.
         deferred_delete: Key to delete at the last close, because the open file still needs it.
@@ -44,17 +50,24 @@ class OpenState:
             (`Locks`), and the removals of a directory's names.
     """
 
-    progress: Progress = field(default_factory=Progress)
     content: Content | None = None
+    since: float = 0.0
+    tries: int = 0
+    error: str = ""
+    attributes_unsaved: bool = False
+    attribute_changes: int = 0
+    saving_attributes: bool = False
+    retrying: bool = False
     lost: tuple[Directory, str] | None = None
     exclusive: bool = False
     deferred_delete: str = ""
     users: int = 0
+    _stage: Stage = field(default=Stage.CLEAN, init=False)
 
     @property
     def stage(self) -> Stage:
         """Where the inode is on its way to the bucket."""
-        return self.progress.stage
+        return self._stage
 
     @property
     def unlinked(self) -> bool:
@@ -67,7 +80,7 @@ class OpenState:
         if self.unlinked:
             return False
         content = self.content
-        return self.progress.attributes_unsaved or (content is not None and content.unsaved)
+        return self.attributes_unsaved or (content is not None and content.unsaved)
 
     @property
     def being_written(self) -> bool:
@@ -85,18 +98,17 @@ class OpenState:
     @property
     def in_use(self) -> bool:
         """Whether forgetting this would lose something."""
-        progress = self.progress
         return (
             self.content is not None
-            or progress.attributes_unsaved
+            or self.attributes_unsaved
             or bool(self.deferred_delete)
-            or progress.saving_attributes
-            or progress.retrying  # that task would not see what is opened and written meanwhile
+            or self.saving_attributes
+            or self.retrying  # that task would not see what is opened and written meanwhile
             or self.users > 0
         )
 
     def take(self, content: Content) -> None:
-        """These are the bytes now; who opens or promises them settles who is to save them."""
+        """These are the bytes now; who opens or promises them has `find_saver` called."""
         self.content = content
         if content.unsaved:
             self._move(Event.WRITTEN)
@@ -106,14 +118,14 @@ class OpenState:
         if self.content is not None:
             self.content.close()
             self.content = None
-            self.settle()
+            self.find_saver()
 
     def written(self) -> None:
         """The bytes have changed."""
         if self.stage is Stage.DIRTY and self.being_written:
             return  # as for each but the first of a program's many writes
         self._move(Event.WRITTEN)
-        self.settle()
+        self.find_saver()
 
     def attributes_changed(self) -> None:
         """The bucket does not have the attributes as they are now."""
@@ -121,13 +133,13 @@ class OpenState:
 
     def attributes_stored(self, changes: int) -> None:
         """The bucket has the attributes as they were after so many changes."""
-        self.progress.attributes_unsaved = self.progress.attribute_changes != changes
-        self.settle()
+        self.attributes_unsaved = self.attribute_changes != changes
+        self.find_saver()
 
     def attributes_dropped(self) -> None:
         """The bucket is not to have the changed attributes any more."""
-        self.progress.attributes_unsaved = False
-        self.settle()
+        self.attributes_unsaved = False
+        self.find_saver()
 
     def begin(self) -> None:
         """An attempt to save it begins; the caller has the right to (`Locks`), until it ends."""
@@ -140,17 +152,17 @@ class OpenState:
     def saved(self) -> None:
         """The attempt has worked, for what there was when it began."""
         self._move(Event.SAVED_OLDER if self.unsaved else Event.SAVED)
-        self.settle()
+        self.find_saver()
 
     def interrupted(self) -> None:
         """The attempt was broken off."""
         self._move(Event.INTERRUPTED)
-        self.settle()
+        self.find_saver()
 
     def failed(self, error: Exception) -> None:
         """The attempt has failed."""
         self._move(Event.FAILED, error=str(error) or repr(error))
-        self.settle()
+        self.find_saver()
 
     def given_up(self) -> None:
         """Nobody tries to save it any more; its bytes have been left on the local disk."""
@@ -162,7 +174,7 @@ class OpenState:
         """A program here has removed it."""
         self._move(Event.REMOVED)
 
-    def settle(self) -> None:
+    def find_saver(self) -> None:
         """Find who is to save it: a handle came or went, or what the journal has is another."""
         if self.stage in ENDS or self.stage in ATTEMPTING:
             return
@@ -172,11 +184,31 @@ class OpenState:
             if self.stage is not Stage.DIRTY:
                 self._move(Event.OPENED)
         elif self.stage is Stage.DIRTY:
-            failed = self.progress.tries > 0
+            failed = self.tries > 0
             self._move(Event.PROMISED_AFTER_FAILURE if failed else Event.PROMISED)
 
     def _move(self, event: Event, *, error: str = "") -> None:
-        self.progress.move(event, at=clock.wall_ns() / 1e9, error=error)
+        """Go where the table says, with what is counted on the way.
+
+        Raises:
+            MoveError: The table has no such move; nothing has changed.
+        """
+        stage = MOVES[self._stage].get(event)
+        if stage is None:
+            raise MoveError(f"{event.name} in {self._stage.name}")
+        self._stage = stage
+        if event is Event.CHANGED:
+            self.attribute_changes += 1
+            self.attributes_unsaved = True
+        elif event is Event.FAILED:
+            self.tries += 1
+            self.error = error
+        if stage is Stage.REMOVED:
+            self.attributes_unsaved = False
+        if stage in ENDS or event is Event.SAVED_OLDER:
+            self.since, self.tries, self.error = 0.0, 0, ""
+        elif stage is not Stage.DIRTY:
+            self.since = self.since or clock.wall_ns() / 1e9
 
 
 class Inode:

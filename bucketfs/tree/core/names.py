@@ -1,8 +1,7 @@
-"""File names and object keys: which belongs to which. Pure.
+"""File names: what can be one. Pure.
 
-A key is the path below the mounted prefix, its components joined by ``/``. Not every key is a path:
-keys with empty, ``.`` or ``..`` components, with components over 255 bytes or with NUL are hidden,
-never touched.
+The components of a key, which ``/`` separates, are names. Not every key is a path: keys with empty,
+``.`` or ``..`` components, with components over 255 bytes or with NUL are hidden, never touched.
 """
 
 from __future__ import annotations
@@ -11,9 +10,8 @@ import errno
 
 from bucketfs.errors import FsError
 
-#: NAME_MAX of Linux and the key limit of S3, both in bytes of UTF-8.
+#: NAME_MAX of Linux, in bytes of UTF-8.
 NAME_MAX = 255
-KEY_MAX = 1024
 #: How Hadoop marks a directory: a zero-byte object ``dir_$folder$``.
 FOLDER_SUFFIX = "_$folder$"
 
@@ -37,14 +35,3 @@ def is_visible(name: str) -> bool:
     if name in ("", ".", "..") or "\0" in name or "/" in name:
         return False
     return len(name) * 4 <= NAME_MAX or len(name.encode()) <= NAME_MAX
-
-
-def check_key(key: str) -> str:
-    """The key itself.
-
-    Raises:
-        FsError: ENAMETOOLONG when S3 would not take it.
-    """
-    if len(key) * 4 > KEY_MAX and len(key.encode()) > KEY_MAX:
-        raise FsError(errno.ENAMETOOLONG, f"the key would have more than {KEY_MAX} bytes")
-    return key

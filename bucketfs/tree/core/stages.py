@@ -1,6 +1,6 @@
 """Where an inode is on its way to the bucket: the stages, and a table of what moves it.
 
-Everything that decides about the stage is here; nothing here knows files, requests or the clock.
+Which moves there are is said here alone; nothing here knows files, requests or the clock.
 
 Theory
 ======
@@ -18,9 +18,9 @@ a) Something happens to the file: bytes or attributes change, an attempt begins 
 b) Who is to save it changes. That is told from facts that belong to the file and its handles:
    whether a program has unsaved bytes open for writing that the journal does not have
    (`OpenState.being_written`), whether anything is unsaved at all (`OpenState.unsaved`), and
-   whether an attempt has failed. `OpenState.settle` looks at these after each of (a), and whenever
-   a handle comes or goes or the journal has a new row: OPENED, PROMISED, PROMISED_AFTER_FAILURE,
-   NOTHING_LEFT.
+   whether an attempt has failed. `OpenState.find_saver` looks at these after each of (a), and
+   whenever a handle comes or goes or the journal has a new row: OPENED, PROMISED,
+   PROMISED_AFTER_FAILURE, NOTHING_LEFT.
 
 After an attempt that was interrupted, or that saved less than there is by now, it is open who goes
 on: the file is DIRTY until (b) has said it, within the same step.
@@ -29,8 +29,7 @@ What is not here, and why: whether bytes are unsaved, lost or promised is asked 
 themselves (`Overlay`, `Promise`), because a file must be saved even where a stage were wrong; they
 are what moves the machine, not what it says. `tests/tree/check.py` compares the two.
 
-One owner moves: `OpenState`. Nobody else calls `Progress.move`, and no one else tells a stage from
-facts.
+One owner moves: `OpenState`. Nobody else knows the events, or tells a stage from facts.
 
 Invariants:
 - PUBLISHING and CONFLICT only while who moves has the right to write the object (`Locks`), of which
@@ -153,65 +152,3 @@ ENDS = frozenset({Stage.CLEAN, Stage.REMOVED})
 
 class MoveError(Exception):
     """The table has no such move: a bug of who moves."""
-
-
-class Progress:
-    """How far one inode has come.
-
-    Attributes:
-        since: Unix time at which something of it began to wait for the bucket, 0.0 while nothing
-            does.
-        tries / error: Attempts to save it that failed since then, and why the last one did.
-        attributes_unsaved: The bucket does not have the current attributes.
-        attribute_changes: Counts changes of the attributes.
-        saving_attributes: A background task will save them.
-        retrying: A background task saves what is unsaved, until it has worked.
-    """
-
-    __slots__ = (
-        "_stage", "attribute_changes", "attributes_unsaved", "error", "retrying",
-        "saving_attributes", "since", "tries",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self._stage = Stage.CLEAN
-        self.since = 0.0
-        self.tries = 0
-        self.error = ""
-        self.attributes_unsaved = False
-        self.attribute_changes = 0
-        self.saving_attributes = False
-        self.retrying = False
-
-    @property
-    def stage(self) -> Stage:
-        """Where it is."""
-        return self._stage
-
-    def move(self, event: Event, *, at: float, error: str = "") -> None:
-        """Go where the table says, with what is counted on the way.
-
-        Args:
-            event: What has happened.
-            at: Unix time of it.
-            error: Why it FAILED.
-
-        Raises:
-            MoveError: The table has no such move; nothing has changed.
-        """
-        stage = MOVES[self._stage].get(event)
-        if stage is None:
-            raise MoveError(f"{event.name} in {self._stage.name}")
-        self._stage = stage
-        if event is Event.CHANGED:
-            self.attribute_changes += 1
-            self.attributes_unsaved = True
-        elif event is Event.FAILED:
-            self.tries += 1
-            self.error = error
-        if stage is Stage.REMOVED:
-            self.attributes_unsaved = False
-        if stage in ENDS or event is Event.SAVED_OLDER:
-            self.since, self.tries, self.error = 0.0, 0, ""
-        elif stage is not Stage.DIRTY:
-            self.since = self.since or at

@@ -1,5 +1,7 @@
 """What the parts of the tree share: configuration, the inode table, keys, and the linking of names.
 
+The key of an inode is the mounted prefix and its path, joined by ``/``.
+
 No I/O here. Code between two awaits is atomic (one trio loop); each method leaves the tree
 consistent.
 """
@@ -11,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Protocol
 
 from bucketfs import clock
@@ -22,14 +23,14 @@ from bucketfs.file.early_upload import Outlet
 from bucketfs.file.overlay import Overlay
 from bucketfs.file.target import Target
 from bucketfs.store.base import ObjectInfo
+from bucketfs.tree.core.freshness import Freshness
 from bucketfs.tree.core.inode import NEVER, ROOT_INO, Directory, Inode, InodeTable, OpenState
-from bucketfs.tree.core.names import check_key
 from bucketfs.tree.core.posix import Defaults
 
+#: The longest key that S3 takes, in bytes of UTF-8.
+KEY_MAX = 1024
 #: Files that were given up and are still told of.
 _GIVEN_UP_KEPT = 1000
-#: Free names remembered per directory.
-_FREE_NAMES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ class TreeState:
         self.config = config
         self.table = InodeTable(root)
         self.mounted_ns = clock.wall_ns()
+        self.freshness = Freshness(ttl=config.ttl, absence_ttl=config.absence_ttl)
         self.changes = 0
         #: Names in the tree, about: those below a directory that was unlinked are still counted.
         self.entries = 0
@@ -140,8 +142,6 @@ class TreeState:
         self.open_inodes: set[Inode] = set()
         #: Removed files whose objects stay until their last close, by key: they are in no listing.
         self.deferred: dict[str, Inode] = {}
-        #: Monotonic time before which no answer is believed that comes from now on (`Refresher`).
-        self.forgotten = NEVER
         #: Names removed here whose objects are being deleted, with their keys (`Removals`).
         self.leaving: dict[Directory, dict[str, Sequence[str]]] = {}
         self.watcher = watcher
@@ -188,61 +188,6 @@ class TreeState:
             return self.prefix(directory) == prefix
         except FsError:
             return False
-
-    def is_listed(self, directory: Directory) -> bool:
-        """Whether the directory's entries are completely known and fresh."""
-        return clock.monotonic() - directory.listed <= self.config.ttl
-
-    def is_current(self, directory: Directory) -> bool:
-        """Whether no other names than those known are in the directory, as far as is asked."""
-        return clock.monotonic() - directory.listed <= self.config.absence_ttl
-
-    def free_since(self, directory: Directory, name: str) -> float:
-        """Monotonic time of the last answer that a name which is not known is free."""
-        return max(directory.listed, directory.negatives.get(name, NEVER))
-
-    def note_free(self, directory: Directory, name: str, since: float) -> bool:
-        """Remember that a name was free at a monotonic time; whether that is possible."""
-        if since <= self.forgotten:
-            return False
-        negatives = directory.negatives
-        negatives.pop(name, None)  # the latest come last
-        if len(negatives) >= _FREE_NAMES:
-            outdated = clock.monotonic() - self.config.absence_ttl
-            for other in list(takewhile(lambda other: negatives[other] < outdated, negatives)):
-                del negatives[other]
-        if len(negatives) >= _FREE_NAMES:
-            return False
-        negatives[name] = since
-        return True
-
-    def age(self, inode: Inode) -> float:
-        """Seconds since the bucket last showed this inode's version to us."""
-        seen = inode.checked
-        if inode.parent is not None:
-            seen = max(seen, inode.parent.listed)
-        return clock.monotonic() - seen
-
-    def check_heard(self, inode: Inode, asked: float) -> None:
-        """An answer about an inode came; the question may be older than what was forgotten."""
-        if asked <= self.forgotten:
-            inode.checked = NEVER
-
-    def is_ours(self, inode: Inode) -> bool:
-        """Whether the bucket has nothing newer to tell: the root, the removed, the unsaved."""
-        if inode.parent is None or inode.open_state is None:
-            return inode.parent is None
-        return inode.open_state.unsaved
-
-    def is_fresh(self, inode: Inode) -> bool:
-        """Whether what is known of the inode needs no question to the bucket."""
-        return self.is_ours(inode) or self.age(inode) <= self.config.ttl
-
-    def timeout(self, inode: Inode) -> float:
-        """Seconds for which the kernel may keep what it is told of the inode now."""
-        if self.is_ours(inode):
-            return self.config.ttl
-        return max(0.0, self.config.ttl - self.age(inode))
 
     def new_file(self, parent: Directory, name: str) -> Inode:
         """A file inode linked under `name`."""
@@ -302,7 +247,7 @@ class TreeState:
         parent, name = inode.parent, inode.name
         self.unlink(inode)
         if parent is not None:
-            self.note_free(parent, name, clock.monotonic())
+            self.freshness.note_free(parent, name, clock.monotonic())
 
     def vanished(self, inode: Inode) -> None:
         """The bucket shows nothing any more, or something else, under an inode's name."""
@@ -323,7 +268,7 @@ class TreeState:
     def note_removed(self, directory: Directory, name: str) -> None:
         """The object of a name that went before is gone now: answers under way may show it."""
         self.changes += 1
-        self.note_free(directory, name, clock.monotonic())
+        self.freshness.note_free(directory, name, clock.monotonic())
         self._remember_removed(directory, name)
 
     def _remember_removed(self, directory: Directory, name: str) -> None:
@@ -456,7 +401,7 @@ class TreeState:
         return Target(
             key,
             inode.headers(),
-            changes=self.ensure_open_state(inode).progress.attribute_changes,
+            changes=self.ensure_open_state(inode).attribute_changes,
             if_match=etag,
             if_none_match=not etag,
         )
@@ -511,12 +456,18 @@ class TreeState:
             inode.open_state.deferred_delete = ""
         return inode
 
-    def learn_taken(self, directory: Directory, name: str) -> None:
-        """The bucket has something of a name that we took for free: look again."""
-        directory.listed = NEVER
-        directory.negatives.pop(name, None)
-
     def retain(self, key: str) -> None:
         """Something new has this key, which a removed file would have taken along."""
         if self.take_deferred(key) is not None:
             self.files.cache.journal.removed([key])
+
+
+def check_key(key: str) -> str:
+    """The key itself.
+
+    Raises:
+        FsError: ENAMETOOLONG when S3 would not take it.
+    """
+    if len(key) * 4 > KEY_MAX and len(key.encode()) > KEY_MAX:
+        raise FsError(errno.ENAMETOOLONG, f"the key would have more than {KEY_MAX} bytes")
+    return key

@@ -288,13 +288,13 @@ class Attributes:
                 # most have no object, of which the store may say the same
                 return self._unseen(inode)
             # listed but not readable: shown, as s3fs does, as a file nobody may touch
-            log.warning("the attributes of a listed object are not readable: %s", error)
+            log.warning("cannot read the attributes of an object that a listing shows: %s", error)
             self._hide(inode)
             return inode
         if inode.changed > since and inode.posix is not None:
             return inode
         inode = self.accept(inode, info)
-        self._state.check_heard(inode, asked)
+        self._state.freshness.check_heard(inode, asked)
         return inode
 
     async def _head_or_get(self, inode: Inode, whole: int) -> ObjectInfo:
@@ -319,7 +319,7 @@ class Attributes:
         try:
             cache.write(pages, 0, b"".join(chunks))
         except FsError as error:
-            log.info("the bytes that came with the attributes are not kept: %s", error)
+            log.info("cannot keep the bytes that came with the attributes: %s", error)
         finally:
             cache.release(pages)
         return info

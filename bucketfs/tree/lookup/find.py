@@ -21,8 +21,8 @@ from bucketfs.errors import FsError, NotFound, StoreError, Unseen, is_denied
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import Shared, gather
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
-from bucketfs.tree.core.names import FOLDER_SUFFIX, check_key
-from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.core.names import FOLDER_SUFFIX
+from bucketfs.tree.core.state import TreeState, check_key
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.lookup.lister import FULL_PAGE, LARGE_MISSES, LOOKUP_PAGES, MANY_MISSES
 from bucketfs.tree.lookup.survey import Surveys
@@ -112,7 +112,7 @@ class Finder:
             return 0.0  # it is back if it cannot be deleted
         since = self._free_since(parent, name)
         left = self._state.config.absence_ttl - (clock.monotonic() - since)
-        if left <= 0 or not self._state.note_free(parent, name, since):
+        if left <= 0 or not self._state.freshness.note_free(parent, name, since):
             return 0.0
         return left
 
@@ -159,14 +159,14 @@ class Finder:
     def _remembered(self, parent: Directory, name: str) -> tuple[bool, Inode | None]:
         child = parent.children.get(name)
         if child is not None:
-            return self._state.is_fresh(child), child
+            return self._state.freshness.is_fresh(child), child
         if self._state.is_leaving(parent, name):
             return True, None
         since = self._free_since(parent, name)
         return clock.monotonic() - since <= self._state.config.absence_ttl, None
 
     def _free_since(self, parent: Directory, name: str) -> float:
-        since = self._state.free_since(parent, name)
+        since = self._state.freshness.free_since(parent, name)
         if not _is_large(parent):
             return since
         return max(since, self._surveys.free_since(parent, name))
@@ -191,9 +191,9 @@ class Finder:
                 return child
         found = self._learn(parent, name, key, answers)
         if found is None:
-            self._state.note_free(parent, name, asked)
+            self._state.freshness.note_free(parent, name, asked)
         else:
-            self._state.check_heard(found, asked)
+            self._state.freshness.check_heard(found, asked)
         return found
 
     def _learn(self, parent: Directory, name: str, key: str, answers: _Answers) -> Inode | None:

@@ -1,7 +1,7 @@
 """Forgetting what is known of a path, so that the next look at it asks the bucket.
 
 Only knowledge goes: what is unsaved is kept, and so are bytes in the cache, which are valid for one
-version only. Answers that are under way meanwhile count for nothing (`TreeState.forgotten`).
+version only. Answers that are under way meanwhile count for nothing (`Freshness.forgotten`).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Refresher:
             FsError: ENAMETOOLONG.
             StoreError: A path that is not known here could not be asked for.
         """
-        self._state.forgotten = clock.monotonic()
+        self._state.freshness.forgotten = clock.monotonic()
         forgotten = Forgotten()
         node: Inode = self._state.root
         for name in filter(None, path.split("/")):

@@ -48,7 +48,8 @@ class Lister:
         """
         asked = clock.monotonic()
         # a listing that began after the question answers it, however short the TTL
-        while directory.listed < asked and (anew or not self._state.is_current(directory)):
+        fresh = self._state.freshness
+        while directory.listed < asked and (anew or not fresh.is_current(directory)):
             if directory.loading is not None:
                 await directory.loading.answered()
                 continue

@@ -122,7 +122,7 @@ class Merge:
             self._vanish(directory.children[name])
         self._merge_marker(self._marker)
         directory.hidden = self._hidden
-        outdated = self._began <= self._state.forgotten
+        outdated = self._began <= self._state.freshness.forgotten
         came_back = any(map(self._came_back, self._left_out))
         directory.listed = NEVER if outdated or came_back else self._began
         directory.misses = 0
@@ -153,7 +153,7 @@ class Merge:
             directory.markers = known - {"/"}
             return
         directory.markers = known | {"/"}
-        if directory.open_state is not None and directory.open_state.progress.attributes_unsaved:
+        if directory.open_state is not None and directory.open_state.attributes_unsaved:
             return
         if directory.modified and directory.modified != marker.last_modified:
             directory.posix = None

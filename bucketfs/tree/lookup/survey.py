@@ -57,7 +57,7 @@ class Surveys:
         survey = self._latest.get(directory)
         if survey is None or survey.listed != directory.listed or not survey.covers(name):
             return NEVER
-        if survey.began <= self._state.forgotten:
+        if survey.began <= self._state.freshness.forgotten:
             return NEVER
         survey.helped |= name != survey.name
         return survey.began
@@ -88,4 +88,4 @@ class Surveys:
         child = directory.children.get(name)
         if child is not None:
             child.checked = max(child.checked, began)
-            self._state.check_heard(child, began)
+            self._state.freshness.check_heard(child, began)

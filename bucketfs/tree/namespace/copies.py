@@ -13,9 +13,9 @@ from bucketfs.file.context import Version
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import gather
 from bucketfs.tree.core.inode import Directory, Inode, is_below
-from bucketfs.tree.core.names import check_key
-from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.core.state import TreeState, check_key
 from bucketfs.tree.lookup.lister import Lister
+from bucketfs.units import count
 
 log = logging.getLogger(__name__)
 
@@ -135,14 +135,14 @@ class TreeCopies:
         theirs = [key for key, error in stayed.items() if isinstance(error, PreconditionFailed)]
         if theirs:
             log.warning(
-                "%d objects of a renamed directory were stored by someone else meanwhile: theirs"
-                " keep their names, as %r",
-                len(theirs), theirs[0],
+                "%s stored by someone else in a directory while it was renamed, and kept the old"
+                " name: %r is one",
+                count(len(theirs), "object was", "objects were"), theirs[0],
             )  # fmt: skip
         for key in stayed.keys() - set(theirs):
             log.error(
-                "%d of %d originals of a renamed directory stay behind",
-                len(stayed) - len(theirs), len(copies),
+                "%d of %d originals of a renamed directory cannot be deleted and stay behind: %s",
+                len(stayed) - len(theirs), len(copies), stayed[key],
             )  # fmt: skip
             raise stayed[key]
         return bool(theirs)
@@ -172,7 +172,10 @@ class TreeCopies:
                     if not isinstance(error, PreconditionFailed):
                         raise error
             except StoreError as error:
-                log.error("copies of a directory that could not be renamed stay behind: %s", error)
+                log.error(
+                    "a directory could not be renamed, and copies of its objects stay behind: %s",
+                    error,
+                )
 
     async def _look(self, key: str, original: ObjectInfo) -> ObjectInfo | None:
         """What a copy has made of a key, if it was carried out."""

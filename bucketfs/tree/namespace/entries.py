@@ -143,7 +143,7 @@ class Entries:
         except BaseException as error:
             self._state.unlink(inode)
             if isinstance(error, KeyTaken):
-                self._state.learn_taken(parent, name)
+                self._state.freshness.learn_taken(parent, name)
             raise
         inode.etag, inode.size, inode.modified = info.etag, len(body), info.last_modified
         inode.checked = clock.monotonic()
@@ -167,7 +167,7 @@ class Entries:
         except BaseException as error:
             self._state.unlink(directory)
             if isinstance(error, KeyTaken):
-                self._state.learn_taken(parent, name)
+                self._state.freshness.learn_taken(parent, name)
             raise
         directory.listed = directory.checked = clock.monotonic()
         self._state.drop_if_idle(directory)
@@ -282,7 +282,7 @@ class Entries:
 
     async def check_empty(self, directory: Directory) -> None:
         """Raise FsError ENOTEMPTY unless neither the bucket nor this mount has an entry in it."""
-        if self._state.is_listed(directory) and directory.children:
+        if self._state.freshness.is_listed(directory) and directory.children:
             raise FsError(errno.ENOTEMPTY)
         if any(map(self._state.holds_unsaved, directory.children.values())):
             raise FsError(errno.ENOTEMPTY)

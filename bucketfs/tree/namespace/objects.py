@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from bucketfs.errors import FsError
 from bucketfs.store.base import Headers, ObjectVersion
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
-from bucketfs.tree.core.names import check_key
 from bucketfs.tree.core.stages import Stage
-from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.core.state import TreeState, check_key
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.lookup.find import Finder
 

@@ -112,7 +112,7 @@ class Prefetcher:
         """
 
         def is_known(child: Inode) -> bool:
-            return self._state.age(child) + wait <= self._state.config.open_ttl
+            return self._state.freshness.age(child) + wait <= self._state.config.open_ttl
 
         stale = [
             child
@@ -148,7 +148,7 @@ class Prefetcher:
             await self._lister.ensure(directory, pages=LOOKUP_PAGES, anew=True)
         except (StoreError, FsError) as error:
             # who opens the files asks for each
-            log.debug("listed ahead: %s", error)
+            log.debug("cannot prefetch a listing: %s", error)
 
     def _from_here_on(self, order: _Order, positions: range) -> Iterator[Inode]:
         """Entries of a directory and, where it ends before `positions` do, of those behind it."""
@@ -270,7 +270,7 @@ class Prefetcher:
         return order, bisect_left(order.names, inode.name) if order is not None else 0
 
     def _order(self, directory: Directory) -> _Order | None:
-        if not self._state.is_listed(directory):
+        if not self._state.freshness.is_listed(directory):
             return None
         order = self._orders.get(directory)
         if order is None or order.listed != directory.listed:
@@ -331,4 +331,4 @@ class Prefetcher:
                 await self._attributes.revalidate(inode, whole=whole)
         except (StoreError, FsError) as error:
             # nobody asked for this one yet; who does will meet the error again
-            log.debug("fetched ahead: %s", error)
+            log.debug("cannot prefetch a file: %s", error)

@@ -115,7 +115,7 @@ class Subtree:
             try:
                 await self._ensure(directory, ahead=PAGES, pages=PAGES)
             except (StoreError, FsError) as error:
-                log.debug("listed ahead: %s", error)
+                log.debug("cannot prefetch a listing: %s", error)
 
     async def searched(self, directory: Directory) -> bool:
         """Names are looked up in a directory: list it if that takes few pages; whether it is.
@@ -127,12 +127,12 @@ class Subtree:
 
     async def _ensure(self, directory: Directory, *, ahead: int, pages: int | None = None) -> bool:
         parent = directory.parent
-        if parent is None or not self._state.is_listed(parent):
+        if parent is None or not self._state.freshness.is_listed(parent):
             return await self._lister.ensure(directory, pages=pages)
         walk = self._walks.setdefault(parent, _Walk())
         goes_on = walk.last not in ("", directory.name)
         walk.last = directory.name
-        if walk.under_way is not None and not self._state.is_current(directory):
+        if walk.under_way is not None and not self._state.freshness.is_current(directory):
             await walk.under_way.wait()
         if goes_on and walk.under_way is None and self._is_used_up(directory):
             most = min(ahead, self._affordable())
@@ -185,7 +185,7 @@ class Subtree:
                     self._accept(parent, prefix, pictures, began, since)
         except (StoreError, FsError) as error:
             # nobody asked for these yet; who does will meet the error again
-            log.debug("listed ahead: %s", error)
+            log.debug("cannot prefetch a listing: %s", error)
         finally:
             self._measured = clock.monotonic()
             self._pace = (self._measured - began) / max(taken, 1)

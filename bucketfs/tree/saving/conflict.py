@@ -101,11 +101,13 @@ class Conflicts:
         target = Target(
             self._state.child_key(parent, new_name),
             inode.headers(),
-            changes=open_state.progress.attribute_changes,
+            changes=open_state.attribute_changes,
             if_none_match=True,
         )
         info, target = await upload.publish(self._state.files, content, target)
-        log.error("%r was changed by someone else; the local version is %r", name, target.key)
+        log.error(
+            "%r was changed by someone else; what was written here is in %r", name, target.key
+        )
         parent.listed = NEVER
         self._state.unlink(inode)
         self._state.link(parent, new_name, inode)
@@ -123,7 +125,11 @@ class Conflicts:
                 raise
         gaps = content.local.missing(0, content.size)
         if gaps:
-            log.error("of the version of %r that was changed here, %s are lost", name, gaps)
+            log.error(
+                "%r was changed by someone else; bytes %s of the version that was changed here"
+                " are lost",
+                name, ", ".join(f"{start}-{stop - 1}" for start, stop in gaps),
+            )  # fmt: skip
         content.drop_base()
 
     async def _replace_theirs(self, inode: Inode, target: Target, content: Content) -> Published:
@@ -144,7 +150,10 @@ class Conflicts:
         raise AssertionError("unreachable")
 
     async def _overwrite(self, inode: Inode, target: Target, content: Content) -> Published:
-        log.warning("%r was changed by someone else; their version is overwritten", inode.name)
+        log.warning(
+            "%r was changed by someone else; ours replaces it, as conflict=overwrite says",
+            inode.name,
+        )
         unconditional = replace(target, if_match="", if_none_match=False)
         return Published(*await upload.publish(self._state.files, content, unconditional))
 
@@ -164,7 +173,7 @@ class Conflicts:
                 raise FsError(errno.EIO, f"all names for a copy are taken, up to {copy!r}")
             now += NANO
         await self._store.copy(key, copy, size=found.size, source_if_match=found.etag)
-        log.error("%r was changed by someone else; their version is %r", inode.name, copy)
+        log.error("%r was changed by someone else; their version is in %r", inode.name, copy)
         parent.listed = NEVER
         return found.etag
 

@@ -21,6 +21,7 @@ from bucketfs.tree.saving.leave import Leaver
 from bucketfs.tree.saving.outstanding import LeftBehind, Outstanding, Remaining
 from bucketfs.tree.saving.remove import Removals
 from bucketfs.tree.saving.save import Saver
+from bucketfs.units import count
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,10 @@ class Drain:
             log.error("%s is not saved: %s%s", self._state.shown(inode), error.why, where)
         leaving = sum(map(len, self._state.leaving.values())) + len(self._state.deferred)
         if leaving:
-            log.error("%d removed files stay in the bucket for now: %s", leaving, error.why)
+            log.error(
+                "%s still in the bucket, the next mount deletes what was removed: %s",
+                count(leaving, "removed file is", "removed files are"), error.why,
+            )  # fmt: skip
 
     async def _delete(self, key: str, etag: str) -> None:
         """Delete an object that was removed a while ago, unless others have replaced it since."""
@@ -153,7 +157,9 @@ class Drain:
                 if info.etag == etag:
                     await store.delete(key, if_match=etag)
         except StoreError as error:
-            log.error("a removed file stays in the bucket for now: %s", error)
+            log.error(
+                "%r was removed and is still there, the next mount deletes it: %s", key, error
+            )
         else:
             self.undeleted.discard(key)
             self._state.files.cache.journal.removed([key])

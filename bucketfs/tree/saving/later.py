@@ -69,8 +69,8 @@ class Later:
     def attributes(self, inode: Inode) -> None:
         """Save the inode's attributes in a moment, together with what else changes until then."""
         open_state = self._state.ensure_open_state(inode)
-        if not open_state.progress.saving_attributes:
-            open_state.progress.saving_attributes = True
+        if not open_state.saving_attributes:
+            open_state.saving_attributes = True
             self._background.start(
                 lambda: self._save_attributes(inode, open_state), "save attributes"
             )
@@ -87,25 +87,25 @@ class Later:
         """
         open_state = self._state.ensure_open_state(inode)
         self._promises.note(inode)
-        if not open_state.progress.retrying and not self._is_held(open_state):
-            open_state.progress.retrying = True
+        if not open_state.retrying and not self._is_held_back(open_state):
+            open_state.retrying = True
             self._background.start(
                 lambda: self._retry(inode, open_state, in_a_lull), "save after close"
             )
 
-    def _is_held(self, open_state: OpenState) -> bool:
+    def _is_held_back(self, open_state: OpenState) -> bool:
         """Whether a file is to wait for a flush or the end; the journal has to know it."""
         content = open_state.content
         promised = content is not None and content.unsaved and content.promise is not None
-        return self._state.files.held and promised
+        return self._state.files.held_back and promised
 
     async def _save_attributes(self, inode: Inode, open_state: OpenState) -> None:
         try:
             await trio.sleep(ATTRIBUTE_DELAY)
         finally:
-            open_state.progress.saving_attributes = False
-        if not open_state.progress.retrying and not self._is_held(open_state):
-            open_state.progress.retrying = True
+            open_state.saving_attributes = False
+        if not open_state.retrying and not self._is_held_back(open_state):
+            open_state.retrying = True
             await self._retry(inode, open_state, in_a_lull=False)
 
     async def _wait_for_lull(self) -> None:
@@ -128,7 +128,7 @@ class Later:
         try:
             if in_a_lull:
                 await self._wait_for_lull()
-            while not open_state.being_written and not self._is_held(open_state):
+            while not open_state.being_written and not self._is_held_back(open_state):
                 try:
                     return await self._save_in_turn(inode, open_state)
                 except (StoreError, FsError) as error:
@@ -145,7 +145,7 @@ class Later:
                 await trio.sleep(pause)
                 pause = min(pause * 2, RETRY_MOST)
         finally:
-            open_state.progress.retrying = False
+            open_state.retrying = False
             self._after(inode, open_state)
 
     async def _save_in_turn(self, inode: Inode, open_state: OpenState) -> None:

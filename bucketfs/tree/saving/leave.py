@@ -60,7 +60,10 @@ class Leaver:
             try:
                 kept = self._cache.rescue(content.local.pages, inode.name, content.size)
             except OSError as failure:
-                log.error("%s cannot be put under unsaved/: %s", self._state.shown(inode), failure)
+                log.error(
+                    "the bytes of %s cannot be moved to unsaved/ in the cache: %s",
+                    self._state.shown(inode), failure,
+                )  # fmt: skip
                 return None
             path = str(kept)
             self._promises.fail(inode, str(kept.relative_to(self._cache.directory)), error)

@@ -57,13 +57,16 @@ async def find_arrived(
     named = store.capabilities.user_metadata
     same = named and _said(found) == (content.size, dict(target.headers.metadata))
     if content.overlay.revision == revision and (same or _is_digest(found.etag, content)):
-        log.info("%r had been uploaded already", target.key)
+        log.info("%r is in the bucket already: the answer to its upload was lost", target.key)
         content.published(Version(target.key, found.etag, found.size))
         # other attributes than ours are brought there after it
         return found, target if same else replace(target, changes=-1)
     if not _is_attempt(store, found, content):
         return None
-    log.info("%r had been uploaded before, and is replaced", target.key)
+    log.info(
+        "%r is in the bucket as it was before, by an upload whose answer was lost: it is replaced",
+        target.key,
+    )
     if content.base is not None:
         # what is the base version's of this file is the same there
         content.rebase(Version(target.key, found.etag, found.size))

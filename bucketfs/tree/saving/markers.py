@@ -72,7 +72,7 @@ class Markers:
 
         The caller holds the directory's lock.
         """
-        if self._is_kept(parent) or not self._state.is_listed(parent):
+        if self._is_kept(parent) or not self._state.freshness.is_listed(parent):
             return
         if all(child is last for child in _in_bucket(parent)):
             await self.put(parent)
@@ -86,16 +86,21 @@ class Markers:
         try:
             await self._keep_if_empty(parent)
         except StoreError as error:
-            log.warning("whether %r is empty now is asked again: %s", parent.name, error)
+            log.warning(
+                "cannot look whether %r is empty now, it is tried again: %s",
+                self._state.shown(parent), error,
+            )  # fmt: skip
             self._removals.add(parent, "", ())
         except Exception:
             # a bug: the name is gone all the same, and its directory must not go with it
-            log.exception("whether %r is empty now is asked again", parent.name)
+            log.exception(
+                "cannot look whether %r is empty now, it is tried again", self._state.shown(parent)
+            )
             self._removals.add(parent, "", ())
 
     async def _keep_if_empty(self, parent: Directory) -> None:
         """As `keep`, after the fact, when no fresh listing could tell beforehand."""
-        if not self._state.is_listed(parent):
+        if not self._state.freshness.is_listed(parent):
             await self._keep_bare(parent)
 
     async def keep_emptied(self, directory: Directory) -> None:
@@ -124,7 +129,7 @@ class Markers:
         """Whether nothing in the bucket makes a directory exist."""
         if self._is_kept(directory):
             return False
-        if self._state.is_listed(directory):
+        if self._state.freshness.is_listed(directory):
             return not any(_in_bucket(directory))
         return await self._lister.is_empty(directory) and not self._is_kept(directory)
 

@@ -176,7 +176,7 @@ class Opener:
         content.add_reader(handle.reader)
         content.writers += writable
         content.early_upload.allowed |= writable
-        self._state.ensure_open_state(inode).settle()
+        self._state.ensure_open_state(inode).find_saver()
         return handle
 
     async def _drop(self, inode: Inode, content: Content) -> None:
@@ -184,7 +184,7 @@ class Opener:
         open_state = inode.open_state
         if open_state is None or open_state.content is not content:
             return
-        open_state.settle()
+        open_state.find_saver()
         if content.handles:
             return
         if open_state.unlinked:
@@ -245,9 +245,9 @@ class Opener:
         content = inode.content
         if inode.parent is None or (content is not None and content.unsaved):
             return
-        if inode.open_state is not None and inode.open_state.progress.attributes_unsaved:
+        if inode.open_state is not None and inode.open_state.attributes_unsaved:
             return
-        if self._state.age(inode) <= self._state.config.open_ttl:
+        if self._state.freshness.age(inode) <= self._state.config.open_ttl:
             return
         self._prefetcher.outdated(inode)
         whole = FILE_MAX if reads and content is None else 0

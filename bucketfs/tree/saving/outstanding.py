@@ -180,14 +180,14 @@ class Outstanding:
                 yield inode, open_state
 
     def _waiting(self, inode: Inode, open_state: OpenState) -> Waiting:
-        progress, path = open_state.progress, self._state.shown_below(inode)
+        path = self._state.shown_below(inode)
         return Waiting(
             path=path,
             size=_size(open_state),
-            state=progress.stage,
-            since=0.0 if progress.stage is Stage.DIRTY else progress.since,
-            tries=progress.tries,
-            error=progress.error,
+            state=open_state.stage,
+            since=0.0 if open_state.stage is Stage.DIRTY else open_state.since,
+            tries=open_state.tries,
+            error=open_state.error,
         )
 
     def _is_below(self, inode: Inode, below: str) -> bool:

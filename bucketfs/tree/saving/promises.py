@@ -79,7 +79,10 @@ class Promises:
                     await self._sync_rows()
                     return True
             except (FsError, OSError) as error:
-                log.warning("%s does not wait for its upload: %s", self._state.shown(inode), error)
+                log.warning(
+                    "%s cannot be kept in the journal, so close() waits for its upload: %s",
+                    self._state.shown(inode), error,
+                )  # fmt: skip
                 return False
         return False
 
@@ -111,7 +114,10 @@ class Promises:
         try:
             self._put(inode, open_state, content, self._seals(content))
         except (FsError, OSError) as error:
-            log.warning("a crash would lose %s: %s", self._state.shown(inode), error)
+            log.warning(
+                "%s cannot be kept in the journal, a crash before its upload would lose it: %s",
+                self._state.shown(inode), error,
+            )  # fmt: skip
         while self._outdated:
             self._cache.release(self._outdated.pop())
 
@@ -207,7 +213,7 @@ class Promises:
                 return
             if open_state.content.promised_as_it_is:
                 self.drop(open_state.content)
-                open_state.settle()
+                open_state.find_saver()
 
     def adopted(self, content: Content) -> None:
         """A promise of an earlier mount is this one's now."""
@@ -278,7 +284,7 @@ class Promises:
             if old is not None and old.row.file != row.file:
                 self._journal.drop(old.row.file)
         content.promise = Promise(pages, row, inline=inline, revision=revision)
-        open_state.settle()
+        open_state.find_saver()
         self.count += old is None
         self.bytes += row.size - (old.row.size if old is not None else 0)
         if old is not None and old.pages is not pages:

@@ -36,6 +36,7 @@ from bucketfs.errors import FsError, StoreError
 from bucketfs.tasks import Turns, gather, internal
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
 from bucketfs.tree.core.state import TreeState
+from bucketfs.units import count
 
 log = logging.getLogger(__name__)
 
@@ -238,7 +239,7 @@ class Removals:
                     await self._delete(batch)
                 except Exception:
                     # a bug: the names that come next must not wait for ever
-                    log.exception("removing %d names failed", len(batch))
+                    log.exception("cannot remove %s", count(len(batch), "name"))
                 finally:
                     self._done += len(batch)
                     self._turns.moved()
@@ -270,7 +271,7 @@ class Removals:
         except StoreError as error:
             failed = dict.fromkeys(keys, error)
         except Exception as error:
-            log.exception("deleting %d objects failed", len(keys))
+            log.exception("cannot delete %s", count(len(keys), "object"))
             failed = dict.fromkeys(keys, internal("delete", error))
         stayed.update(failed)
         self._journal.removed(keys)
@@ -294,11 +295,12 @@ class Removals:
             else:
                 self._note_failure(item.directory, item.name, failure)
                 self._streaks.pop(item.directory, None)
-                self._state.learn_taken(item.directory, item.name)
+                self._state.freshness.learn_taken(item.directory, item.name)
         if stayed:
             log.error(
-                "%d of %d removed objects stay in the bucket, their names are back: %s",
-                len(stayed), sum(len(item.keys) for item in batch), next(iter(stayed.values())),
+                "%d of %s cannot be deleted in the bucket, their names are back: %s",
+                len(stayed), count(sum(len(item.keys) for item in batch), "removed object"),
+                next(iter(stayed.values())),
             )  # fmt: skip
 
     def _note_failure(self, directory: Directory, name: str, failure: StoreError | FsError) -> None:
@@ -321,7 +323,10 @@ class Removals:
             if not leaving and directory not in self._going and directory.parent is not None:
                 await self._on_emptied(directory)
         except (StoreError, FsError) as error:
-            log.error("an emptied directory may vanish: %s", error)
+            log.error(
+                "cannot store a marker for the emptied directory %r, it may vanish: %s",
+                self._state.shown(directory), error,
+            )  # fmt: skip
             self._note_failure(directory, "", error)
         finally:
             self._batch_ended(directory, items)

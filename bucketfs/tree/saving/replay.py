@@ -21,6 +21,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from bucketfs.cache.extents import Extents, Seals
 from bucketfs.cache.pages import PageFile, read_exactly
@@ -38,8 +39,11 @@ from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.lister import Lister
 from bucketfs.tree.saving.later import Later
 from bucketfs.tree.saving.promises import Promises
+from bucketfs.units import count
 
 log = logging.getLogger(__name__)
+
+_STORED_SINCE: Final = "%r was stored by someone else after it was renamed: it stays"
 
 
 @dataclass(slots=True)
@@ -51,6 +55,19 @@ class Replayed:
     pending: int = 0
     damaged: int = 0
     others: int = 0
+
+    def __str__(self) -> str:
+        """Words for the log, without what has not happened."""
+        damaged = count(self.damaged, "damaged file")
+        others = count(self.others, "entry", "entries")
+        told = (
+            (self.pending, f"{count(self.pending, 'file')} to be uploaded again"),
+            (self.renamed, f"{count(self.renamed, 'object')} renamed"),
+            (self.removed, f"{count(self.removed, 'object')} removed"),
+            (self.damaged, f"{damaged}, see bucketfs recover"),
+            (self.others, f"{others} left for mounts of other prefixes of the bucket"),
+        )
+        return "; ".join(words for number, words in told if number)
 
 
 class DamagedError(Exception):
@@ -75,14 +92,18 @@ class Replay:
         journal = self._journal
         rows = (journal.renames(), journal.removals(), journal.pending(), journal.uploads())
         if left := sum(len(found) for found in rows):
-            log.warning("%d entries of the journal wait for a mount that may write", left)
+            log.warning(
+                "an earlier mount has left %s in the journal: mount without ro to carry it out",
+                count(left, "entry", "entries"),
+            )
 
     async def run(self) -> Replayed:
         """Carry everything out; what the bucket refuses stays for the next mount, and is logged."""
         left = self._journal.uploads()
-        # those without an id are looked for by their key: before there are new ones of it
-        await multipart.clear(self._store, self._journal, [u for u in left if not u.upload_id])
-        left = [upload for upload in left if upload.upload_id]
+        if nameless := [upload for upload in left if not upload.upload_id]:
+            # they are looked for by their key: before there are new ones of it
+            await multipart.clear(self._store, self._journal, nameless)
+        named = [upload for upload in left if upload.upload_id]
         for rename in self._journal.renames():
             if self._is_here(rename.old) and self._is_here(rename.new):
                 await self._finish(rename)
@@ -92,18 +113,12 @@ class Replay:
                 self._report(row, row.error)
             elif self._is_here(row.key):
                 await self._plant(row)
-        if left:
+        if named:
             self._background.start(
-                lambda: multipart.clear(self._store, self._journal, left), "abort left uploads"
+                lambda: multipart.clear(self._store, self._journal, named), "abort left uploads"
             )
         if self.done != Replayed():
-            log.warning(
-                "a mount before this one was not unmounted: %d files wait for their upload again,"
-                " %d objects were renamed, %d removed; %d files are damaged, %d entries of the"
-                " journal are of other prefixes of the bucket",
-                self.done.pending, self.done.renamed, self.done.removed, self.done.damaged,
-                self.done.others,
-            )  # fmt: skip
+            log.warning("a mount before this one was not unmounted: %s", self.done)
         return self.done
 
     def _is_here(self, key: str) -> bool:
@@ -120,7 +135,12 @@ class Replay:
             else:
                 await self._finish_file(rename)
         except StoreError as error:
-            log.error("%r is renamed to %r only in part: %s", rename.old, rename.new, error)
+            log.error(
+                "%r is renamed to %r only in part, the next mount goes on: %s",
+                rename.old,
+                rename.new,
+                error,
+            )
 
     async def _finish_tree(self, rename: Rename) -> None:
         objects = await self._lister.objects_below(rename.old)
@@ -134,7 +154,7 @@ class Replay:
         for key, error in stayed.items():
             if not isinstance(error, PreconditionFailed):
                 raise error
-            log.warning("%r was stored by someone else since: theirs keeps the name", key)
+            log.warning(_STORED_SINCE, key)
         self.done.renamed += len(gone)
         with self._journal.batch():
             for row in self._journal.pending():
@@ -156,7 +176,7 @@ class Replay:
                 raise KeyTaken("PreconditionFailed", key=key)
         except KeyTaken:
             log.error(
-                "%r and %r differ since one was renamed to the other: both stay", info.key, key
+                "%r was to be renamed to %r, which is another object now: both stay", info.key, key
             )
             return False
         for row in self._journal.pending():
@@ -172,7 +192,7 @@ class Replay:
                 try:
                     await self._store.delete(rename.old, if_match=old.etag)
                 except PreconditionFailed:
-                    log.warning("%r was stored by someone else since: it stays", rename.old)
+                    log.warning(_STORED_SINCE, rename.old)
             self.done.renamed += 1
             for row in self._journal.pending():
                 if row.key == rename.new:
@@ -216,9 +236,13 @@ class Replay:
                 await self._store.delete(removal.key, if_match=removal.etag)
                 self.done.removed += 1
         except PreconditionFailed:
-            log.info("%r has been replaced since it was removed", removal.key)
+            log.info("%r was stored by someone else after it was removed: it stays", removal.key)
         except StoreError as error:
-            log.error("%r was removed and stays in the bucket for now: %s", removal.key, error)
+            log.error(
+                "%r was removed and is still there, the next mount deletes it: %s",
+                removal.key,
+                error,
+            )
             return
         self._journal.removed([removal.key])
 
@@ -240,14 +264,16 @@ class Replay:
             await self._leave_damaged(row, error)
             return
         except FsError as error:
-            log.error("%r waits for a later mount: %s", row.key, error)
+            log.error(
+                "%r cannot be uploaded by this mount, the next one tries again: %s", row.key, error
+            )
             return
         inode = self._state.new_file(parent, name)
         self._furnish(inode, row)
         content = Content.promised(self._state.files, row, pages, outlet=self._state.outlet(inode))
         open_state = self._state.ensure_open_state(inode)
         open_state.take(content)
-        open_state.settle()
+        open_state.find_saver()
         self._promises.adopted(content)
         self._state.note_change(inode)
         self._later.keep_trying(inode)
@@ -288,7 +314,7 @@ class Replay:
 
     def _report(self, row: Row, error: str) -> None:
         self.done.damaged += 1
-        log.error("%r cannot be uploaded any more: %s; see bucketfs recover", row.key, error)
+        log.error("%r is damaged and cannot be uploaded: %s; see bucketfs recover", row.key, error)
 
     async def _has_arrived(self, row: Row) -> bool:
         """Whether the bucket has the object although the row is still there."""
@@ -299,7 +325,7 @@ class Replay:
         """Whether a later state of the file has arrived, which is what counts then."""
         if not row.ahead or not await self._is_there(row.key, row.ahead):
             return False
-        log.info("%r had been uploaded already, with what was written after its promise", row.key)
+        log.info("%r is in the bucket already, with what was written to it later", row.key)
         return True
 
     async def _is_there(self, key: str, uploads: Sequence[Attempt]) -> bool:
@@ -307,7 +333,11 @@ class Replay:
         try:
             found = await self._head(key)
         except StoreError as error:
-            log.warning("whether %r has been uploaded is not known: %s", key, error)
+            log.warning(
+                "cannot look whether %r is in the bucket already, it is uploaded again: %s",
+                key,
+                error,
+            )
             return False
         if found is None or found.headers is None or not self._store.capabilities.user_metadata:
             return False

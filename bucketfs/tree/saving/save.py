@@ -2,7 +2,11 @@
 
 What fails stays unsaved: `close` reports it, and the last close hands it to `Later`, which tries
 again. With `TreeConfig.writeback` close only promises the bytes (`Promises`), and `Later` brings
-them to the bucket. With `FileContext.held` nobody does before a flush or the mount's end.
+them to the bucket. With `FileContext.held_back` nobody does before a flush or the mount's end.
+
+On a conflict nothing is lost: the bucket's object keeps the name, and what was written here is
+stored beside it (`conflict`). Where the mount was asked to overwrite, our version takes the name,
+if it is whole: bytes of others' version are never mixed into it.
 """
 
 from __future__ import annotations
@@ -10,19 +14,29 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-from bucketfs.errors import FsError
+import trio
+
+from bucketfs import clock
+from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
+from bucketfs.file import upload
+from bucketfs.file.content import Content
 from bucketfs.file.target import Target
 from bucketfs.file.upload import Interrupted
+from bucketfs.store.base import ObjectInfo
 from bucketfs.tree.core.handle import Handle
-from bucketfs.tree.core.inode import Directory, Inode, OpenState
+from bucketfs.tree.core.inode import NEVER, Directory, Inode, OpenState
 from bucketfs.tree.core.locks import Locks, is_renaming
+from bucketfs.tree.core.posix import tagged_as, with_times_of
 from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.saving.attributes_alone import NOT_THE_OBJECT, AttributesAlone
+from bucketfs.tree.saving.conflict import Conflicts, Published
 from bucketfs.tree.saving.later import Later
+from bucketfs.tree.saving.lost_answers import find_arrived
 from bucketfs.tree.saving.promises import Promises
-from bucketfs.tree.saving.publish import Publisher, Saved
 from bucketfs.tree.saving.remove import Removals
 
 log = logging.getLogger(__name__)
@@ -53,7 +67,7 @@ class Uploaded:
 
 
 class Saver:
-    """Has an inode published, and sees it through.
+    """Brings what the bucket lacks of an inode there, under its lock.
 
     Attributes:
         uploaded: Counts what has been.
@@ -72,9 +86,12 @@ class Saver:
         self._removals = removals
         self._promises = promises
         self._later = later
-        self._publisher = Publisher(state, promises)
+        self._store = state.files.store
+        self._index = state.files.cache.index
+        self._conflicts = Conflicts(state)
+        self._attributes_alone = AttributesAlone(state)
         self.uploaded = Uploaded()
-        #: Whether the log says that not all files could be held.
+        #: Whether the log says that not all files could be held back.
         self._overflowed = False
 
     async def flush(self, handle: Handle) -> None:
@@ -83,13 +100,13 @@ class Saver:
             await self._tell(handle, self.close)
 
     async def sync(self, handle: Handle) -> None:
-        """Have everything of an open file in the bucket, or safe here if files are held (fsync).
+        """Have all of an open file in the bucket, or safe here if files are held back (fsync).
 
         Raises:
             FsError: ESTALE once for each handle that was open when others' version won a conflict.
             StoreError: It could not be saved.
         """
-        await self._tell(handle, self.close if self._state.files.held else self.save)
+        await self._tell(handle, self.close if self._state.files.held_back else self.save)
 
     async def _tell(self, handle: Handle, save: Callable[[Inode], Awaitable[None]]) -> None:
         """Save; a conflict that another save has met, before or meanwhile, is told of as well."""
@@ -112,11 +129,11 @@ class Saver:
         ):
             self._later.closed(inode)
             return
-        if self._state.files.held and not self._overflowed:
+        if self._state.files.held_back and not self._overflowed:
             self._overflowed = True
             log.warning(
-                "%s is published before the end of the mount, and perhaps others: "
-                "the cache cannot hold all that waits; raise cache_size",
+                "%s is uploaded before the end of the mount, others may be, too: "
+                "the cache is too small to hold all that waits; raise cache_size",
                 self._state.shown(inode),
             )
         await self.save(inode)
@@ -146,13 +163,101 @@ class Saver:
         if open_state.unlinked:
             return
         if open_state.content is not None and open_state.content.unsaved:
-            self._follow_up(inode, await self._publisher.content(inode, open_state))
+            await self._save_bytes(inode, open_state, open_state.content)
             self.uploaded.files += 1
             self.uploaded.bytes += inode.size
         elif open_state.lost is not None:
             open_state.attributes_dropped()  # nothing but the attributes of a lost name
-        elif open_state.progress.attributes_unsaved:
-            self._follow_up(inode, await self._publisher.attributes(inode, open_state))
+        elif open_state.attributes_unsaved:
+            await self._save_attributes(inode, open_state)
+
+    async def _save_bytes(self, inode: Inode, open_state: OpenState, content: Content) -> None:
+        """Store bytes and attributes.
+
+        Raises:
+            FsError: EFBIG, ENOSPC, ENAMETOOLONG; EIO, where a conflict would lose bytes. When they
+                are in a conflict copy: ESTALE, or EEXIST for a file made with O_EXCL.
+            StoreError: The upload failed, nothing has changed.
+            Interrupted: Somebody needs the inode's lock.
+        """
+        with _attempt(open_state):
+            content.hold()  # what a refusal leads to is done with the same bytes
+            try:
+                published = await self._store_bytes(inode, open_state, content)
+            finally:
+                content.unhold()
+            if published.conflict is None:
+                open_state.exclusive = False
+                self._state.retain(published.target.key)
+            self._note_saved(inode, open_state, published.info, published.target)
+        if open_state.attributes_unsaved:
+            self._later.attributes(inode)
+        if published.conflict is not None:
+            content.conflicts += 1
+            raise published.conflict
+
+    async def _store_bytes(
+        self, inode: Inode, open_state: OpenState, content: Content
+    ) -> Published:
+        lost = open_state.lost
+        if lost is not None and not self._conflicts.take_name_back(inode, lost):
+            open_state.overtaken()
+            return await self._conflicts.keep_ours_beside(inode, open_state, content, None)
+        target = self._state.target(inode)
+        try:
+            return await self._publish_noted(inode, target, content)
+        except PreconditionFailed as error:
+            found = await find_arrived(self._store, target, content)
+            if found is None:
+                open_state.overtaken()
+                return await self._conflicts.resolve(inode, open_state, target, error)
+            info, target = found
+            return await self._publish(target, content) if info is None else Published(info, target)
+        except FsError as error:
+            if error.errno != errno.ESTALE or content.early_upload.has_upload_only:
+                raise
+            open_state.overtaken()
+            return await self._conflicts.resolve(inode, open_state, target, error)
+
+    async def _publish_noted(self, inode: Inode, target: Target, content: Content) -> Published:
+        """Publish, and remember an upload whose outcome is not known."""
+        if content.promise is not None:
+            self._promises.attempting(content, target.headers)
+        try:
+            return await self._publish(target, content)
+        except PreconditionFailed:
+            raise
+        except (Exception, trio.Cancelled) as error:
+            refused = isinstance(error, StoreError) and 400 <= error.status < 500
+            content.may_have_arrived = content.may_have_arrived or not refused
+            self._promises.attempted(inode, content, target.headers)
+            raise
+
+    async def _publish(self, target: Target, content: Content) -> Published:
+        try:
+            return Published(*await upload.publish(self._state.files, content, target))
+        except NotFound as error:
+            if error.code in NOT_THE_OBJECT:
+                raise
+            if content.early_upload.has_upload_only:
+                raise PreconditionFailed(error.code, status=error.status, key=error.key) from error
+            await content.prove()
+            if content.local.missing(0, content.size):
+                raise FsError(errno.ESTALE, f"{target.key!r} was removed by others") from error
+        # others removed the object, and all of it is here: it becomes the file again
+        content.drop_base()
+        again = replace(target, if_match="", if_none_match=True)
+        return Published(*await upload.publish(self._state.files, content, again))
+
+    async def _save_attributes(self, inode: Inode, open_state: OpenState) -> None:
+        """Store attributes alone. Raises StoreError: it failed, nothing has changed."""
+        with _attempt(open_state):
+            target = Target("", inode.headers(), changes=open_state.attribute_changes)
+            carrier = await self._attributes_alone.store(inode, open_state, target.headers)
+            if carrier is not None:
+                self._note_saved(inode, open_state, carrier.info, target, sure=carrier.sure)
+        if open_state.attributes_unsaved:
+            self._later.attributes(inode)
 
     async def finish_upload(self, inode: Inode, open_state: OpenState) -> None:
         """Have nothing of a file in an unfinished upload only; the caller has the inode's lock.
@@ -160,16 +265,9 @@ class Saver:
         Raises:
             FsError, StoreError: As `save`.
         """
-        while open_state.content is not None and open_state.content.early_upload.has_upload_only:
+        while (content := open_state.content) is not None and content.early_upload.has_upload_only:
             with contextlib.suppress(Interrupted):
-                self._follow_up(inode, await self._publisher.content(inode, open_state))
-
-    def _follow_up(self, inode: Inode, saved: Saved) -> None:
-        """Do what publishing has left to do. Raises FsError for a conflict."""
-        if saved.attributes_left:
-            self._later.attributes(inode)
-        if saved.conflict is not None:
-            raise saved.conflict
+                await self._save_bytes(inode, open_state, content)
 
     def early_target(self, inode: Inode) -> Target:
         """Where a file would be published now that is still being written. Raises FsError."""
@@ -187,3 +285,48 @@ class Saver:
         if self._state.config.writeback:
             await self._state.files.cache.journal.synced()
         await self.save(directory)
+
+    def _note_saved(
+        self,
+        inode: Inode,
+        open_state: OpenState,
+        info: ObjectInfo,
+        target: Target,
+        *,
+        sure: bool = True,
+    ) -> None:
+        """The bucket has the inode as `target` says, and `info` is `sure` to be of our bytes."""
+        content = open_state.content
+        if content is not None and not content.unsaved:
+            if content.promise is not None:
+                self._promises.kept(content)
+            inode.size = content.size
+        inode.etag, inode.modified = info.etag, info.last_modified
+        inode.checked, inode.opened = (clock.monotonic(), info.etag) if sure else (NEVER, "")
+        self._state.note_change(inode)
+        self._index.put_headers(info.key, info.etag, info.last_modified, target.headers)
+        open_state.attributes_stored(target.changes)
+        if inode.posix is not None and info.headers is not None:
+            inode.posix = tagged_as(inode.posix, info.headers)
+        if not open_state.attributes_unsaved and inode.posix is not None:
+            # a streamed upload carries the times of its beginning: what is shown stays what is
+            # stored
+            inode.posix = with_times_of(inode.posix, target.headers)
+
+
+@contextmanager
+def _attempt(open_state: OpenState) -> Iterator[None]:
+    """The block brings what is unsaved to the bucket; what it comes to moves the inode on."""
+    open_state.begin()
+    try:
+        yield
+    except Interrupted:
+        open_state.interrupted()
+        raise
+    except Exception as error:
+        open_state.failed(error)
+        raise
+    except BaseException:  # cancelled
+        open_state.interrupted()
+        raise
+    open_state.saved()
