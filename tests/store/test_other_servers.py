@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from bucketfs.errors import NotFound, PreconditionFailed
 from bucketfs.store import open_store
 from bucketfs.store.base import BytesBody, Headers, is_etag
+from tests.harness.http import Request
 from tests.harness.proxy import Proxy
 from tests.harness.seaweedfs import seaweedfs
-from tests.harness.swift_s3api import swift
+from tests.harness.swift_s3api import careless, swift
 from tests.harness.witness import Witness
 from tests.store.conftest import config_of
 
@@ -51,6 +53,35 @@ async def test_a_true_conflict_is_none_of_the_condition(counted: Proxy, bucket: 
                     await store.copy("a", "b", size=6, source_if_match="0" * 32)
         assert store.capabilities.copy_condition, "a HEAD confirms what the endpoint says"
         assert not bucket.exists("b")
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+@pytest.mark.parametrize("new", [False, True])
+async def test_a_repetition_without_a_condition_replaces_nobody(
+    counted: Proxy, bucket: Witness, new: bool, theirs: bool
+) -> None:
+    """Swift: the answer to a PUT is lost, and another client is there before the next one."""
+    etag = "" if new else bucket.put("f", b"old")
+
+    def somebody_came_before(request: Request) -> bool:
+        if theirs:
+            bucket.put("f", b"theirs")
+        return request.key == "f"
+
+    async def save() -> None:
+        headers = Headers({"mtime": "1.5"})
+        await store.put("f", BytesBody(b"ours"), headers, if_match=etag, if_none_match=new)
+
+    async with open_store(replace(config_of(bucket), url=counted.url)) as store:
+        with careless(counted):
+            await store.settle("put_if_match", "put_if_none_match")
+            counted.clear()
+            lost = {"reset": "before" if theirs else "after", "times": 1}
+            refused = pytest.raises(PreconditionFailed) if theirs else nullcontext()
+            with counted.fault("PutObject", when=somebody_came_before, **lost), refused:
+                await save()
+    assert bucket.get("f") == (b"theirs" if theirs else b"ours")
+    assert counted.counts() == {"HeadObject": 2, "PutObject": 1}, counted.story()
 
 
 @pytest.mark.needs("marker_metadata")
