@@ -164,6 +164,14 @@ def _takes_a_full_name(bucket: Witness) -> bool:
     return True
 
 
+def _refuses_longer_keys(bucket: Witness) -> bool:
+    try:
+        bucket.put("k" * 1025, b"x")
+    except ClientError:
+        return True
+    return False
+
+
 def _takes_full_metadata(bucket: Witness) -> bool:
     bucket.put("k", b"", a="v" * 2000)
     return bucket.metadata("k") == {"a": "v" * 2000}
@@ -217,6 +225,18 @@ def _copies_parts(bucket: Witness) -> bool:
     return bool(answer["CopyPartResult"]["ETag"])
 
 
+def _keeps_tags(bucket: Witness) -> bool:
+    bucket.put("k", b"x")
+    tag = {"Key": "a", "Value": "b"}
+    bucket.client.put_object_tagging(Bucket=bucket.name, Key="k", Tagging={"TagSet": [tag]})
+    answer = bucket.client.get_object_tagging(Bucket=bucket.name, Key="k")
+    return bool(answer["TagSet"] == [tag])
+
+
+def _has_plain_keys(bucket: Witness) -> bool:
+    return ":" not in bucket.endpoint.access_key
+
+
 def _versions(bucket: Witness) -> bool:
     bucket.versioning()
     old = bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"1")["VersionId"]
@@ -244,11 +264,14 @@ _ABILITIES: dict[str, tuple[Callable[[Witness], bool], str]] = {
         "wants a checksum of each part of an upload that was begun with one",
     ),
     "full_names": (_takes_a_full_name, "refuses names of 255 bytes or keys of 1,004"),
+    "key_limit": (_refuses_longer_keys, "takes keys of more than 1,024 bytes"),
     "full_metadata": (_takes_full_metadata, "refuses 2,000 bytes of metadata"),
     "signed_sums": (_compares_signed_sums, "takes other bytes than those that were signed"),
     "conditions": (_honours_conditions, "honours no conditions of PutObject"),
     "one_winner": (lambda b: _lets_one_win(b, marker=""), "lets many of one key's makers win"),
     "one_marker": (lambda b: _lets_one_win(b, marker="/"), "lets many make one directory"),
     "copied_parts": (_copies_parts, "copies no parts"),
+    "tags": (_keeps_tags, "keeps no tags"),
+    "plain_keys": (_has_plain_keys, "has colons in its keys, which lines of keys cannot have"),
     "versions": (_versions, "keeps no versions"),
 }

@@ -132,13 +132,14 @@ class FallbackStore(StoreWrapper):
             )
 
         quoted = self._provider.quoted
+        sent = bool(needed) and self._counts_on(needed)
         sums, described = self._sums(), _optional(headers)
         condition = [needed] if needed else []
         try:
             return await as_taken(self._provider, send, *sums, *condition, *described)
         except PreconditionFailed as exc:
             theirs = exc.status == 412 and exc.operation != LOOKED
-            if not (needed and theirs and self._provider.sends(needed)):
+            if not (theirs and sent):
                 raise
             await self._confirm(key, if_match, exc, needed)
         async with self._misread:
@@ -265,16 +266,26 @@ class FallbackStore(StoreWrapper):
 
         Swift says so of each source that was uploaded in parts.
         """
+        sent = bool(if_match) and self._counts_on("copy_condition")
         try:
             return await copy()
         except PreconditionFailed as exc:
-            sent = if_match and self.capabilities.copy_condition
-            if isinstance(exc, KeyTaken) or exc.status != 412 or not sent:
+            theirs = exc.status == 412 and exc.operation != LOOKED
+            if isinstance(exc, KeyTaken) or not (theirs and sent):
                 raise
-        with self._provider.without("copy_condition", "copy_if_match") as trial:
-            answer = await copy()
-            trial.holds()
+        async with self._misread:
+            with self._provider.without("copy_condition", "copy_if_match") as trial:
+                answer = await copy()
+                trial.holds()
         return answer
+
+    def _counts_on(self, condition: str) -> bool:
+        """Whether a request that begins now carries a condition, or is to as soon as it may.
+
+        While one finds out what a refused condition means, none is sent; what others have sent
+        before says nothing of that.
+        """
+        return self._provider.sends(condition) or self._misread.locked()
 
     async def complete(
         self,
