@@ -68,9 +68,14 @@ def _keeps_metadata(bucket: Witness) -> bool:
     return bucket.metadata("k") == {"two-words": "a"}
 
 
+def _keeps_markers(bucket: Witness) -> bool:
+    bucket.put("d/")
+    return bucket.exists("d/") and not bucket.exists("d")
+
+
 def _keeps_metadata_of_markers(bucket: Witness) -> bool:
     bucket.put("d/", b"", mode="a")
-    return bucket.metadata("d/") == {"mode": "a"}
+    return bucket.metadata("d/") == {"mode": "a"} and not bucket.exists("d")
 
 
 def _lists_markers(bucket: Witness) -> bool:
@@ -237,6 +242,59 @@ def _has_plain_keys(bucket: Witness) -> bool:
     return ":" not in bucket.endpoint.access_key
 
 
+def _begin(bucket: Witness, *parts: bytes) -> dict[str, str]:
+    """An upload of "k" with these parts, for calls of boto3."""
+    where = {"Bucket": bucket.name, "Key": "k"}
+    where["UploadId"] = bucket.client.create_multipart_upload(**where)["UploadId"]
+    for number, body in enumerate(parts, 1):
+        bucket.client.upload_part(**where, PartNumber=number, Body=body)
+    return where
+
+
+def _complete(bucket: Witness, upload: dict[str, str]) -> str:
+    """Complete an upload; the ETag that is told of it."""
+    listed = bucket.client.list_parts(**upload)["Parts"]
+    parts = [{"PartNumber": one["PartNumber"], "ETag": one["ETag"]} for one in listed]
+    answer = bucket.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+    return str(answer.get("ETag") or "")
+
+
+def _refuses_small_parts(bucket: Witness) -> bool:
+    upload = _begin(bucket, b"small", b"small")
+    try:
+        _complete(bucket, upload)
+    except ClientError:
+        bucket.client.abort_multipart_upload(**upload)
+        return True
+    return False
+
+
+def _tells_one_etag(bucket: Witness) -> bool:
+    told = _complete(bucket, _begin(bucket, b"x"))
+    return told in ("", bucket.client.head_object(Bucket=bucket.name, Key="k")["ETag"])
+
+
+def _compares_md5(bucket: Witness) -> bool:
+    upload = _begin(bucket)
+    wrong = base64.b64encode(bytes(16)).decode()
+    with suppress(ClientError):
+        bucket.client.upload_part(**upload, PartNumber=1, Body=b"x", ContentMD5=wrong)
+        return False
+    bucket.client.upload_part(**upload, PartNumber=1, Body=b"x")
+    _complete(bucket, upload)
+    return True
+
+
+def _has_an_archive(bucket: Witness) -> bool:
+    where = {"Bucket": bucket.name, "Key": "k"}
+    bucket.client.put_object(**where, Body=b"cold", StorageClass="GLACIER")
+    try:
+        bucket.client.get_object(**where)
+    except ClientError:
+        return True
+    return False
+
+
 def _versions(bucket: Witness) -> bool:
     bucket.versioning()
     old = bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"1")["VersionId"]
@@ -251,6 +309,7 @@ def _versions(bucket: Witness) -> bool:
 _ABILITIES: dict[str, tuple[Callable[[Witness], bool], str]] = {
     "metadata": (_keeps_metadata, "keeps no user metadata"),
     "marker_metadata": (_keeps_metadata_of_markers, "keeps no metadata of directories"),
+    "kept_markers": (_keeps_markers, "makes files of directories"),
     "markers": (_lists_markers, "does not list a marker under its own key"),
     "no_directories": (_has_no_directories, "has directories, which stay when they are empty"),
     "order": (_lists_in_order, "lists in another order than that of the keys"),
@@ -271,6 +330,10 @@ _ABILITIES: dict[str, tuple[Callable[[Witness], bool], str]] = {
     "one_winner": (lambda b: _lets_one_win(b, marker=""), "lets many of one key's makers win"),
     "one_marker": (lambda b: _lets_one_win(b, marker="/"), "lets many make one directory"),
     "copied_parts": (_copies_parts, "copies no parts"),
+    "part_limit": (_refuses_small_parts, "takes parts of less than 5 MiB"),
+    "steady_etags": (_tells_one_etag, "tells another ETag when an upload is completed than later"),
+    "md5": (_compares_md5, "ends an upload with the first part whose MD5 is wrong"),
+    "archive": (_has_an_archive, "reads what is archived"),
     "tags": (_keeps_tags, "keeps no tags"),
     "plain_keys": (_has_plain_keys, "has colons in its keys, which lines of keys cannot have"),
     "versions": (_versions, "keeps no versions"),

@@ -119,6 +119,7 @@ async def test_conditional_put(subject: Subject) -> None:
             await store.put("k", BytesBody(b"3"), PLAIN, if_match=second.etag)
 
 
+@pytest.mark.needs("metadata")
 async def test_copy_keeps_or_replaces_headers(subject: Subject) -> None:
     async with subject.open() as store:
         await store.put("a", BytesBody(b"data"), Headers({"mode": "1"}, "text/plain"))
@@ -290,6 +291,7 @@ async def test_keys_that_are_too_long(subject: Subject) -> None:
             await write(store, "k" * 1025)
 
 
+@pytest.mark.needs("metadata", "steady_etags")
 async def test_multipart(subject: Subject) -> None:
     data = os.urandom(PART + 1000)
     headers = Headers({"mode": "33188"}, "text/plain")
@@ -308,6 +310,7 @@ async def test_multipart(subject: Subject) -> None:
         assert list(await store.list_uploads("")) == []
 
 
+@pytest.mark.needs("copied_parts")
 async def test_copied_parts(subject: Subject) -> None:
     data = os.urandom(PART + 1000)
     async with subject.open() as store:
@@ -345,9 +348,8 @@ async def test_conditional_complete(subject: Subject) -> None:
         assert await read(store, "k") == b"new"
 
 
+@pytest.mark.needs("part_limit")
 async def test_small_parts_are_refused(subject: Subject) -> None:
-    if subject.kind == "moto":
-        pytest.skip("the test server may be set to small parts")
     async with subject.open() as store:
         upload = await store.create_upload("k", PLAIN)
         parts = [

@@ -21,6 +21,7 @@ from tests.store.conftest import config_of
 PART = 5 << 20
 
 
+@pytest.mark.needs("copied_parts")
 async def test_a_condition_that_is_never_true_is_no_conflict(
     counted: Proxy, bucket: Witness
 ) -> None:
@@ -104,6 +105,7 @@ async def test_a_marker_that_cannot_be_copied_is_carried(counted: Proxy, bucket:
     assert bucket.metadata("f/")["mode"] == "16832"
 
 
+@pytest.mark.needs("kept_markers")
 async def test_a_marker_without_an_etag_says_nothing_of_files(
     counted: Proxy, bucket: Witness
 ) -> None:

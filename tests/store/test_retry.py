@@ -355,6 +355,7 @@ def test_what_passes() -> None:
     assert is_transient(PreconditionFailed("ConditionalRequestConflict", status=409))
     assert is_transient(StoreError("503", status=503))
     assert not is_transient(StoreError("InvalidRequest", status=400))
+    assert is_transient(StoreError("InvalidDigest", status=400)), "Garage, of a changed body"
 
 
 def test_multipart_etag() -> None:

@@ -50,6 +50,7 @@ _TRANSIENT_CODES: Final = frozenset(
         "BadDigest",  # so are bodies that were changed on their way
         "ConditionalRequestConflict",
         "InternalError",
+        "InvalidDigest",  # Garage says this in the place of BadDigest
         "KMS.ThrottlingException",
         "OperationAborted",
         "RequestLimitExceeded",
