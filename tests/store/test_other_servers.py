@@ -112,10 +112,17 @@ async def test_a_marker_without_an_etag_says_nothing_of_files(
     """s3proxy: of a marker it tells no ETag, and in listings no size either."""
     bucket.put("d/", mode="16877")
     etag = bucket.put("f", b"data")
+    # where it is asked for "d" and has "d/"
+    bucket.client.put_object(Bucket=bucket.name, Key="g", ContentType="application/x-directory")
+
+    def is_of_a_directory(request: Request) -> bool:
+        return request.key.endswith("/") or request.key == "g"
+
     async with open_store(replace(config_of(bucket), url=counted.url)) as store:
-        with counted.fault("", strip="etag", when=lambda request: request.key.endswith("/")):
+        with counted.fault("", strip="etag", when=is_of_a_directory):
             await store.put("e/", BytesBody(b""), Headers())
             assert not is_etag((await store.head("d/")).etag)
+            assert not is_etag((await store.head("g")).etag)
             assert (await store.head("f")).etag == etag
         assert store.capabilities.etags
         assert store.capabilities.multipart

@@ -605,7 +605,7 @@ class S3Store:
 
     def _versioned(self, info: ObjectInfo) -> ObjectInfo:
         """What an answer says of an object, with something to tell its version by."""
-        if not info.etag and not info.key.endswith("/"):
+        if not (info.etag or _is_directory(info)):
             self._provider.miss_etags()
         return self._with_version(info)
 
@@ -614,6 +614,12 @@ class S3Store:
         if info.etag and self.capabilities.etags:
             return info
         return replace(info, etag=version_token(info.size, info.last_modified))
+
+
+def _is_directory(info: ObjectInfo) -> bool:
+    """Whether an object is a directory's; s3proxy finds one under ``d``, too, and names no ETag."""
+    kind = info.headers.content_type if info.headers is not None else ""
+    return info.key.endswith("/") or (info.size == 0 and kind == "application/x-directory")
 
 
 #: What a listing tells of an object without user metadata, when that is all it tells.
