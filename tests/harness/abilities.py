@@ -251,12 +251,10 @@ def _begin(bucket: Witness, *parts: bytes) -> dict[str, str]:
     return where
 
 
-def _complete(bucket: Witness, upload: dict[str, str]) -> str:
-    """Complete an upload; the ETag that is told of it."""
+def _complete(bucket: Witness, upload: dict[str, str]) -> None:
     listed = bucket.client.list_parts(**upload)["Parts"]
     parts = [{"PartNumber": one["PartNumber"], "ETag": one["ETag"]} for one in listed]
-    answer = bucket.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
-    return str(answer.get("ETag") or "")
+    bucket.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
 
 
 def _refuses_small_parts(bucket: Witness) -> bool:
@@ -267,11 +265,6 @@ def _refuses_small_parts(bucket: Witness) -> bool:
         bucket.client.abort_multipart_upload(**upload)
         return True
     return False
-
-
-def _tells_one_etag(bucket: Witness) -> bool:
-    told = _complete(bucket, _begin(bucket, b"x"))
-    return told in ("", bucket.client.head_object(Bucket=bucket.name, Key="k")["ETag"])
 
 
 def _compares_md5(bucket: Witness) -> bool:
@@ -331,7 +324,6 @@ _ABILITIES: dict[str, tuple[Callable[[Witness], bool], str]] = {
     "one_marker": (lambda b: _lets_one_win(b, marker="/"), "lets many make one directory"),
     "copied_parts": (_copies_parts, "copies no parts"),
     "part_limit": (_refuses_small_parts, "takes parts of less than 5 MiB"),
-    "steady_etags": (_tells_one_etag, "tells another ETag when an upload is completed than later"),
     "md5": (_compares_md5, "ends an upload with the first part whose MD5 is wrong"),
     "archive": (_has_an_archive, "reads what is archived"),
     "tags": (_keeps_tags, "keeps no tags"),

@@ -75,7 +75,9 @@ async def test_a_repetition_without_a_condition_replaces_nobody(
 
     async with open_store(replace(config_of(bucket), url=counted.url)) as store:
         with careless(counted):
-            await store.settle("put_if_match", "put_if_none_match")
+            # now it is known what it refuses
+            await store.put("first", BytesBody(b""), Headers(), if_none_match=True)
+            await store.settle("put_if_match")
             counted.clear()
             lost = {"reset": "before" if theirs else "after", "times": 1}
             refused = pytest.raises(PreconditionFailed) if theirs else nullcontext()
@@ -91,7 +93,8 @@ async def test_a_marker_that_cannot_be_copied_is_carried(counted: Proxy, bucket:
     async with open_store(replace(config_of(bucket), url=counted.url)) as store:
         with seaweedfs(counted) as fault:
             info = await store.copy("d/", "e/", size=0)
-            assert info.etag == (await store.head("e/")).etag
+            shown = (await store.head("e/")).etag
+            assert info.etag == shown or not is_etag(shown)
             changed = Headers({"mode": "16832"})
             etag = (await store.head("d/")).etag
             await store.copy("d/", "f/", size=0, headers=changed, source_if_match=etag)
