@@ -226,6 +226,14 @@ class Provider:
         """Whether a request is to carry what needs an ability."""
         return bool(getattr(self.capabilities, ability)) or ability in self.unsure
 
+    def carries(self, condition: str) -> bool:
+        """Whether a request has this condition in it: it counts, or is being found out about.
+
+        PUTs also carry the one of which nobody knows.
+        """
+        able = bool(getattr(self.capabilities, condition)) or condition in self.unknown
+        return able or (condition in PUTS and condition in self.unsure)
+
     @contextmanager
     def without(self, *abilities: str) -> Iterator[Trial]:
         """Do without abilities during the block, and for good if the trial holds."""

@@ -20,7 +20,7 @@ import trio
 from bucketfs.errors import NotFound, PreconditionFailed, StoreError
 from bucketfs.store.base import BytesBody, Headers, Store
 from bucketfs.store.capability import DELETIONS, PUTS, TARGETS, Provider
-from bucketfs.store.refusal import as_taken, is_refusal
+from bucketfs.store.refusal import LOOKED, as_taken, is_refusal
 
 _log = logging.getLogger("bucketfs.store.probe")
 
@@ -162,7 +162,8 @@ class _Sample:
         except StoreError as exc:
             missing = isinstance(exc, NotFound) and exc.code != "NoSuchBucket"
             honoured = missing or isinstance(exc, PreconditionFailed)
-            if not (honoured or is_refusal(exc)):
+            # a look of ours after a lost answer is not the endpoint's
+            if exc.operation == LOOKED or not (honoured or is_refusal(exc)):
                 raise
             self._provider.learn(put_if_match=honoured)
         else:
@@ -236,6 +237,8 @@ async def _is_refused(sent: Awaitable[object]) -> bool:
     """Whether the endpoint answers 412 to a request, for its condition."""
     try:
         await sent
-    except PreconditionFailed:
+    except PreconditionFailed as exc:
+        if exc.operation == LOOKED:
+            raise
         return True
     return False

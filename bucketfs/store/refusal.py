@@ -7,7 +7,7 @@ what it answers then does not say which header it means. `as_taken` finds out, i
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from bucketfs.errors import StoreError, Unsigned, Unsupported, says_why
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from bucketfs.store.capability import Provider
 
 T = TypeVar("T")
+
+#: Operation of the failures that a look of ours in place of a condition has found.
+LOOKED: Final = "HeadObject"
 
 
 def is_refusal(exc: StoreError) -> bool:

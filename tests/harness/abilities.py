@@ -68,9 +68,14 @@ def _keeps_metadata(bucket: Witness) -> bool:
     return bucket.metadata("k") == {"two-words": "a"}
 
 
+def _keeps_markers(bucket: Witness) -> bool:
+    bucket.put("d/")
+    return bucket.exists("d/") and not bucket.exists("d")
+
+
 def _keeps_metadata_of_markers(bucket: Witness) -> bool:
     bucket.put("d/", b"", mode="a")
-    return bucket.metadata("d/") == {"mode": "a"}
+    return bucket.metadata("d/") == {"mode": "a"} and not bucket.exists("d")
 
 
 def _lists_markers(bucket: Witness) -> bool:
@@ -164,6 +169,14 @@ def _takes_a_full_name(bucket: Witness) -> bool:
     return True
 
 
+def _refuses_longer_keys(bucket: Witness) -> bool:
+    try:
+        bucket.put("k" * 1025, b"x")
+    except ClientError:
+        return True
+    return False
+
+
 def _takes_full_metadata(bucket: Witness) -> bool:
     bucket.put("k", b"", a="v" * 2000)
     return bucket.metadata("k") == {"a": "v" * 2000}
@@ -217,6 +230,64 @@ def _copies_parts(bucket: Witness) -> bool:
     return bool(answer["CopyPartResult"]["ETag"])
 
 
+def _keeps_tags(bucket: Witness) -> bool:
+    bucket.put("k", b"x")
+    tag = {"Key": "a", "Value": "b"}
+    bucket.client.put_object_tagging(Bucket=bucket.name, Key="k", Tagging={"TagSet": [tag]})
+    answer = bucket.client.get_object_tagging(Bucket=bucket.name, Key="k")
+    return bool(answer["TagSet"] == [tag])
+
+
+def _has_plain_keys(bucket: Witness) -> bool:
+    return ":" not in bucket.endpoint.access_key
+
+
+def _begin(bucket: Witness, *parts: bytes) -> dict[str, str]:
+    """An upload of "k" with these parts, for calls of boto3."""
+    where = {"Bucket": bucket.name, "Key": "k"}
+    where["UploadId"] = bucket.client.create_multipart_upload(**where)["UploadId"]
+    for number, body in enumerate(parts, 1):
+        bucket.client.upload_part(**where, PartNumber=number, Body=body)
+    return where
+
+
+def _complete(bucket: Witness, upload: dict[str, str]) -> None:
+    listed = bucket.client.list_parts(**upload)["Parts"]
+    parts = [{"PartNumber": one["PartNumber"], "ETag": one["ETag"]} for one in listed]
+    bucket.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+
+
+def _refuses_small_parts(bucket: Witness) -> bool:
+    upload = _begin(bucket, b"small", b"small")
+    try:
+        _complete(bucket, upload)
+    except ClientError:
+        bucket.client.abort_multipart_upload(**upload)
+        return True
+    return False
+
+
+def _compares_md5(bucket: Witness) -> bool:
+    upload = _begin(bucket)
+    wrong = base64.b64encode(bytes(16)).decode()
+    with suppress(ClientError):
+        bucket.client.upload_part(**upload, PartNumber=1, Body=b"x", ContentMD5=wrong)
+        return False
+    bucket.client.upload_part(**upload, PartNumber=1, Body=b"x")
+    _complete(bucket, upload)
+    return True
+
+
+def _has_an_archive(bucket: Witness) -> bool:
+    where = {"Bucket": bucket.name, "Key": "k"}
+    bucket.client.put_object(**where, Body=b"cold", StorageClass="GLACIER")
+    try:
+        bucket.client.get_object(**where)
+    except ClientError:
+        return True
+    return False
+
+
 def _versions(bucket: Witness) -> bool:
     bucket.versioning()
     old = bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"1")["VersionId"]
@@ -231,6 +302,7 @@ def _versions(bucket: Witness) -> bool:
 _ABILITIES: dict[str, tuple[Callable[[Witness], bool], str]] = {
     "metadata": (_keeps_metadata, "keeps no user metadata"),
     "marker_metadata": (_keeps_metadata_of_markers, "keeps no metadata of directories"),
+    "kept_markers": (_keeps_markers, "makes files of directories"),
     "markers": (_lists_markers, "does not list a marker under its own key"),
     "no_directories": (_has_no_directories, "has directories, which stay when they are empty"),
     "order": (_lists_in_order, "lists in another order than that of the keys"),
@@ -244,11 +316,17 @@ _ABILITIES: dict[str, tuple[Callable[[Witness], bool], str]] = {
         "wants a checksum of each part of an upload that was begun with one",
     ),
     "full_names": (_takes_a_full_name, "refuses names of 255 bytes or keys of 1,004"),
+    "key_limit": (_refuses_longer_keys, "takes keys of more than 1,024 bytes"),
     "full_metadata": (_takes_full_metadata, "refuses 2,000 bytes of metadata"),
     "signed_sums": (_compares_signed_sums, "takes other bytes than those that were signed"),
     "conditions": (_honours_conditions, "honours no conditions of PutObject"),
     "one_winner": (lambda b: _lets_one_win(b, marker=""), "lets many of one key's makers win"),
     "one_marker": (lambda b: _lets_one_win(b, marker="/"), "lets many make one directory"),
     "copied_parts": (_copies_parts, "copies no parts"),
+    "part_limit": (_refuses_small_parts, "takes parts of less than 5 MiB"),
+    "md5": (_compares_md5, "ends an upload with the first part whose MD5 is wrong"),
+    "archive": (_has_an_archive, "reads what is archived"),
+    "tags": (_keeps_tags, "keeps no tags"),
+    "plain_keys": (_has_plain_keys, "has colons in its keys, which lines of keys cannot have"),
     "versions": (_versions, "keeps no versions"),
 }

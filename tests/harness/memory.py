@@ -41,6 +41,7 @@ from bucketfs.store.base import (
     OnToken,
     Sink,
     UploadInfo,
+    is_etag,
 )
 
 #: Sorts behind every key that starts with the string it is appended to.
@@ -459,6 +460,8 @@ class MemoryStore:
 
     def _check_target(self, key: str, if_match: str, if_none_match: bool) -> None:
         found = self.objects.get(key)
+        if not is_etag(if_match):
+            if_match = ""  # a token of ours, which no request carries
         if if_match and found is None:
             raise NotFound("NoSuchKey", status=404, key=key)
         if if_match and found.etag != if_match:

@@ -15,3 +15,12 @@ def swift(proxy: Proxy) -> AbstractContextManager[Fault]:
         return "x-amz-copy-source-if-match" in request.headers
 
     return proxy.fault("", when=has_condition, status=412, code="PreconditionFailed")
+
+
+def careless(proxy: Proxy) -> AbstractContextManager[Fault]:
+    """All conditions of PutObject are refused."""
+
+    def has_condition(request: Request) -> bool:
+        return not request.headers.keys().isdisjoint({"if-match", "if-none-match"})
+
+    return proxy.fault("PutObject", when=has_condition, status=501, code="NotImplemented")

@@ -208,6 +208,7 @@ class TestBuckets:
             mounted.start()
 
 
+@pytest.mark.needs("plain_keys")
 class TestKeys:
     def test_of_each_bucket(
         self, mount: Mounts, bucket: Witness, second: Witness, counted: Proxy

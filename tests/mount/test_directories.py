@@ -28,15 +28,18 @@ def test_implicit_directories(foreign: Folder, module_bucket: Witness) -> None:
     assert (foreign / "one/two").stat().st_mode == stat.S_IFDIR | 0o755
 
 
+KEPT, BESIDE = pytest.mark.needs("kept_markers"), pytest.mark.needs("beside")
+
+
 @pytest.mark.parametrize(
     ("key", "content_type", "metadata"),
     [
-        ("d/", "application/x-directory", {}),
-        ("d/", "", {"mode": "493"}),
-        ("d/", "binary/octet-stream", {"mode": "16877"}),
+        pytest.param("d/", "application/x-directory", {}, marks=KEPT),
+        pytest.param("d/", "", {"mode": "493"}, marks=KEPT),
+        pytest.param("d/", "binary/octet-stream", {"mode": "16877"}, marks=KEPT),
         ("d_$folder$", "", {}),
-        pytest.param("d", "application/x-directory", {}, marks=pytest.mark.needs("beside")),
-        pytest.param("d", "", {"mode": "16877"}, marks=pytest.mark.needs("beside")),
+        pytest.param("d", "application/x-directory", {}, marks=BESIDE),
+        pytest.param("d", "", {"mode": "16877"}, marks=BESIDE),
     ],
 )
 def test_forms_of_directory_markers(
@@ -75,6 +78,7 @@ def test_folder_markers_of_hadoop(mount: Mounts, bucket: Witness) -> None:
 
 
 @pytest.mark.needs("marker_metadata")
+@pytest.mark.needs("kept_markers")
 def test_mkdir_writes_a_marker(here: Folder, module_bucket: Witness) -> None:
     (here / "d").mkdir(mode=0o750)
     head = module_bucket.head(here.prefix + "d/")
@@ -111,6 +115,7 @@ def test_mkdir_and_rmdir_refusals(folder: Folder) -> None:
     (folder / "d").rmdir()
 
 
+@pytest.mark.needs("kept_markers")
 def test_a_directory_stays_when_its_last_file_goes(foreign: Folder, module_bucket: Witness) -> None:
     for name in ("removed", "moved"):
         module_bucket.put(f"{foreign.prefix}{name}/file", b"x")
@@ -122,6 +127,7 @@ def test_a_directory_stays_when_its_last_file_goes(foreign: Folder, module_bucke
         assert module_bucket.exists(f"{foreign.prefix}{name}/")
 
 
+@pytest.mark.needs("kept_markers")
 def test_a_directory_stays_when_its_last_directory_goes(
     foreign: Folder, module_bucket: Witness
 ) -> None:
@@ -269,6 +275,7 @@ def test_an_open_directory_that_is_removed_reads_empty(folder: Folder) -> None:
         os.close(fd)
 
 
+@pytest.mark.needs("kept_markers")
 def test_a_prefix_is_the_root(mount: Mounts, bucket: Witness) -> None:
     bucket.put("inside/deep/file", b"x")
     bucket.put("outside", b"y")

@@ -15,6 +15,8 @@ from tests.harness.posix import fsync_path
 from tests.harness.proxy import Proxy
 from tests.harness.witness import Witness
 
+pytestmark = pytest.mark.needs("tags")
+
 MIB = 1 << 20
 TAGS = {"team": "red and blue", "scan": "clean+1"}
 

@@ -138,6 +138,7 @@ def test_names_without_a_namespace(here: Folder) -> None:
 class TestOfTheStore:
     """``user.s3.*``."""
 
+    @pytest.mark.needs("tags")
     def test_what_is_read(self, foreign: Folder, module_bucket: Witness) -> None:
         key = foreign.prefix + "page.html"
         module_bucket.client.put_object(
@@ -168,6 +169,7 @@ class TestOfTheStore:
         with urllib.request.urlopen(url) as answer:
             assert answer.read() == b"for all"
 
+    @pytest.mark.needs("tags")
     def test_what_is_set(self, here: Folder, module_bucket: Witness) -> None:
         path, key = here / "f", here.prefix + "f"
         path.write_text("x")

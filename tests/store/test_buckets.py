@@ -34,6 +34,12 @@ def names(*found: str, token: str = "") -> bytes:
     return OK + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
+def objects(*keys: str) -> bytes:
+    contents = "".join(f"<Contents><Key>{key}</Key><Size>1</Size></Contents>" for key in keys)
+    body = f"<ListBucketResult><Name>a</Name>{contents}</ListBucketResult>".encode()
+    return OK + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
 @asynccontextmanager
 async def account(
     *answers: bytes | None, **settings: object
@@ -123,12 +129,23 @@ async def test_a_server_that_wants_the_region() -> None:
             await buckets.create("a")
 
 
+async def test_none_is_deleted_that_is_not_empty() -> None:
+    """SeaweedFS would delete it with all that is in it."""
+    async with account(objects(), DONE) as (buckets, script, _):
+        await buckets.delete("a")
+    assert lines(script) == ["GET /a?max-keys=1&encoding-type=url", "DELETE /a"]
+    async with account(objects("k"), DONE) as (buckets, script, _):
+        with pytest.raises(StoreError, match="BucketNotEmpty"):
+            await buckets.delete("a")
+    assert len(script.seen) == 1
+
+
 async def test_a_lost_answer() -> None:
     owned = error(409, "BucketAlreadyOwnedByYou")
     async with account(None, owned, retries=1) as (buckets, _, _traced):
         await buckets.create("a")
     gone = error(404, "NoSuchBucket")
-    async with account(None, gone, retries=1) as (buckets, _, _traced):
+    async with account(objects(), None, gone, retries=1) as (buckets, _, _traced):
         await buckets.delete("a")
     for answer in (owned, gone):
         async with account(answer, answer) as (buckets, _, _traced):

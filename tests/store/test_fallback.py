@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -464,3 +465,45 @@ async def test_what_is_in_a_directory_is_deleted_before_its_marker(many: bool) -
     assert await FallbackStore(memory, provider).delete_many(keys) == {}
     assert not memory.objects
     assert len(order) == len(keys)
+
+
+class _NeverTrue(MemoryStore):
+    """A condition on the source is never true; what is asked for later parts is answered later."""
+
+    provider: Provider
+
+    async def copy_part(
+        self, key: str, upload_id: str, number: int, *, source_if_match: str = "", **more: object
+    ) -> str:
+        sent = source_if_match and self.provider.capabilities.copy_condition
+        await trio.sleep(number / 10)
+        if sent:
+            raise PreconditionFailed("PreconditionFailed", status=412, operation="UploadPartCopy")
+        await trio.sleep(number / 10)
+        return await super().copy_part(
+            key, upload_id, number, source_if_match=source_if_match, **more
+        )  # type: ignore[arg-type]
+
+
+@pytest.mark.mock_clock
+async def test_conditions_that_are_never_true_side_by_side() -> None:
+    """Swift: one finds out what the 412 means while those of the others are under way."""
+    memory = _NeverTrue(capabilities=Capabilities(min_part=1, copy_if_match=False))
+    memory.provider = provider = provider_with(memory.capabilities)
+    store = FallbackStore(memory, provider)
+    etag = memory.poke("a", b"0123456789").etag
+    upload = await store.create_upload("b", PLAIN)
+    parts: dict[int, str] = {}
+
+    async def copy(number: int) -> None:
+        parts[number] = await store.copy_part(
+            "b", upload, number,
+            source="a", start=number - 1, stop=number, source_if_match=etag,
+        )  # fmt: skip
+
+    async with trio.open_nursery() as nursery:
+        for number in range(1, 6):
+            nursery.start_soon(copy, number)
+    await store.complete("b", upload, sorted(parts.items()), size=5)
+    assert memory.peek("b") == b"01234"
+    assert not provider.capabilities.copy_condition

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -27,6 +28,8 @@ from bucketfs.store.capability import CONDITIONS, PUTS, Provider
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.known import Known
 from bucketfs.store.layers.fallback import FallbackStore
+from bucketfs.store.layers.retry import RetryPolicy, RetryStore
+from bucketfs.store.layers.wrapper import StoreWrapper
 from tests.harness.memory import Fault, FaultHook, MemoryStore
 
 PLAIN = Headers()
@@ -57,7 +60,22 @@ def strangers(
     memory = memory or MemoryStore(capabilities=Capabilities(min_part=1, **able), fault=fault)
     config = StoreConfig("b", Anonymous(), url="http://host", known=path, probe=probe)
     provider = Provider(config)
-    return FallbackStore(memory, provider), memory, provider
+    return FallbackStore(_Wire(memory, provider), provider), memory, provider
+
+
+class _Wire(StoreWrapper):
+    """Leaves out the conditions of PutObject that are not to be sent, as `S3Store` does."""
+
+    def __init__(self, inner: MemoryStore, provider: Provider) -> None:
+        super().__init__(inner)
+        self._provider = provider
+
+    async def put(self, *args: Any, if_match: str = "", if_none_match: bool = False) -> ObjectInfo:
+        return await super().put(
+            *args,
+            if_match=if_match if self._provider.carries("put_if_match") else "",
+            if_none_match=if_none_match and self._provider.carries("put_if_none_match"),
+        )
 
 
 def told(provider: Provider) -> dict[str, bool]:
@@ -319,6 +337,26 @@ async def test_a_failure_in_the_middle(
     assert list(memory.objects) == ["a"]
     assert provider.unsure == {"put_if_none_match"}
     assert caplog.text.count("was not found out") == 1
+
+
+@pytest.mark.mock_clock
+@pytest.mark.parametrize("operation", WRITES)
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_look_after_a_lost_answer_is_not_the_endpoints(
+    operation: str, number: int, after: bool
+) -> None:
+    """What a repetition is preceded by says nothing of what the endpoint honours."""
+    lost = Fault(NoAnswer("ConnectionClosed"), after=after)
+    memory = MemoryStore(
+        capabilities=Capabilities(**abilities()),
+        fault=lambda name, _key, n: lost if (name, n) == (operation, number) else None,
+    )
+    provider = Provider(StoreConfig("b", Anonymous(), url="http://host"))
+    store = FallbackStore(RetryStore(memory, RetryPolicy()), provider)
+    await store.settle(*CONDITIONS)
+    assert not any(told(provider).values())
+    assert not memory.objects
 
 
 async def test_a_bucket_that_keeps_everything_gets_one_object(

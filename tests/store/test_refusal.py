@@ -131,6 +131,7 @@ def sent(proxy: Proxy) -> dict[str, set[str]]:
     return {operation: names for operation, names in seen.items() if names}
 
 
+@pytest.mark.needs("checksums")
 async def test_these_are_all(counted: Proxy, bucket: Witness) -> None:
     for checksum in ("crc32c", "md5"):
         async with through(counted, bucket, checksum) as store:
@@ -153,8 +154,9 @@ def cases() -> Iterator[object]:
         for number, header in enumerate(sorted(headers)):
             status, code = REFUSALS[number % len(REFUSALS)]
             case = (operation, header, status, code)
-            unsummed = (operation, header) == ("UploadPart", "x-amz-checksum-crc32c")
-            marks = pytest.mark.needs("unsummed_parts") if unsummed else ()
+            needed = ["checksums"] if header.startswith("x-amz-checksum") else []
+            needed += ["unsummed_parts"] if needed and operation == "UploadPart" else []
+            marks = pytest.mark.needs(*needed)
             yield pytest.param(*case, id=f"{operation}-{header}-{status}", marks=marks)
 
 
@@ -184,6 +186,7 @@ async def test_all_of_them_may_be_refused(counted: Proxy, bucket: Witness) -> No
         await use(store, bucket)
 
 
+@pytest.mark.needs("checksums")
 async def test_copies_into_an_upload_with_checksums(counted: Proxy, bucket: Witness) -> None:
     async with through(counted, bucket, "crc32c") as store:
         old = await store.put("a", BytesBody(LARGE), HEADERS)

@@ -21,7 +21,7 @@ from bucketfs.errors import (
     StoreError,
 )
 from bucketfs.store.aws.sums import multipart_etag
-from bucketfs.store.base import NO_CONDITIONS, BytesBody, Headers
+from bucketfs.store.base import NO_CONDITIONS, BytesBody, Capabilities, Headers
 from bucketfs.store.layers.limit import LimitStore
 from bucketfs.store.layers.retry import RetryPolicy, RetryStore, is_transient
 from bucketfs.store.layers.trace import TraceStore
@@ -355,6 +355,7 @@ def test_what_passes() -> None:
     assert is_transient(PreconditionFailed("ConditionalRequestConflict", status=409))
     assert is_transient(StoreError("503", status=503))
     assert not is_transient(StoreError("InvalidRequest", status=400))
+    assert is_transient(StoreError("InvalidDigest", status=400)), "Garage, of a changed body"
 
 
 def test_multipart_etag() -> None:
@@ -460,3 +461,77 @@ async def test_a_lost_answer_to_a_copy_that_others_came_before() -> None:
             "a", "b", size=5, source_if_match=etag, target_if_none_match=True
         )
     assert memory.peek("b") == b"theirs"
+
+
+#: What Swift and `rclone serve s3` honour of conditions: nothing.
+CARELESS = Capabilities(
+    **dict.fromkeys(
+        (
+            "put_if_match",
+            "put_if_none_match",
+            "target_if_match",
+            "target_if_none_match",
+            "complete_if_match",
+            "complete_if_none_match",
+        ),
+        False,
+    ),
+    min_part=1,
+)
+
+
+async def _written(store: RetryStore, request: str, etag: str) -> None:
+    """Make "ours" of "a" by a request, where this version or nothing may be."""
+    new = not etag
+    match request:
+        case "PutObject":
+            body, headers = BytesBody(b"ours"), Headers({"mtime": "1.5"})
+            await store.put("a", body, headers, if_match=etag, if_none_match=new)
+        case "CopyObject":
+            condition = {"target_if_match": etag, "target_if_none_match": new}
+            await store.copy("source", "a", size=4, **condition)  # type: ignore[arg-type]
+        case _:
+            upload = await store.create_upload("a", PLAIN)
+            parts = [(1, await store.upload_part("a", upload, 1, BytesBody(b"ours")))]
+            await store.complete("a", upload, parts, size=4, if_match=etag, if_none_match=new)
+
+
+@pytest.mark.mock_clock
+@pytest.mark.parametrize("request_", ["PutObject", "CopyObject", "CompleteMultipartUpload"])
+@pytest.mark.parametrize("new", [True, False])
+@pytest.mark.parametrize("theirs", [True, False])
+@pytest.mark.parametrize("carried_out", [True, False])
+async def test_a_look_takes_the_place_of_a_condition_before_a_repetition(
+    request_: str, new: bool, theirs: bool, carried_out: bool
+) -> None:
+    """The answer is lost, and until it is sent again another client may have stored the name."""
+
+    def interfere(operation: str, _key: str, number: int) -> Fault | None:
+        if operation == "HeadObject" and number == 1 and theirs:
+            memory.poke("a", b"theirs")
+        lost = (operation, number) == (request_, 1)
+        return Fault(LOST, after=carried_out) if lost else None
+
+    memory = MemoryStore(capabilities=CARELESS, fault=interfere)
+    memory.poke("source", b"ours", Headers({"mtime": "1.5"}))
+    etag = "" if new else memory.poke("a", b"old").etag
+    store = RetryStore(memory, RetryPolicy())
+    with pytest.raises(PreconditionFailed) if theirs else nullcontext():
+        await _written(store, request_, etag)
+    assert memory.peek("a") == (b"theirs" if theirs else b"ours")
+    again = not (theirs or carried_out)
+    assert memory.requests[request_] == 1 + again, "what was carried out is not repeated"
+
+
+@pytest.mark.mock_clock
+async def test_who_may_not_look_repeats() -> None:
+    denied = StoreError("403", status=403)
+
+    def fault(operation: str, _key: str, number: int) -> Fault | None:
+        if operation == "HeadObject":
+            return Fault(denied)
+        return Fault(LOST) if (operation, number) == ("PutObject", 1) else None
+
+    memory = MemoryStore(capabilities=CARELESS, fault=fault)
+    await RetryStore(memory, RetryPolicy()).put("k", BytesBody(b"x"), PLAIN, if_none_match=True)
+    assert memory.peek("k") == b"x"

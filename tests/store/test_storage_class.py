@@ -38,6 +38,7 @@ async def opened(
         yield store
 
 
+@pytest.mark.needs("checksums")
 async def test_one_that_is_known_is_not_tried_again(
     bucket: Witness, counted: Proxy, tmp_path: Path
 ) -> None:

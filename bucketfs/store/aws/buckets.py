@@ -9,9 +9,10 @@ from typing import Any, Final, Protocol, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from bucketfs.errors import NotFound, StoreError
+from bucketfs.errors import NoAnswer, NotFound, StoreError
 from bucketfs.store.aws.answers import time_told, translate
 from bucketfs.store.aws.connection import Connection
+from bucketfs.store.aws.list_answers import parse_listing
 from bucketfs.store.config import StoreConfig
 
 T = TypeVar("T")
@@ -114,9 +115,15 @@ class AccountBuckets:
     async def delete(self, name: str) -> None:
         """Delete an empty bucket.
 
+        That it is empty is seen here, too: SeaweedFS deletes a bucket with all that is in it.
+
         Raises:
             StoreError: It is refused, with BucketNotEmpty if it is not empty.
         """
+        if await self._has_objects(name):
+            raise StoreError(
+                "BucketNotEmpty", status=HTTPStatus.CONFLICT, operation="DeleteBucket", key=name
+            )
         sent = 0
 
         async def send() -> None:
@@ -129,6 +136,13 @@ class AccountBuckets:
                     raise
 
         await self._repeat("DeleteBucket", name, send)
+
+    async def _has_objects(self, name: str) -> bool:
+        answer = await self._call("ListObjects", name, {"Bucket": name, "MaxKeys": 1})
+        page = parse_listing(answer.get("Listing", b""))
+        if page is None:
+            raise NoAnswer("BadAnswer", operation="ListObjects", key=name, message="no listing")
+        return bool(page.objects) or page.truncated
 
     async def _call(self, operation: str, name: str, params: dict[str, Any]) -> Any:
         return await self._repeat(operation, name, lambda: self._send(operation, name, params))

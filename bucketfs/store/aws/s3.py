@@ -181,7 +181,7 @@ class S3Store:
         params = {**self._new, **self._described(headers), **_tagging(headers)}
         if not self.capabilities.storage_class:
             params.pop("StorageClass", None)
-        params |= self._condition(if_match, if_none_match)
+        params |= self._target_condition("put", if_match, if_none_match)
         carried, sums = await self._sums.outfit(body)
         try:
             answer = await self._call("PutObject", key, self._object, Key=key, **params, **carried)
@@ -208,7 +208,7 @@ class S3Store:
         if headers is not None:
             params |= {"MetadataDirective": "REPLACE", **self._described(headers)}
         params |= self._source_condition(source_if_match)
-        params |= self._condition(target_if_match, target_if_none_match)
+        params |= self._target_condition("target", target_if_match, target_if_none_match)
         params["CopySource"] = {"Bucket": self._config.bucket, "Key": source}
         answer = await self._call("CopyObject", source, self._copied, Key=target, **params)
         result = answer.get("CopyObjectResult", {})
@@ -219,7 +219,7 @@ class S3Store:
         return ObjectInfo(target, size, etag, modified, headers, self._config.storage_class)
 
     async def delete(self, key: str, *, if_match: str = "") -> None:
-        params = self._condition(if_match, False)
+        params = self._condition(if_match)
         try:
             await self._call("DeleteObject", key, self._always, Key=key, **params)
         except NotFound as exc:
@@ -338,7 +338,7 @@ class S3Store:
                 Key=key,
                 UploadId=upload_id,
                 MultipartUpload={"Parts": self._sums.listed(upload_id, parts)},
-                **self._condition(if_match, if_none_match),
+                **self._target_condition("complete", if_match, if_none_match),
             )
         except PreconditionFailed as exc:
             raise taken(exc) if if_none_match else exc from None
@@ -439,12 +439,16 @@ class S3Store:
             failure = translate(exc, operation, key)
             raise (unsigned(failure) if self._config.signature_v2 else failure) from None
 
-    def _condition(self, if_match: str, if_none_match: bool) -> _Params:
-        if if_none_match:
-            return {"IfNoneMatch": "*"}
+    def _condition(self, if_match: str) -> _Params:
         if if_match and is_etag(if_match):
             return {"IfMatch": self._provider.quote(if_match)}
         return {}
+
+    def _target_condition(self, kind: str, if_match: str, if_none_match: bool) -> _Params:
+        """The condition on what a request replaces, where the endpoint is not known to lack it."""
+        if if_none_match:
+            return {"IfNoneMatch": "*"} if self._provider.carries(f"{kind}_if_none_match") else {}
+        return self._condition(if_match) if self._provider.carries(f"{kind}_if_match") else {}
 
     def _described(self, headers: Headers) -> _Params:
         can = self.capabilities
@@ -468,9 +472,15 @@ class S3Store:
 
     def _versioned(self, info: ObjectInfo) -> ObjectInfo:
         """What an answer says of an object, with something to tell its version by."""
-        if not info.etag and not info.key.endswith("/"):
+        if not (info.etag or _is_directory(info)):
             self._provider.miss_etags()
         return with_version(info, etags=self.capabilities.etags)
+
+
+def _is_directory(info: ObjectInfo) -> bool:
+    """Whether an object is a directory's; s3proxy finds one under ``d``, too, and names no ETag."""
+    kind = info.headers.content_type if info.headers is not None else ""
+    return info.key.endswith("/") or (info.size == 0 and kind == "application/x-directory")
 
 
 def _tagging(headers: Headers) -> _Params:

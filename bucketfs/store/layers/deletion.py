@@ -20,7 +20,7 @@ import trio
 from bucketfs.errors import NotFound, PreconditionFailed, StoreError, Unsupported
 from bucketfs.store.base import NO_CONDITIONS, Store, is_etag
 from bucketfs.store.capability import Provider
-from bucketfs.store.refusal import as_taken, is_refusal
+from bucketfs.store.refusal import LOOKED, as_taken, is_refusal
 from bucketfs.tasks import gather
 
 #: Section 2.2 of XML 1.0; tabs and line ends, which it has, do not survive all parsers.
@@ -29,8 +29,6 @@ _NOT_XML: Final = re.compile("[\x00-\x1f\ufffe\uffff]")
 _FEW: Final = 2
 #: Keys that are looked at and deleted before the next ones are looked at: a request of each kind.
 _BATCH: Final = 1000
-#: Operation of the failures that are found here.
-_LOOKED: Final = "HeadObject"
 
 
 def _depth(key: str) -> int:
@@ -69,7 +67,7 @@ class Deletions:
         try:
             await as_taken(self._provider, send, "delete_if_match")
         except PreconditionFailed as exc:
-            if exc.operation == _LOOKED or exc.status != 412:
+            if exc.operation == LOOKED or exc.status != 412:
                 raise
             if await self._look_first(key, if_match):
                 self._provider.learn(delete_if_match=False)
@@ -137,7 +135,7 @@ class Deletions:
         doubted = {
             key: if_match[key]
             for key, exc in stayed.items()
-            if isinstance(exc, PreconditionFailed) and exc.operation != _LOOKED
+            if isinstance(exc, PreconditionFailed) and exc.operation != LOOKED
         }
         others, ours = await self._look(doubted)
         stayed = {key: exc for key, exc in stayed.items() if key not in doubted} | others
@@ -156,7 +154,7 @@ class Deletions:
         # SeaweedFS lists directory by directory, so that a listing may pass over a key
         found |= await self._heads([key for key in versions if key not in found])
         others: dict[str, StoreError] = {
-            key: PreconditionFailed("PreconditionFailed", status=412, operation=_LOOKED, key=key)
+            key: PreconditionFailed("PreconditionFailed", status=412, operation=LOOKED, key=key)
             for key, etag in found.items()
             if etag != versions[key]
         }

@@ -10,7 +10,7 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -35,16 +35,14 @@ from bucketfs.store.capability import TARGETS, Provider
 from bucketfs.store.layers.copying import CARRIED_MOST, Copies, Onto
 from bucketfs.store.layers.deletion import Deletions
 from bucketfs.store.layers.kept import MARKER, Kept, is_marker, no_marker, not_kept
+from bucketfs.store.layers.outcome import contradiction
 from bucketfs.store.layers.wrapper import StoreWrapper
 from bucketfs.store.probe import Probe
-from bucketfs.store.refusal import as_taken, is_refusal, unsupported
+from bucketfs.store.refusal import LOOKED, as_taken, is_refusal, unsupported
 
 T = TypeVar("T")
 
 _log = logging.getLogger("bucketfs.store.layers.fallback")
-
-#: Operation of the refusals that are ours.
-_LOOKED: Final = "HeadObject"
 
 
 class FallbackStore(StoreWrapper):
@@ -82,7 +80,7 @@ class FallbackStore(StoreWrapper):
         if not key.endswith(MARKER):
             return self._kept.seen(await self.inner.head(key))
         if not self.capabilities.markers:
-            raise NotFound("NoSuchKey", status=404, operation=_LOOKED, key=key)
+            raise NotFound("NoSuchKey", status=404, operation=LOOKED, key=key)
         return self._kept.seen(await self._head(key))
 
     async def _head(self, key: str) -> ObjectInfo:
@@ -92,7 +90,7 @@ class FallbackStore(StoreWrapper):
             if not (key.endswith(MARKER) and is_refusal(exc)):
                 raise
             # some gateways take it for no key at all
-            raise NotFound(exc.code, status=404, operation=_LOOKED, key=key) from exc
+            raise NotFound(exc.code, status=404, operation=LOOKED, key=key) from exc
 
     async def put(
         self,
@@ -127,25 +125,21 @@ class FallbackStore(StoreWrapper):
         async def send() -> ObjectInfo:
             if not needed:
                 return await self.inner.put(key, body, headers)
-            sent = self._provider.sends(needed) and (if_none_match or is_etag(if_match))
-            if not (sent and getattr(self.capabilities, needed)):
+            if not (getattr(self.capabilities, needed) and (if_none_match or is_etag(if_match))):
                 await self._check_target(key, if_match, if_none_match)
             return await self.inner.put(
-                key,
-                body,
-                headers,
-                if_match=if_match if sent else "",
-                if_none_match=if_none_match and sent,
+                key, body, headers, if_match=if_match, if_none_match=if_none_match
             )
 
         quoted = self._provider.quoted
+        sent = bool(needed) and self._counts_on(needed)
         sums, described = self._sums(), _optional(headers)
         condition = [needed] if needed else []
         try:
             return await as_taken(self._provider, send, *sums, *condition, *described)
         except PreconditionFailed as exc:
-            theirs = exc.status == 412 and exc.operation != _LOOKED
-            if not (needed and theirs and self._provider.sends(needed)):
+            theirs = exc.status == 412 and exc.operation != LOOKED
+            if not (theirs and sent):
                 raise
             await self._confirm(key, if_match, exc, needed)
         async with self._misread:
@@ -272,16 +266,26 @@ class FallbackStore(StoreWrapper):
 
         Swift says so of each source that was uploaded in parts.
         """
+        sent = bool(if_match) and self._counts_on("copy_condition")
         try:
             return await copy()
         except PreconditionFailed as exc:
-            sent = if_match and self.capabilities.copy_condition
-            if isinstance(exc, KeyTaken) or exc.status != 412 or not sent:
+            theirs = exc.status == 412 and exc.operation != LOOKED
+            if isinstance(exc, KeyTaken) or not (theirs and sent):
                 raise
-        with self._provider.without("copy_condition", "copy_if_match") as trial:
-            answer = await copy()
-            trial.holds()
+        async with self._misread:
+            with self._provider.without("copy_condition", "copy_if_match") as trial:
+                answer = await copy()
+                trial.holds()
         return answer
+
+    def _counts_on(self, condition: str) -> bool:
+        """Whether a request that begins now carries a condition, or is to as soon as it may.
+
+        While one finds out what a refused condition means, none is sent; what others have sent
+        before says nothing of that.
+        """
+        return self._provider.sends(condition) or self._misread.locked()
 
     async def complete(
         self,
@@ -295,12 +299,11 @@ class FallbackStore(StoreWrapper):
     ) -> ObjectInfo:
         async def send() -> ObjectInfo:
             can = self.capabilities
-            match = if_match if can.complete_if_match and is_etag(if_match) else ""
-            none_match = if_none_match and can.complete_if_none_match
-            if (match, none_match) != (if_match, if_none_match):
+            match = can.complete_if_match and is_etag(if_match)
+            if not (can.complete_if_none_match if if_none_match else match):
                 await self._check_target(key, if_match, if_none_match)
             return await self.inner.complete(
-                key, upload_id, parts, size=size, if_match=match, if_none_match=none_match
+                key, upload_id, parts, size=size, if_match=if_match, if_none_match=if_none_match
             )
 
         condition = ["complete_if_match"] if if_match else []
@@ -383,9 +386,8 @@ class FallbackStore(StoreWrapper):
             can = self.capabilities
             if not (can.copy_if_match and can.copy_condition and is_etag(source_if_match)):
                 await self._check_target(source, source_if_match, False)
-            match = onto.if_match if can.target_if_match and is_etag(onto.if_match) else ""
-            none_match = onto.if_none_match and can.target_if_none_match
-            if (match, none_match) != (onto.if_match, onto.if_none_match):
+            match = can.target_if_match and is_etag(onto.if_match)
+            if not (can.target_if_none_match if onto.if_none_match else match):
                 await self._check_target(onto.key, onto.if_match, onto.if_none_match)
             return await self.inner.copy(
                 source,
@@ -393,8 +395,8 @@ class FallbackStore(StoreWrapper):
                 size=size,
                 headers=headers,
                 source_if_match=source_if_match,
-                target_if_match=match,
-                target_if_none_match=none_match,
+                target_if_match=onto.if_match,
+                target_if_none_match=onto.if_none_match,
             )
 
         optional = [*_condition(source_if_match), *_optional(headers or Headers())]
@@ -415,7 +417,7 @@ class FallbackStore(StoreWrapper):
         """A version that is left as it is. Raises PreconditionFailed for another one."""
         found = await self._head(key)
         if if_match and found.etag != if_match:
-            raise PreconditionFailed("PreconditionFailed", status=412, operation=_LOOKED, key=key)
+            raise PreconditionFailed("PreconditionFailed", status=412, operation=LOOKED, key=key)
         return found
 
     async def _carries(self, size: int) -> bool:
@@ -454,10 +456,8 @@ class FallbackStore(StoreWrapper):
             if if_match:
                 raise
             return
-        if if_none_match:
-            raise KeyTaken("PreconditionFailed", status=412, operation=_LOOKED, key=key)
-        if found.etag != if_match:
-            raise PreconditionFailed("PreconditionFailed", status=412, operation=_LOOKED, key=key)
+        if (failure := contradiction(key, found, if_match, if_none_match)) is not None:
+            raise failure
 
 
 def _optional(headers: Headers) -> list[str]:

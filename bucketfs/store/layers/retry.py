@@ -4,7 +4,8 @@ Four rules. A request that may be repeated freely is, with growing, jittered pau
 succeeds, fails for good, or attempts or time are used up. A GET goes on behind the last byte
 delivered, pinned to the version it began with. A conditional PUT or a Complete whose answer was
 lost may have happened: when the repetition is refused, a HEAD tells whether the object that stands
-there is ours. A multipart upload whose beginning was answered into nowhere is thrown away.
+there is ours. Where the endpoint honours no condition, that is asked before the repetition. A
+multipart upload whose beginning was answered into nowhere is thrown away.
 
 What is repeated elsewhere, and why, is listed in ``docs/concurrency.md``.
 """
@@ -29,13 +30,14 @@ from bucketfs.errors import (
     PreconditionFailed,
     StoreError,
     advice,
+    is_denied,
 )
 from bucketfs.store.aws.sums import multipart_etag
 from bucketfs.store.base import NO_CONDITIONS, Body, Headers, ObjectInfo, Sink, Store
 from bucketfs.store.config import SLOW
 from bucketfs.store.layers.limit import SMALL
 from bucketfs.store.layers.outage import Outage
-from bucketfs.store.layers.outcome import is_open, lost_uploads
+from bucketfs.store.layers.outcome import Condition, is_open, lost_uploads
 from bucketfs.store.layers.wrapper import Call, StoreWrapper, get_call
 
 T = TypeVar("T")
@@ -48,6 +50,7 @@ _TRANSIENT_CODES: Final = frozenset(
         "BadDigest",  # so are bodies that were changed on their way
         "ConditionalRequestConflict",
         "InternalError",
+        "InvalidDigest",  # Garage says this in the place of BadDigest
         "KMS.ThrottlingException",
         "OperationAborted",
         "RequestLimitExceeded",
@@ -261,7 +264,8 @@ class RetryStore(StoreWrapper):
         call = Call("PutObject", key, len(body))
         if not (if_match or if_none_match):
             return await self.around(call, send)
-        return await self._with_known_outcome(call, send, is_ours)
+        condition = Condition("put", key, if_match, if_none_match)
+        return await self._with_known_outcome(call, condition, send, is_ours)
 
     async def copy(
         self,
@@ -295,7 +299,8 @@ class RetryStore(StoreWrapper):
             return is_new and (found.etag == source_if_match or await self._is_copy(found, source))
 
         # A copy onto itself may change the ETag, and so make its own repetition fail.
-        return await self._with_known_outcome(Call("CopyObject", target), send, is_ours)
+        condition = Condition("target", target, target_if_match, target_if_none_match)
+        return await self._with_known_outcome(Call("CopyObject", target), condition, send, is_ours)
 
     async def delete_many(
         self, keys: Sequence[str], *, if_match: Mapping[str, str] = NO_CONDITIONS
@@ -376,13 +381,16 @@ class RetryStore(StoreWrapper):
             is_new = if_none_match or (if_match and found.etag != if_match)
             return bool(is_new) and found.etag.endswith(f"-{len(parts)}")
 
-        info = await self._with_known_outcome(Call("CompleteMultipartUpload", key), send, is_ours)
+        call = Call("CompleteMultipartUpload", key)
+        condition = Condition("complete", key, if_match, if_none_match)
+        info = await self._with_known_outcome(call, condition, send, is_ours)
         self._uploads.discard(upload_id)
         return info
 
     async def _with_known_outcome(
         self,
         call: Call,
+        condition: Condition,
         send: Callable[[], Awaitable[ObjectInfo]],
         is_ours: Callable[[ObjectInfo], Awaitable[bool]],
     ) -> ObjectInfo:
@@ -391,6 +399,10 @@ class RetryStore(StoreWrapper):
 
         async def attempt() -> ObjectInfo:
             nonlocal unknown
+            if unknown is not None and not condition.is_guarded(self.capabilities):
+                found = await self._done_before(condition, unknown, is_ours)
+                if found is not None:
+                    return found
             try:
                 return await send()
             except (NotFound, PreconditionFailed):
@@ -423,6 +435,28 @@ class RetryStore(StoreWrapper):
         # a copy of what was uploaded in parts has an ETag of its own
         same = original.headers is not None and _same_metadata(found, original.headers)
         return same or found.etag == original.etag
+
+    async def _done_before(
+        self,
+        condition: Condition,
+        failure: StoreError,
+        is_ours: Callable[[ObjectInfo], Awaitable[bool]],
+    ) -> ObjectInfo | None:
+        """Look whether a request that met `failure` was carried out, before it is repeated.
+
+        Raises StoreError: Its condition is false now, or nobody can tell.
+        """
+        try:
+            found = await self._find(condition.key, failure)
+        except StoreError as exc:
+            if exc.__cause__ is not None and is_denied(exc.__cause__):
+                return None  # who may only write may not look
+            raise
+        if found is not None and await is_ours(found):
+            return found
+        if (refusal := condition.contradiction(found)) is not None:
+            raise refusal
+        return None
 
     async def _find(self, key: str, failure: StoreError) -> ObjectInfo | None:
         """What a request that met `failure` has left; raises that when nobody can tell."""

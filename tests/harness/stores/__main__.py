@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.harness.endpoint import Endpoint
 from tests.harness.stores.ceph import Ceph
+from tests.harness.stores.garage import Garage
 from tests.harness.stores.moto import Moto
 from tests.harness.stores.rclone import Rclone
 from tests.harness.stores.s3proxy import S3Proxy
@@ -31,6 +32,7 @@ SERVERS: dict[str, Server] = {
     "swift": Swift(),
     "s3proxy": S3Proxy(),
     "rclone": Rclone(),
+    "garage": Garage(),
     "s3s": S3s(),
 }
 
