@@ -114,7 +114,7 @@ nothing-lost: setup
 # Store and mount tests against a real server, a Ceph RADOS Gateway that lives as long as they do.
 test-ceph: setup
 	sh .ci/system-packages ceph
-	$(SUDO) $(RUN) -m tests.harness.rgw $(RUN) -m pytest tests/store tests/mount $(ARGS)
+	$(SUDO) $(RUN) -m tests.harness.rgw $(RUN) -m pytest $(WORKERS) tests/store tests/mount $(ARGS)
 
 # What asks the endpoint in these tests, against one server after another, and a table of the counts:
 # ten minutes each. STORES="swift rclone" chooses.
