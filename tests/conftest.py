@@ -32,8 +32,7 @@ from tests.harness.proxy import Proxy, proxy
 from tests.harness.watchdog import Watchdog, scratch_base
 from tests.harness.witness import Witness
 
-#: Seconds one test may take. Only what hangs takes so long, also on a machine with ten times the work
-#: it is made for: a busy machine must not fail a test.
+#: Seconds one test may take: more than any takes that does not hang, also where ten want each core.
 TIME_LIMIT = 240.0
 
 #: The folders of tests in the order in which they run: what fails within seconds comes first, and
