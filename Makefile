@@ -21,11 +21,14 @@ RUN   := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SUDO  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-# Folders whose files may run side by side: each worker has a server, mounts and directories of its
-# own. The others count requests, wait for real time, or look at all mounts of the machine.
+# Whatever the environment says, compiled modules are kept: the tests start the program a thousand
+# times, and compiling it each time is a third of a start.
+export PYTHONDONTWRITEBYTECODE :=
+
+# Files of tests run side by side: each worker has a server, mounts and directories of its own. One
+# worker more than there are cores, as tests also wait; eight at most.
 QUICK   := tests/unit tests/tree tests/store
-BESIDE  := $(QUICK) tests/model tests/simulation tests/mount tests/faults/test_matrix.py
-WORKERS := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+WORKERS := -n $$(($$(nproc) < 8 ? $$(nproc) + 1 : 8)) --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup packages demo test test-quick lint check nothing-lost test-crash test-races test-faults test-simulation test-random test-large test-ceph test-stores fuzz bench bench-quick docs install uninstall deb clean
 
@@ -56,8 +59,7 @@ test:
 ifdef ARGS
 	$(RUN) -m pytest $(ARGS)
 else
-	$(RUN) -m pytest $(WORKERS) $(BESIDE)
-	$(RUN) -m pytest $(addprefix --ignore=,$(BESIDE))
+	$(RUN) -m pytest $(WORKERS)
 endif
 
 # What is marked slow says why.
@@ -114,7 +116,7 @@ nothing-lost: setup
 # Store and mount tests against a real server, a Ceph RADOS Gateway that lives as long as they do.
 test-ceph: setup
 	sh .ci/system-packages ceph
-	$(SUDO) $(RUN) -m tests.harness.rgw $(RUN) -m pytest tests/store tests/mount $(ARGS)
+	$(SUDO) $(RUN) -m tests.harness.rgw $(RUN) -m pytest $(WORKERS) tests/store tests/mount $(ARGS)
 
 # What asks the endpoint in these tests, against one server after another, and a table of the counts:
 # ten minutes each. STORES="swift rclone" chooses.

@@ -46,10 +46,11 @@ from aiobotocore.session import AioSession
 from httpcore2._async.http11 import AsyncHTTP11Connection
 
 from bucketfs.credentials import StaticKeys
-from bucketfs.store import StoreConfig, open_store
 from bucketfs.store.aws.connection import set_handlers, trim
 from bucketfs.store.base import Body, BytesBody, Headers, Store
+from bucketfs.store.config import StoreConfig
 from bucketfs.store.http.transport import TrioSession
+from bucketfs.store.opening import open_store
 
 SMALL = 4096
 MIDDLE = 64 << 10

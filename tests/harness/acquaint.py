@@ -6,9 +6,10 @@ import trio
 
 from bucketfs.cache.places import endpoint_file, name_of
 from bucketfs.credentials import StaticKeys
-from bucketfs.store import StoreConfig, open_store
 from bucketfs.store.base import BytesBody, Headers
 from bucketfs.store.capability import CONDITIONS
+from bucketfs.store.config import StoreConfig
+from bucketfs.store.opening import open_store
 from tests.harness.mounts import Mount
 
 

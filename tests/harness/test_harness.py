@@ -148,7 +148,7 @@ def test_the_watchdog_frees_a_hanging_test() -> None:
             cwd=REPOSITORY,
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=200,
             check=False,
         )
     finally:
@@ -166,7 +166,7 @@ def test_a_server_that_is_of_no_use_ends_the_run(workers: str) -> None:
         env={**os.environ, "BUCKETFS_TEST_URL": "http://127.0.0.1:1"},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 2

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import pytest
 
 from bucketfs.credentials import StaticKeys
-from bucketfs.store import StoreConfig, open_store
 from bucketfs.store.base import Store
+from bucketfs.store.config import StoreConfig
+from bucketfs.store.opening import open_store
 from tests.harness.memory import MemoryStore
 from tests.harness.witness import Witness
 

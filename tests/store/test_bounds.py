@@ -11,10 +11,10 @@ import pytest
 import trio
 
 from bucketfs.errors import StoreError
-from bucketfs.store import open_store
 from bucketfs.store.aws.list_answers import parse_listing
 from bucketfs.store.base import BytesBody, Headers, Store
 from bucketfs.store.http.transport import ANSWER_LIMIT, ERROR_LIMIT
+from bucketfs.store.opening import open_store
 from tests.store.test_transport import CONFIG, OK
 
 #: Enough to see that nobody stops reading; then the server falls silent.

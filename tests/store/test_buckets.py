@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 
 from bucketfs.errors import StoreError
-from bucketfs.store import open_account
 from bucketfs.store.aws.buckets import AccountBuckets
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.layers.trace import TraceStore
+from bucketfs.store.opening import open_account
 from tests.store.test_transport import CONFIG, OK, Script, error, scripted
 
 DONE = OK + b"Content-Length: 0\r\n\r\n"

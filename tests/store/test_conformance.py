@@ -8,8 +8,8 @@ from contextlib import ExitStack
 import pytest
 
 from bucketfs.errors import KeyTaken, NotFound, PreconditionFailed, StoreError
-from bucketfs.store import open_store
 from bucketfs.store.base import BytesBody, Headers, ListPage, ObjectInfo, Store
+from bucketfs.store.opening import open_store
 from tests.harness.witness import Witness
 from tests.store.conftest import Subject, config_of
 

@@ -39,11 +39,11 @@ from botocore.regions import EndpointRulesetResolver
 
 from bucketfs.credentials import StaticKeys
 from bucketfs.errors import NotFound, StoreError
-from bucketfs.store import open_store
 from bucketfs.store.aws import connection as ours
 from bucketfs.store.aws import internals
 from bucketfs.store.aws.fast_path import OPERATIONS, FastPath
 from bucketfs.store.base import BytesBody, Headers, Store
+from bucketfs.store.opening import open_store
 from tests.harness.witness import Witness
 from tests.store.conftest import config_of
 from tests.store.test_transport import CONFIG, error, talking

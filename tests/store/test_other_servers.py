@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from bucketfs.errors import NotFound, PreconditionFailed
-from bucketfs.store import open_store
 from bucketfs.store.base import BytesBody, Headers, is_etag
+from bucketfs.store.opening import open_store
 from tests.harness.http import Request
 from tests.harness.proxy import Proxy
 from tests.harness.seaweedfs import seaweedfs

@@ -15,8 +15,9 @@ from botocore.exceptions import ClientError
 
 from bucketfs.credentials import Anonymous, StaticKeys
 from bucketfs.errors import NotFound, PreconditionFailed, StoreError, Unsupported, errno_of
-from bucketfs.store import StoreConfig, open_store
 from bucketfs.store.base import BytesBody, Headers, Store
+from bucketfs.store.config import StoreConfig
+from bucketfs.store.opening import open_store
 from tests.harness.pachyderm import Branch, Gateway, pachyderm
 
 TOKEN = "t0ken-of-pachyderm"

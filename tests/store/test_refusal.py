@@ -11,9 +11,11 @@ import pytest
 
 from bucketfs.credentials import Anonymous
 from bucketfs.errors import KeyTaken, PreconditionFailed, StoreError, Unsupported
-from bucketfs.store import StoreConfig, capability, open_store
+from bucketfs.store import capability
 from bucketfs.store.base import BytesBody, Capabilities, Headers, Store
 from bucketfs.store.capability import Provider
+from bucketfs.store.config import StoreConfig
+from bucketfs.store.opening import open_store
 from bucketfs.store.refusal import as_taken
 from tests.harness.http import Request
 from tests.harness.minio import minio

@@ -15,8 +15,8 @@ import pytest
 
 from bucketfs.credentials import Chain
 from bucketfs.errors import StoreError, advice, errno_of
-from bucketfs.store import open_store
 from bucketfs.store.aws.answers import unix_time
+from bucketfs.store.opening import open_store
 from tests.store.test_transport import CONFIG, HEAD, scripted, talking
 
 

@@ -12,9 +12,9 @@ from botocore.session import Session
 from bucketfs.credentials import StaticKeys
 from bucketfs.errors import StoreError, advice
 from bucketfs.option_row import STORAGE_CLASSES
-from bucketfs.store import open_store
 from bucketfs.store.base import BytesBody, Headers, Store
 from bucketfs.store.config import StoreConfig
+from bucketfs.store.opening import open_store
 from tests.harness.http import Request
 from tests.harness.proxy import Proxy
 from tests.harness.witness import Witness

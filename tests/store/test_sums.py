@@ -13,13 +13,14 @@ from crc32c import crc32c
 
 from bucketfs.credentials import Anonymous
 from bucketfs.errors import Damaged, StoreError
-from bucketfs.store import StoreConfig, open_store
 from bucketfs.store.aws.connection import connect
 from bucketfs.store.aws.s3 import S3Store
 from bucketfs.store.aws.sums import Checksums, multipart_etag, sums_of
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo, Store
 from bucketfs.store.capability import Provider
+from bucketfs.store.config import StoreConfig
 from bucketfs.store.layers.fallback import FallbackStore
+from bucketfs.store.opening import open_store
 from tests.harness.memory import Fault, MemoryStore
 from tests.harness.proxy import Proxy
 from tests.harness.witness import Witness

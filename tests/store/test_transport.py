@@ -24,11 +24,12 @@ from bucketfs.errors import (
     StoreError,
     Unsupported,
 )
-from bucketfs.store import StoreConfig, open_store
 from bucketfs.store.aws.connection import tls_context
 from bucketfs.store.base import BytesBody, Headers, Store
 from bucketfs.store.capability import CONDITIONS
+from bucketfs.store.config import StoreConfig
 from bucketfs.store.known import Known
+from bucketfs.store.opening import open_store
 
 OK = b"HTTP/1.1 200 OK\r\n"
 HEAD = (

@@ -16,8 +16,8 @@ from bucketfs.cli.options.trust import with_ca_bundle
 from bucketfs.credentials import StaticKeys
 from bucketfs.errors import NoAnswer
 from bucketfs.options import Options
-from bucketfs.store import open_store
 from bucketfs.store.config import StoreConfig
+from bucketfs.store.opening import open_store
 from tests.harness.endpoint import Endpoint
 from tests.harness.proxy import Proxy, proxy
 from tests.harness.witness import Witness

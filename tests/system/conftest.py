@@ -6,15 +6,17 @@ they are installed already, and so need root.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -23,8 +25,11 @@ from tests.harness.endpoint import REPOSITORY
 from tests.harness.witness import Witness
 
 HELPERS = ("mount.bucketfs", "mount.fuse.bucketfs")
-#: A line of the helpers that tests make.
-MADE = "# made by the tests of bucketfs"
+
+#: How the helpers begin that tests made.
+OURS = "#!/bin/sh\n# made by the tests of bucketfs\n"
+#: Locked by each test process that needs the helpers.
+USERS = Path("/run/bucketfs-test-helpers")
 
 
 @dataclass
@@ -98,25 +103,40 @@ def place(need_fuse: None, bucket: Witness, tmp_path: Path) -> Iterator[Place]:
         subprocess.run(["umount", "-l", str(path)], check=False)
 
 
-def _is_free(helper: Path) -> bool:
-    """Whether nobody installed it; a test run that was killed has left its own."""
-    return not helper.exists() or MADE in helper.read_bytes().decode(errors="replace")
-
-
 @pytest.fixture(scope="session")
 def helpers(need_fuse: None) -> Iterator[None]:
-    """The mount helpers in /sbin."""
+    """The mount helpers in /sbin, for as long as one of the test processes needs them."""
     if os.geteuid() != 0:
         pytest.skip("mount(8) needs root")
-    made = [path for name in HELPERS if _is_free(path := Path("/sbin", name))]
-    for path in made:
-        # mount(8) gives no environment; the script has to know everything.
-        start = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r});"
-        start += f" sys.argv[0] = {path.name!r};"
-        start += " from bucketfs.cli.main import main; sys.exit(main())"
-        words = shlex.join([sys.executable, "-c", start])
-        path.write_text(f'#!/bin/sh\n{MADE}\nexec {words} "$@"\n')
-        path.chmod(0o755)
-    yield
-    for path in made:
-        path.unlink()
+    # mount(8) gives no environment; the script has to know everything.
+    start = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r});"
+    start += " sys.argv[0] = {!r};"
+    start += " from bucketfs.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", start]
+    with USERS.open("w") as users:
+        _remove_unless_used(users)  # what a killed run left names a clone that may be gone
+        fcntl.flock(users, fcntl.LOCK_SH)
+        for name in HELPERS:
+            words = shlex.join([*command[:-1], command[-1].format(name)])
+            _install(Path("/sbin", name), f'{OURS}exec {words} "$@"\n')
+        yield
+        _remove_unless_used(users)
+
+
+def _remove_unless_used(users: TextIO) -> None:
+    """Remove the tests' helpers, or leave that to the last process that needs them."""
+    with suppress(BlockingIOError):
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for path in (Path("/sbin", name) for name in HELPERS):
+            if path.exists() and path.read_text().startswith(OURS):
+                path.unlink()
+
+
+def _install(path: Path, script: str) -> None:
+    """Put a script there in one step, unless there is one."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    fresh.write_text(script)
+    fresh.chmod(0o755)
+    with suppress(FileExistsError):
+        os.link(fresh, path)
+    fresh.unlink()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +24,7 @@ ORDER = ("cli", "fuse", "tree", "file", "cache", "store")
 ROOMS = {
     "cli": ("main", "demo", "commands", "process", "socket", "options"),
     "tree": ("account", "tree", "namespace", "saving", "prefetch", "lookup", "core"),
-    "store": ("", "layers", "aws", "http"),
+    "store": ("opening", "layers", "aws", "http"),
 }
 
 #: Importable from everywhere; they import no package of ORDER.
@@ -64,7 +67,12 @@ def name_of(path: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
-def imports(path: Path) -> Iterator[str]:
+@functools.cache
+def imports(path: Path) -> tuple[str, ...]:
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -137,6 +145,23 @@ def test_libraries_stay_behind_their_walls(path: Path) -> None:
             assert name.startswith(MAY_USE_WIRE), f"{name} imports {imported}"
         if library == "pyfuse3":
             assert layer(name) == "fuse", f"{name} imports {imported}"
+
+
+def loaded(module: str) -> set[str]:
+    """The libraries that importing a module loads."""
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+@pytest.mark.parametrize("command", ["mount", "helper", "recover"])
+def test_what_is_wrong_with_a_command_line_is_said_without_the_wire(command: str) -> None:
+    assert not loaded(f"bucketfs.cli.commands.{command}") & {*WIRE, "pyfuse3"}
+
+
+@pytest.mark.parametrize("command", ["umount", "status", "flush", "refresh", "info", "dataset"])
+def test_commands_that_ask_a_mount_start_at_once(command: str) -> None:
+    assert not loaded(f"bucketfs.cli.commands.{command}") & {*WIRE, "pyfuse3", "trio"}
 
 
 def test_ground_modules_exist() -> None:

@@ -21,8 +21,8 @@ from bucketfs.cli.process.serve import single
 from bucketfs.errors import FsError, StoreError
 from bucketfs.fuse.recover_offline import carry_out
 from bucketfs.options import Options
-from bucketfs.store import open_store
 from bucketfs.store.config import StoreConfig
+from bucketfs.store.opening import open_store
 from bucketfs.tree.saving.outstanding import FailedFlush
 from bucketfs.units import count
 

@@ -12,11 +12,11 @@ from bucketfs.cli.failure import Failure
 from bucketfs.cli.options.bucket import tell_keys
 from bucketfs.credentials import Anonymous
 from bucketfs.errors import FsError
-from bucketfs.store import open_account, open_store
 from bucketfs.store.aws.buckets import AccountBuckets
 from bucketfs.store.base import Store
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.layers.trace import TraceStore
+from bucketfs.store.opening import open_account, open_store
 
 log = logging.getLogger("bucketfs.serve")
 

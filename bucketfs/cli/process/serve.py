@@ -24,8 +24,8 @@ from bucketfs.cli.process.notify import keep_alive, notify
 from bucketfs.credentials import Anonymous, Credentials, CredentialsError, buckets_with_keys
 from bucketfs.fuse import account_session, session
 from bucketfs.options import Options
-from bucketfs.store import open_account, open_store
 from bucketfs.store.config import StoreConfig
+from bucketfs.store.opening import open_account, open_store
 
 log = logging.getLogger("bucketfs.serve")
 
