@@ -163,6 +163,9 @@ class Options:
         "Show the bucket as it was at this moment (2026-01-31, 2026-01-31T12:00Z, or 2h ago), "
         "read-only. The bucket must have kept versions since then.",
         metavar="MOMENT")
+    versions: bool = row(_V, False, parse_switch,
+        "Show old versions in a directory .versions of each directory, which no listing shows: "
+        ".versions/NAME/2026-01-31T12:00:00Z.ID is a file. The name .versions is taken by it.")
     uid: int | None = row(_V, None, parse_count,
         "Show this user as the owner of everything.",
         metavar="UID", high=2**32 - 2)

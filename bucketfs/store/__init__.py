@@ -21,6 +21,7 @@ from bucketfs.store.base import Store
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.layers.fallback import FallbackStore
+from bucketfs.store.layers.history import HistoryStore
 from bucketfs.store.layers.large import LargeStore
 from bucketfs.store.layers.limit import LimitStore
 from bucketfs.store.layers.named import NamedStore
@@ -52,7 +53,7 @@ async def open_store(
     async with connect(config) as connection:
         provider = Provider(config)
         bucket = S3Store(connection, config, provider)
-        counted = TraceStore(bucket if config.at is None else PastStore(bucket, config.at))
+        counted = TraceStore(_shown(bucket, config))
         if trace is not None:
             trace(counted)
         limited = LimitStore(counted, bulk=config.max_connections, small=2 * config.max_connections)
@@ -108,6 +109,15 @@ async def open_account(
 
         async with alongside(lambda: outage.watch(ask), "watch for outages"):
             yield buckets
+
+
+def _shown(bucket: S3Store, config: StoreConfig) -> Store:
+    """The bucket as it is, as it was, or with what it was beside it."""
+    if config.at is not None:
+        return PastStore(bucket, config.at)
+    if config.history is not None:
+        return HistoryStore(bucket, prefix=config.prefix, keep=config.history)
+    return bucket
 
 
 def _policy(config: StoreConfig) -> RetryPolicy:

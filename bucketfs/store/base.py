@@ -29,6 +29,13 @@ Sink = Callable[["bytes | memoryview"], None]
 #: For deletions of any version.
 NO_CONDITIONS: Final[Mapping[str, str]] = MappingProxyType({})
 
+#: Name of the directory of old versions in each directory (``-o versions``), and what keys in it
+#: begin with, as no path does (`bucketfs.store.layers.history`).
+VERSIONS: Final = ".versions"
+OLD: Final = f"/{VERSIONS}/"
+#: What the names of our own short-lived objects begin with (`bucketfs.store.probe`).
+PROBE: Final = ".bucketfs-probe-"
+
 #: Hears where the next page of a listing seems to begin.
 OnToken = Callable[[str], Awaitable[None]]
 #: What `Store.foresee` can tell; `PutObject` is all that makes an object of bytes.

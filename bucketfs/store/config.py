@@ -72,6 +72,8 @@ class StoreConfig:
         reload_credentials: Asked after the server refused the credentials; the answer is used
             when it differs. None says that there are no usable ones now.
         at: Show the bucket as it was at this Unix time; None: as it is.
+        history: Old versions are shown, and a listing of them holds for so many seconds; None: they
+            are not.
         patience: Seconds without progress after which a call fails, all its attempts together.
         named: Failures name the bucket: the mount has several.
     """
@@ -102,6 +104,7 @@ class StoreConfig:
     known: Path | None = None
     reload_credentials: Callable[[], Credentials | None] | None = None
     at: float | None = None
+    history: float | None = None
     patience: float = 300.0
     named: bool = False
 

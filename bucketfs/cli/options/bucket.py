@@ -60,6 +60,7 @@ def store_config(
         known=_known(options),
         reload_credentials=reload,
         at=_moment(options, clock.wall_ns() / 1e9),
+        history=min(options.stat_cache_expire, options.open_ttl) if options.versions else None,
         patience=options.op_timeout,
     )
     if config.is_aws and config.storage_class not in ("", *STORAGE_CLASSES):

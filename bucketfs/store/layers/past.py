@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -58,6 +58,12 @@ class VersionedStore(Store, Protocol):
         size: int | None = None,
         version: str = "",
     ) -> ObjectInfo: ...
+
+    async def details(self, key: str, *, version: str = "") -> Mapping[str, str]: ...
+
+    async def tags(self, key: str, *, version: str = "") -> Mapping[str, str]: ...
+
+    async def presigned_url(self, key: str, seconds: int, *, version: str = "") -> str: ...
 
     async def list_versions(
         self,
@@ -156,7 +162,7 @@ class PastStore(StoreWrapper):
             markers = page.markers
             if found or prefixes or markers is None:
                 break
-            _check(repeats, prefix, page)
+            check_repeats(repeats, prefix, page)
         for version in found:
             self._ids[version.info.key] = version.version_id
         following = json.dumps((*markers, decided)) if markers else None
@@ -209,10 +215,10 @@ class PastStore(StoreWrapper):
             if page.markers is None or passed or (key is not None and decided == key):
                 return None
             markers = page.markers
-            _check(repeats, prefix, page)
+            check_repeats(repeats, prefix, page)
 
 
-def _check(repeats: Repeats, prefix: str, page: VersionPage) -> None:
+def check_repeats(repeats: Repeats, prefix: str, page: VersionPage) -> None:
     """Raise NoAnswer where a listing does not come to an end."""
     if page.markers is not None:
         why = repeats.seen("\0".join(page.markers), empty=not (page.versions or page.prefixes))
