@@ -105,13 +105,15 @@ class PastStore(StoreWrapper):
 
     Args:
         inner: The bucket.
-        at: The moment in Unix seconds, not later than now.
+        at: The moment in Unix seconds, not later than now; or key and id of a version that was
+            stored then, which `check` asks for.
     """
 
-    def __init__(self, inner: VersionedStore, at: float) -> None:
+    def __init__(self, inner: VersionedStore, at: float | tuple[str, str]) -> None:
         super().__init__(inner)
         self._bucket = inner
-        self._at = at
+        self._version = at if isinstance(at, tuple) else None
+        self._at = 0.0 if isinstance(at, tuple) else at
         self._ids: LRUCache[str, str] = LRUCache(_REMEMBERED)
         self._existed: LRUCache[str, bool] = LRUCache(_REMEMBERED)
 
@@ -178,11 +180,25 @@ class PastStore(StoreWrapper):
 
     async def check(self) -> None:
         await self._bucket.list_versions("", limit=1)
+        if self._version is not None:
+            await self._find_moment(*self._version)
+            self._version = None
         if not await self._bucket.keeps_versions():
             log.warning(
                 "the bucket keeps no versions: objects that were replaced or deleted since are"
                 " not shown"
             )
+
+    async def _find_moment(self, key: str, version_id: str) -> None:
+        """Look when a version was stored. Raises StoreError: there is none."""
+        for version in await self._bucket.versions(key):
+            if version.version_id == version_id:
+                self._at = version.info.last_modified
+                return
+        raise StoreError(
+            "NoSuchVersion", status=404, operation="ListObjectVersions", key=key,
+            message=f"{key} has no version {version_id}: bucketfs versions PATH lists them",
+        )  # fmt: skip
 
     async def _id_of(self, key: str, operation: str) -> str:
         if (known := self._ids.get(key)) is not None:
