@@ -233,7 +233,13 @@ def owner() -> Defaults:
 
 def view(options: Options) -> View:
     """How owners and modes are shown."""
-    return View(uid=options.uid, gid=options.gid, umask=options.umask, root_umask=options.mp_umask)
+    return View(
+        uid=options.uid,
+        gid=options.gid,
+        umask=options.umask,
+        root_umask=options.mp_umask,
+        shared=options.allow_other,
+    )
 
 
 def pool(options: Options) -> Pool:

@@ -52,11 +52,12 @@ async def open_store(
     """
     async with connect(config) as connection:
         provider = Provider(config)
-        bucket = S3Store(connection, config, provider)
-        counted = TraceStore(_shown(bucket, config))
+        counted = TraceStore(S3Store(connection, config, provider))
         if trace is not None:
             trace(counted)
-        limited = LimitStore(counted, bulk=config.max_connections, small=2 * config.max_connections)
+        limited = LimitStore(
+            _shown(counted, config), bulk=config.max_connections, small=2 * config.max_connections
+        )
         outage = Outage(config.patience)
         retried = RetryStore(
             limited,
@@ -111,7 +112,7 @@ async def open_account(
             yield buckets
 
 
-def _shown(bucket: S3Store, config: StoreConfig) -> Store:
+def _shown(bucket: TraceStore, config: StoreConfig) -> Store:
     """The bucket as it is, as it was, or with what it was beside it."""
     if config.at is not None:
         return PastStore(bucket, config.at)

@@ -451,8 +451,9 @@ class Store(Protocol):
     async def details(self, key: str) -> Mapping[str, str]:
         """What else the endpoint tells of an object, which no request needs; raises NotFound.
 
-        By the names ``version_id``, ``storage_class``, ``restore``, ``encryption`` and
-        ``checksum_crc32c`` or another algorithm; what it does not tell is missing.
+        By the names ``content_type``, ``cache_control``, ``version_id``, ``storage_class``,
+        ``restore``, ``encryption`` and ``checksum_crc32c`` or another algorithm; what it does not
+        tell is missing.
         """
         ...
 

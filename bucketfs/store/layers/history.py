@@ -41,8 +41,8 @@ from bucketfs.store.base import (
     Sink,
     VersionPage,
 )
-from bucketfs.store.layers.past import VersionedStore, check_repeats
-from bucketfs.store.layers.wrapper import Call, StoreWrapper
+from bucketfs.store.layers.past import check_repeats
+from bucketfs.store.layers.wrapper import Call, StoreWrapper, VersionedStore
 from bucketfs.store.long_listing import Repeats
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from cachetools import LRUCache
 
@@ -22,11 +22,10 @@ from bucketfs.store.base import (
     ObjectVersion,
     OnToken,
     Sink,
-    Store,
     UploadInfo,
     VersionPage,
 )
-from bucketfs.store.layers.wrapper import Call, StoreWrapper
+from bucketfs.store.layers.wrapper import Call, StoreWrapper, VersionedStore
 from bucketfs.store.long_listing import Repeats
 from bucketfs.tasks import gather
 
@@ -40,41 +39,6 @@ _REMEMBERED: Final = 200_000
 _FEW: Final = 20
 #: Directories that are looked into at once, whether they had anything in them.
 _AT_ONCE: Final = 8
-
-
-class VersionedStore(Store, Protocol):
-    """A store that can tell of versions; see `bucketfs.store.aws.s3.S3Store`."""
-
-    async def head(self, key: str, *, version: str = "") -> ObjectInfo: ...
-
-    async def get(
-        self,
-        key: str,
-        sink: Sink,
-        *,
-        start: int = 0,
-        stop: int | None = None,
-        if_match: str = "",
-        size: int | None = None,
-        version: str = "",
-    ) -> ObjectInfo: ...
-
-    async def details(self, key: str, *, version: str = "") -> Mapping[str, str]: ...
-
-    async def tags(self, key: str, *, version: str = "") -> Mapping[str, str]: ...
-
-    async def presigned_url(self, key: str, seconds: int, *, version: str = "") -> str: ...
-
-    async def list_versions(
-        self,
-        prefix: str,
-        *,
-        delimiter: str = "/",
-        markers: tuple[str, str] | None = None,
-        limit: int = 1000,
-    ) -> VersionPage: ...
-
-    async def keeps_versions(self) -> bool: ...
 
 
 def as_of(
