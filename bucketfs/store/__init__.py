@@ -74,7 +74,7 @@ async def open_store(
             # Amazon has no other API to its buckets
             whole = able if config.is_aws else LargeStore(able)
             top = SingleStore(whole) if config.single_puts else whole
-            yield NamedStore(top, config.bucket) if config.named else top
+            yield NamedStore(top, config.bucket, config.on_gone) if config.named else top
 
 
 @asynccontextmanager

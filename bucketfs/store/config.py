@@ -77,6 +77,7 @@ class StoreConfig:
             are not.
         patience: Seconds without progress after which a call fails, all its attempts together.
         named: Failures name the bucket: the mount has several.
+        on_gone: Told that the endpoint has no such bucket any more; answers whether that is so.
     """
 
     bucket: str
@@ -108,6 +109,7 @@ class StoreConfig:
     history: float | None = None
     patience: float = 300.0
     named: bool = False
+    on_gone: Callable[[], bool] | None = None
 
     @property
     def silence(self) -> float:

@@ -247,6 +247,29 @@ class TestUse:
                 as_user(lambda closed=closed: len(os.listdir(closed)))
 
 
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("status", "code", "number"),
+        [(403, "AccessDenied", errno.EACCES), (501, "NotImplemented", errno.ENOTSUP)],
+    )
+    def test_no_listing_of_versions(
+        self,
+        mount: Mounts,
+        versioned: Witness,
+        counted: Proxy,
+        status: int,
+        code: str,
+        number: int,
+    ) -> None:
+        versioned.put("f", b"x")
+        made = mount(versioned, "versions", url=counted.url)
+        made.expected.append(f"readdir failed .*ListObjectVersions.*{code}")
+        with counted.fault(LISTING, status=status, code=code), refused(number):
+            os.listdir(made.path / ".versions")
+        assert (made.path / "f").read_bytes() == b"x"
+        assert os.listdir(made.path / ".versions") == ["f"]
+
+
 class TestRequests:
     def test_one_a_directory(self, mount: Mounts, versioned: Witness, counted: Proxy) -> None:
         for number in range(20):

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from cachetools import LRUCache
 
-from bucketfs.errors import NoAnswer, NotFound, StoreError
+from bucketfs.errors import NoAnswer, NotFound, StoreError, is_denied
 from bucketfs.store.base import (
     ListPage,
     ObjectInfo,
@@ -147,11 +147,19 @@ class PastStore(StoreWrapper):
         if self._version is not None:
             await self._find_moment(*self._version)
             self._version = None
-        if not await self._bucket.keeps_versions():
+        if not await self._may_keep_versions():
             log.warning(
                 "the bucket keeps no versions: objects that were replaced or deleted since are"
                 " not shown"
             )
+
+    async def _may_keep_versions(self) -> bool:
+        try:
+            return await self._bucket.keeps_versions()
+        except StoreError as error:
+            if not is_denied(error):
+                raise
+            return True  # nobody tells us
 
     async def _find_moment(self, key: str, version_id: str) -> None:
         """Look when a version was stored. Raises StoreError: there is none."""
