@@ -34,9 +34,7 @@ def old_versions(tree: Tree, watcher: Watcher) -> Tree:
     """The tree of a bucket's old versions; nothing is asked yet."""
     state = tree.state
     # whether what is known is still good is decided where it is known, see `HistoryStore`
-    config = replace(
-        state.config, prefix=OLD + state.config.prefix, open_ttl=0.0, read_only=True, acls=False
-    )
+    config = replace(state.config, prefix=OLD + state.config.prefix, open_ttl=0.0, read_only=True)
     return Tree(state.files, config, watcher, root=_ABOVE | state.root.ino)
 
 
@@ -85,7 +83,7 @@ class OldVersions(Operations):
         if not isinstance(found, Directory):
             found = self._tree.state.new_directory(root, name)
             found.markers = frozenset()
-        found.posix = None if like.posix is None else replace(like.posix, xattrs={}, foreign=None)
+        found.posix = None if like.posix is None else replace(like.posix, foreign=None)
         found.checked = clock.monotonic()
         entry = self._encode.listed(found)
         # the directory may get another name, which the kernel does not connect with this one
@@ -126,7 +124,7 @@ class Versioned(Operations):
         self, tree: Tree, encoder: Encoder, *, old: Tree, shown: Encoder, **settings: Any
     ) -> None:
         super().__init__(tree, encoder, **settings)
-        own = {"metrics": self.metrics, "acls": False, "first": settings.get("first", 0) | _ABOVE}
+        own = {"metrics": self.metrics, "first": settings.get("first", 0) | _ABOVE}
         self.old = OldVersions(old, shown, **{**settings, **own})
 
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:

@@ -246,6 +246,12 @@ class TestUse:
             with refused(errno.EACCES):
                 as_user(lambda closed=closed: len(os.listdir(closed)))
 
+    @pytest.mark.needs_root("another user looks")
+    def test_with_access_control_lists(self, mount: Mounts, versioned: Witness) -> None:
+        versioned.put("d/f", b"for all", mode=str(0o100644), uid="1", gid="1")
+        path = mount(versioned, "versions", "enable_acl", *SHARED).path / "d/.versions/f"
+        assert as_user(lambda: len(contents(path))) == 1
+
 
 class TestRefusals:
     @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_names() -> None:
     history = [version("k", 86_401, 0), version("k", 0, 1), version("k", 0, 2)]
     assert list(named(history)) == [
         "1970-01-01T00:00:00Z.v2",
-        "1970-01-01T00:00:00Z~01.v1",
+        "1970-01-01T00:00:00Z~001.v1",
         "1970-01-02T00:00:01Z.v0",
     ]
 

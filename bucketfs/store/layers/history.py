@@ -56,9 +56,19 @@ _UNVERSIONED: Final = "null"
 #: Versions that are asked for where one is looked for: most directories have fewer.
 _FEW: Final = 20
 #: What the name of a version looks like.
-_NAME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ(~\d\d+)?\..+")
+_NAME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ(~\d{3,})?\..+")
 #: Calls after which the bucket has the same versions as before.
-_READING: Final = frozenset({"HeadObject", "GetObject", "ListObjectsV2", "ListObjectVersions"})
+_READING: Final = frozenset(
+    {
+        "Check",
+        "GetObject",
+        "GetObjectTagging",
+        "HeadObject",
+        "ListMultipartUploads",
+        "ListObjectVersions",
+        "ListObjectsV2",
+    }
+)
 
 
 def is_version(name: str) -> bool:
@@ -79,7 +89,7 @@ def named(versions: Sequence[ObjectVersion]) -> dict[str, ObjectVersion]:
             moment, count = version.info.last_modified, 0
         if not version.deleted:
             # "~" sorts behind ".", in the C locale and in others
-            later = f"~{count:02}" if count else ""
+            later = f"~{count:03}" if count else ""
             time = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             found[f"{time}{later}.{quote(version.version_id, safe='')}"] = version
         count += 1
