@@ -20,7 +20,9 @@ from bucketfs.option_row import Encryption, Group, Row, row
 from bucketfs.units import (
     GIB,
     MIB,
+    Commit,
     Moment,
+    VersionOf,
     parse_count,
     parse_duration,
     parse_moment,
@@ -159,11 +161,15 @@ class Options:
     read_only: bool = row(_V, False, parse_switch,
         "Mount read-only.",
         name="ro", aliases=("read_only",))
-    at: Moment | None = row(  # noqa: RUF009 - rows are fields
+    at: Moment | VersionOf | Commit | None = row(  # noqa: RUF009 - rows are fields
         _V, None, parse_moment,
         "Show the bucket as it was at this moment (2026-01-31, 2026-01-31T12:00Z, or 2h ago), "
-        "read-only. The bucket must have kept versions since then.",
+        "read-only. PATH@VERSION is the moment at which that version of a file was stored. The "
+        "bucket must have kept versions since then. At Pachyderm's gateway: the id of a commit.",
         metavar="MOMENT")
+    versions: bool = row(_V, False, parse_switch,
+        "Show old versions in a directory .versions of each directory, which no listing shows: "
+        ".versions/NAME/2026-01-31T12:00:00Z.ID is a file. The name .versions is taken by it.")
     uid: int | None = row(_V, None, kind.user,
         "Show this user (number or name) as the owner of everything.",
         metavar="USER", high=2**32 - 2)

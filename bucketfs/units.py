@@ -19,6 +19,7 @@ _EXPONENT = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5, "E": 6}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGTPE]?)(I?B?)", re.IGNORECASE | re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw]?)", re.IGNORECASE | re.ASCII)
 _SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_COMMIT = re.compile(r"[0-9a-f]{32}")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
@@ -86,8 +87,32 @@ class Moment:
         return now - self.seconds if self.ago else self.seconds
 
 
-def parse_moment(text: str) -> Moment:
-    """``2026-01-31``, ``2026-01-31T12:00Z`` (without a zone: local time), ``2h ago`` or ``2h``."""
+@dataclass(frozen=True, slots=True)
+class VersionOf:
+    """The time at which a version of an object was stored: its `path` in the mount, and its id."""
+
+    path: str
+    version_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a commit of Pachyderm had; its id."""
+
+    commit_id: str
+
+
+def parse_moment(text: str) -> Moment | VersionOf | Commit:
+    """When to look at a bucket.
+
+    ``2026-01-31``, ``2026-01-31T12:00Z`` (without a zone: local time), ``2h ago`` or ``2h``,
+    ``PATH@VERSION``, or the id of a commit: 32 hexadecimal digits.
+    """
+    path, _, version_id = text.strip().rpartition("@")
+    if path.strip("/") and version_id:
+        return VersionOf(path.strip("/"), version_id)
+    if _COMMIT.fullmatch(text.strip()):
+        return Commit(text.strip())
     words = text.strip().removesuffix("ago").strip()
     if words[-1:].isalpha() and not words.endswith("Z"):
         try:
@@ -97,7 +122,10 @@ def parse_moment(text: str) -> Moment:
     try:
         return Moment(datetime.fromisoformat(text.strip()).timestamp(), ago=False)
     except (ValueError, OverflowError):
-        raise ValueError("not a moment; write 2026-01-31, 2026-01-31T12:00Z or 2h ago") from None
+        raise ValueError(
+            "not a moment; write 2026-01-31, 2026-01-31T12:00Z, 2h ago, or PATH@VERSION for the"
+            " moment of a version"
+        ) from None
 
 
 def parse_octal(text: str) -> int:

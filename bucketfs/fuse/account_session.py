@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
@@ -43,8 +43,11 @@ from bucketfs.tree.tree import Tree
 class Access(Buckets, Protocol):
     """The endpoint: the account, and each of its buckets."""
 
-    def open(self, bucket: str) -> AbstractAsyncContextManager[Store]:
-        """A bucket; nothing is asked of it yet. Raises FsError where there are no keys for it."""
+    def open(self, bucket: str, on_gone: Callable[[], bool]) -> AbstractAsyncContextManager[Store]:
+        """A bucket; nothing is asked of it yet. Raises FsError where there are no keys for it.
+
+        `on_gone` is told when the endpoint has no such bucket; it answers whether that is so.
+        """
         ...
 
 
@@ -81,7 +84,7 @@ async def _serve(access: Access, options: Options, host: Host, patience: float, 
             )
             with trio.fail_after(patience):
                 await roster.look()
-            planted = functools.partial(_planted, access, options, shared)
+            planted = functools.partial(_planted, access, options, shared, roster)
             account = Account(roster, planted, entered)
             if not options.read_only:
                 await account.enter_all(_left_for(options))
@@ -106,11 +109,11 @@ def _root(account: Account, options: Options, metrics: Metrics) -> AccountRoot:
 
 @asynccontextmanager
 async def _planted(
-    access: Access, options: Options, shared: Pool, bucket: Bucket
+    access: Access, options: Options, shared: Pool, roster: Roster, bucket: Bucket
 ) -> AsyncIterator[Tree]:
     """The tree of a bucket that is there, with what an earlier mount has left done."""
     own = replace(options, bucket=bucket.name)
-    async with access.open(bucket.name) as store:
+    async with access.open(bucket.name, functools.partial(roster.gone, bucket)) as store:
         await store.check()
         cache = open_cache(own, shared=shared)
         try:

@@ -28,12 +28,14 @@ class View:
         uid / gid: Owner and group of everything.
         umask: Mode of everything is 0777 without these bits (s3fs's and libfuse's rule).
         root_umask: The same for the mount point.
+        shared: Several users are let in.
     """
 
     uid: int | None = None
     gid: int | None = None
     umask: int | None = None
     root_umask: int | None = None
+    shared: bool = False
 
     def mode(self, mode: int, *, root: bool) -> int:
         """The mode to show for a stored one."""
@@ -55,18 +57,30 @@ class Encoder:
         """
         return self._complete(inode, self._tree.posix(inode))
 
-    def listed(self, inode: Inode) -> pyfuse3.EntryAttributes:
-        """What may be said of an entry without asking the bucket."""
-        return self.glanced(inode, *self._tree.glances([inode]))
+    def listed(self, inode: Inode, asker: int | None = None) -> pyfuse3.EntryAttributes:
+        """What may be said of an entry without asking the bucket; `asker` as `glanced` takes it."""
+        return self.glanced(inode, *self._tree.glances([inode]), asker=asker)
 
-    def glanced(self, inode: Inode, posix: Posix | None) -> pyfuse3.EntryAttributes:
-        """What readdirplus may say of an entry of which `posix` is known.
+    def glanced(
+        self, inode: Inode, posix: Posix | None, *, asker: int | None = None
+    ) -> pyfuse3.EntryAttributes:
+        """What lookup and readdirplus may say of an entry of which `posix` is known.
 
         Known attributes if there are any. Otherwise the type alone, with attributes that are valid
         for no time, so that a program that wants them asks. If not even the type is certain (a
         small object may be a symbolic link), type bits 0: the kernel lists the entry as DT_UNKNOWN
         and looks it up when someone wants to know. So it is with an object without a slash that is
         remembered as a directory: looking it up makes a directory of it.
+
+        Before chmod(2) and the like, and before a removal in a sticky directory, the kernel
+        compares the user with the owner it was told of, however old that is. Of the type alone it
+        is told that who asks is the owner, and to look the name up again where others may use it.
+        What it lets pass so is looked at by `fuse.owners`.
+
+        Args:
+            inode: The entry.
+            posix: Its attributes, None if they are not known.
+            asker: The user who looks it up; None: the one who mounted.
         """
         kind_known = self._tree.attributes.kind_known(inode)
         if posix is not None and (kind_known or not stat.S_ISDIR(posix.mode)):
@@ -74,9 +88,21 @@ class Encoder:
         kind = stat.S_IFDIR if isinstance(inode, Directory) else stat.S_IFREG
         entry = self._entry(inode, kind if kind_known else 0)
         entry.attr_timeout = 0
+        if self._view.shared:
+            entry.entry_timeout = 0
+        mounter = self._tree.state.config.defaults.uid
+        owner = mounter if asker is None else asker
+        entry.st_uid = owner if self._view.uid is None else self._view.uid
+        inode.told = False
         return entry
 
+    def owner(self, inode: Inode) -> int:
+        """The user whose inode it is, as it is shown. Raises FsError ESTALE."""
+        posix = self._tree.posix(inode)
+        return posix.uid if self._view.uid is None else self._view.uid
+
     def _complete(self, inode: Inode, posix: Posix) -> pyfuse3.EntryAttributes:
+        inode.told = True
         entry = self._entry(inode, posix.mode)
         entry.st_nlink = self._tree.nlink(inode)
         _describe(entry, posix, self._view)

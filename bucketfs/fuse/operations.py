@@ -16,6 +16,7 @@ from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, St
 
 from bucketfs.errors import FsError
 from bucketfs.fuse import kernel_cache as again
+from bucketfs.fuse import owners
 from bucketfs.fuse.encode import BLOCK_SIZE, Encoder, negative
 from bucketfs.fuse.guard import guarded
 from bucketfs.fuse.open_descriptors import is_open_for_writing, process_of, writable_descriptors
@@ -126,7 +127,7 @@ class Operations(pyfuse3.Operations):
             if error.errno != errno.ENOENT:
                 raise
             return negative(self._tree.finder.negative_timeout(parent, text))
-        entry = self._encode.listed(inode)
+        entry = self._encode.listed(inode, ctx.uid)
         self._table.count(inode)
         return entry
 
@@ -185,14 +186,16 @@ class Operations(pyfuse3.Operations):
     @guarded(bounded=False)
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove a file."""
-        await self._tree.entries.unlink(self._table.directory(parent_inode), decode_name(name))
+        parent, text = self._table.directory(parent_inode), decode_name(name)
+        await self._check_removal(parent, text, ctx)
+        await self._tree.entries.unlink(parent, text)
 
     @guarded(bounded=False)
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Remove an empty directory."""
-        await self._tree.entries.remove_directory(
-            self._table.directory(parent_inode), decode_name(name)
-        )
+        parent, text = self._table.directory(parent_inode), decode_name(name)
+        await self._check_removal(parent, text, ctx)
+        await self._tree.entries.remove_directory(parent, text)
 
     @guarded(bounded=False)
     async def rename(
@@ -207,11 +210,14 @@ class Operations(pyfuse3.Operations):
         """Rename; RENAME_EXCHANGE cannot be done in a bucket and is refused."""
         if flags & ~pyfuse3.RENAME_NOREPLACE:
             raise FsError(errno.EINVAL)
+        parent, name = self._table.directory(parent_inode_old), decode_name(name_old)
         new_parent, new_name = self._table.directory(parent_inode_new), decode_name(name_new)
+        await self._check_removal(parent, name, ctx)
+        await self._check_removal(new_parent, new_name, ctx)
         with again.if_taken(new_parent, new_name):
             await self._tree.renamer.rename(
-                self._table.directory(parent_inode_old),
-                decode_name(name_old),
+                parent,
+                name,
                 new_parent,
                 new_name,
                 replace=not flags & pyfuse3.RENAME_NOREPLACE,
@@ -235,8 +241,10 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         """Change attributes; the kernel has checked who may (default_permissions)."""
         node = await self._to_change(inode)
-        if fields.update_size:
+        if fields.update_size:  # for that the kernel looks at the mode, and so has asked before
             await self._tree.opener.truncate(node, attr.st_size, publish=fh is None)
+        else:
+            owners.check(node, self._encode, ctx)
         change = Change(
             mode=attr.st_mode if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,
@@ -276,6 +284,7 @@ class Operations(pyfuse3.Operations):
             await self._tree.object_xattrs.set(node, _behind_prefix(name), value)
             return
         if name in _ACLS:
+            owners.check(node, self._encode, ctx)
             gid = self._tree.posix(node).gid
             may = ctx.uid == 0 or gid == ctx.gid or gid in pyfuse3.get_sup_groups(ctx.pid)
             self._tree.changer.set_acl(node, decode_name(name), value, keeps_setgid=may)
@@ -299,6 +308,8 @@ class Operations(pyfuse3.Operations):
         if name.startswith(_XATTR_OF_STORE):
             await self._tree.object_xattrs.remove(node, _behind_prefix(name))
             return
+        if name in _ACLS:
+            owners.check(node, self._encode, ctx)
         if name in _ACLS and decode_name(name) not in self._tree.posix(node).xattrs:
             return  # no list is a list to the kernel, the one that the mode is
         self._tree.changer.remove_xattr(node, decode_name(name))
@@ -453,6 +464,9 @@ class Operations(pyfuse3.Operations):
         if now is not inode and not (inode.content is not None and inode.posix is not None):
             raise FsError(errno.ESTALE, "the name stands for another object now")
         return inode
+
+    async def _check_removal(self, parent: Directory, name: str, ctx: RequestContext) -> None:
+        await owners.check_removal(parent, name, self._tree.attributes, self._encode, ctx)
 
     def _counted(self, inode: Inode) -> EntryAttributes:
         entry = self._encode.attributes(inode)

@@ -8,7 +8,9 @@ import gc
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyfuse3
 import trio
@@ -21,6 +23,7 @@ from bucketfs.fuse import kernel_cache as again
 from bucketfs.fuse.encode import Encoder, View
 from bucketfs.fuse.host import Host, OneTree, Service
 from bucketfs.fuse.operations import Operations
+from bucketfs.fuse.versioned import Versioned, old_versions
 from bucketfs.metrics import Metrics
 from bucketfs.options import Options
 from bucketfs.store.base import Store
@@ -142,16 +145,20 @@ def handlers(
     first: int = 0,
 ) -> Operations:
     """The handlers of a bucket; `metrics` and `first` as `Operations` takes them."""
-    return Operations(
-        tree,
-        Encoder(tree, shown),
-        timeout=options.op_timeout,
-        size=options.bucket_size,
-        xattrs=options.use_xattr,
-        acls=options.enable_acl,
-        metrics=metrics,
-        first=first,
-    )
+    settings: dict[str, Any] = {
+        "timeout": options.op_timeout,
+        "size": options.bucket_size,
+        "xattrs": options.use_xattr,
+        "acls": options.enable_acl,
+        "metrics": metrics,
+        "first": first,
+    }
+    encoder = Encoder(tree, shown)
+    if not options.versions:
+        return Operations(tree, encoder, **settings)
+    old = old_versions(tree, again)
+    inside = Encoder(old, replace(shown, root_umask=None))
+    return Versioned(tree, encoder, old=old, shown=inside, **settings)
 
 
 async def until_unmounted(
@@ -226,7 +233,13 @@ def owner() -> Defaults:
 
 def view(options: Options) -> View:
     """How owners and modes are shown."""
-    return View(uid=options.uid, gid=options.gid, umask=options.umask, root_umask=options.mp_umask)
+    return View(
+        uid=options.uid,
+        gid=options.gid,
+        umask=options.umask,
+        root_umask=options.mp_umask,
+        shared=options.allow_other,
+    )
 
 
 def pool(options: Options) -> Pool:

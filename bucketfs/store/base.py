@@ -29,6 +29,13 @@ Sink = Callable[["bytes | memoryview"], None]
 #: For deletions of any version.
 NO_CONDITIONS: Final[Mapping[str, str]] = MappingProxyType({})
 
+#: Name of the directory of old versions in each directory (``-o versions``), and what keys in it
+#: begin with, as no path does (`bucketfs.store.layers.history`).
+VERSIONS: Final = ".versions"
+OLD: Final = f"/{VERSIONS}/"
+#: What the names of our own short-lived objects begin with (`bucketfs.store.probe`).
+PROBE: Final = ".bucketfs-probe-"
+
 #: Hears where the next page of a listing seems to begin.
 OnToken = Callable[[str], Awaitable[None]]
 #: What `Store.foresee` can tell; `PutObject` is all that makes an object of bytes.
@@ -444,8 +451,9 @@ class Store(Protocol):
     async def details(self, key: str) -> Mapping[str, str]:
         """What else the endpoint tells of an object, which no request needs; raises NotFound.
 
-        By the names ``version_id``, ``storage_class``, ``restore``, ``encryption`` and
-        ``checksum_crc32c`` or another algorithm; what it does not tell is missing.
+        By the names ``content_type``, ``cache_control``, ``version_id``, ``storage_class``,
+        ``restore``, ``encryption`` and ``checksum_crc32c`` or another algorithm; what it does not
+        tell is missing.
         """
         ...
 

@@ -71,9 +71,13 @@ class StoreConfig:
         known: The file in which it is kept what was learned of the endpoint; None for none.
         reload_credentials: Asked after the server refused the credentials; the answer is used
             when it differs. None says that there are no usable ones now.
-        at: Show the bucket as it was at this Unix time; None: as it is.
+        at: Show the bucket as it was at this Unix time, or when a version of an object was stored
+            (key and id); None: as it is.
+        history: Old versions are shown, and a listing of them holds for so many seconds; None: they
+            are not.
         patience: Seconds without progress after which a call fails, all its attempts together.
         named: Failures name the bucket: the mount has several.
+        on_gone: Told that the endpoint has no such bucket any more; answers whether that is so.
     """
 
     bucket: str
@@ -101,9 +105,11 @@ class StoreConfig:
     probe_prefix: str = ""
     known: Path | None = None
     reload_credentials: Callable[[], Credentials | None] | None = None
-    at: float | None = None
+    at: float | tuple[str, str] | None = None
+    history: float | None = None
     patience: float = 300.0
     named: bool = False
+    on_gone: Callable[[], bool] | None = None
 
     @property
     def silence(self) -> float:

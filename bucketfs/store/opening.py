@@ -17,6 +17,7 @@ from bucketfs.store.base import Store
 from bucketfs.store.capability import Provider
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.layers.fallback import FallbackStore
+from bucketfs.store.layers.history import HistoryStore
 from bucketfs.store.layers.large import LargeStore
 from bucketfs.store.layers.limit import LimitStore
 from bucketfs.store.layers.named import NamedStore
@@ -45,11 +46,12 @@ async def open_store(
     """
     async with connect(config) as connection:
         provider = Provider(config)
-        bucket = S3Store(connection, config, provider)
-        counted = TraceStore(bucket if config.at is None else PastStore(bucket, config.at))
+        counted = TraceStore(S3Store(connection, config, provider))
         if trace is not None:
             trace(counted)
-        limited = LimitStore(counted, bulk=config.max_connections, small=2 * config.max_connections)
+        limited = LimitStore(
+            _shown(counted, config), bulk=config.max_connections, small=2 * config.max_connections
+        )
         outage = Outage(config.patience)
         retried = RetryStore(
             limited,
@@ -66,7 +68,7 @@ async def open_store(
             # Amazon has no other API to its buckets
             whole = able if config.is_aws else LargeStore(able)
             top = SingleStore(whole) if config.single_puts else whole
-            yield NamedStore(top, config.bucket) if config.named else top
+            yield NamedStore(top, config.bucket, config.on_gone) if config.named else top
 
 
 @asynccontextmanager
@@ -102,6 +104,15 @@ async def open_account(
 
         async with alongside(lambda: outage.watch(ask), "watch for outages"):
             yield buckets
+
+
+def _shown(bucket: TraceStore, config: StoreConfig) -> Store:
+    """The bucket as it is, as it was, or with what it was beside it."""
+    if config.at is not None:
+        return PastStore(bucket, config.at)
+    if config.history is not None:
+        return HistoryStore(bucket, prefix=config.prefix, keep=config.history)
+    return bucket
 
 
 def _policy(config: StoreConfig) -> RetryPolicy:

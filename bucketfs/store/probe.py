@@ -18,7 +18,7 @@ from typing import Final
 import trio
 
 from bucketfs.errors import NotFound, PreconditionFailed, StoreError
-from bucketfs.store.base import BytesBody, Headers, Store
+from bucketfs.store.base import PROBE, BytesBody, Headers, Store
 from bucketfs.store.capability import DELETIONS, PUTS, TARGETS, Provider
 from bucketfs.store.refusal import LOOKED, as_taken, is_refusal
 
@@ -81,7 +81,7 @@ class _Sample:
     def __init__(self, store: Store, provider: Provider, prefix: str) -> None:
         self._store = store
         self._provider = provider
-        self._key = f"{prefix}.bucketfs-probe-{secrets.token_hex(8)}"
+        self._key = f"{prefix}{PROBE}{secrets.token_hex(8)}"
         self.there = False
 
     async def find_out(self, wanted: set[str]) -> None:

@@ -107,6 +107,42 @@ class TestBuckets:
         (path / second.name / "f").write_bytes(b"bytes")
         assert second.get("f") == b"bytes"
 
+    def test_one_that_others_delete_is_gone_with_the_first_answer(
+        self, mount: Mounts, bucket: Witness, second: Witness, counted: Proxy
+    ) -> None:
+        second.put("d/f", b"first")
+        mounted = entire(mount, bucket, "open_ttl=5", url=counted.url)
+        path = mounted.path / second.name
+        assert second.name in os.listdir(mounted.path)
+        assert (path / "d" / "f").read_bytes() == b"first"
+        second.delete("d/f")
+        second.client.delete_bucket(Bucket=second.name)
+        fails(errno.ENOENT, lambda: os.listdir(path / "never seen"))
+        counted.clear()
+        assert second.name not in os.listdir(mounted.path)
+        assert counted.count() == 0, counted.story()  # the list of buckets is not due yet
+        until(lambda: not path.exists(), "the kernel has heard of it")
+        fails(errno.ENOENT, lambda: os.listdir(path))
+        second.client.create_bucket(Bucket=second.name)
+        second.put("new", b"second")
+        until(lambda: second.name in os.listdir(mounted.path), "the bucket appears")
+        assert os.listdir(path) == ["new"]
+        assert not (path / "d").exists()
+
+    def test_writing_into_one_that_is_gone_is_an_error(
+        self, mount: Mounts, bucket: Witness, second: Witness
+    ) -> None:
+        mounted = entire(mount, bucket, "retries=1")
+        mounted.expected.append("bucket .* is gone|NoSuchBucket|not in the bucket|is not saved")
+        mounted.expected.append("is in .*unsaved")
+        file = (mounted.path / second.name / "f").open("wb", buffering=0)
+        file.write(b"bytes")
+        second.client.delete_bucket(Bucket=second.name)
+        fails(errno.EIO, file.close)
+        assert second.name not in os.listdir(mounted.path)
+        assert mounted.stop() == 1
+        second.client.create_bucket(Bucket=second.name)
+
     def test_others_new_one_is_found_by_its_name(
         self, mount: Mounts, bucket: Witness, outlives: ExitStack, endpoint: Endpoint
     ) -> None:

@@ -16,6 +16,7 @@ import pytest
 from tests.harness.endpoint import Endpoint
 from tests.harness.mounts import Mount, Mounts
 from tests.harness.pachyderm import Branch, Gateway, pachyderm
+from tests.harness.posix import refused
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
@@ -40,9 +41,15 @@ def gateway(request: pytest.FixtureRequest, outlives: ExitStack) -> Gateway:
 
 @pytest.fixture
 def mounted(gateway: Gateway, mount: Mounts) -> Iterator[Mounted]:
-    def do(*options: str, bucket: str = BUCKET, key: str = TOKEN, prefix: str = "") -> Mount:
+    def do(
+        *options: str,
+        bucket: str = BUCKET,
+        key: str = TOKEN,
+        prefix: str = "",
+        start: bool = True,
+    ) -> Mount:
         endpoint = Endpoint(gateway.url, key, key, moto=False)
-        return mount(Witness(endpoint, bucket, None), *options, prefix=prefix)
+        return mount(Witness(endpoint, bucket, None), *options, prefix=prefix, start=start)
 
     yield do
     assert TOKEN not in "".join(made.log.read_text() for made in mount.made)
@@ -72,6 +79,27 @@ def done(gateway: Gateway) -> list[str]:
 
 def run(command: str, *, cwd: Path) -> None:
     subprocess.run(command, shell=True, cwd=cwd, check=True)
+
+
+def test_as_it_was_in_a_commit(gateway: Gateway, mounted: Mounted) -> None:
+    gateway.put(BUCKET, "d/f", b"old")
+    commit = next(reversed(gateway.branches[BUCKET].commits))
+    gateway.put(BUCKET, "d/f", b"newer")
+    gateway.put(BUCKET, "later", b"not yet")
+    made = mounted(f"at={commit}")
+    found = {str(each.relative_to(made.path)) for each in made.path.rglob("*")}
+    assert found == {"theirs", "d", "d/f"}
+    assert (made.path / "d/f").read_bytes() == b"old"
+    with refused(errno.EROFS):
+        (made.path / "new").write_bytes(b"x")
+    assert done(gateway) == []
+
+
+def test_a_commit_that_is_none(gateway: Gateway, mounted: Mounted) -> None:
+    commit = "0" * 32
+    made = mounted(f"at={commit}", start=False)
+    with pytest.raises(AssertionError, match=f"there is no bucket {commit}.{BUCKET} or {commit}"):
+        made.start()
 
 
 def test_a_mount_and_its_readers_make_no_commits(gateway: Gateway, mounted: Mounted) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.harness.endpoint import REPOSITORY
 from tests.harness.mounts import Mounts
 from tests.harness.posix import refused
 from tests.harness.proxy import Proxy
@@ -30,6 +35,12 @@ def next_second() -> str:
     now = int(time.time())
     until(lambda: int(time.time()) > now, "the clock shows another second")
     return f"at={datetime.fromtimestamp(now, UTC).isoformat()}"
+
+
+def status(path: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "bucketfs", "status", "--json", str(path)]
+    found: dict[str, Any] = json.loads(subprocess.check_output(command, cwd=REPOSITORY))
+    return found
 
 
 def tree_of(path: Path) -> dict[str, bytes]:
@@ -55,6 +66,7 @@ def test_what_stood_there_then(mount: Mounts, versioned: Witness, counted: Proxy
     versioned.put("again", b"second")
     versioned.delete("d/deleted", "gone/f")
     path = mount(versioned, then, url=counted.url).path
+    assert f"at={status(path)['at']}" == then
     assert sorted(os.listdir(path)) == ["d", "gone", "kept"]
     assert tree_of(path) == {
         "d/changed": b"old",
@@ -85,6 +97,51 @@ def test_now_is_what_stands_there(mount: Mounts, versioned: Witness) -> None:
     versioned.put("f", b"2")
     next_second()
     assert tree_of(mount(versioned, "at=0s ago").path) == {"f": b"2"}
+
+
+def test_when_a_version_was_stored(mount: Mounts, versioned: Witness) -> None:
+    versioned.put("p/other", b"before")
+    versioned.put("p/d/f@1", b"old")
+    next_second()
+    versioned.put("p/d/f@1", b"new")
+    versioned.put("p/other", b"at that time")
+    (version,) = (
+        each["VersionId"]
+        for each in versioned.client.list_object_versions(Bucket=versioned.name, Prefix="p/d/")[
+            "Versions"
+        ]
+        if each["IsLatest"]
+    )
+    next_second()
+    versioned.put("p/other", b"later")
+    versioned.delete("p/d/f@1")
+    path = mount(versioned, f"at=d/f@1@{version}", prefix="p/").path
+    assert status(path)["at"] == f"version {version} of d/f@1"
+    assert tree_of(path) == {"d/f@1": b"new", "other": b"at that time"}
+
+
+def test_when_something_was_deleted(mount: Mounts, versioned: Witness) -> None:
+    versioned.put("f", b"x")
+    versioned.put("g", b"stays")
+    next_second()
+    marker = versioned.client.delete_object(Bucket=versioned.name, Key="f")["VersionId"]
+    next_second()
+    versioned.put("f", b"again")
+    assert tree_of(mount(versioned, f"at=f@{marker}").path) == {"g": b"stays"}
+
+
+def test_no_such_version(mount: Mounts, versioned: Witness) -> None:
+    versioned.put("f", b"x")
+    made = mount(versioned, "at=f@nosuchid", start=False)
+    with pytest.raises(AssertionError, match="f has no version nosuchid: bucketfs versions PATH"):
+        made.start()
+
+
+def test_no_such_commit(mount: Mounts, bucket: Witness) -> None:
+    commit = "0123456789abcdef" * 2
+    made = mount(bucket, f"at={commit}", start=False)
+    with pytest.raises(AssertionError, match=f"there is no bucket {commit}.{bucket.name}, as Pach"):
+        made.start()
 
 
 def test_a_bucket_without_versions_says_so(mount: Mounts, bucket: Witness) -> None:

@@ -27,6 +27,7 @@ def test_info(mounted: Place) -> None:
     path.parent.mkdir()
     path.write_text("hello")
     os.setxattr(path, "user.s3.metadata.colour", b"blue")
+    os.setxattr(path, "user.s3.cache_control", b"no-cache")
     os.sync()
     done = mounted.here("flush", str(mounted.path))
     assert done.returncode == 0, done.stderr
@@ -40,6 +41,7 @@ def test_info(mounted: Place) -> None:
     assert told["version_id"] == head["VersionId"]
     assert (told["size"], told["cached"], told["stage"]) == (5, 5, "clean")
     assert told["metadata"] == {"colour": "blue"}
+    assert (told["content_type"], told["headers"]) == ("text/plain", {"cache-control": "no-cache"})
     done = mounted.here("info", str(path.with_name("nothing")))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "bucketfs: d/nothing: No such file or directory\n"

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
+from bucketfs import clock
 from bucketfs.errors import FsError, NoAnswer, NotFound, StoreError
 from bucketfs.tree.account.account import Account
 from bucketfs.tree.account.member import Bucket as Member
@@ -147,6 +149,24 @@ async def test_how_long_an_answer_is_good_for(tmp_path: Path) -> None:
         assert not await it.is_there("a")
         await trio.sleep(OPEN_TTL + 0.1)
         assert await it.is_there("a")
+
+
+async def test_gone_as_a_bucket_itself_says(tmp_path: Path) -> None:
+    async with opened(tmp_path, "a", "b") as it:
+        assert await it.names() == ["a", "b"]
+        bucket = await it.roster.find("b")
+        tree = await it.account.enter(bucket)
+        tree.state.new_file(tree.state.root, "f").checked = clock.monotonic()
+        it.endpoint.there.discard("b")
+        assert it.roster.gone(bucket)
+        assert it.changed == ["b"]
+        assert await it.names() == ["a"]
+        assert it.endpoint.asked == {"names": 1}
+        await trio.testing.wait_all_tasks_blocked()
+        assert not tree.state.is_fresh(tree.state.root.children["f"])
+        made = await it.roster.create("c")
+        assert not it.roster.gone(made)
+        assert "c" in await it.names()
 
 
 async def test_a_name_that_is_free_is_asked_for_once_in_a_while(tmp_path: Path) -> None:

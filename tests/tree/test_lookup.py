@@ -389,6 +389,20 @@ async def test_lookups_at_once_of_a_directory_without_a_slash_agree(
         assert isinstance(found[0], Directory)
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_what_is_not_there_is_so_where_nobody_may_list(
+    bucket: Bucket, tmp_path: Path, read_only: bool
+) -> None:
+    """Who is told 404 of an object is told the truth, also without the right to list."""
+    bucket.poke("d/f", b"x")
+    async with planted(bucket, tmp_path, read_only=read_only) as mount:
+        bucket.refuse("ListObjectsV2")
+        for name in ("free", "d"):
+            with pytest.raises(FsError) as caught:
+                await mount.find(name)
+            assert caught.value.errno == errno.ENOENT
+
+
 async def test_a_failed_lookup_says_so_and_is_not_remembered(
     bucket: Bucket, tmp_path: Path
 ) -> None:

@@ -22,6 +22,9 @@ from bucketfs.options import BY_NAME, TABLE, Encryption, Options
 from bucketfs.units import (
     GIB,
     MIB,
+    Commit,
+    Moment,
+    VersionOf,
     format_size,
     parse_count,
     parse_duration,
@@ -204,6 +207,7 @@ class TestValues:
             ("iam_role", "iam_role", True),
             ("use_cache=", "use_cache", None),
             ("dbglevel=info", "dbglevel", "info"),
+            ("versions", "versions", True),
             ("use_sse", "use_sse", Encryption("s3")),
             ("use_sse=kmsid:abc", "use_sse", Encryption("kms", "abc")),
             ("use_sse=c:/k", "use_sse", Encryption("custom", "/k")),
@@ -237,6 +241,8 @@ class TestValues:
             ("use_xattr=maybe", "neither 1 nor 0"),
             ("free_space_ratio=5,ensure_diskfree=5", "exclude each other"),
             ("no_check_certificate,ca_bundle=/x", "exclude each other"),
+            ("versions,at=2h", "versions and at exclude each other"),
+            ("at=3L4kqtJlcpXroDTDmJ", "PATH@VERSION for the moment of a version"),
             ("public_bucket=1,passwd_file=/x", "exclude each other"),
             ("passwd_fil=/x", "passwd_fil: unknown option; did you mean passwd_file?"),
             ("zzzz", "bucketfs --help"),
@@ -384,12 +390,19 @@ class TestUnits:
                 parse_duration(wrong)
 
     def test_moments(self) -> None:
+        def moment(text: str) -> float:
+            found = parse_moment(text)
+            assert isinstance(found, Moment)
+            return found.since_1970(now)
+
         now = 1_800_000_000.0
-        assert parse_moment("2026-01-31T12:00Z").since_1970(now) == 1_769_860_800
-        assert parse_moment("2026-01-31T12:00+01:00").since_1970(now) == 1_769_857_200
+        assert moment("2026-01-31T12:00Z") == 1_769_860_800
+        assert moment("2026-01-31T12:00+01:00") == 1_769_857_200
         for text in ("2h", "2h ago", "120m ago"):
-            assert parse_moment(text).since_1970(now) == now - 7200
-        for wrong in ("", "yesterday", "2h agog", "12", "ago", "2026-13-01"):
+            assert moment(text) == now - 7200
+        assert parse_moment("/d/a@b.csv@3/L4") == VersionOf("d/a@b.csv", "3/L4")
+        assert parse_moment("0123456789abcdef" * 2) == Commit("0123456789abcdef" * 2)
+        for wrong in ("", "yesterday", "2h agog", "12", "ago", "2026-13-01", "@id", "f@"):
             with pytest.raises(ValueError, match="not a moment"):
                 parse_moment(wrong)
 

@@ -21,6 +21,7 @@ VALUES = {
     "s3-server-side-encryption": "AES256",
     "s3-storage-class": "STANDARD_IA",
     "s3-acl": "private",
+    "s3-version-at": "2026-01-31",
     "log-level": "INFO",
 }
 

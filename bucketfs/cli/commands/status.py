@@ -121,6 +121,8 @@ def _facts(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     up = show.span(status["uptime"])
     yield "daemon", f"process {status['pid']}, {status['state']}, up {up}, {status['version']}"
     yield "endpoint", show.name(status["endpoint"])
+    if at := status.get("at"):
+        yield "shown at", show.name(at)
     directory = show.name(cache["directory"])
     yield "cache", f"{show.size(cache['held'])} of {show.size(cache['limit'])} in {directory}"
     yield "open files", f"{status['open_files']}, {waiting['being_written']} of them being written"

@@ -17,6 +17,7 @@ from typing import Any
 
 from bucketfs.cli.options import compat, rclone
 from bucketfs.options import ALL_BUCKETS, BY_NAME, IMMUTABLE, Options, Row
+from bucketfs.units import Commit, VersionOf
 
 
 class ParseError(Exception):
@@ -382,7 +383,16 @@ def _check_together(bucket: str, values: Mapping[str, Any]) -> None:
     url = values.get("url") or ""
     if encryption is not None and encryption.mode == "custom" and url.startswith("http://"):
         raise ParseError("use_sse=custom sends the key itself and so needs an https:// url")
+    _check_past(values)
     _check_host_name(bucket, values)
+
+
+def _check_past(values: Mapping[str, Any]) -> None:
+    """Rules for showing what was."""
+    if values.get("versions") and values.get("at") is not None:
+        raise ParseError("versions and at exclude each other: what was is all that at= shows")
+    if values.get("all_buckets") and isinstance(values.get("at"), VersionOf | Commit):
+        raise ParseError("at: versions and commits are those of one bucket: name it, or a time")
 
 
 def _check_host_name(bucket: str, values: Mapping[str, Any]) -> None:

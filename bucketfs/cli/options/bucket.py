@@ -7,8 +7,9 @@ import binascii
 import logging
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import trio
@@ -22,6 +23,7 @@ from bucketfs.option_row import STORAGE_CLASSES
 from bucketfs.option_row import url as parse_url
 from bucketfs.options import Options
 from bucketfs.store.config import Encryption, StoreConfig
+from bucketfs.units import Commit, Moment, VersionOf
 
 log = logging.getLogger("bucketfs.mount")
 
@@ -64,6 +66,7 @@ def store_config(
         known=_known(options),
         reload_credentials=reload,
         at=_moment(options, clock.wall_ns() / 1e9),
+        history=min(options.stat_cache_expire, options.open_ttl) if options.versions else None,
         patience=options.op_timeout,
     )
     if config.is_aws and config.storage_class not in ("", *STORAGE_CLASSES):
@@ -75,13 +78,51 @@ def store_config(
     return config
 
 
-def _moment(options: Options, now: float) -> float | None:
-    if options.at is None:
+def _moment(options: Options, now: float) -> float | tuple[str, str] | None:
+    if isinstance(options.at, VersionOf):
+        return options.prefix + options.at.path, options.at.version_id
+    if not isinstance(options.at, Moment):
         return None
     at = options.at.since_1970(now)
     if at > now:
         raise Failure(ExitCode.USAGE, "at: the moment lies in the future")
     return at
+
+
+def names_at(options: Options) -> Sequence[str]:
+    """Names that the bucket may have at the time it is shown at, the likeliest first.
+
+    Pachyderm's gateway has a commit as a bucket: ``COMMIT.BRANCH.REPO`` in version 2, and
+    ``COMMIT.REPO`` in version 1 (github.com/pachyderm/pachyderm, ``src/server/pfs/s3``).
+    """
+    if not isinstance(options.at, Commit):
+        return [options.bucket]
+    repository = options.bucket.partition(".")[2] or options.bucket
+    return [
+        f"{options.at.commit_id}.{name}" for name in dict.fromkeys((options.bucket, repository))
+    ]
+
+
+def no_commit(names: Sequence[str]) -> Failure:
+    """The line for a commit that the endpoint does not show as a bucket."""
+    return Failure(
+        ExitCode.BUCKET,
+        f"at: there is no bucket {' or '.join(names)}, as Pachyderm's gateway has commits; for a"
+        " version of one file write at=PATH@VERSION",
+    )
+
+
+def told_at(options: Options, config: StoreConfig) -> str:
+    """What is shown, in words: a moment, version or commit; "" for what is there now."""
+    match options.at:
+        case None:
+            return ""
+        case Commit():
+            return f"commit {options.at.commit_id}"
+        case VersionOf():
+            return f"version {options.at.version_id} of {options.at.path}"
+    assert isinstance(config.at, float), "a moment is one"
+    return datetime.fromtimestamp(config.at, UTC).isoformat(timespec="seconds")
 
 
 def _known(options: Options) -> Path:

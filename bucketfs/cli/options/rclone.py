@@ -229,10 +229,11 @@ _TABLE: Final = (
         "name that endpoint with url=",
         "s3-use-dual-stack s3-use-accelerate-endpoint s3-sts-endpoint=",
     ),
+    _ours("s3-version-at", "at"),
     *_all(
         Kind.REFUSED,
-        "old versions of objects are not shown",
-        "s3-versions s3-version-at= s3-version-deleted",
+        "give -o versions, and see the directory .versions in each directory",
+        "s3-versions s3-version-deleted",
     ),
     *_all(Kind.REFUSED, "objects are shown as they are stored", "s3-decompress s3-might-gzip="),
     *_all(Kind.IGNORED, "it is for making buckets", "s3-location-constraint= s3-bucket-acl="),

@@ -78,12 +78,13 @@ class AccountAccess:
         return isinstance(self._config.credentials, Anonymous)
 
     @asynccontextmanager
-    async def open(self, bucket: str) -> AsyncIterator[Store]:
+    async def open(self, bucket: str, on_gone: Callable[[], bool]) -> AsyncIterator[Store]:
         """A bucket; nothing is asked of it yet."""
         config = self._usable(bucket)
         if config.credentials != self._config.credentials:
             tell_keys(config.credentials, f"bucket {bucket}: ")
-        async with open_store(replace(config, named=True), trace=self._trace) as store:
+        config = replace(config, named=True, on_gone=on_gone)
+        async with open_store(config, trace=self._trace) as store:
             yield store
 
     @asynccontextmanager

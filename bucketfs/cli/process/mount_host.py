@@ -45,13 +45,19 @@ _FAREWELL = 5.0
 class MountHost:
     """Implements `bucketfs.fuse.host.Host`.
 
+    Args:
+        options: What the mount was asked to do.
+        starter: Told that it stands.
+        at: What moment or commit it shows, in words; "" for what is there now.
+
     Attributes:
         ready: Whether the mount stands, or stood.
         left: What the bucket lacked when the mount ended.
     """
 
-    def __init__(self, options: Options, starter: daemon.Report) -> None:
+    def __init__(self, options: Options, starter: daemon.Report, *, at: str = "") -> None:
         self._options = options
+        self._at_moment = at
         self._starter = starter
         self._started = time.time()
         self._device = 0
@@ -143,6 +149,7 @@ class MountHost:
             "prefix": self._options.prefix,
             "endpoint": self._options.url or "AWS",
             "read_only": self._options.read_only,
+            "at": self._at_moment,
             "started": self._started,
             "uptime": time.time() - self._started,
             "requests": report.requests(self._requests),

@@ -22,10 +22,12 @@ from bucketfs.cli.process.access import AccountAccess
 from bucketfs.cli.process.mount_host import MountHost
 from bucketfs.cli.process.notify import keep_alive, notify
 from bucketfs.credentials import Anonymous, Credentials, CredentialsError, buckets_with_keys
+from bucketfs.errors import NotFound
 from bucketfs.fuse import account_session, session
 from bucketfs.options import Options
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.opening import open_account, open_store
+from bucketfs.units import Commit
 
 log = logging.getLogger("bucketfs.serve")
 
@@ -48,7 +50,7 @@ def serve(
         Failure: Before the mount stood, with what was in the way.
     """
     config = _config(options, credentials, find)
-    host = MountHost(options, report)
+    host = MountHost(options, report, at=bucket.told_at(options, config))
     body = functools.partial(_one_bucket, options, config, host)
     if options.all_buckets:
         body = functools.partial(_all_buckets, options, config, host, find)
@@ -104,10 +106,19 @@ async def _main(body: Callable[[], Awaitable[None]], host: MountHost) -> None:
 
 
 async def _one_bucket(options: Options, config: StoreConfig, host: MountHost) -> None:
-    async with open_store(config, trace=host.trace) as store:
-        with trio.fail_after(daemon.patience(options)):
-            await store.check()
-        await session.serve(store, options, host=host)
+    for name in (names := bucket.names_at(options)):
+        async with open_store(replace(config, bucket=name), trace=host.trace) as store:
+            try:
+                with trio.fail_after(daemon.patience(options)):
+                    await store.check()
+            except NotFound as error:
+                if name != names[-1]:
+                    continue
+                if isinstance(options.at, Commit):
+                    raise bucket.no_commit(names) from error
+                raise
+            await session.serve(store, options, host=host)
+            return
 
 
 async def _all_buckets(
@@ -118,7 +129,8 @@ async def _all_buckets(
 ) -> None:
     def config_of(name: str) -> StoreConfig:
         own = replace(options, bucket=name)
-        return _config(own, find(own), find)
+        # "2h ago" is before the mount, not before a bucket is entered
+        return replace(_config(own, find(own), find), at=config.at)
 
     try:
         named = buckets_with_keys(config.credentials)

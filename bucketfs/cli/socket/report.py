@@ -84,6 +84,11 @@ def requests(stores: Iterable[Mapping[str, Tally]]) -> dict[str, Any]:
 def info(bucket: str, found: ObjectReport) -> dict[str, Any]:
     """What is known of an object."""
     headers = found.headers
+    # of what was made here only the store has heard all
+    told = dict(found.details)
+    content_type = told.pop("content_type", headers.content_type)
+    cached_how = {"cache-control": told.pop("cache_control", "")}
+    other = {name: value for name, value in cached_how.items() if value} | dict(headers.other)
     return {
         "bucket": bucket,
         "key": found.key,
@@ -93,10 +98,10 @@ def info(bucket: str, found: ObjectReport) -> dict[str, Any]:
         "modified": found.modified,
         "stage": found.stage,
         "cached": found.cached,
-        "content_type": headers.content_type,
-        "headers": dict(headers.other),
+        "content_type": content_type,
+        "headers": other,
         "metadata": dict(headers.metadata),
-        **found.details,
+        **told,
     }
 
 

@@ -207,8 +207,10 @@ def _tag_count(came: Mapping[str, str]) -> int:
 
 
 def details(came: Mapping[str, str]) -> dict[str, str]:
-    """What the headers of HeadObject say that `object_info` leaves out; see `Store.details`."""
+    """What the headers of HeadObject say beside what `object_info` needs; see `Store.details`."""
     named = {
+        "content_type": came.get("content-type", ""),
+        "cache_control": came.get("cache-control", ""),
         "version_id": came.get("x-amz-version-id", ""),
         "storage_class": came.get("x-amz-storage-class", "STANDARD"),
         "restore": came.get("x-amz-restore", ""),

@@ -398,12 +398,16 @@ class S3Store:
         answer = await self._call("GetBucketVersioning", "", self._always)
         return bool(answer.get("Status"))
 
-    async def details(self, key: str) -> Mapping[str, str]:
-        answer = await self._call("HeadObject", key, self._object, Key=key, ChecksumMode="ENABLED")
+    async def details(self, key: str, *, version: str = "") -> Mapping[str, str]:
+        """As `Store.details`, of this version of the object if one is named."""
+        params = {**_of_version(key, version), "ChecksumMode": "ENABLED"}
+        answer = await self._call("HeadObject", key, self._object, **params)
         return details(headers_of_object(answer, "HeadObject", key))
 
-    async def tags(self, key: str) -> Mapping[str, str]:
-        answer = await self._call("GetObjectTagging", key, self._always, Key=key)
+    async def tags(self, key: str, *, version: str = "") -> Mapping[str, str]:
+        """As `Store.tags`, of this version of the object if one is named."""
+        params = _of_version(key, version)
+        answer = await self._call("GetObjectTagging", key, self._always, **params)
         return {str(tag["Key"]): str(tag["Value"]) for tag in answer.get("TagSet", [])}
 
     async def set_tags(self, key: str, tags: Mapping[str, str]) -> None:
@@ -415,8 +419,10 @@ class S3Store:
             "PutObjectTagging", key, self._always, Key=key, Tagging={"TagSet": tag_set}
         )
 
-    async def presigned_url(self, key: str, seconds: int) -> str:
-        return await self._connection.presigned_url({**self._object, "Key": key}, seconds)
+    async def presigned_url(self, key: str, seconds: int, *, version: str = "") -> str:
+        """As `Store.presigned_url`, of this version of the object if one is named."""
+        params = {**self._object, **_of_version(key, version)}
+        return await self._connection.presigned_url(params, seconds)
 
     async def foresee(self, operation: Foreseen, key: str) -> None:  # noqa: ARG002
         return

@@ -11,22 +11,21 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from cachetools import LRUCache
 
-from bucketfs.errors import NoAnswer, NotFound, StoreError
+from bucketfs.errors import NoAnswer, NotFound, StoreError, is_denied
 from bucketfs.store.base import (
     ListPage,
     ObjectInfo,
     ObjectVersion,
     OnToken,
     Sink,
-    Store,
     UploadInfo,
     VersionPage,
 )
-from bucketfs.store.layers.wrapper import Call, StoreWrapper
+from bucketfs.store.layers.wrapper import Call, StoreWrapper, VersionedStore
 from bucketfs.store.long_listing import Repeats
 from bucketfs.tasks import gather
 
@@ -40,35 +39,6 @@ _REMEMBERED: Final = 200_000
 _FEW: Final = 20
 #: Directories that are looked into at once, whether they had anything in them.
 _AT_ONCE: Final = 8
-
-
-class VersionedStore(Store, Protocol):
-    """A store that can tell of versions; see `bucketfs.store.aws.s3.S3Store`."""
-
-    async def head(self, key: str, *, version: str = "") -> ObjectInfo: ...
-
-    async def get(
-        self,
-        key: str,
-        sink: Sink,
-        *,
-        start: int = 0,
-        stop: int | None = None,
-        if_match: str = "",
-        size: int | None = None,
-        version: str = "",
-    ) -> ObjectInfo: ...
-
-    async def list_versions(
-        self,
-        prefix: str,
-        *,
-        delimiter: str = "/",
-        markers: tuple[str, str] | None = None,
-        limit: int = 1000,
-    ) -> VersionPage: ...
-
-    async def keeps_versions(self) -> bool: ...
 
 
 def as_of(
@@ -99,13 +69,15 @@ class PastStore(StoreWrapper):
 
     Args:
         inner: The bucket.
-        at: The moment in Unix seconds, not later than now.
+        at: The moment in Unix seconds, not later than now; or key and id of a version that was
+            stored then, which `check` asks for.
     """
 
-    def __init__(self, inner: VersionedStore, at: float) -> None:
+    def __init__(self, inner: VersionedStore, at: float | tuple[str, str]) -> None:
         super().__init__(inner)
         self._bucket = inner
-        self._at = at
+        self._version = at if isinstance(at, tuple) else None
+        self._at = 0.0 if isinstance(at, tuple) else at
         self._ids: LRUCache[str, str] = LRUCache(_REMEMBERED)
         self._existed: LRUCache[str, bool] = LRUCache(_REMEMBERED)
 
@@ -156,7 +128,7 @@ class PastStore(StoreWrapper):
             markers = page.markers
             if found or prefixes or markers is None:
                 break
-            _check(repeats, prefix, page)
+            check_repeats(repeats, prefix, page)
         for version in found:
             self._ids[version.info.key] = version.version_id
         following = json.dumps((*markers, decided)) if markers else None
@@ -172,11 +144,33 @@ class PastStore(StoreWrapper):
 
     async def check(self) -> None:
         await self._bucket.list_versions("", limit=1)
-        if not await self._bucket.keeps_versions():
+        if self._version is not None:
+            await self._find_moment(*self._version)
+            self._version = None
+        if not await self._may_keep_versions():
             log.warning(
                 "the bucket keeps no versions: objects that were replaced or deleted since are"
                 " not shown"
             )
+
+    async def _may_keep_versions(self) -> bool:
+        try:
+            return await self._bucket.keeps_versions()
+        except StoreError as error:
+            if not is_denied(error):
+                raise
+            return True  # nobody tells us
+
+    async def _find_moment(self, key: str, version_id: str) -> None:
+        """Look when a version was stored. Raises StoreError: there is none."""
+        for version in await self._bucket.versions(key):
+            if version.version_id == version_id:
+                self._at = version.info.last_modified
+                return
+        raise StoreError(
+            "NoSuchVersion", status=404, operation="ListObjectVersions", key=key,
+            message=f"{key} has no version {version_id}: bucketfs versions PATH lists them",
+        )  # fmt: skip
 
     async def _id_of(self, key: str, operation: str) -> str:
         if (known := self._ids.get(key)) is not None:
@@ -209,10 +203,10 @@ class PastStore(StoreWrapper):
             if page.markers is None or passed or (key is not None and decided == key):
                 return None
             markers = page.markers
-            _check(repeats, prefix, page)
+            check_repeats(repeats, prefix, page)
 
 
-def _check(repeats: Repeats, prefix: str, page: VersionPage) -> None:
+def check_repeats(repeats: Repeats, prefix: str, page: VersionPage) -> None:
     """Raise NoAnswer where a listing does not come to an end."""
     if page.markers is not None:
         why = repeats.seen("\0".join(page.markers), empty=not (page.versions or page.prefixes))

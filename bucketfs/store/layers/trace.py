@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from bucketfs import clock
 from bucketfs.errors import NotFound, PreconditionFailed, StoreError
-from bucketfs.store.base import ObjectInfo, Sink, Store
-from bucketfs.store.layers.wrapper import Call, StoreWrapper
+from bucketfs.store.base import ObjectInfo, Sink, VersionPage
+from bucketfs.store.layers.wrapper import Call, StoreWrapper, VersionedStore, get_call
 
 T = TypeVar("T")
 
@@ -49,10 +49,15 @@ class Tally:
 
 
 class TraceStore(StoreWrapper):
-    """Keeps a `Tally` by operation name. Sits right above the store that sends."""
+    """Keeps a `Tally` by operation name. Sits right above the store that sends.
 
-    def __init__(self, inner: Store) -> None:
+    Args:
+        inner: That store, which need know of versions only where they are asked for.
+    """
+
+    def __init__(self, inner: VersionedStore) -> None:
         super().__init__(inner)
+        self._bucket = inner
         self._tallies: defaultdict[str, Tally] = defaultdict(Tally)
 
     @property
@@ -72,6 +77,7 @@ class TraceStore(StoreWrapper):
         stop: int | None = None,
         if_match: str = "",
         size: int | None = None,
+        version: str = "",
     ) -> ObjectInfo:
         tally = self._tallies["GetObject"]
 
@@ -79,7 +85,60 @@ class TraceStore(StoreWrapper):
             tally.received += len(piece)
             sink(piece)
 
-        return await super().get(key, count, start=start, stop=stop, if_match=if_match, size=size)
+        if not version:
+            return await super().get(
+                key, count, start=start, stop=stop, if_match=if_match, size=size
+            )
+        return await self.around(
+            get_call(key, start, stop),
+            lambda: self._bucket.get(
+                key, count, start=start, stop=stop, if_match=if_match, size=size, version=version
+            ),
+        )
+
+    async def head(self, key: str, *, version: str = "") -> ObjectInfo:
+        if not version:
+            return await super().head(key)
+        return await self.around(
+            Call("HeadObject", key), lambda: self._bucket.head(key, version=version)
+        )
+
+    async def details(self, key: str, *, version: str = "") -> Mapping[str, str]:
+        if not version:
+            return await super().details(key)
+        return await self.around(
+            Call("HeadObject", key), lambda: self._bucket.details(key, version=version)
+        )
+
+    async def tags(self, key: str, *, version: str = "") -> Mapping[str, str]:
+        if not version:
+            return await super().tags(key)
+        return await self.around(
+            Call("GetObjectTagging", key), lambda: self._bucket.tags(key, version=version)
+        )
+
+    async def presigned_url(self, key: str, seconds: int, *, version: str = "") -> str:
+        if not version:
+            return await super().presigned_url(key, seconds)
+        return await self._bucket.presigned_url(key, seconds, version=version)
+
+    async def list_versions(
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "/",
+        markers: tuple[str, str] | None = None,
+        limit: int = 1000,
+    ) -> VersionPage:
+        return await self.around(
+            Call("ListObjectVersions", prefix),
+            lambda: self._bucket.list_versions(
+                prefix, delimiter=delimiter, markers=markers, limit=limit
+            ),
+        )
+
+    async def keeps_versions(self) -> bool:
+        return await self.around(Call("GetBucketVersioning", ""), self._bucket.keeps_versions)
 
     async def around(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:
         tally = self._tallies[call.operation]

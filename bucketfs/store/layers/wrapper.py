@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from bucketfs.errors import StoreError
 from bucketfs.store.base import (
@@ -20,6 +20,7 @@ from bucketfs.store.base import (
     Sink,
     Store,
     UploadInfo,
+    VersionPage,
 )
 
 T = TypeVar("T")
@@ -43,6 +44,41 @@ class Call:
 def get_call(key: str, start: int, stop: int | None) -> Call:
     """The call of a `Store.get`; without an end it may move any number of bytes."""
     return Call("GetObject", key, 1 << 62 if stop is None else stop - start)
+
+
+class VersionedStore(Store, Protocol):
+    """A store that can tell of versions; see `bucketfs.store.aws.s3.S3Store`."""
+
+    async def head(self, key: str, *, version: str = "") -> ObjectInfo: ...
+
+    async def get(
+        self,
+        key: str,
+        sink: Sink,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        if_match: str = "",
+        size: int | None = None,
+        version: str = "",
+    ) -> ObjectInfo: ...
+
+    async def details(self, key: str, *, version: str = "") -> Mapping[str, str]: ...
+
+    async def tags(self, key: str, *, version: str = "") -> Mapping[str, str]: ...
+
+    async def presigned_url(self, key: str, seconds: int, *, version: str = "") -> str: ...
+
+    async def list_versions(
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "/",
+        markers: tuple[str, str] | None = None,
+        limit: int = 1000,
+    ) -> VersionPage: ...
+
+    async def keeps_versions(self) -> bool: ...
 
 
 class StoreWrapper:

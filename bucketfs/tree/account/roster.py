@@ -261,11 +261,26 @@ class Roster:
             if self._free.pop(bucket.name, None) is not None:
                 self._on_change(bucket.name)
 
+    def gone(self, bucket: Bucket) -> bool:
+        """The endpoint says that there is no such bucket; whether that is so.
+
+        Of one that was just made here some of its servers may not know yet.
+        """
+        if bucket.there and not bucket.is_settling:
+            self._vanished(bucket)
+        return not bucket.there
+
     def _vanished(self, bucket: Bucket) -> None:
         bucket.there = False
         self._on_change(bucket.name)
-        if bucket.tree is not None and any(bucket.tree.outstanding.waiting()):
-            log.error("bucket %s is gone, and it had files that are not saved yet", bucket.name)
+        tree = bucket.tree
+        if tree is None:
+            return
+        if any(tree.outstanding.waiting()):
+            log.error("bucket %s is gone, and files in it are not saved yet", bucket.name)
+        # another one of that name has other files
+        forget = functools.partial(tree.refresher.forget, "")
+        tree.state.files.background.start(forget, "forget a bucket")
 
     def _note_free(self, name: str, since: float) -> None:
         if len(self._free) >= _FREE_NAMES:

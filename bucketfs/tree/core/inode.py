@@ -225,11 +225,12 @@ class Inode:
         checked: Monotonic time of the last look at this very object.
         changed: Tree's change number of the last local change.
         opened: ETag whose bytes the kernel may hold in its page cache.
+        told: The kernel was told the attributes; else the type alone, or nothing.
     """
 
     __slots__ = (
         "changed", "checked", "etag", "ino", "lookups", "modified", "name", "open_state", "opened",
-        "parent", "posix", "size",
+        "parent", "posix", "size", "told",
     )  # fmt: skip
 
     def __init__(self, ino: int, parent: Directory | None, name: str) -> None:
@@ -244,6 +245,7 @@ class Inode:
         self.checked = NEVER
         self.changed = 0
         self.opened = ""
+        self.told = False
         self.open_state: OpenState | None = None
 
     @property

@@ -120,7 +120,7 @@ class Gateway:
                 raise S3Error(500, "InternalError", f"invalid bucket name: {bucket!r}")
             branch, repo = parts if len(parts) == 2 else ("master", parts[0])
             return Place(f"{branch}.{repo}", branch, commit)
-        branch, repo = (parts[0], parts[-1]) if len(parts) > 1 else ("master", parts[0])
+        branch, repo = bucket.split(".", 1) if len(parts) > 1 else ("master", parts[0])
         if not _COMMIT.fullmatch(branch):
             return Place(f"{branch}.{repo}", branch, "")
         named = [
