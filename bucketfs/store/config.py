@@ -73,6 +73,7 @@ class StoreConfig:
             when it differs. None says that there are no usable ones now.
         at: Show the bucket as it was at this Unix time; None: as it is.
         patience: Seconds without progress after which a call fails, all its attempts together.
+        follow: `Store.follow` is going to be called.
         named: Failures name the bucket: the mount has several.
     """
 
@@ -103,6 +104,7 @@ class StoreConfig:
     reload_credentials: Callable[[], Credentials | None] | None = None
     at: float | None = None
     patience: float = 300.0
+    follow: bool = False
     named: bool = False
 
     @property

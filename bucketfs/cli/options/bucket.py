@@ -61,6 +61,7 @@ def store_config(
         reload_credentials=reload,
         at=_moment(options, clock.wall_ns() / 1e9),
         patience=options.op_timeout,
+        follow=options.follow,
     )
     if config.is_aws and config.storage_class not in ("", *STORAGE_CLASSES):
         known = ", ".join(STORAGE_CLASSES)

@@ -52,6 +52,7 @@ from bucketfs.store.aws.list_answers import (
     parse_versions,
     token_ahead,
 )
+from bucketfs.store.aws.listen import OPERATION, listen
 from bucketfs.store.aws.ranges import Asked, Told, believed, length_of
 from bucketfs.store.aws.sums import Checksums, multipart_etag
 from bucketfs.store.base import (
@@ -60,6 +61,7 @@ from bucketfs.store.base import (
     Capabilities,
     Foreseen,
     Headers,
+    Hear,
     ListPage,
     ObjectInfo,
     ObjectVersion,
@@ -488,6 +490,15 @@ class S3Store:
 
     async def foresee(self, operation: Foreseen, key: str) -> None:  # noqa: ARG002
         return
+
+    async def follow(self, prefix: str, hear: Hear) -> None:
+        if not self.capabilities.feed:
+            raise Unsupported("NotImplemented", operation=OPERATION)
+        try:
+            await listen(self._connection.client, self._always, prefix, hear)
+        except Unsupported:
+            self._provider.learn(feed=False)
+            raise
 
     async def check(self) -> None:
         await self.list(self._config.prefix, limit=1)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from bucketfs import clock
 from bucketfs.errors import NotFound, PreconditionFailed, StoreError
-from bucketfs.store.base import ObjectInfo, Sink, Store
+from bucketfs.store.base import Hear, ObjectInfo, Sink, Store
 from bucketfs.store.layers.wrapper import Call, StoreWrapper
 
 T = TypeVar("T")
@@ -80,6 +80,10 @@ class TraceStore(StoreWrapper):
             sink(piece)
 
         return await super().get(key, count, start=start, stop=stop, if_match=if_match, size=size)
+
+    async def follow(self, prefix: str, hear: Hear) -> None:
+        call = Call("ListenNotification", prefix)
+        await self.around(call, lambda: super(TraceStore, self).follow(prefix, hear))
 
     async def around(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:
         tally = self._tallies[call.operation]

@@ -22,6 +22,7 @@ from bucketfs.file.early_upload import Outlet
 from bucketfs.file.overlay import Overlay
 from bucketfs.file.target import Target
 from bucketfs.store.base import ObjectInfo
+from bucketfs.tree.core.fresh import FOLLOWED, is_followed, is_trusted
 from bucketfs.tree.core.inode import NEVER, ROOT_INO, Directory, Inode, InodeTable, OpenState
 from bucketfs.tree.core.names import check_key
 from bucketfs.tree.core.posix import Defaults
@@ -142,6 +143,8 @@ class TreeState:
         self.deferred: dict[str, Inode] = {}
         #: Monotonic time before which no answer is believed that comes from now on (`Refresher`).
         self.forgotten = NEVER
+        #: Monotonic time since which a feed tells what others change; None: nothing tells (`News`).
+        self.followed: float | None = None
         #: Names removed here whose objects are being deleted, with their keys (`Removals`).
         self.leaving: dict[Directory, dict[str, Sequence[str]]] = {}
         self.watcher = watcher
@@ -189,16 +192,22 @@ class TreeState:
         except FsError:
             return False
 
+    def trusts(self, seen: float, limit: float) -> bool:
+        """Whether what was seen at a monotonic time counts; `limit` in seconds, without a feed."""
+        return is_trusted(seen, clock.monotonic(), limit, self.followed)
+
     def is_listed(self, directory: Directory) -> bool:
         """Whether the directory's entries are completely known and fresh."""
-        return clock.monotonic() - directory.listed <= self.config.ttl
+        return not directory.heard and self.trusts(directory.listed, self.config.ttl)
 
     def is_current(self, directory: Directory) -> bool:
         """Whether no other names than those known are in the directory, as far as is asked."""
-        return clock.monotonic() - directory.listed <= self.config.absence_ttl
+        return not directory.heard and self.trusts(directory.listed, self.config.absence_ttl)
 
     def free_since(self, directory: Directory, name: str) -> float:
         """Monotonic time of the last answer that a name which is not known is free."""
+        if name in directory.heard:
+            return NEVER
         return max(directory.listed, directory.negatives.get(name, NEVER))
 
     def note_free(self, directory: Directory, name: str, since: float) -> bool:
@@ -216,17 +225,39 @@ class TreeState:
         negatives[name] = since
         return True
 
-    def age(self, inode: Inode) -> float:
-        """Seconds since the bucket last showed this inode's version to us."""
-        seen = inode.checked
-        if inode.parent is not None:
-            seen = max(seen, inode.parent.listed)
-        return clock.monotonic() - seen
+    def seen(self, inode: Inode) -> float:
+        """Monotonic time at which the bucket last showed this inode's version to us, or NEVER."""
+        parent = inode.parent
+        if parent is None:
+            return inode.checked
+        if inode.name in parent.heard:
+            return NEVER
+        return max(inode.checked, parent.listed)
 
     def check_heard(self, inode: Inode, asked: float) -> None:
         """An answer about an inode came; the question may be older than what was forgotten."""
         if asked <= self.forgotten:
             inode.checked = NEVER
+        if inode.parent is not None:
+            self.answered(inode.parent, inode.name, asked)
+
+    def answered(self, directory: Directory, name: str, asked: float) -> None:
+        """The bucket was asked for a name: what was heard of it before is known now."""
+        if directory.heard.get(name, asked) < asked:
+            del directory.heard[name]
+
+    def is_outdated(self, directory: Directory, began: float) -> bool:
+        """Whether a listing that began at a monotonic time may lack what others did meanwhile."""
+        return began <= max(self.forgotten, directory.blind)
+
+    def outdate(self, directory: Directory) -> None:
+        """Have a directory listed anew; that it is known to take one page still counts."""
+        old = clock.monotonic() - 2 * max(self.config.ttl, FOLLOWED) - 1
+        directory.listed = min(directory.listed, old)
+
+    def is_asking(self, directory: Directory) -> bool:
+        """Whether an answer about the directory's names is under way."""
+        return bool(directory.asking or self._asking_everywhere)
 
     def is_ours(self, inode: Inode) -> bool:
         """Whether the bucket has nothing newer to tell: the root, the removed, the unsaved."""
@@ -236,13 +267,18 @@ class TreeState:
 
     def is_fresh(self, inode: Inode) -> bool:
         """Whether what is known of the inode needs no question to the bucket."""
-        return self.is_ours(inode) or self.age(inode) <= self.config.ttl
+        return self.is_ours(inode) or self.trusts(self.seen(inode), self.config.ttl)
 
     def timeout(self, inode: Inode) -> float:
         """Seconds for which the kernel may keep what it is told of the inode now."""
         if self.is_ours(inode):
             return self.config.ttl
-        return max(0.0, self.config.ttl - self.age(inode))
+        return self.time_left(self.seen(inode), self.config.ttl)
+
+    def time_left(self, seen: float, limit: float) -> float:
+        """Seconds for which the kernel may keep it: it is told no more when the feed has ended."""
+        now = clock.monotonic()
+        return limit if is_followed(seen, now, self.followed) else max(0.0, limit - (now - seen))
 
     def new_file(self, parent: Directory, name: str) -> Inode:
         """A file inode linked under `name`."""
@@ -262,6 +298,7 @@ class TreeState:
     def new_directory(self, parent: Directory, name: str) -> Directory:
         """A directory inode linked under `name`."""
         inode = Directory(self.table.new_number(), None, "")
+        inode.blind = max(parent.blind, parent.heard.get(name, NEVER))
         self.link(parent, name, inode)
         return inode
 
@@ -405,6 +442,8 @@ class TreeState:
         if inode.parent is None:
             return inode  # it lost its name meanwhile: nothing is news to it
         if inode.content is not None:
+            if inode.lookups:
+                self.watcher.moved(inode.parent, inode.name)
             inode = self.new_file(inode.parent, inode.name)
         inode.etag, inode.size, inode.modified = etag, size, modified
         inode.posix = None

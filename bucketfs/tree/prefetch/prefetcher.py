@@ -112,7 +112,7 @@ class Prefetcher:
         """
 
         def is_known(child: Inode) -> bool:
-            return self._state.age(child) + wait <= self._state.config.open_ttl
+            return self._state.trusts(self._state.seen(child), self._state.config.open_ttl - wait)
 
         stale = [
             child
