@@ -248,7 +248,7 @@ class TreeState:
 
     def is_outdated(self, directory: Directory, began: float) -> bool:
         """Whether a listing that began at a monotonic time may lack what others did meanwhile."""
-        return began <= max(self.forgotten, directory.blind)
+        return began <= self.forgotten or began < directory.blind
 
     def outdate(self, directory: Directory) -> None:
         """Have a directory listed anew; that it is known to take one page still counts."""
