@@ -27,8 +27,8 @@ from tests.tree.builder import Bucket, Mount, planted
 
 #: Longer than an answer or an event takes.
 REST = 10.0
-#: Many keys that are in each other's way.
-NAMES = ("a", "b", "a/a", "a/b", "a/b/a", "a/b/b", "b/", "b/a", "a/", "c_$folder$", "c")
+#: Many keys that are in each other's way, and the root.
+NAMES = ("", "a", "b", "a/a", "a/b", "a/b/a", "a/b/b", "b/", "b/a", "a/", "c_$folder$", "c")
 
 
 class Telling(Bucket):
@@ -104,25 +104,27 @@ def entries(bucket: Bucket, prefix: str) -> set[str]:
     return {name.removesuffix("_$folder$") for name in names}
 
 
-async def is_as_the_bucket(mount: Mount, path: str = "") -> None:
-    """The names and versions below a directory, by listings and by their names."""
+async def is_as_the_bucket(mount: Mount, path: str = "", *, listed: bool = True) -> None:
+    """The names and versions below a directory, by listings (if so, first) and by their names."""
     prefix = f"{path}/" if path else ""
     expected = entries(mount.bucket, prefix)
-    assert await mount.names(path) == expected, path
+    if listed:
+        assert await mount.names(path) == expected, path
     directory = await mount.directory(path)
     for name in sorted(expected | {"a", "b", "c", "free"}):
         found = await mount.tree.finder.find_or_none(directory, name)
         assert (found is not None) == (name in expected), prefix + name
         if isinstance(found, Directory):
-            await is_as_the_bucket(mount, prefix + name)
+            await is_as_the_bucket(mount, prefix + name, listed=listed)
         elif found is not None:
             assert found.etag == mount.bucket.objects[prefix + name].etag, prefix + name
+    assert await mount.names(path) == expected, path
 
 
 async def at(mount: Mount, path: str) -> Inode:
     """What a path stands for, looked up as the kernel does."""
     inode: Inode = mount.root
-    for name in path.split("/"):
+    for name in filter(None, path.split("/")):
         if not isinstance(inode, Directory):
             raise FsError(errno.ENOTDIR)
         inode = await mount.tree.finder.find(inode, name)
@@ -173,7 +175,9 @@ steps = st.lists(
 )
 
 
-async def run(actions: Sequence[Step], doings: Sequence[Callable[..., object]]) -> None:
+async def run(
+    actions: Sequence[Step], doings: Sequence[Callable[..., object]], *, listed: bool
+) -> None:
     bucket = Telling()
     bucket.poke("a/a", b"first")
     bucket.poke("b/", b"")
@@ -186,37 +190,37 @@ async def run(actions: Sequence[Step], doings: Sequence[Callable[..., object]]) 
             async with trio.open_nursery() as programs:
                 for at, (what, key, pause, answer, late) in enumerate(actions):
                     bucket.answer, bucket.late = answer, late
-                    if what == "put":
+                    if what == "put" and key:
                         bucket.poke(key, b"" if key.endswith(("/", "$")) else b"%d" % at)
                     elif what == "delete":
                         bucket._delete(key)
-                    else:
+                    elif what in by_name and (key or what in ("look", "find")):
                         name = key.strip("/")
                         programs.start_soon(by_name[what], mount, name)  # type: ignore[arg-type]
                     await trio.sleep(pause)
             bucket.answer = bucket.late = 0.0
             await trio.sleep(REST)
-            await is_as_the_bucket(mount)
+            await is_as_the_bucket(mount, listed=listed)
             bucket.requested()
-            await is_as_the_bucket(mount)
+            await is_as_the_bucket(mount, listed=listed)
             asked = bucket.requested()
             assert not asked, f"what is known was asked for again: {asked}"
 
 
-@given(steps)
-def test_what_others_do_shows(actions: list[Step]) -> None:
+@given(steps, st.booleans())
+def test_what_others_do_shows(actions: list[Step], listed: bool) -> None:
     clock = trio.testing.MockClock(autojump_threshold=0)
-    trio.run(functools.partial(run, actions, LOOKS), clock=clock)
+    trio.run(functools.partial(run, actions, LOOKS, listed=listed), clock=clock)
 
 
 @given(st.lists(st.tuples(
     st.sampled_from(["put", "delete", *(f.__name__ for f in (*LOOKS, *OURS))]),
-    st.sampled_from(["x", "y", "d/a", "d/b"]),
+    st.sampled_from(["", "x", "y", "d/a", "d/b"]),
     *[st.sampled_from([0.0, 0.25, 1.0])] * 3,
-), max_size=25))  # fmt: skip
-def test_what_others_do_shows_beside_our_own(actions: list[Step]) -> None:
+), max_size=25), st.booleans())  # fmt: skip
+def test_what_others_do_shows_beside_our_own(actions: list[Step], listed: bool) -> None:
     clock = trio.testing.MockClock(autojump_threshold=0)
-    trio.run(functools.partial(run, actions, (*LOOKS, *OURS)), clock=clock)
+    trio.run(functools.partial(run, actions, (*LOOKS, *OURS), listed=listed), clock=clock)
 
 
 @pytest.mark.mock_clock
@@ -386,3 +390,31 @@ async def test_a_mount_without_a_feed_gives_up_once(
         assert following is not None
         assert not following.connected
         assert not following.next_try
+
+
+@pytest.mark.mock_clock
+@pytest.mark.parametrize("when", [0.5, 1.5, 2.5, 3.5])
+async def test_a_listing_ahead_does_not_hide_what_was_made_meanwhile(
+    tmp_path: Path, when: float
+) -> None:
+    """Of directories that the tree did not know yet when it was told."""
+    bucket = Telling()
+    for number in range(20):
+        bucket.poke(f"d{number:02}/x/f", b"1")
+    async with planted(bucket, tmp_path) as mount:
+        await follow(mount)
+        bucket.answer = 1.0
+
+        async def walk() -> None:
+            for path in ("", "d00", "d01", "d02"):
+                await mount.tree.subtree.ensure(await mount.directory(path))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(walk)
+            await trio.sleep(when)
+            bucket.poke("d05/x/new", b"1")
+        bucket.answer = 0.0
+        await trio.sleep(REST)
+        inside = await mount.directory("d05/x")
+        await mount.tree.subtree.ensure(inside)
+        assert set(inside.children) == {"f", "new"}

@@ -499,6 +499,13 @@ class S3Store:
         except Unsupported:
             self._provider.learn(feed=False)
             raise
+        except StoreError as failure:
+            if failure.code != "SignatureDoesNotMatch":
+                raise
+            await self.check()  # fails, too, if it is for the keys
+            # Ceph does not count a second value of one name, as ``events`` has, as signed
+            self._provider.learn(feed=False)
+            raise failure.recast(Unsupported) from None
 
     async def check(self) -> None:
         await self.list(self._config.prefix, limit=1)
