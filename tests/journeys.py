@@ -93,7 +93,7 @@ async def replay_and_upload(directory: Path) -> set[str]:
 #: Journey and how many modules it may cross.
 JOURNEYS: dict[str, tuple[Callable[[Path], Awaitable[set[str]]], int]] = {
     "flush of a new small file": (flush_of_a_new_file, 18),
-    "rename of a directory of three": (rename_of_a_directory, 16),
+    "rename of a directory of three": (rename_of_a_directory, 17),
     "replay and its upload": (replay_and_upload, 25),
 }
 
