@@ -218,6 +218,10 @@ class Options:
     immutable: bool = row(_V, False, parse_switch,
         "The data never changes: sets stat_cache_expire and open_ttl to one day each, unless they "
         "are given, too. bucketfs refresh shows what is new sooner.")
+    follow: bool = row(_V, False, parse_switch,
+        "Have the server tell what others change (MinIO, RustFS): it shows within a second, and "
+        "while the server tells, what is known is trusted for an hour. Servers that cannot: one "
+        "line in the log, and the times above hold.")
     bucket_size: int | None = row(_V, None, kind.size_in_bytes,
         "Size of the file system as df shows it (bare number: bytes).",
         metavar="SIZE", low=1)

@@ -21,6 +21,7 @@ from bucketfs.fuse.operations import Operations
 from bucketfs.fuse.session import (
     Stop,
     despite_cancellation,
+    follow,
     handlers,
     open_cache,
     owner,
@@ -125,6 +126,7 @@ async def _planted(
                 tree.state.root.modified = bucket.made
                 await tree.attributes.ensure(tree.state.root)
                 await resume(tree, own)
+                follow(tree, own)
                 yield tree
         finally:
             cache.close()

@@ -31,6 +31,7 @@ from bucketfs.tasks import Background
 from bucketfs.tree.core.inode import ROOT_INO
 from bucketfs.tree.core.posix import Defaults
 from bucketfs.tree.core.state import TreeConfig, Watcher
+from bucketfs.tree.lookup.forget import Forgotten
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 from bucketfs.tree.tree import Tree
 
@@ -123,6 +124,7 @@ async def _serve(
         operations = handlers(tree, options, view(options))
         await tree.attributes.ensure(tree.state.root)
         await resume(tree, options)
+        follow(tree, options)
         await nursery.start(host.attend, Service(OneTree(tree), shared, operations))
         await until_unmounted(operations, options, host, stop, tree.drain.run)
         nursery.cancel_scope.cancel()
@@ -134,6 +136,16 @@ async def resume(tree: Tree, options: Options) -> None:
         tree.replay.postpone()
     else:
         await tree.replay.run()
+
+
+def follow(tree: Tree, options: Options) -> None:
+    """Have the endpoint tell what others change, if that is wanted."""
+
+    async def tell(forgotten: Forgotten) -> None:
+        await again.forget(forgotten.names, forgotten.inodes)
+
+    if options.follow:
+        tree.state.files.background.start(lambda: tree.follower.run(tell), "follow")
 
 
 def handlers(

@@ -243,6 +243,7 @@ class Capabilities:
         storage_class: The class that the mount names is one of the endpoint's; only `probe` does
             without it, to find out.
         markers: Keys that end in ``/`` are stored as they are.
+        feed: There is a feed of changes (`Store.follow`); only an answer shows that there is none.
         equal_parts: All parts but the last must have one size (Cloudflare R2).
         min_part / max_part / max_put / max_copy / max_object: Limits in bytes.
         max_parts: How many parts an upload may have.
@@ -272,6 +273,7 @@ class Capabilities:
     tags: bool = True
     storage_class: bool = True
     markers: bool = True
+    feed: bool = True
     equal_parts: bool = False
     min_part: int = 5 << 20
     max_part: int = 5 << 30
@@ -279,6 +281,25 @@ class Capabilities:
     max_put: int = 5 << 30
     max_copy: int = 5 << 30
     max_object: int = 10_000 * (5 << 30)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something happened to an object.
+
+    Attributes:
+        keys: Its key; more than one where the feed does not say which of them it is.
+        removed: It is gone, or its newest version is; else it was made, replaced or described anew.
+        etag: Of the version that was made, "" where that is not told.
+    """
+
+    keys: tuple[str, ...]
+    removed: bool = False
+    etag: str = ""
+
+
+#: Is told of changes in the order of the feed; of none at all when the feed shows that it is alive.
+Hear = Callable[[Sequence[Change]], None]
 
 
 class Store(Protocol):
@@ -441,6 +462,17 @@ class Store(Protocol):
 
         Args:
             conditions: Names of `Capabilities`. What cannot be found out counts as missing.
+        """
+        ...
+
+    async def follow(self, prefix: str, hear: Hear) -> None:
+        """Hear of all changes below a prefix that others make, until the feed ends.
+
+        From the first call of `hear` on nothing is left out. Never returns.
+
+        Raises:
+            Unsupported: The endpoint has no feed.
+            StoreError: It refuses this one; NoAnswer when it has ended, or was silent for too long.
         """
         ...
 

@@ -37,7 +37,7 @@ _FULL: Final = Capabilities(max_object=5 * _TIB)
 #: bad one must not cost weeks of multipart uploads.
 _REMEMBERED: Final = CONDITIONS | {
     "checksums", "copied_sums", "copy", "copy_condition", "copy_part", "delete_crc", "delete_many",
-    "descriptions", "get_if_match", "markers", "multipart", "tags", "user_metadata",
+    "descriptions", "feed", "get_if_match", "markers", "multipart", "tags", "user_metadata",
 }  # fmt: skip
 
 

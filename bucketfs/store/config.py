@@ -76,6 +76,7 @@ class StoreConfig:
         history: Old versions are shown, and a listing of them holds for so many seconds; None: they
             are not.
         patience: Seconds without progress after which a call fails, all its attempts together.
+        follow: `Store.follow` is going to be called.
         named: Failures name the bucket: the mount has several.
         on_gone: Told that the endpoint has no such bucket any more; answers whether that is so.
     """
@@ -108,6 +109,7 @@ class StoreConfig:
     at: float | tuple[str, str] | None = None
     history: float | None = None
     patience: float = 300.0
+    follow: bool = False
     named: bool = False
     on_gone: Callable[[], bool] | None = None
 

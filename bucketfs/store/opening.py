@@ -22,6 +22,7 @@ from bucketfs.store.layers.large import LargeStore
 from bucketfs.store.layers.limit import LimitStore
 from bucketfs.store.layers.named import NamedStore
 from bucketfs.store.layers.outage import Outage
+from bucketfs.store.layers.own import OwnStore
 from bucketfs.store.layers.past import PastStore
 from bucketfs.store.layers.retry import RetryPolicy, RetryStore
 from bucketfs.store.layers.rights import RightsStore
@@ -68,7 +69,8 @@ async def open_store(
             # Amazon has no other API to its buckets
             whole = able if config.is_aws else LargeStore(able)
             top = SingleStore(whole) if config.single_puts else whole
-            yield NamedStore(top, config.bucket, config.on_gone) if config.named else top
+            told = OwnStore(top) if config.follow else top
+            yield NamedStore(told, config.bucket, config.on_gone) if config.named else told
 
 
 @asynccontextmanager

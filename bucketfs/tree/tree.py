@@ -17,6 +17,7 @@ from bucketfs.tree.core.posix import Posix
 from bucketfs.tree.core.state import Nobody, TreeConfig, TreeState, Watcher
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.lookup.find import Finder
+from bucketfs.tree.lookup.follow import Follower
 from bucketfs.tree.lookup.forget import Refresher
 from bucketfs.tree.lookup.lister import Lister
 from bucketfs.tree.namespace.entries import Entries
@@ -43,9 +44,9 @@ class Tree:
 
     Attributes:
         state: Inodes, keys and configuration.
-        finder, lister, refresher, subtree, prefetcher, locks, attributes, changer, entries,
-        markers, renamer, removals, opener, outstanding, drain, promises, later, saver, objects,
-        object_xattrs, replay: See their modules.
+        finder, lister, refresher, follower, subtree, prefetcher, locks, attributes, changer,
+        entries, markers, renamer, removals, opener, outstanding, drain, promises, later, saver,
+        objects, object_xattrs, replay: See their modules.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Tree:
         self.changer = Changer(self.state, self.promises)
         self.finder = Finder(self.state, self.attributes, on_misses=self.subtree.searched)
         self.refresher = Refresher(self.state, self.finder)
+        self.follower = Follower(self.state, self.refresher)
         self.markers = Markers(self.state, self.lister, self.attributes, self.locks, self.removals)
         self.entries = Entries(
             self.state, self.finder, self.lister, self.attributes, self.locks,

@@ -152,6 +152,8 @@ def _bucket_operation(method: str, query: dict[str, str]) -> str:
     if method == "POST" and "delete" in query:
         return "DeleteObjects"
     if method == "GET":
+        if "events" in query:
+            return "ListenNotification"
         if "uploads" in query:
             return "ListMultipartUploads"
         if "location" in query:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 from xml.sax.saxutils import escape
 
+from tests.harness.feed import MAKING, REMOVING, Feed
 from tests.harness.http import Head, Request, parse_request, pass_body, read_body, read_head
 from tests.harness.lies import Lie, Truth
 
@@ -86,9 +87,14 @@ class Fault:
 
 @dataclass
 class Proxy:
-    """A running proxy, as tests use it."""
+    """A running proxy, as tests use it.
+
+    Attributes:
+        feed: Tells of the changes that pass, to those who ask for it.
+    """
 
     url: str
+    feed: Feed | None = None
     requests: list[Request] = field(default_factory=list)
     _faults: list[tuple[Fault, asyncio.Event]] = field(default_factory=list)
     _loop: asyncio.AbstractEventLoop | None = None
@@ -107,6 +113,12 @@ class Proxy:
 
     def clear(self) -> None:
         self.requests.clear()
+
+    def cut_feed(self) -> None:
+        """Drop all who listen to the feed."""
+        assert self._loop is not None
+        assert self.feed is not None
+        self._loop.call_soon_threadsafe(self.feed.cut)
 
     @contextmanager
     def fault(self, operation: str = "", **what: object) -> Iterator[Fault]:
@@ -192,7 +204,42 @@ class _Connection:
             if fault.reset == "before":
                 self._aborting = True
                 return False
+        feed = self._proxy.feed
+        if feed is not None and request.operation == "ListenNotification":
+            await feed.serve(request, self._writer)
+            self._aborting = True
+            return False
+        if feed is not None and fault is None and request.operation in (*MAKING, *REMOVING):
+            return await self._forward_and_tell(head, request, feed)
         return await self._forward(head, request, fault)
+
+    async def _forward_and_tell(self, head: Head, request: Request, feed: Feed) -> bool:
+        reader, writer = await self._connected()
+        if head.headers.get("expect", "").lower() == "100-continue":
+            self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        writer.write(head.raw)
+        sent = b""
+        if request.operation == "DeleteObjects":
+            sent = await self._reader.readexactly(int(head.headers["content-length"]))
+            writer.write(sent)
+        else:
+            await pass_body(head, self._reader, writer)
+        await writer.drain()
+        answer = await read_head(reader)
+        while answer is not None and " 100 " in answer.line:
+            answer = await read_head(reader)
+        if answer is None:
+            return False
+        request.status = int(answer.line.split(" ")[1])
+        body = b"" if request.status in (204, 304) else await read_body(answer, reader)
+        if request.status < 300:
+            feed.passed(request, sent, answer.headers, body)
+        if request.status in (204, 304):
+            self._writer.write(answer.raw)
+            await self._writer.drain()
+        else:
+            await self._rewrite(answer, body)
+        return answer.headers.get("connection", "").lower() != "close"
 
     async def _forward(self, head: Head, request: Request, fault: Fault | None) -> bool:
         reader, writer = await self._connected()

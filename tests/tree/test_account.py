@@ -163,7 +163,7 @@ async def test_gone_as_a_bucket_itself_says(tmp_path: Path) -> None:
         assert await it.names() == ["a"]
         assert it.endpoint.asked == {"names": 1}
         await trio.testing.wait_all_tasks_blocked()
-        assert not tree.state.is_fresh(tree.state.root.children["f"])
+        assert not tree.state.freshness.is_fresh(tree.state.root.children["f"])
         made = await it.roster.create("c")
         assert not it.roster.gone(made)
         assert "c" in await it.names()

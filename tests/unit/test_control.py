@@ -639,6 +639,7 @@ class TestStatus:
         tree = SimpleNamespace(
             outstanding=outstanding,
             saver=SimpleNamespace(uploaded=Uploaded()),
+            follower=SimpleNamespace(following=None),
             state=SimpleNamespace(given_up=[], files=files),
         )
         service = SimpleNamespace(
@@ -650,6 +651,23 @@ class TestStatus:
         assert [one["path"] for one in found["waiting"]["items"]] == ["a"]
         assert not status.is_well(found)
         assert "1 of what waits" in "\n".join(status.lines(found, 100.0))
+
+    @pytest.mark.parametrize(
+        ("feed", "words"),
+        [
+            ({"connected": True, "since": 40.0}, "follow connected for 1 min"),
+            (
+                {"connected": False, "since": 97.0, "next_try": 108.0, "error": "a\nb"},
+                "down for 3 s, next try in 8 s: a\\x0ab",
+            ),
+            ({"connected": False, "since": 97.0, "next_try": 0.0, "error": "No"}, "not offered"),
+            ({"connected": True, "since": 99.0, "place": "b/"}, "follow b connected for 1 s"),
+        ],
+    )
+    def test_feeds(self, feed: dict[str, Any], words: str) -> None:
+        said = {"place": "", "next_try": 0.0, "error": ""} | feed
+        text = " ".join(status.lines(told(follow=[said]), 100.0))
+        assert words in " ".join(text.split())
 
     def test_well(self) -> None:
         assert status.is_well(told())

@@ -181,4 +181,4 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, text.splitlines())) <= 100
     assert len(rclone.rows()) == len(SPELLINGS)
     assert mount.run(["--help"]) == 0
-    assert "bucketfs --help rclone" in capsys.readouterr().out
+    assert "bucketfs help rclone" in capsys.readouterr().out

@@ -96,7 +96,7 @@ def lines(status: Mapping[str, Any], now: float) -> Iterator[str]:
         now: Unix time.
     """
     yield f"{show.name(status['source'])} at {show.name(status['mountpoint'])}"
-    yield from show.table(list(_facts(status)), indent="  ")
+    yield from show.table([*_facts(status), *_feeds(status, now)], indent="  ")
     waiting = status["waiting"]
     items = waiting["items"][:_SHOWN]
     if items:
@@ -131,6 +131,20 @@ def _facts(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "waiting", show.remaining(waiting)
     if failing := _failing(status):
         yield "failing", f"{failing} of what waits, tried again and again"
+
+
+def _feeds(status: Mapping[str, Any], now: float) -> Iterator[tuple[str, str]]:
+    """How it stands with what others change, for each bucket; an older daemon says nothing."""
+    for feed in status.get("follow", ()):
+        name = show.name(f"follow {feed['place']}".strip().removesuffix("/"))
+        lasts = show.span(now - feed["since"])
+        if feed["connected"]:
+            yield name, f"connected for {lasts}"
+        elif feed["next_try"]:
+            soon = show.span(feed["next_try"] - now)
+            yield name, f"down for {lasts}, next try in {soon}: {show.name(feed['error'])}"
+        else:
+            yield name, f"not offered by the endpoint: {show.name(feed['error'])}"
 
 
 def _tally(name: str, tally: Mapping[str, Any]) -> str:

@@ -379,6 +379,8 @@ def _check_together(bucket: str, values: Mapping[str, Any]) -> None:
         raise ParseError("no_check_certificate and ca_bundle exclude each other; give one")
     if values.get("publish") == "unmount" and values.get("exclusive_create") == "open":
         raise ParseError("publish=unmount and exclusive_create=open exclude each other; give one")
+    if values.get("follow") and values.get("at") is not None:
+        raise ParseError("follow and at exclude each other: what was does not change any more")
     encryption = values.get("use_sse")
     url = values.get("url") or ""
     if encryption is not None and encryption.mode == "custom" and url.startswith("http://"):

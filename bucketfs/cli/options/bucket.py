@@ -68,6 +68,7 @@ def store_config(
         at=_moment(options, clock.wall_ns() / 1e9),
         history=min(options.stat_cache_expire, options.open_ttl) if options.versions else None,
         patience=options.op_timeout,
+        follow=options.follow,
     )
     if config.is_aws and config.storage_class not in ("", *STORAGE_CLASSES):
         known = ", ".join(STORAGE_CLASSES)

@@ -18,7 +18,7 @@ from bucketfs.tree.tree import Tree
 
 
 def service(parts: Service) -> dict[str, Any]:
-    """What the mount holds and does: cache, open files, what waits for the bucket, what failed."""
+    """What the mount holds and does: cache, open files, feeds, what waits, what failed."""
     trees = parts.buckets.trees
     waiting = sorted(
         (item for tree in trees for item in tree.outstanding.waiting()),
@@ -33,6 +33,11 @@ def service(parts: Service) -> dict[str, Any]:
             "held": parts.pool.held,
             "limit": parts.pool.capacity,
         },
+        "follow": [
+            {"place": tree.state.config.place, **asdict(tree.follower.following)}
+            for tree in trees
+            if tree.follower.following is not None
+        ],
         "waiting": {
             **remaining(Remaining.total(tree.outstanding.remaining() for tree in trees)),
             "being_written": sum(item.state is Stage.DIRTY for item in waiting),

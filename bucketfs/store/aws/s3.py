@@ -46,6 +46,7 @@ from bucketfs.store.aws.answers import (
 from bucketfs.store.aws.connection import Connection
 from bucketfs.store.aws.download import feed, refused, verify
 from bucketfs.store.aws.error_body import error_code, words
+from bucketfs.store.aws.listen import OPERATION, listen
 from bucketfs.store.aws.listings import FULL_PAGE, Listings
 from bucketfs.store.aws.ranges import Asked, Told, believed, length_of
 from bucketfs.store.aws.sums import Checksums, multipart_etag
@@ -55,6 +56,7 @@ from bucketfs.store.base import (
     Capabilities,
     Foreseen,
     Headers,
+    Hear,
     ListPage,
     ObjectInfo,
     ObjectVersion,
@@ -426,6 +428,22 @@ class S3Store:
 
     async def foresee(self, operation: Foreseen, key: str) -> None:  # noqa: ARG002
         return
+
+    async def follow(self, prefix: str, hear: Hear) -> None:
+        if not self.capabilities.feed:
+            raise Unsupported("NotImplemented", operation=OPERATION)
+        try:
+            await listen(self._connection.client, self._always, prefix, hear)
+        except Unsupported:
+            self._provider.learn(feed=False)
+            raise
+        except StoreError as failure:
+            if failure.code != "SignatureDoesNotMatch":
+                raise
+            await self.check()  # fails, too, if it is for the keys
+            # Ceph does not count a second value of one name, as ``events`` has, as signed
+            self._provider.learn(feed=False)
+            raise failure.recast(Unsupported) from None
 
     async def check(self) -> None:
         await self.list(self._config.prefix, limit=1)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from bucketfs import clock
 from bucketfs.errors import NotFound, PreconditionFailed, StoreError
-from bucketfs.store.base import ObjectInfo, Sink, VersionPage
+from bucketfs.store.base import Hear, ObjectInfo, Sink, VersionPage
 from bucketfs.store.layers.wrapper import Call, StoreWrapper, VersionedStore, get_call
 
 T = TypeVar("T")
@@ -139,6 +139,10 @@ class TraceStore(StoreWrapper):
 
     async def keeps_versions(self) -> bool:
         return await self.around(Call("GetBucketVersioning", ""), self._bucket.keeps_versions)
+
+    async def follow(self, prefix: str, hear: Hear) -> None:
+        call = Call("ListenNotification", prefix)
+        await self.around(call, lambda: super(TraceStore, self).follow(prefix, hear))
 
     async def around(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:
         tally = self._tallies[call.operation]

@@ -13,6 +13,7 @@ from bucketfs.store.base import (
     Capabilities,
     Foreseen,
     Headers,
+    Hear,
     ListPage,
     ObjectInfo,
     ObjectVersion,
@@ -253,6 +254,9 @@ class StoreWrapper:
 
     async def foresee(self, operation: Foreseen, key: str) -> None:
         await self.inner.foresee(operation, key)
+
+    async def follow(self, prefix: str, hear: Hear) -> None:
+        await self.inner.follow(prefix, hear)
 
     async def check(self) -> None:
         await self.around(Call("Check", ""), self.inner.check)

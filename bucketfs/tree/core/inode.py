@@ -282,6 +282,9 @@ class Directory(Inode):
         asking: Listings and lookups under way.
         removed: Names removed here meanwhile, with their change number.
         negatives: Names that were free at a monotonic time. The kernel remembers no others as free.
+        heard: Names that others were said to have changed since somebody looked, with the monotonic
+            time (`News`).
+        blind: Monotonic time at which something changed below while the directory was not known.
         markers: Suffixes to the path under which a marker object stands ("/", "" or "_$folder$");
             None while unknown.
         hidden: The listing showed keys that cannot be names.
@@ -295,8 +298,9 @@ class Directory(Inode):
     """
 
     __slots__ = (
-        "asking", "children", "hidden", "listed", "loading", "markers", "misses", "negatives",
-        "only_here", "presumed", "readers", "removed", "renaming", "subdirectories", "touched_ns",
+        "asking", "blind", "children", "heard", "hidden", "listed", "loading", "markers", "misses",
+        "negatives", "only_here", "presumed", "readers", "removed", "renaming", "subdirectories",
+        "touched_ns",
     )  # fmt: skip
 
     def __init__(self, ino: int, parent: Directory | None, name: str) -> None:
@@ -307,6 +311,8 @@ class Directory(Inode):
         self.asking = 0
         self.removed: dict[str, int] = {}
         self.negatives: dict[str, float] = {}
+        self.heard: dict[str, float] = {}
+        self.blind = NEVER
         self.markers: frozenset[str] | None = None
         self.hidden = False
         self.misses = 0

@@ -189,6 +189,10 @@ class TreeState:
         except FsError:
             return False
 
+    def is_asking(self, directory: Directory) -> bool:
+        """Whether an answer about the directory's names is under way."""
+        return bool(directory.asking or self._asking_everywhere)
+
     def new_file(self, parent: Directory, name: str) -> Inode:
         """A file inode linked under `name`."""
         inode = Inode(self.table.new_number(), None, "")
@@ -207,6 +211,7 @@ class TreeState:
     def new_directory(self, parent: Directory, name: str) -> Directory:
         """A directory inode linked under `name`."""
         inode = Directory(self.table.new_number(), None, "")
+        inode.blind = max(parent.blind, parent.heard.get(name, NEVER))
         self.link(parent, name, inode)
         return inode
 
@@ -350,6 +355,8 @@ class TreeState:
         if inode.parent is None:
             return inode  # it lost its name meanwhile: nothing is news to it
         if inode.content is not None:
+            if inode.lookups:
+                self.watcher.moved(inode.parent, inode.name)
             inode = self.new_file(inode.parent, inode.name)
         inode.etag, inode.size, inode.modified = etag, size, modified
         inode.posix = None

@@ -111,7 +111,7 @@ class Finder:
         if self._state.is_leaving(parent, name):
             return 0.0  # it is back if it cannot be deleted
         since = self._free_since(parent, name)
-        left = self._state.config.absence_ttl - (clock.monotonic() - since)
+        left = self._state.freshness.time_left(since, self._state.config.absence_ttl)
         if left <= 0 or not self._state.freshness.note_free(parent, name, since):
             return 0.0
         return left
@@ -163,11 +163,11 @@ class Finder:
         if self._state.is_leaving(parent, name):
             return True, None
         since = self._free_since(parent, name)
-        return clock.monotonic() - since <= self._state.config.absence_ttl, None
+        return self._state.freshness.trusts(since, self._state.config.absence_ttl), None
 
     def _free_since(self, parent: Directory, name: str) -> float:
         since = self._state.freshness.free_since(parent, name)
-        if not _is_large(parent):
+        if not _is_large(parent) or name in parent.heard:
             return since
         return max(since, self._surveys.free_since(parent, name))
 
@@ -191,6 +191,7 @@ class Finder:
                 return child
         found = self._learn(parent, name, key, answers)
         if found is None:
+            self._state.freshness.answered(parent, name, asked)
             self._state.freshness.note_free(parent, name, asked)
         else:
             self._state.freshness.check_heard(found, asked)

@@ -74,7 +74,7 @@ class Refresher:
         return child
 
     def _forget_name(self, directory: Directory, name: str, forgotten: Forgotten) -> None:
-        self._outdate(directory)
+        self._state.freshness.outdate(directory)
         if directory.negatives.pop(name, None) is not None:
             forgotten.names.append((directory.ino, name))
 
@@ -97,11 +97,6 @@ class Refresher:
             return
         if inode.open_state is None:
             inode.modified = 0  # an object without bytes is another version without another ETag
-        self._outdate(inode)
+        self._state.freshness.outdate(inode)
         forgotten.names += [(inode.ino, name) for name in inode.negatives]
         inode.negatives.clear()
-
-    def _outdate(self, directory: Directory) -> None:
-        """Have a directory listed anew; that it is known to take one page still counts."""
-        old = clock.monotonic() - 2 * self._state.config.ttl - 1
-        directory.listed = min(directory.listed, old)

@@ -122,7 +122,10 @@ class Merge:
             self._vanish(directory.children[name])
         self._merge_marker(self._marker)
         directory.hidden = self._hidden
-        outdated = self._began <= self._state.freshness.forgotten
+        for name in list(directory.heard):
+            if not self._changed_since(name):
+                self._state.freshness.answered(directory, name, self._began)
+        outdated = self._state.freshness.is_outdated(directory, self._began)
         came_back = any(map(self._came_back, self._left_out))
         directory.listed = NEVER if outdated or came_back else self._began
         directory.misses = 0

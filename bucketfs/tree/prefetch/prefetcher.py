@@ -112,7 +112,9 @@ class Prefetcher:
         """
 
         def is_known(child: Inode) -> bool:
-            return self._state.freshness.age(child) + wait <= self._state.config.open_ttl
+            return self._state.freshness.trusts(
+                self._state.freshness.seen(child), self._state.config.open_ttl - wait
+            )
 
         stale = [
             child

@@ -145,8 +145,9 @@ class Subtree:
 
     def _is_used_up(self, directory: Directory) -> bool:
         """Whether what is known of the directories that follow is too old when it is needed."""
-        age = clock.monotonic() - directory.listed
-        return age > PART_USED * self._state.config.absence_ttl
+        return not self._state.freshness.trusts(
+            directory.listed, PART_USED * self._state.config.absence_ttl
+        )
 
     def _affordable(self) -> int:
         """Pages that can be listed ahead while the first of them is trusted."""

@@ -247,7 +247,9 @@ class Opener:
             return
         if inode.open_state is not None and inode.open_state.attributes_unsaved:
             return
-        if self._state.freshness.age(inode) <= self._state.config.open_ttl:
+        if self._state.freshness.trusts(
+            self._state.freshness.seen(inode), self._state.config.open_ttl
+        ):
             return
         self._prefetcher.outdated(inode)
         whole = FILE_MAX if reads and content is None else 0
