@@ -11,7 +11,7 @@ DESTDIR ?=
 
 SECONDS ?= 600
 
-# Servers for test-stores that need no compiling; s3s does.
+# Servers for test-stores that need no compiling; garage and s3s do.
 STORES ?= moto ceph seaweedfs swift s3proxy rclone
 
 VENV  := .venv
