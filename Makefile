@@ -13,7 +13,7 @@ SHARE    = $(DESTDIR)$(PREFIX)/share
 
 SECONDS ?= 600
 
-# Servers for test-stores that need no compiling; s3s does.
+# Servers for test-stores that need no compiling; garage and s3s do.
 STORES ?= moto ceph seaweedfs swift s3proxy rclone
 
 VENV  := .venv

@@ -302,7 +302,7 @@ def _versions(bucket: Witness) -> bool:
 _ABILITIES: dict[str, tuple[Callable[[Witness], bool], str]] = {
     "metadata": (_keeps_metadata, "keeps no user metadata"),
     "marker_metadata": (_keeps_metadata_of_markers, "keeps no metadata of directories"),
-    "kept_markers": (_keeps_markers, "makes files of directories"),
+    "kept_markers": (_keeps_markers, "finds d where d/ is asked for, or the other way round"),
     "markers": (_lists_markers, "does not list a marker under its own key"),
     "no_directories": (_has_no_directories, "has directories, which stay when they are empty"),
     "order": (_lists_in_order, "lists in another order than that of the keys"),

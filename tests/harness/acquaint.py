@@ -36,7 +36,7 @@ def acquaint(mount: Mount) -> None:
             made = await store.put(key, BytesBody(b""), headers)
             await store.put(key, BytesBody(b"1"), headers, if_match=made.etag)
             await store.head(key)
-            await store.put(f"{key}/", BytesBody(b""), headers)
-            await store.delete_many([key, f"{key}/"])
+            await store.put(f"{key}-d/", BytesBody(b""), headers)
+            await store.delete_many([key, f"{key}-d/"])
 
     trio.run(settle)

@@ -72,6 +72,7 @@ def test_onto_itself_does_nothing(folder: Folder) -> None:
     assert (folder / "f").read_text() == "x"
 
 
+@pytest.mark.needs("markers")
 def test_a_directory_over_an_empty_one(folder: Folder, module_bucket: Witness) -> None:
     (folder / "a/sub").mkdir(parents=True)
     (folder / "a/sub/f").write_text("x")
