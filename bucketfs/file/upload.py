@@ -154,7 +154,7 @@ async def _finish(content: Content, target: Target, stream: StreamedUpload) -> O
 async def _send(context: FileContext, content: Content, target: Target) -> ObjectInfo:
     base = content.base
     kept = content.overlay.limit if base is not None and not is_manifest(base.etag) else 0
-    whole = context.copy_speed.prefers_whole(kept)
+    whole = kept > 0 and context.copy_speed.prefers_whole(kept)
     try:
         plan = plan_upload(
             base=kept,
