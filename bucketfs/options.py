@@ -184,6 +184,9 @@ class Options:
         metavar="MASK")
     allow_other: bool = row(_V, False, parse_switch,
         "Let other users in. Unless root mounts, /etc/fuse.conf must have user_allow_other.")
+    plain_fuse: bool = row(_V, False, parse_switch,
+        "Let libfuse mount and agree with the kernel by itself. Names in one directory are then "
+        "looked up one after the other, and each write asks for an extended attribute.")
     use_xattr: bool = row(_V, True, parse_switch,
         "Support extended attributes; use_xattr=0 makes small writes faster.",
         metavar="0|1", shown="1")

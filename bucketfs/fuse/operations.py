@@ -68,6 +68,20 @@ def _is_kept(name: bytes, *, acls: bool) -> bool:
     return not name.startswith(_XATTR_OF_SYSTEM) or (acls and name in _ACLS)
 
 
+def _drops_set_ids(fields: SetattrFields, ctx: RequestContext) -> bool:
+    """Whether a setattr takes a file's set-id bits (agreement.HANDLE_KILLPRIV_V2).
+
+    Giving the file away does, and so does cutting it unless root does. One that changes nothing
+    comes before a write by somebody who may not leave them. Without that agreement the kernel says
+    in each case what the mode is to be.
+    """
+    if fields.update_uid or fields.update_gid:
+        return True
+    if fields.update_size:
+        return bool(ctx.uid != 0)
+    return not (fields.update_mode or fields.update_atime or fields.update_mtime)
+
+
 def _is_held(handle: Handle) -> bool:
     """Whether its opener, or a process that this has begun, has a file open."""
     return is_open_for_writing(handle.pid, handle.inode.ino, handle.inode.name)
@@ -251,6 +265,7 @@ class Operations(pyfuse3.Operations):
             gid=attr.st_gid if fields.update_gid else None,
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            drops_set_ids=_drops_set_ids(fields, ctx),
         )
         if self._tree.changer.change(node, change):
             self._tree.later.attributes(node)

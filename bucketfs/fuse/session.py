@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import gc
 import logging
@@ -17,8 +16,8 @@ import trio
 
 from bucketfs.cache.cache import DiskCache, Pool
 from bucketfs.cache.places import cache_root, name_of
-from bucketfs.errors import MountRefused
 from bucketfs.file.context import FileContext
+from bucketfs.fuse import agreement, descriptor, device, read_only
 from bucketfs.fuse import kernel_cache as again
 from bucketfs.fuse.encode import Encoder, View
 from bucketfs.fuse.host import Host, OneTree, Service
@@ -44,9 +43,6 @@ MAX_TASKS = 256
 #: Read-ahead of the kernel in KiB: requests of 1 MiB instead of 128 KiB, five times as fast over
 #: a network of 20 ms.
 READ_AHEAD_KB = 1024
-#: Background (read-ahead) requests the kernel may have open at once; its default is 12.
-MAX_BACKGROUND = 64
-
 
 #: Objects made before a garbage collection. Python's 700 is reached a dozen times by each page of a
 #: listing, whose objects all stay: with this, listing 100,000 entries takes a fifth less CPU.
@@ -181,13 +177,16 @@ async def until_unmounted(
     drain: Callable[[trio.Event, Callable[[Remaining], None]], Awaitable[LeftBehind]],
 ) -> None:
     """Mount, serve until the mount is to end, drain, and free the mount point."""
-    _mount(operations, options)
+    served = read_only.refusing(operations) if _refuses(options) else operations
+    session = await device.begin(
+        served, options.mountpoint, _settings(options), plain=options.plain_fuse
+    )
     gc.freeze()  # what the imports made is never garbage
     gc.set_threshold(*GC_THRESHOLDS)
     try:
         try:
             async with trio.open_nursery() as serving:
-                serving.start_soon(_announce, options.mountpoint, host)
+                serving.start_soon(_announce, session, host)
                 stop.ready()
                 await pyfuse3.main(max_tasks=MAX_TASKS)
                 serving.cancel_scope.cancel()
@@ -195,7 +194,7 @@ async def until_unmounted(
             stop.over()
             left = await drain(host.hurry, host.drains)
     finally:
-        pyfuse3.close(unmount=True)
+        session.close()
     await host.drained(left)
 
 
@@ -287,7 +286,13 @@ def open_cache(
     )
 
 
-def _mount(operations: pyfuse3.Operations, options: Options) -> None:
+def _refuses(options: Options) -> bool:
+    """Whether writes are refused here: whoever mounted may not have told the kernel to."""
+    return options.read_only and descriptor.handed_over(options.mountpoint) is not None
+
+
+def _settings(options: Options) -> set[str]:
+    """Options of the mount in libfuse's words."""
     settings = {
         "default_permissions",
         "subtype=bucketfs",
@@ -299,28 +304,28 @@ def _mount(operations: pyfuse3.Operations, options: Options) -> None:
         settings.add("ro")
     if options.allow_other:
         settings.add("allow_other")
-    try:
-        pyfuse3.init(operations, options.mountpoint, settings)
-    except RuntimeError as error:
-        # libfuse has printed the reason to standard error
-        raise MountRefused(errno.EIO, f"cannot mount at {options.mountpoint}: {error}") from error
+    return settings
 
 
-async def _announce(mountpoint: str, host: Host) -> None:
+async def _announce(session: device.Session, host: Host) -> None:
     """Tell that the mount stands as soon as the kernel gets an answer through it."""
-    status = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
-    _tune(status.st_dev)
-    host.stands(status.st_dev)
+    number = await session.device()
+    if number:
+        _tune(number, agreed=session.agreed)
+    host.stands(number)
 
 
-def _tune(device: int) -> None:
+def _tune(device: int, *, agreed: bool) -> None:
     """Raise the kernel's limits for this mount, as far as we may (the first needs root)."""
     number = os.minor(device)
-    for path, value in (
-        (f"/sys/class/bdi/{os.major(device)}:{number}/read_ahead_kb", READ_AHEAD_KB),
-        (f"/sys/fs/fuse/connections/{number}/max_background", MAX_BACKGROUND),
-        (f"/sys/fs/fuse/connections/{number}/congestion_threshold", MAX_BACKGROUND * 3 // 4),
-    ):
+    limits = [(f"/sys/class/bdi/{os.major(device)}:{number}/read_ahead_kb", READ_AHEAD_KB)]
+    if not agreed:
+        connection = f"/sys/fs/fuse/connections/{number}"
+        limits += [
+            (f"{connection}/max_background", agreement.MAX_BACKGROUND),
+            (f"{connection}/congestion_threshold", agreement.CONGESTION),
+        ]
+    for path, value in limits:
         try:
             Path(path).write_text(str(value))
         except OSError as error:

@@ -53,6 +53,8 @@ class Mount:
         log: What the daemon wrote to its standard error, across remounts.
         expected: Patterns of alarming log lines that are this test's purpose.
         source: What is mounted in place of the bucket.
+        handed: Descriptor of /dev/fuse that `mounted_for_others` has mounted there; the daemon gets
+            it in place of the mountpoint.
     """
 
     bucket: Witness
@@ -62,6 +64,7 @@ class Mount:
     scratch: Path
     expected: list[str] = field(default_factory=list)
     source: str = ""
+    handed: int | None = None
     _process: subprocess.Popen[bytes] | None = None
     _checked: int = 0
 
@@ -94,7 +97,8 @@ class Mount:
             f"use_cache={self.scratch / 'cache'}",
         )
         options = ",".join((*fixed, *self.options))
-        return [sys.executable, "-m", "bucketfs", source, str(self.path), "-f", "-o", options]
+        where = str(self.path) if self.handed is None else f"/dev/fd/{self.handed}"
+        return [sys.executable, "-m", "bucketfs", source, where, "-f", "-o", options]
 
     def start(self) -> None:
         """Mount and wait until the kernel is answered."""
@@ -109,7 +113,12 @@ class Mount:
             environ |= {"NOTIFY_SOCKET": str(notify), "PYTHONWARNINGS": "default"}
             with self.log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    self.command(), cwd=REPOSITORY, env=environ, stdout=log, stderr=log
+                    self.command(),
+                    cwd=REPOSITORY,
+                    env=environ,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[] if self.handed is None else [self.handed],
                 )
             self._wait_ready(ready)
 
@@ -194,6 +203,20 @@ class Mount:
             self._process.wait(10)
         if os.path.ismount(self.path) or _stale(self.path):
             subprocess.run(["umount", "-l", str(self.path)], check=False, capture_output=True)
+
+
+def mounted_for_others(path: Path, options: str = "default_permissions") -> int:
+    """The descriptor of a new mount that nobody serves yet."""
+    path.mkdir(exist_ok=True)
+    ours, its = socket.socketpair()
+    with ours, its:
+        subprocess.run(
+            ["fusermount3", "-o", f"{options},subtype=bucketfs", "--", str(path)],
+            env={**os.environ, "_FUSE_COMMFD": str(its.fileno())},
+            pass_fds=[its.fileno()],
+            check=True,
+        )
+        return socket.recv_fds(ours, 1, 1)[1][0]
 
 
 def passwd_lines(endpoint: Endpoint) -> str:

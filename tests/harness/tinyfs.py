@@ -26,6 +26,7 @@ from typing import Any
 import pyfuse3
 import trio
 
+from bucketfs.fuse import device
 from tests.harness.waiting import until
 from tests.harness.watchdog import scratch_base
 
@@ -51,6 +52,7 @@ class Knobs:
         modes: Mode bits by file name.
         flush_errno: What flush answers if not 0.
         raise_on: Name of a file whose open raises an ordinary exception.
+        agreed: The mount begins as bucketfs's do (`fuse.device`); False: as pyfuse3's.
     """
 
     attr_timeout: float = 60.0
@@ -68,6 +70,7 @@ class Knobs:
     modes: dict[str, int] = field(default_factory=dict)
     flush_errno: int = 0
     raise_on: str = ""
+    agreed: bool = True
 
 
 @dataclass
@@ -158,6 +161,8 @@ class TinyFs(pyfuse3.Operations):
         node = self._nodes[inode]
         if fields.update_mode:
             node.mode = attr.st_mode
+        if not changed:
+            node.mode &= ~(stat.S_ISUID | stat.S_ISGID)
         if fields.update_uid:
             node.uid = attr.st_uid
         if fields.update_gid:
@@ -328,11 +333,16 @@ def main(mountpoint: str, record: str, setup: str) -> None:
     knobs = Knobs(**{name: tuple(v) if isinstance(v, list) else v for name, v in raw.items()})
     out = os.open(record, os.O_WRONLY | os.O_APPEND)
     options = set(pyfuse3.default_options) | {"fsname=tinyfs", *knobs.options}
-    pyfuse3.init(TinyFs(knobs, out), mountpoint, options)
+    trio.run(serve, TinyFs(knobs, out), mountpoint, options, not knobs.agreed)
+
+
+async def serve(operations: TinyFs, mountpoint: str, options: set[str], plain: bool) -> None:
+    session = await device.begin(operations, mountpoint, options, plain=plain)
+    assert session.agreed is not plain
     try:
-        trio.run(pyfuse3.main)
+        await pyfuse3.main()
     finally:
-        pyfuse3.close(unmount=True)
+        session.close()
 
 
 if __name__ == "__main__":

@@ -148,8 +148,8 @@ def setattrs(fs: Tiny) -> list[Any]:
     return [(r["fields"], r["fh"]) for r in fs.requests() if r["op"] == "setattr"]
 
 
-def test_set_ids_are_cleared_by_the_kernel_before_a_write() -> None:
-    with tiny(files=("a",), modes={"a": 0o6777}, **OTHERS) as fs:
+def test_set_ids_are_cleared_by_the_kernel_before_a_write_in_a_plain_mount() -> None:
+    with tiny(files=("a",), modes={"a": 0o6777}, agreed=False, **OTHERS) as fs:
         path = fs.mountpoint / "a"
 
         def write() -> None:
@@ -162,6 +162,33 @@ def test_set_ids_are_cleared_by_the_kernel_before_a_write() -> None:
         changes = [r for r in requests if r["op"] in ("setattr", "write")]
         assert [r["op"] for r in changes] == ["setattr", "write"]
         assert (changes[0]["fields"], changes[0]["mode"]) == (["mode"], 0o777)
+
+
+def test_a_setattr_of_nothing_takes_set_ids_before_a_write() -> None:
+    """It comes with HANDLE_KILLPRIV_V2 from who may not leave them."""
+    with tiny(files=("a",), modes={"a": 0o6777}, **OTHERS) as fs:
+        path = fs.mountpoint / "a"
+
+        def write() -> None:
+            os.write(os.open(path, os.O_WRONLY), b"x")
+
+        os.stat(path)
+        fs.requests()
+        as_user(write)
+        requests = fs.requests()
+        changes = [r for r in requests if r["op"] in ("setattr", "write")]
+        assert [r["op"] for r in changes] == ["setattr", "write"]
+        assert changes[0]["fields"] == []
+        assert os.stat(path).st_mode & 0o7777 == 0o777
+
+
+@pytest.mark.needs_root("gives files away")
+def test_cutting_and_giving_away_name_no_mode() -> None:
+    with tiny(files=("a",), modes={"a": 0o6777}, **OTHERS) as fs:
+        path = fs.mountpoint / "a"
+        as_user(lambda: os.truncate(path, 1))
+        os.chown(path, 7, 7)
+        assert setattrs(fs) == [(["size"], False), (["uid", "gid"], False)]
 
 
 def test_set_ids_survive_open_with_truncation() -> None:
@@ -242,13 +269,14 @@ def test_mapped_pages_are_written_before_the_last_flush() -> None:
         assert fs.ops("write", "release") == ["write", "release"]
 
 
-def test_getxattr_is_asked_at_each_write_unless_unknown() -> None:
-    for supported, asked in ((True, 3), (False, 1)):
-        with tiny(files=("a",), xattr=supported) as fs:
-            with open(fs.mountpoint / "a", "wb", 0) as file:
-                fs.requests()
+def test_getxattr_is_asked_at_writes() -> None:
+    for supported, agreed, asked in ((True, False, 3), (True, True, 1), (False, True, 0)):
+        with tiny(files=("a",), xattr=supported, agreed=agreed) as fs:
+            os.truncate(fs.mountpoint / "a", 1)
+            fs.requests()
+            with open(fs.mountpoint / "a", "r+b", 0) as file:
                 file.writelines([b"x"] * 3)
-            assert len(fs.ops("getxattr")) <= asked
+            assert len(fs.ops("getxattr")) == asked
 
 
 def test_references_are_counted_by_entries_and_lookups() -> None:
@@ -267,11 +295,40 @@ def test_references_are_counted_by_entries_and_lookups() -> None:
         assert sum(r["count"] for r in requests if r["op"] == "forget") == given
 
 
-def test_lookups_in_one_directory_come_one_after_the_other() -> None:
-    with tiny(delay=0.05) as fs, ThreadPoolExecutor(4) as pool:
+@pytest.mark.parametrize(("agreed", "together"), [(True, 4), (False, 1)])
+def test_lookups_in_one_directory(agreed: bool, together: int) -> None:
+    with tiny(delay=0.2, agreed=agreed) as fs, ThreadPoolExecutor(4) as pool:
         assert all(pool.map(lambda n: missing(fs.mountpoint / n), "abcd"))
         assert len(named(fs, "lookup")) == 4
-        assert fs.overlapping() == 1
+        assert fs.overlapping() == together
+
+
+def test_one_name_is_looked_up_once_by_all_who_want_it() -> None:
+    with tiny(delay=0.2, negative=60.0) as fs, ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda _: missing(fs.mountpoint / "a"), range(4)))
+        assert named(fs, "lookup") == ["lookup a"]
+
+
+def test_a_file_is_made_when_no_lookup_in_its_directory_is_under_way() -> None:
+    with tiny(delay=0.2) as fs, ThreadPoolExecutor(2) as pool:
+        looking = pool.submit(missing, fs.mountpoint / "a")
+        until(lambda: '"lookup", "name": "a"' in fs._record.read_text(), "LOOKUP")
+        os.close(os.open(fs.mountpoint / "b", os.O_CREAT | os.O_WRONLY))
+        assert looking.result()
+        assert fs.ops("looked", "create")[-2:] == ["looked", "create"]
+
+
+@pytest.mark.needs_root("mounts fusectl")
+def test_background_limits_without_sysfs(tmp_path: Path) -> None:
+    subprocess.check_call(["mount", "-t", "fusectl", "fusectl", tmp_path])
+    try:
+        for agreed, limits in ((True, ["64", "48"]), (False, ["12", "9"])):
+            with tiny(agreed=agreed) as fs:
+                connection = tmp_path / str(os.minor(os.stat(fs.mountpoint).st_dev))
+                files = (connection / name for name in ("max_background", "congestion_threshold"))
+                assert [file.read_text().strip() for file in files] == limits
+    finally:
+        subprocess.check_call(["umount", tmp_path])
 
 
 def test_an_ordinary_exception_ends_the_mount() -> None:

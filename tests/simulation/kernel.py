@@ -1,8 +1,9 @@
 """What the kernel does between a program and the FUSE handlers: paths, locks, names it remembers.
 
-As Linux has it: a lookup and a change of a directory hold its lock, a write and a truncation that
-of the file; a removal also that of what is removed; a name is looked up again when its time is over
-or ESTALE is answered. A close flushes, and its release is waited for by nobody.
+As Linux has it: a change of a directory holds its lock, lookups of different names in it share it,
+a write and a truncation hold that of the file; a removal also that of what is removed; a name is
+looked up again when its time is over or ESTALE is answered. A close flushes, and its release is
+waited for by nobody.
 """
 
 from __future__ import annotations
@@ -49,6 +50,44 @@ class File:
     content: Content
 
 
+class InodeLock:
+    """Held by one who changes an inode, or shared by those who look names up in it.
+
+    Who changes it waits for those who look, and keeps others from beginning to.
+    """
+
+    def __init__(self) -> None:
+        self._turn = trio.Lock()
+        self._lookers = 0
+        self._nobody_looks = trio.Event()
+
+    async def __aenter__(self) -> None:
+        await self._turn.acquire()
+        try:
+            if self._lookers:
+                await self._nobody_looks.wait()
+        except BaseException:
+            self._turn.release()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turn.release()
+
+    @asynccontextmanager
+    async def shared(self) -> AsyncIterator[None]:
+        """Look a name up in the block."""
+        async with self._turn:
+            if not self._lookers:
+                self._nobody_looks = trio.Event()
+            self._lookers += 1
+        try:
+            yield
+        finally:
+            self._lookers -= 1
+            if not self._lookers:
+                self._nobody_looks.set()
+
+
 class Kernel:
     """Asks the handlers of one mount for programs.
 
@@ -60,7 +99,9 @@ class Kernel:
         self._operations = handlers
         self._nursery = nursery
         self._dice = dice
-        self._locks: dict[int, trio.Lock] = defaultdict(trio.Lock)
+        self._locks: dict[int, InodeLock] = defaultdict(InodeLock)
+        #: By directory and name: held by who looks it up.
+        self._looking: dict[tuple[int, str], trio.Lock] = defaultdict(trio.Lock)
         #: By directory and name: the inode's number (0: none) and until when that is believed.
         self._names: dict[tuple[int, str], tuple[int, float]] = {}
         self._lookups: Counter[int] = Counter()
@@ -372,14 +413,14 @@ class Kernel:
                 self._leave(ino)
 
     async def _find(self, parent: int, name: str) -> int:
-        async with self._locks[parent]:
+        async with self._locks[parent].shared(), self._looking[parent, name]:
             ino = await self._look_up(parent, name)
         if not ino:
             raise OSError(errno.ENOENT, name)
         return ino
 
     async def _look_up(self, parent: int, name: str) -> int:
-        """The number of a name, 0 for none; who asks has the directory's lock."""
+        """The number of a name, 0 for none; who asks has the directory's lock, or the name's."""
         ino, until = self._names.get((parent, name), (0, -1.0))
         if trio.current_time() < until:
             return ino

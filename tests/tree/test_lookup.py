@@ -14,6 +14,7 @@ from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.core.state import Nobody
+from bucketfs.tree.lookup.lister import LOOKUP_PAGES
 from tests.tree.builder import CONFIG, TTL, Bucket, planted, said
 
 pytestmark = pytest.mark.mock_clock
@@ -79,6 +80,25 @@ async def test_a_directory_too_large_to_list_is_not_listed_at_each_lookup(
             await mount.find(f"d/{number:02}")
         lists = bucket.requested()["ListObjectsV2"]
         assert lists <= 30 + 10, f"{lists} LISTs for 30 lookups"
+
+
+async def test_lookups_at_once_in_a_directory_too_large_to_list_give_up_together(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.page = 10
+    for number in range(100):
+        bucket.poke(f"d/{number:02}", b"x")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.find("d")
+        bucket.requested()
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for number in range(16):
+                nursery.start_soon(mount.find, f"d/{number:02}")
+        lists = bucket.requested()["ListObjectsV2"]
+        assert lists == 16 + LOOKUP_PAGES
+        taken = trio.current_time() - began
+        assert taken == pytest.approx((LOOKUP_PAGES + 1) * bucket.latency)
 
 
 @pytest.mark.parametrize(("ttl", "open_ttl"), [(60.0, 4.0), (4.0, 60.0)])

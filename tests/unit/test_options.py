@@ -198,6 +198,7 @@ class TestValues:
             ("use_path_request_style", "use_path_request_style", True),
             ("use_path_request_style=0", "use_path_request_style", False),
             ("public_bucket=1", "public_bucket", True),
+            ("plain_fuse", "plain_fuse", True),
             ("use_xattr=0", "use_xattr", False),
             ("use_xattr", "use_xattr", True),
             ("follow", "follow", True),

@@ -22,6 +22,7 @@ from bucketfs.credentials import (
     StaticKeys,
     resolve,
 )
+from bucketfs.fuse import descriptor
 from bucketfs.options import Options
 
 log = logging.getLogger("bucketfs.mount")
@@ -51,7 +52,8 @@ def run(argv: Sequence[str]) -> int:
 def mount(options: Options) -> int:
     """Check, mount and serve; in the background unless ``-f``. Raises Failure."""
     options = bucket.with_endpoint(with_absolute_paths(_with_rights(options)), os.environ)
-    inherited = daemon.inherited_descriptors()
+    handed = descriptor.handed_over(options.mountpoint)
+    inherited = [fd for fd in daemon.inherited_descriptors() if fd != handed]
     try:
         logs.setup(options)
     except OSError as error:

@@ -15,6 +15,7 @@ import sys
 from bucketfs.cli import mounts
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.process import unmounting
+from bucketfs.fuse import descriptor
 from bucketfs.options import Options
 
 log = logging.getLogger("bucketfs.checks")
@@ -27,6 +28,15 @@ _DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 
 
 def mountpoint(options: Options) -> None:
+    """The mount point can be used; for /dev/fd/N: such a descriptor is open, and mounted."""
+    handed = descriptor.handed_over(options.mountpoint)
+    if handed is None:
+        _directory(options)
+    elif reason := descriptor.unusable(handed):
+        raise Failure(ExitCode.MOUNTPOINT, reason)
+
+
+def _directory(options: Options) -> None:
     """The mount point exists, is a directory, and nothing of FUSE is mounted there already.
 
     A bucket mounted there whose daemon has died is taken away first.
@@ -109,7 +119,9 @@ def _mention_contents(options: Options) -> None:
 
 
 def fuse(options: Options) -> None:
-    """This user can open /dev/fuse and, without root, has fusermount3."""
+    """This user can open /dev/fuse and, without root, has fusermount3; none of it for /dev/fd/N."""
+    if descriptor.handed_over(options.mountpoint) is not None:
+        return
     if not os.path.exists(FUSE_DEVICE):
         raise Failure(
             ExitCode.FUSE,

@@ -126,6 +126,17 @@ class Defaults:
 
 
 @functools.lru_cache(4096)
+def without_set_ids(mode: int) -> int:
+    """A mode after somebody wrote the file or gave it away; a directory's stays.
+
+    As chmod(2) and Linux have it, a setgid bit without the right to execute means something else.
+    """
+    if stat.S_ISDIR(mode):
+        return mode
+    kept = mode & ~stat.S_ISUID
+    return kept & ~stat.S_ISGID if mode & stat.S_IXGRP else kept
+
+
 def plain(modified: int, directory: bool, defaults: Defaults) -> Posix:
     """Attributes of an object (or prefix) that carries none; one `Posix` for all that are alike."""
     return decode(None, size=0, modified=modified, directory=directory, defaults=defaults)

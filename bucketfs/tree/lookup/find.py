@@ -75,6 +75,7 @@ class Finder:
         self._on_misses = on_misses
         self._surveys = Surveys(state)
         self._looking: dict[tuple[Directory, str], Shared] = {}
+        self._listing: dict[Directory, Shared] = {}
 
     async def find(self, parent: Directory, name: str, *, asker: int = 0) -> Inode:
         """The inode of a name, attributes known.
@@ -148,9 +149,20 @@ class Finder:
         return await self._ask(parent, name, key)
 
     async def _list(self, parent: Directory) -> bool:
-        """Whether the directory is listed now; not if it is large, or may not be."""
+        """Whether the directory is listed now; not if it is large, or may not be.
+
+        One listing for all who look up names in it meanwhile, also if it is given up.
+        """
         try:
-            return await self._on_misses(parent)
+            if (listing := self._listing.get(parent)) is not None:
+                await listing.answered()
+                return self._state.freshness.is_current(parent)
+            shared = self._listing[parent] = Shared()
+            try:
+                with shared.asked():
+                    return await self._on_misses(parent)
+            finally:
+                del self._listing[parent]
         except StoreError as error:
             if not is_denied(error):
                 raise

@@ -11,20 +11,25 @@ from bucketfs.errors import FsError
 from bucketfs.store.base import Headers
 from bucketfs.tree.core import acl
 from bucketfs.tree.core.inode import Directory, Inode
-from bucketfs.tree.core.posix import Posix
+from bucketfs.tree.core.posix import Posix, without_set_ids
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.saving.promises import Promises
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A setattr: what is None stays. `size` is not part of it, it belongs to the content."""
+    """A setattr: what is None stays. `size` is not part of it, it belongs to the content.
+
+    Attributes:
+        drops_set_ids: A file whose mode is not named loses its set-id bits.
+    """
 
     mode: int | None = None
     uid: int | None = None
     gid: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    drops_set_ids: bool = False
 
 
 class Changer:
@@ -53,6 +58,8 @@ class Changer:
         if change.mode is not None:
             wanted["mode"] = stat.S_IFMT(posix.mode) | stat.S_IMODE(change.mode)
             wanted["xattrs"] = acl.after_chmod(posix.xattrs, change.mode)
+        elif change.drops_set_ids and (mode := without_set_ids(posix.mode)) != posix.mode:
+            wanted["mode"] = mode
         if change.mtime_ns is not None and isinstance(inode, Directory):
             inode.touched_ns = 0
         for name in ("uid", "gid", "atime_ns", "mtime_ns"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from dataclasses import replace
 
 from bucketfs import clock
@@ -18,6 +17,7 @@ from bucketfs.file.content import Content
 from bucketfs.file.context import Version
 from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
+from bucketfs.tree.core.posix import without_set_ids
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.prefetch.prefetcher import FILE_MAX, Prefetcher
@@ -220,11 +220,8 @@ class Opener:
             content.overlay.opened_empty()
             self._state.ensure_open_state(inode).take(content)
         posix = inode.posix
-        if posix is not None and uid != 0 and posix.mode & (stat.S_ISUID | stat.S_ISGID):
+        if posix is not None and uid != 0 and (kept := without_set_ids(posix.mode)) != posix.mode:
             # the kernel leaves this to us for O_TRUNC, as only we know when it happens
-            kept = posix.mode & ~stat.S_ISUID
-            if posix.mode & stat.S_IXGRP:
-                kept &= ~stat.S_ISGID
             self._changer.replace(inode, posix.changed(posix.ctime_ns, mode=kept))
         self._changer.touch_content(inode)
         self._state.note_change(inode)

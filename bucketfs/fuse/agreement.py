@@ -1,0 +1,85 @@
+"""What the kernel and libfuse agree on when a mount begins, and what bucketfs adds to it.
+
+The kernel's first request, INIT, offers abilities; the answer takes some of them and sets limits.
+pyfuse3 leaves the answer to libfuse, which takes less than it could. Pure: bytes in, bytes out.
+
+Source of the formats: include/uapi/linux/fuse.h (struct fuse_in_header, fuse_init_in,
+fuse_out_header, fuse_init_out), which only ever grows at the end; read at version 7.45. Numbers are
+in the machine's byte order.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import Final
+
+#: FUSE_INIT, among `enum fuse_opcode`.
+_INIT: Final = 26
+#: length, opcode, unique; the numbers of who asks follow and are 0 here.
+_IN_HEADER: Final = struct.Struct("=IIQ")
+_IN_HEADER_SIZE: Final = 40
+#: major, minor, max_readahead, flags.
+_INIT_IN: Final = struct.Struct("=IIII")
+#: length, error, unique.
+_OUT_HEADER: Final = struct.Struct("=IiQ")
+#: major, minor, max_readahead, flags, max_background, congestion_threshold.
+_INIT_OUT: Final = struct.Struct("=IIIIHH")
+#: The version of the protocol that reads the limits (process_init_limits in fs/fuse/inode.c).
+_MAJOR, _MINOR_WITH_LIMITS = 7, 13
+
+#: Lookups and listings of one directory come side by side. Without it each waits for the one
+#: before, at 20 ms of network that is 50 names a second. libfuse takes it from 3.17 on.
+PARALLEL_DIROPS: Final = 1 << 18
+#: Who writes or cuts a file, or gives it away, takes its set-id bits in the same request, and
+#: the kernel remembers that a file has no capabilities: it asks for `security.capability` before
+#: the first write after an open, not before each.
+HANDLE_KILLPRIV_V2: Final = 1 << 28
+WANTED: Final = PARALLEL_DIROPS | HANDLE_KILLPRIV_V2
+
+#: Background requests (read-ahead) that the kernel may have open at once; by itself 12.
+MAX_BACKGROUND: Final = 64
+#: From so many on, it counts the mount as busy and reads ahead less.
+CONGESTION: Final = MAX_BACKGROUND * 3 // 4
+
+
+def is_init(request: bytes) -> bool:
+    """Whether these bytes are the request that begins a mount."""
+    if len(request) < _IN_HEADER_SIZE + _INIT_IN.size:
+        return False
+    length, opcode, _ = _IN_HEADER.unpack_from(request)
+    return bool(length == len(request) and opcode == _INIT)
+
+
+def refusal(request: bytes) -> bytes:
+    """The answer EIO to a request; b"" to what is none."""
+    if len(request) < _IN_HEADER_SIZE:
+        return b""
+    _, _, unique = _IN_HEADER.unpack_from(request)
+    return _OUT_HEADER.pack(_OUT_HEADER.size, -errno.EIO, unique)
+
+
+def amended(request: bytes, answer: bytes) -> bytes:
+    """The answer to INIT as libfuse gives it, with what bucketfs wants and the kernel offers.
+
+    An answer that is an error, or of a version of the protocol that has no room for the limits,
+    stays as it is.
+
+    Args:
+        request: INIT (see `is_init`).
+        answer: With its header.
+    """
+    if len(answer) < _OUT_HEADER.size + _INIT_OUT.size:
+        return answer
+    _, error, _ = _OUT_HEADER.unpack_from(answer)
+    major, minor, readahead, taken, _, _ = _INIT_OUT.unpack_from(answer, _OUT_HEADER.size)
+    if error or major != _MAJOR or minor < _MINOR_WITH_LIMITS:
+        return answer
+    _, _, _, offered = _INIT_IN.unpack_from(request, _IN_HEADER_SIZE)
+    changed = bytearray(answer)
+    _INIT_OUT.pack_into(
+        changed,
+        _OUT_HEADER.size,
+        *(major, minor, readahead, taken | (offered & WANTED), MAX_BACKGROUND, CONGESTION),
+    )
+    return bytes(changed)

@@ -1,0 +1,266 @@
+"""The mount's descriptor of /dev/fuse: who opens it, what is said first, and how it is given up.
+
+libfuse can be handed a mount that stands already, as the mount point /dev/fd/N. So bucketfs lets
+fusermount3 mount, as libfuse does, and keeps the descriptor for the kernel's first request, INIT.
+libfuse gets to see that on a socket and answers there; its answer goes to the kernel with what
+`agreement` adds. Then the descriptor takes the socket's number, and from the second request on
+libfuse talks to the kernel alone: no request costs more for it.
+
+The same serves a mount point /dev/fd/N of the command line: a descriptor of /dev/fuse that somebody
+with more rights has mounted and left open for us, as container engines do. Who mounted it has
+chosen its options, and unmounts it.
+
+Where any of that cannot be, libfuse mounts and agrees with the kernel as it does by itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Set as AbstractSet
+
+import pyfuse3
+import trio
+
+from bucketfs.errors import MountRefused
+from bucketfs.fuse import agreement, descriptor
+
+log = logging.getLogger(__name__)
+
+#: Seconds for libfuse's answer to the kernel's first request, which comes at once.
+_PATIENCE = 10.0
+#: Seconds for fusermount3, which only waits if the mount point does.
+_PATIENCE_WITH_HELPER = 60.0
+#: The least that a read of /dev/fuse must have room for is 8 KiB (FUSE_MIN_READ_BUFFER).
+_ROOM = 1 << 16
+#: Flag of umount2(2): the mount goes from the tree now, whoever still uses it.
+_MNT_DETACH = 2
+
+
+class _NotAgreed(Exception):
+    """libfuse has to mount by itself; the text says why."""
+
+
+class Session:
+    """A mount that pyfuse3 is to serve.
+
+    Attributes:
+        agreed: Whether the kernel has heard what bucketfs wants, background limits among it.
+    """
+
+    def __init__(self, mountpoint: str, *, agreed: bool = False, number: int = -1) -> None:
+        """`number`: of libfuse's descriptor if libfuse has not mounted by itself, else -1."""
+        self.agreed = agreed
+        self._mountpoint = mountpoint
+        self._number = number
+
+    async def device(self) -> int:
+        """st_dev of the files in the mount, 0 if unknown; returns when the kernel gets answers."""
+        if descriptor.handed_over(self._mountpoint) is not None:
+            return descriptor.device_of(self._number)
+        status = await trio.to_thread.run_sync(os.stat, self._mountpoint, abandon_on_cancel=True)
+        return status.st_dev
+
+    def close(self) -> None:
+        """Give up the descriptor, and the mount point if it is ours and taken still."""
+        if self._number < 0:
+            pyfuse3.close(unmount=True)
+            return
+        stands = not descriptor.is_over(self._number)
+        # before the mount point is touched: from now on nobody waits for an answer of ours
+        pyfuse3.close(unmount=False)
+        if stands and descriptor.handed_over(self._mountpoint) is None:
+            _unmount(self._mountpoint)
+
+
+async def begin(
+    operations: pyfuse3.Operations, mountpoint: str, settings: AbstractSet[str], *, plain: bool
+) -> Session:
+    """Mount, or take over what is mounted.
+
+    Args:
+        operations: The handlers.
+        mountpoint: A directory, or /dev/fd/N.
+        settings: Options of the mount in the words of libfuse, escaped for it.
+        plain: libfuse is to do it alone.
+
+    Raises:
+        MountRefused: The mount point, or the descriptor, cannot be used.
+    """
+    handed = descriptor.handed_over(mountpoint)
+    if handed is not None:
+        if reason := descriptor.unusable(handed):
+            raise MountRefused(errno.EINVAL, reason)
+        os.set_inheritable(handed, False)
+        os.set_blocking(handed, True)
+    if not plain and "auto_unmount" not in settings:
+        try:
+            kernel = handed if handed is not None else _mount(mountpoint, settings)
+            number = await _introduce(operations, kernel, mountpoint, settings)
+            return Session(mountpoint, agreed=True, number=number)
+        except _NotAgreed as error:
+            if handed is not None:
+                raise MountRefused(errno.EIO, f"{mountpoint}: {error}") from error
+            log.info("libfuse mounts by itself: %s", error)
+    _hand_to_libfuse(operations, mountpoint, settings)
+    return Session(mountpoint, number=-1 if handed is None else handed)
+
+
+# ---- mounting ------------------------------------------------------------------------------------
+
+
+def _mount(mountpoint: str, settings: AbstractSet[str]) -> int:
+    """The descriptor of a new mount. Raises _NotAgreed with what stands in the way."""
+    helper = shutil.which("fusermount3")
+    if helper is None:
+        raise _NotAgreed("fusermount3 is missing")
+    # libfuse lets in root beside the owner by asking for all users and refusing the others itself
+    words = {"allow_other" if word == "allow_root" else word for word in settings}
+    ours, its = socket.socketpair()
+    with ours, its:
+        environment = {**os.environ, "_FUSE_COMMFD": str(its.fileno())}
+        try:
+            done = subprocess.run(
+                [helper, "-o", ",".join(sorted(words)), "--", mountpoint],
+                env=environment,
+                pass_fds=[its.fileno()],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_PATIENCE_WITH_HELPER,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise _NotAgreed(str(error)) from error
+        ours.setblocking(False)
+        try:
+            _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+        except BlockingIOError:
+            descriptors = []
+    if not descriptors:
+        raise _NotAgreed(" ".join(done.stderr.decode(errors="replace").split()) or "no descriptor")
+    (kernel,) = descriptors
+    os.set_inheritable(kernel, False)
+    if descriptor.unusable(kernel):
+        os.close(kernel)
+        raise _NotAgreed(f"{helper} has mounted nothing")
+    return kernel
+
+
+def _unmount(mountpoint: str) -> None:
+    """Take a mount out of the tree that nobody serves any more, as libfuse does."""
+    if os.geteuid() == 0 and not _umount2(os.fsencode(mountpoint), _MNT_DETACH):
+        return
+    if helper := shutil.which("fusermount3"):
+        subprocess.run(
+            [helper, "-u", "-q", "-z", "--", mountpoint],
+            stdin=subprocess.DEVNULL,
+            timeout=_PATIENCE_WITH_HELPER,
+            check=False,
+        )
+
+
+def _umount2(path: bytes, flags: int) -> int:
+    """umount2(2), which umount(8) would precede with questions to a mount that answers none."""
+    return int(ctypes.CDLL(None, use_errno=True).umount2(path, flags))
+
+
+def _hand_to_libfuse(
+    operations: pyfuse3.Operations, mountpoint: str, settings: AbstractSet[str]
+) -> None:
+    try:
+        pyfuse3.init(operations, mountpoint, set(settings))
+    except RuntimeError as error:
+        # libfuse has printed the reason to standard error
+        raise MountRefused(errno.EIO, f"cannot mount at {mountpoint}: {error}") from error
+
+
+# ---- the first request ---------------------------------------------------------------------------
+
+
+async def _introduce(
+    operations: pyfuse3.Operations, kernel: int, mountpoint: str, settings: AbstractSet[str]
+) -> int:
+    """Have libfuse serve a mount after the first request; the number that it knows it by.
+
+    `kernel`, the mount's descriptor, gets that number and is closed under its own.
+
+    Raises:
+        _NotAgreed: The first request was not what begins a mount, or libfuse did not answer it. The
+            descriptor is closed, and of ours the mount as well.
+        MountRefused: libfuse does not take the settings.
+    """
+    begun = False
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    number = its.detach()
+    try:
+        with ours:
+            request = _first_request(kernel)
+            _hand_to_libfuse(operations, f"/dev/fd/{number}", settings)
+            begun = True
+            answer = await _answer(ours, request)
+            _tell(kernel, agreement.amended(request, answer))
+        os.dup2(kernel, number, inheritable=False)
+        os.close(kernel)
+    except BaseException:
+        os.close(kernel)
+        if begun:
+            pyfuse3.close(unmount=False)
+        else:
+            os.close(number)
+        if descriptor.handed_over(mountpoint) is None:
+            _unmount(mountpoint)
+        raise
+    return number
+
+
+def _first_request(kernel: int) -> bytes:
+    """INIT, which is there when mount(2) returns. Raises _NotAgreed if something else is."""
+    if not descriptor.is_asked(kernel):
+        raise _NotAgreed("the kernel asks nothing: somebody has begun to serve it already")
+    try:
+        request = os.read(kernel, _ROOM)
+    except OSError as error:
+        raise _NotAgreed(f"the kernel ended the mount: {error.strerror}") from error
+    if not agreement.is_init(request):
+        _refuse(kernel, request)
+        raise _NotAgreed("somebody has begun to serve it already")
+    return request
+
+
+def _refuse(kernel: int, request: bytes) -> None:
+    """Nobody is to wait for an answer to a request that was taken from who serves the mount."""
+    if answer := agreement.refusal(request):
+        os.write(kernel, answer)
+
+
+def _tell(kernel: int, answer: bytes) -> None:
+    try:
+        os.write(kernel, answer)
+    except OSError as error:
+        raise _NotAgreed(f"the kernel does not take the answer: {error.strerror}") from error
+
+
+async def _answer(ours: socket.socket, request: bytes) -> bytes:
+    """What libfuse answers to INIT. Raises _NotAgreed if it does not."""
+    ours.setblocking(False)
+    ours.send(request)
+    async with trio.open_nursery() as nursery:
+
+        async def serve() -> None:
+            await pyfuse3.main(max_tasks=1)
+            nursery.cancel_scope.cancel()  # libfuse gave up; it has printed why
+
+        nursery.start_soon(serve)
+        with trio.move_on_after(_PATIENCE):
+            await trio.lowlevel.wait_readable(ours)
+        # libfuse waits for the next request now, which it is to read from the kernel
+        nursery.cancel_scope.cancel()
+    try:
+        return ours.recv(_ROOM)
+    except BlockingIOError:
+        raise _NotAgreed("libfuse did not answer the kernel") from None
