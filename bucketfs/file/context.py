@@ -9,6 +9,7 @@ from http import HTTPStatus
 from bucketfs.cache.cache import PageCache
 from bucketfs.errors import FsError, StoreError
 from bucketfs.file.readers import Readers
+from bucketfs.file.rent import Link
 from bucketfs.store.base import Store
 from bucketfs.tasks import Background
 
@@ -26,6 +27,7 @@ class FileContext:
         held: Files get to the bucket at the end of the mount only, or at a flush: no part of one
             leaves early that the disk can hold until then.
         readers: Who reads ahead.
+        link: How fast many bytes come.
     """
 
     store: Store
@@ -35,6 +37,7 @@ class FileContext:
     parallel: int
     held: bool = False
     readers: Readers = field(default_factory=Readers)
+    link: Link = field(default_factory=Link)
 
     @property
     def largest(self) -> int:
