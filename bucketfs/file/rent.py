@@ -20,7 +20,7 @@ A_READ: Final = 8 << 20
 #: The largest rest of a file that is fetched for random reads.
 MOST: Final = 2 << 30
 #: One request; four times as long as a round trip of 20 ms at 80 MB/s a connection.
-PIECE: Final = 4 << 20
+REST_PIECE: Final = 4 << 20
 #: Requests side by side at first; each that keeps what was expected makes room for one more.
 FIRST_WIDTH: Final = 4
 #: Bytes a second of all connections together, before that was seen.

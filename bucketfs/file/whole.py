@@ -17,7 +17,7 @@ from bucketfs import clock
 from bucketfs.cache.extents import Extent
 from bucketfs.errors import FsError, StoreError
 from bucketfs.file.context import FileContext
-from bucketfs.file.rent import FIRST_WIDTH, PIECE, Rent, is_due
+from bucketfs.file.rent import FIRST_WIDTH, REST_PIECE, Rent, is_due
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +117,6 @@ class Whole:
         if not gaps:
             return None
         start = gaps[0][0]
-        stop = max(min(b, start + PIECE) for a, b in gaps if a < start + PIECE)
+        stop = max(min(b, start + REST_PIECE) for a, b in gaps if a < start + REST_PIECE)
         self._position = stop
         return start, stop

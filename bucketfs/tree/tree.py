@@ -15,6 +15,7 @@ from bucketfs.tree.core.inode import ROOT_INO, Directory, Inode
 from bucketfs.tree.core.locks import Locks
 from bucketfs.tree.core.posix import Posix
 from bucketfs.tree.core.state import Nobody, TreeConfig, TreeState, Watcher
+from bucketfs.tree.lookup.ask import Guess
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.lookup.find import Finder
 from bucketfs.tree.lookup.forget import Refresher
@@ -67,7 +68,8 @@ class Tree:
             on_directory=lambda directory: self.subtree.looked_at(directory),  # noqa: PLW0108
         )
         self.subtree = Subtree(self.state, self.lister)
-        self.prefetcher = Prefetcher(self.state, self.attributes, self.lister)
+        guess = Guess()
+        self.prefetcher = Prefetcher(self.state, self.attributes, self.lister, guess)
         self.locks = Locks(self.state)
         self.removals = Removals(
             self.state,
@@ -82,7 +84,7 @@ class Tree:
         self.outstanding = Outstanding(self.state, self.saver, self.removals)
         self.drain = Drain(self.state, self.saver, self.removals, leaver, self.outstanding)
         self.changer = Changer(self.state, self.promises)
-        self.finder = Finder(self.state, self.attributes, on_misses=self.subtree.searched)
+        self.finder = Finder(self.state, self.attributes, guess, on_misses=self.subtree.searched)
         self.refresher = Refresher(self.state, self.finder)
         self.markers = Markers(self.state, self.lister, self.attributes, self.locks, self.removals)
         self.entries = Entries(

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from bucketfs.errors import FsError
-from bucketfs.file.rent import FEWEST, PIECE
+from bucketfs.file.rent import FEWEST, REST_PIECE
 from bucketfs.store.base import ObjectInfo, Sink
 from tests.tree.builder import MIB, Bucket, Mount, noise, planted
 
@@ -121,5 +121,5 @@ async def test_no_more_is_asked_of_a_version_that_is_gone(tmp_path: Path) -> Non
             with pytest.raises(FsError) as caught:
                 await mount.pread(handle, SIZE - (number + 1) * MIB, SOME)
             assert caught.value.errno == errno.ESTALE
-        assert 0 < asked == bucket.pieces < SIZE // PIECE
+        assert 0 < asked == bucket.pieces < SIZE // REST_PIECE
         await mount.close(handle)
