@@ -95,12 +95,7 @@ class LocalPages:
         #: Ends of the ranges that readers wait for.
         self._awaited: list[int] = []
         self._renewals = 0
-        self._whole = Whole(
-            context,
-            missing=lambda: overlay.limit - min(overlay.limit, self.pages.valid.total),
-            gaps=lambda start: self.missing(start, overlay.limit),
-            fetch=self._fetch_behind,
-        )
+        self._whole: Whole | None = None
 
     def renew(self, base: Version) -> None:
         """Stand for another version from now on; who waits for bytes gets those of that one."""
@@ -113,6 +108,10 @@ class LocalPages:
     def missing(self, start: int, stop: int) -> list[Extent]:
         """Ranges of ``[start, stop)`` that only the bucket has."""
         return self.pages.valid.missing(start, min(stop, self._overlay.limit))
+
+    def _missing_of_all(self) -> int:
+        """About how many bytes of the file only the bucket has."""
+        return max(0, self._overlay.limit - self.pages.valid.total)
 
     async def prove(self, start: int, stop: int) -> None:
         """Compare the checksums of ``[start, stop)`` if an earlier process left its pages.
@@ -137,6 +136,13 @@ class LocalPages:
 
     async def ensure_random(self, start: int, stop: int, ahead: Extent) -> None:
         """As `ensure`, for a read that continues no other one and has to wait."""
+        if self._whole is None:
+            self._whole = Whole(
+                self._context,
+                missing=self._missing_of_all,
+                gaps=lambda position: self.missing(position, self._overlay.limit),
+                fetch=self._fetch_behind,
+            )
         with self._whole.random_read():
             await self.ensure(start, stop, ahead, overtakes=True)
 
@@ -212,7 +218,8 @@ class LocalPages:
 
     def stop_fetching(self) -> None:
         """Give up every fetch: what is under way is of no use any more."""
-        self._whole.stop()
+        if self._whole is not None:
+            self._whole.stop()
         for flight in self._flights:
             flight.scope.cancel()
 

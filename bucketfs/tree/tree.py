@@ -15,9 +15,9 @@ from bucketfs.tree.core.inode import ROOT_INO, Directory, Inode
 from bucketfs.tree.core.locks import Locks
 from bucketfs.tree.core.posix import Posix
 from bucketfs.tree.core.state import Nobody, TreeConfig, TreeState, Watcher
-from bucketfs.tree.lookup.ask import Guess
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.lookup.find import Finder
+from bucketfs.tree.lookup.first_bytes import Guess
 from bucketfs.tree.lookup.forget import Refresher
 from bucketfs.tree.lookup.lister import Lister
 from bucketfs.tree.namespace.entries import Entries

@@ -14,7 +14,7 @@ from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.core.state import Nobody
-from bucketfs.tree.lookup.ask import UNREAD, WHOLE_FILE
+from bucketfs.tree.lookup.first_bytes import UNREAD, WHOLE_FILE
 from tests.harness.memory import Fault
 from tests.tree.builder import CONFIG, TTL, Bucket, noise, planted, said
 
@@ -54,6 +54,22 @@ async def test_a_program_s_lookup_brings_the_first_bytes(
         assert bucket.requested().get("GetObject", 0) == (size > WHOLE_FILE), (
             "they are kept as any others"
         )
+
+
+async def test_a_listed_large_file_is_read_in_one_round_trip(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    data = noise(4 * WHOLE_FILE)
+    bucket.poke("f", data)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        began = trio.current_time()
+        handle = await mount.open("f")
+        assert await mount.pread(handle, 0, WHOLE_FILE) == data[:WHOLE_FILE]
+        assert trio.current_time() - began == pytest.approx(bucket.latency)
+        assert await mount.pread(handle, WHOLE_FILE, len(data)) == data[WHOLE_FILE:]
+        assert "HeadObject" not in bucket.requested()
+        await mount.close(handle)
 
 
 async def test_a_program_s_lookup_of_what_may_not_be_read(bucket: Bucket, tmp_path: Path) -> None:

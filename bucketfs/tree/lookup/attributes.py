@@ -23,7 +23,7 @@ from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.names import FOLDER_SUFFIX
 from bucketfs.tree.core.posix import NANO, Posix, decode, plain, tagged_as
 from bucketfs.tree.core.state import TreeState
-from bucketfs.tree.lookup.ask import WHOLE_FILE, ask
+from bucketfs.tree.lookup.first_bytes import WHOLE_FILE, look_inside
 
 log = logging.getLogger(__name__)
 
@@ -297,13 +297,14 @@ class Attributes:
     async def _head_or_get(self, inode: Inode, whole: int) -> ObjectInfo:
         """Ask; a file of at most `whole` bytes, or else its beginning, is fetched along with it."""
         key = self.object_key(inode)
-        first = 0
-        if whole and inode.size and not isinstance(inode, Directory):
-            first = inode.size if inode.size <= whole else WHOLE_FILE
-            if self._state.files.cache.holds(key, inode.etag, inode.size, first):
-                first = 0
-        info = await ask(self._state.files, key, first=first)
-        if first and info.etag == inode.etag and info.size != inode.size:
+        if not whole or not inode.size or isinstance(inode, Directory):
+            return await self._store.head(key)
+        first = whole if inode.size <= whole else WHOLE_FILE
+        known = min(first, inode.size)
+        if self._state.files.cache.holds(key, inode.etag, inode.size, known):
+            return await self._store.head(key)
+        info = await look_inside(self._state.files, key, first)
+        if info.etag == inode.etag and info.size != inode.size:
             # one version has one size; a HEAD says which
             return await self._store.head(key)
         return info

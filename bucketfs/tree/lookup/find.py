@@ -4,8 +4,8 @@ A name that is known holds for `ttl` and costs none. That a name is free holds f
 that what others have made shows soon. After that a directory is listed, which answers all further
 names, if it is known to take one page, or if names were looked up in it one after another. In a
 larger one a page of the listing may do (`survey`). Any other lookup is a HEAD of the key, or a GET
-of its first bytes (`ask`), and a LIST of ``key/`` side by side; a directory wins over a file of the
-same name.
+of its `first_bytes`, and a LIST of ``key/`` side by side; a directory wins over a file of the same
+name.
 Where the credentials do not cover one of these (`bucketfs.store.layers.rights`), the other decides.
 """
 
@@ -24,8 +24,8 @@ from bucketfs.tasks import Shared, gather
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
 from bucketfs.tree.core.names import FOLDER_SUFFIX, check_key
 from bucketfs.tree.core.state import TreeState
-from bucketfs.tree.lookup.ask import Guess, ask
 from bucketfs.tree.lookup.attributes import Attributes
+from bucketfs.tree.lookup.first_bytes import Guess, look_inside
 from bucketfs.tree.lookup.lister import FULL_PAGE, LARGE_MISSES, LOOKUP_PAGES, MANY_MISSES
 from bucketfs.tree.lookup.survey import Surveys
 
@@ -224,7 +224,10 @@ class Finder:
 
     async def _head(self, key: str, answers: _Answers, first: int) -> None:
         try:
-            answers.file = await ask(self._state.files, key, first=first)
+            if first:
+                answers.file = await look_inside(self._state.files, key, first)
+            else:
+                answers.file = await self._store.head(key)
         except Unseen as error:
             answers.unseen |= not error.certain
         except NotFound:

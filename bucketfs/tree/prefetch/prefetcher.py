@@ -27,8 +27,8 @@ from bucketfs.file.local_pages import ALONE
 from bucketfs.tasks import gather
 from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.state import TreeState
-from bucketfs.tree.lookup.ask import WHOLE_FILE, Guess
 from bucketfs.tree.lookup.attributes import LINK_MAX, Attributes
+from bucketfs.tree.lookup.first_bytes import WHOLE_FILE, Guess
 from bucketfs.tree.lookup.lister import FULL_PAGE, LOOKUP_PAGES, Lister
 from bucketfs.tree.prefetch.policy import LOOKS, NEAR, ONLY_LOOKING, Habit, Progress
 

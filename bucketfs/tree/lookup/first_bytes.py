@@ -1,4 +1,4 @@
-"""One question about an object: by a HEAD, or by a GET of its first bytes, which costs the same.
+"""A question about an object that brings its first bytes along: a GET, for the price of a HEAD.
 
 Who asks for one file mostly reads it next, and has the bytes then without another round trip.
 """
@@ -49,13 +49,11 @@ class Guess:
         self.unread = 0
 
 
-async def ask(files: FileContext, key: str, *, first: int = 0) -> ObjectInfo:
+async def look_inside(files: FileContext, key: str, first: int) -> ObjectInfo:
     """What a HEAD says of an object; up to `first` bytes of it are in the cache then.
 
     Raises StoreError as `Store.head` does.
     """
-    if not first:
-        return await files.store.head(key)
     data = bytearray()
     try:
         info = await files.store.get(key, data.extend, stop=first)
