@@ -183,10 +183,11 @@ class DiskCache:
         file = self._files.get((key, etag))
         return sum(stop - start for start, stop in file.valid) if file is not None else 0
 
-    def holds(self, key: str, etag: str, size: int) -> bool:
-        """Whether all bytes of a version are here."""
+    def holds(self, key: str, etag: str, size: int, first: int | None = None) -> bool:
+        """Whether all bytes of a version are here, or its `first` ones."""
         file = self._files.get((key, etag))
-        return file is not None and file.size == size and file.valid.covers(0, size)
+        wanted = size if first is None else first
+        return file is not None and file.size == size and file.valid.covers(0, wanted)
 
     def create(self) -> PageFile:
         """An empty page file for bytes that are in no bucket yet, pinned once."""

@@ -179,7 +179,10 @@ class Content:
         if self.overlay.limit:
             ahead = window.ahead(cursor, start, stop, self.size)
             try:
-                await self.local.ensure(start, stop, ahead)
+                if wanted and not cursor.window:
+                    await self.local.ensure_random(start, stop, ahead)
+                else:
+                    await self.local.ensure(start, stop, ahead)
             except FsError as error:
                 if error.errno == errno.ESTALE:
                     raise

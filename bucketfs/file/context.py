@@ -10,6 +10,7 @@ from bucketfs.cache.cache import DiskCache
 from bucketfs.errors import FsError, StoreError
 from bucketfs.file.copy_speed import CopySpeed
 from bucketfs.file.readers import Readers
+from bucketfs.file.rent import Link
 from bucketfs.store.base import Store
 from bucketfs.tasks import Background
 
@@ -28,6 +29,7 @@ class FileContext:
             one leaves early that the disk can hold until then.
         readers: Who reads ahead.
         copy_speed: How fast the store copies.
+        link: How fast many bytes come.
     """
 
     store: Store
@@ -38,6 +40,7 @@ class FileContext:
     held_back: bool = False
     readers: Readers = field(default_factory=Readers)
     copy_speed: CopySpeed = field(default_factory=CopySpeed)
+    link: Link = field(default_factory=Link)
 
     @property
     def largest(self) -> int:

@@ -4,10 +4,11 @@ Pages are fetched when somebody needs them, by ranged GETs of the base version. 
 under pressure, but for those that readers are near, that a task has asked to keep, or that a
 promise counts on.
 
-Invariants: no byte is asked for twice at once; a fetch writes only where no valid byte stands, so
-it never overwrites what a program wrote meanwhile; nothing at or after `Overlay.limit` is fetched;
-what arrives is sealed as it came; all bytes come from the version that was the file's base when
-they were asked for (``If-Match``).
+Invariants: no byte is asked for twice at once, but by a random read that overtakes the fetching of
+the whole file; a fetch writes only where no valid byte stands, so it never overwrites what a
+program wrote meanwhile; nothing at or after `Overlay.limit` is fetched; what arrives is sealed as
+it came; all bytes come from the version that was the file's base when they were asked for
+(``If-Match``).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from bucketfs.file.context import FileContext, Version
 from bucketfs.file.overlay import Overlay
 from bucketfs.file.promise import Promise
 from bucketfs.file.readers import Reader
+from bucketfs.file.whole import Whole
 from bucketfs.tasks import Turns
 
 log = logging.getLogger(__name__)
@@ -46,12 +48,14 @@ class _Flight:
 
     Attributes:
         position: How far its bytes have come.
+        behind: It belongs to the fetching of the whole file, which random reads overtake.
         waiting: How many readers wait for some of them.
     """
 
     start: int
     stop: int
     position: int
+    behind: bool = False
     waiting: int = 0
     error: Exception | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -91,6 +95,7 @@ class LocalPages:
         #: Ends of the ranges that readers wait for.
         self._awaited: list[int] = []
         self._renewals = 0
+        self._whole: Whole | None = None
 
     def renew(self, base: Version) -> None:
         """Stand for another version from now on; who waits for bytes gets those of that one."""
@@ -103,6 +108,10 @@ class LocalPages:
     def missing(self, start: int, stop: int) -> list[Extent]:
         """Ranges of ``[start, stop)`` that only the bucket has."""
         return self.pages.valid.missing(start, min(stop, self._overlay.limit))
+
+    def _missing_of_all(self) -> int:
+        """About how many bytes of the file only the bucket has."""
+        return max(0, self._overlay.limit - self.pages.valid.total)
 
     async def prove(self, start: int, stop: int) -> None:
         """Compare the checksums of ``[start, stop)`` if an earlier process left its pages.
@@ -125,8 +134,28 @@ class LocalPages:
                 a, b - 1, self.pages.path,
             )  # fmt: skip
 
-    async def ensure(self, start: int, stop: int, ahead: Extent | None = None) -> bool:
+    async def ensure_random(self, start: int, stop: int, ahead: Extent) -> None:
+        """As `ensure`, for a read that continues no other one and has to wait."""
+        if self._whole is None:
+            self._whole = Whole(
+                self._context,
+                missing=self._missing_of_all,
+                gaps=lambda position: self.missing(position, self._overlay.limit),
+                fetch=self._fetch_behind,
+            )
+        with self._whole.random_read():
+            await self.ensure(start, stop, ahead, overtakes=True)
+
+    async def ensure(
+        self, start: int, stop: int, ahead: Extent | None = None, *, overtakes: bool = False
+    ) -> bool:
         """Wait until ``[start, stop)`` is here, and set the fetching of `ahead` going.
+
+        Args:
+            start: First byte.
+            stop: One past the last byte.
+            ahead: What else to fetch, the read itself included.
+            overtakes: Do not wait for what is fetched behind.
 
         Returns:
             Whether there was anything to wait for.
@@ -137,15 +166,15 @@ class LocalPages:
         """
         if self.pages.unproven is not None:
             await self.prove(start, stop)
-        self._launch(*(ahead or (start, stop)))
+        self._launch(*(ahead or (start, stop)), overtakes=overtakes)
         waited = False
         mine: list[_Flight] = []
         while wanted := self.missing(start, stop):
             for flight in mine:
                 if flight.error is not None and _touches(flight, wanted):
                     raise flight.error
-            self._launch(start, stop)
-            mine = [f for f in self._under_way() if _touches(f, wanted)]
+            self._launch(start, stop, overtakes=overtakes)
+            mine = [f for f in self._under_way(overtakes) if _touches(f, wanted)]
             waited = True
             with _awaited(mine):
                 await self._arrival(wanted[0][1])
@@ -189,6 +218,8 @@ class LocalPages:
 
     def stop_fetching(self) -> None:
         """Give up every fetch: what is under way is of no use any more."""
+        if self._whole is not None:
+            self._whole.stop()
         for flight in self._flights:
             flight.scope.cancel()
 
@@ -242,24 +273,39 @@ class LocalPages:
         finally:
             self._awaited.remove(position)
 
-    def _launch(self, start: int, stop: int) -> None:
+    def _launch(self, start: int, stop: int, *, overtakes: bool = False) -> None:
         for gap_start, gap_stop in self.missing(start, stop):
-            for a, b in self._not_under_way(gap_start, gap_stop):
+            for a, b in self._not_under_way(gap_start, gap_stop, overtakes=overtakes):
                 for at in range(a, b, window.FETCH):
-                    flight = _Flight(at, min(at + window.FETCH, b), at)
-                    flight.leave_alone()
-                    self._flights.append(flight)
-                    self._context.background.start(
-                        functools.partial(self._fly, flight), "fetch", failed=flight.fail
-                    )
+                    self._begin(_Flight(at, min(at + window.FETCH, b), at))
 
-    def _under_way(self) -> list[_Flight]:
-        """The fetches that were not given up."""
-        return [flight for flight in self._flights if not flight.scope.cancel_called]
+    async def _fetch_behind(self, start: int, stop: int) -> None:
+        """Fetch ``[start, stop)`` by one request, whatever of it is here; raises as `ensure`."""
+        flight = _Flight(start, stop, start, behind=True)
+        self._begin(flight)
+        while flight in self._flights:
+            await self._turns.next()
+        if flight.error is not None:
+            raise flight.error
 
-    def _not_under_way(self, start: int, stop: int) -> list[Extent]:
+    def _begin(self, flight: _Flight) -> None:
+        flight.leave_alone()
+        self._flights.append(flight)
+        self._context.background.start(
+            functools.partial(self._fly, flight), "fetch", failed=flight.fail
+        )
+
+    def _under_way(self, overtakes: bool) -> list[_Flight]:
+        """The fetches that were not given up; for who overtakes, those of reads alone."""
+        return [
+            flight
+            for flight in self._flights
+            if not (flight.scope.cancel_called or (overtakes and flight.behind))
+        ]
+
+    def _not_under_way(self, start: int, stop: int, *, overtakes: bool) -> list[Extent]:
         gaps = [(start, stop)]
-        for flight in self._under_way():
+        for flight in self._under_way(overtakes):
             left: list[Extent] = []
             for a, b in gaps:
                 # what the flight has already delivered may have been dropped again: only its rest

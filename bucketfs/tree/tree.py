@@ -17,6 +17,7 @@ from bucketfs.tree.core.posix import Posix
 from bucketfs.tree.core.state import Nobody, TreeConfig, TreeState, Watcher
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.lookup.find import Finder
+from bucketfs.tree.lookup.first_bytes import Guess
 from bucketfs.tree.lookup.follow import Follower
 from bucketfs.tree.lookup.forget import Refresher
 from bucketfs.tree.lookup.lister import Lister
@@ -68,7 +69,8 @@ class Tree:
             on_directory=lambda directory: self.subtree.looked_at(directory),  # noqa: PLW0108
         )
         self.subtree = Subtree(self.state, self.lister)
-        self.prefetcher = Prefetcher(self.state, self.attributes, self.lister)
+        guess = Guess()
+        self.prefetcher = Prefetcher(self.state, self.attributes, self.lister, guess)
         self.locks = Locks(self.state)
         self.removals = Removals(
             self.state,
@@ -83,7 +85,7 @@ class Tree:
         self.outstanding = Outstanding(self.state, self.saver, self.removals)
         self.drain = Drain(self.state, self.saver, self.removals, leaver, self.outstanding)
         self.changer = Changer(self.state, self.promises)
-        self.finder = Finder(self.state, self.attributes, on_misses=self.subtree.searched)
+        self.finder = Finder(self.state, self.attributes, guess, on_misses=self.subtree.searched)
         self.refresher = Refresher(self.state, self.finder)
         self.follower = Follower(self.state, self.refresher)
         self.markers = Markers(self.state, self.lister, self.attributes, self.locks, self.removals)

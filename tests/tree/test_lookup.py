@@ -14,8 +14,10 @@ from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.core.state import Nobody
+from bucketfs.tree.lookup.first_bytes import UNREAD, WHOLE_FILE
 from bucketfs.tree.lookup.lister import LOOKUP_PAGES
-from tests.tree.builder import CONFIG, TTL, Bucket, planted, said
+from tests.harness.memory import Fault
+from tests.tree.builder import CONFIG, TTL, Bucket, noise, planted, said
 
 pytestmark = pytest.mark.mock_clock
 
@@ -29,6 +31,79 @@ async def test_a_cold_lookup_is_head_beside_list(bucket: Bucket, tmp_path: Path)
         assert bucket.requested() == {"HeadObject": 1, "ListObjectsV2": 1}
         posix = mount.tree.posix(inode)
         assert (posix.mode, posix.uid, inode.size) == (0o100640, 7, 1)
+
+
+@pytest.mark.parametrize("size", [0, 5, WHOLE_FILE, WHOLE_FILE + 5])
+async def test_a_program_s_lookup_brings_the_first_bytes(
+    bucket: Bucket, tmp_path: Path, size: int
+) -> None:
+    data = noise(size)
+    bucket.poke("f", data, said(0o100640, uid="7"))
+    async with planted(bucket, tmp_path) as mount:
+        began = trio.current_time()
+        inode = await mount.tree.finder.find(mount.root, "f", asker=1)
+        posix = mount.tree.posix(inode)
+        assert (posix.mode, posix.uid, inode.size) == (0o100640, 7, size)
+        handle = await mount.open("f")
+        assert await mount.pread(handle, 0, WHOLE_FILE) == data[:WHOLE_FILE]
+        assert trio.current_time() - began == pytest.approx(bucket.latency)
+        assert bucket.requested().get("HeadObject", 0) == 0
+        await mount.close(handle)
+    async with planted(bucket, tmp_path) as mount:
+        bucket.requested()
+        assert await mount.read("f") == data
+        assert bucket.requested().get("GetObject", 0) == (size > WHOLE_FILE), (
+            "they are kept as any others"
+        )
+
+
+async def test_a_listed_large_file_is_read_in_one_round_trip(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    data = noise(4 * WHOLE_FILE)
+    bucket.poke("f", data)
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        began = trio.current_time()
+        handle = await mount.open("f")
+        assert await mount.pread(handle, 0, WHOLE_FILE) == data[:WHOLE_FILE]
+        assert trio.current_time() - began == pytest.approx(bucket.latency)
+        assert await mount.pread(handle, WHOLE_FILE, len(data)) == data[WHOLE_FILE:]
+        assert "HeadObject" not in bucket.requested()
+        await mount.close(handle)
+
+
+async def test_a_program_s_lookup_of_what_may_not_be_read(bucket: Bucket, tmp_path: Path) -> None:
+    """Attributes may be seen without the right to decrypt the bytes, say."""
+    bucket.poke("f", b"bytes", said(0o100640))
+    refusal = StoreError("AccessDenied", status=403)
+    bucket.fault = lambda op, _, __: Fault(refusal) if op == "GetObject" else None
+    async with planted(bucket, tmp_path) as mount:
+        inode = await mount.tree.finder.find(mount.root, "f", asker=1)
+        assert (mount.tree.posix(inode).mode, inode.size) == (0o100640, 5)
+        bucket.fault = None
+
+
+async def test_programs_that_read_nothing_get_no_first_bytes(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    for number in range(2 * UNREAD):
+        bucket.poke(f"d{number}/f", b"bytes")
+    async with planted(bucket, tmp_path) as mount:
+
+        async def look(number: int) -> None:
+            parent = await mount.directory(f"d{number}")
+            await mount.tree.finder.find(parent, "f", asker=number + 1)
+
+        for number in range(UNREAD):
+            await look(number)
+        assert bucket.requested().get("GetObject", 0) == UNREAD
+        await look(UNREAD)
+        assert bucket.requested().get("GetObject", 0) == 0
+        await mount.read(f"d{UNREAD}/f")
+        bucket.requested()
+        await look(UNREAD + 1)
+        assert bucket.requested().get("GetObject", 0) == 1
 
 
 async def test_a_listed_parent_answers_by_itself(bucket: Bucket, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketfs.tree.lookup.attributes import WHOLE_FILE
+from bucketfs.tree.lookup.first_bytes import WHOLE_FILE
 from bucketfs.tree.prefetch.policy import LOOKS, MOST_DEPTH, Progress
 from bucketfs.tree.saving.change import Change
 from bucketfs.tree.saving.later import ATTRIBUTE_DELAY

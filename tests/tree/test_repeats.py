@@ -104,7 +104,7 @@ async def test_who_waits_longer_than_that_gets_the_bytes(bucket: Bucket, tmp_pat
 QUESTIONS: dict[str, tuple[str, Callable[[Mount], Awaitable[object]]]] = {
     "name": ("HeadObject", lambda mount: mount.tree.finder.find(mount.root, "f")),
     "attributes": (
-        "HeadObject",
+        "GetObject",
         lambda mount: mount.tree.attributes.ensure(mount.root.children["f"]),
     ),
     "listing": ("ListObjectsV2", lambda mount: mount.tree.lister.ensure(mount.root)),

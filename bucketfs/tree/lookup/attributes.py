@@ -12,7 +12,6 @@ import logging
 import stat
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from http import HTTPStatus
 
 import trio
 
@@ -24,13 +23,10 @@ from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.names import FOLDER_SUFFIX
 from bucketfs.tree.core.posix import NANO, Posix, decode, plain, tagged_as
 from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.lookup.first_bytes import WHOLE_FILE, look_inside
 
 log = logging.getLogger(__name__)
 
-#: Files up to this size are fetched whole when their attributes are asked for.
-WHOLE_FILE = 64 << 10
-#: How a GET of an object in an archive is refused; a HEAD is not.
-ARCHIVED = "InvalidObjectState"
 #: A symbolic link's target, and so the object of one, is at most this long (PATH_MAX with its NUL).
 LINK_MAX = 4095
 #: Permissions of a directory in which names can be looked up and not listed.
@@ -143,7 +139,8 @@ class Attributes:
 
         Args:
             inode: Which.
-            whole: Fetch the bytes of a file up to this size by the same request.
+            whole: Fetch the bytes of a file up to this size by the same request, and the first
+                ones of a larger file; none with 0.
         """
         return await self._ask(inode, whole)
 
@@ -298,30 +295,18 @@ class Attributes:
         return inode
 
     async def _head_or_get(self, inode: Inode, whole: int) -> ObjectInfo:
-        """Ask by a HEAD, or for a file of at most `whole` bytes by a GET of all of it."""
+        """Ask; a file of at most `whole` bytes, or else its beginning, is fetched along with it."""
         key = self.object_key(inode)
-        small = 0 < inode.size <= whole and not isinstance(inode, Directory)
-        cache = self._state.files.cache
-        if not small or self.is_here(inode):
+        if not whole or not inode.size or isinstance(inode, Directory):
             return await self._store.head(key)
-        chunks: list[bytes] = []
-        try:
-            info = await self._store.get(key, lambda chunk: chunks.append(bytes(chunk)), stop=whole)
-        except StoreError as error:
-            is_empty_now = error.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
-            if not is_empty_now and error.code != ARCHIVED:
-                raise
+        first = whole if inode.size <= whole else WHOLE_FILE
+        known = min(first, inode.size)
+        if self._state.files.cache.holds(key, inode.etag, inode.size, known):
             return await self._store.head(key)
+        info = await look_inside(self._state.files, key, first)
         if info.etag == inode.etag and info.size != inode.size:
             # one version has one size; a HEAD says which
             return await self._store.head(key)
-        pages = cache.open(key, info.etag, info.size)
-        try:
-            cache.write(pages, 0, b"".join(chunks))
-        except FsError as error:
-            log.info("cannot keep the bytes that came with the attributes: %s", error)
-        finally:
-            cache.release(pages)
         return info
 
     def _unseen(self, inode: Inode) -> Inode:

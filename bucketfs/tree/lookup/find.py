@@ -3,8 +3,9 @@
 A name that is known holds for `ttl` and costs none. That a name is free holds for `open_ttl`, so
 that what others have made shows soon. After that a directory is listed, which answers all further
 names, if it is known to take one page, or if names were looked up in it one after another. In a
-larger one a page of the listing may do (`survey`). Any other lookup is a HEAD of the key and a LIST
-of ``key/`` side by side; a directory wins over a file of the same name.
+larger one a page of the listing may do (`survey`). Any other lookup is a HEAD of the key, or a GET
+of its `first_bytes`, and a LIST of ``key/`` side by side; a directory wins over a file of the same
+name.
 Where the credentials do not cover one of these (`bucketfs.store.layers.rights`), the other decides.
 """
 
@@ -24,6 +25,7 @@ from bucketfs.tree.core.inode import NEVER, Directory, Inode
 from bucketfs.tree.core.names import FOLDER_SUFFIX
 from bucketfs.tree.core.state import TreeState, check_key
 from bucketfs.tree.lookup.attributes import Attributes
+from bucketfs.tree.lookup.first_bytes import Guess, look_inside
 from bucketfs.tree.lookup.lister import FULL_PAGE, LARGE_MISSES, LOOKUP_PAGES, MANY_MISSES
 from bucketfs.tree.lookup.survey import Surveys
 
@@ -58,6 +60,7 @@ class Finder:
     Args:
         state: The tree's memory.
         attributes: Learns what a name stands for.
+        guess: Whether what is looked up for a program is read next.
         on_misses: Told of each directory in which names are looked up; answers whether it has been
             listed for them.
     """
@@ -66,12 +69,14 @@ class Finder:
         self,
         state: TreeState,
         attributes: Attributes,
+        guess: Guess,
         *,
         on_misses: Callable[[Directory], Awaitable[bool]],
     ) -> None:
         self._state = state
         self._store = state.files.store
         self._attributes = attributes
+        self._guess = guess
         self._on_misses = on_misses
         self._surveys = Surveys(state)
         self._looking: dict[tuple[Directory, str], Shared] = {}
@@ -89,14 +94,14 @@ class Finder:
             FsError: ENOENT, ENAMETOOLONG.
             StoreError: The bucket could not be asked.
         """
-        inode = await self._locate(parent, name)
+        inode = await self._locate(parent, name, asker)
         if inode is None:
             raise FsError(errno.ENOENT)
         return await self._attributes.ensure(inode, asker)
 
     async def find_typed(self, parent: Directory, name: str, *, asker: int = 0) -> Inode:
         """As `find`, but of the attributes no more than the type need be known."""
-        inode = await self._locate(parent, name)
+        inode = await self._locate(parent, name, asker)
         if inode is None:
             raise FsError(errno.ENOENT)
         if self._attributes.kind_known(inode):
@@ -117,7 +122,7 @@ class Finder:
             return 0.0
         return left
 
-    async def _locate(self, parent: Directory, name: str) -> Inode | None:
+    async def _locate(self, parent: Directory, name: str, asker: int = 0) -> Inode | None:
         key = self._state.child_key(parent, name)
         while True:
             known, child = self._remembered(parent, name)
@@ -130,11 +135,11 @@ class Finder:
         shared = self._looking[parent, name] = Shared()
         try:
             with shared.asked():
-                return await self._look(parent, name, key)
+                return await self._look(parent, name, key, asker)
         finally:
             del self._looking[parent, name]
 
-    async def _look(self, parent: Directory, name: str, key: str) -> Inode | None:
+    async def _look(self, parent: Directory, name: str, key: str, asker: int) -> Inode | None:
         parent.misses += 1
         is_new = name not in parent.children
         if is_new and _is_large(parent) and self._surveys.is_worth_it(parent):
@@ -146,7 +151,7 @@ class Finder:
             if await self._list(parent):
                 return parent.children.get(name)
             parent.misses = -LARGE_MISSES
-        return await self._ask(parent, name, key)
+        return await self._ask(parent, name, key, asker)
 
     async def _list(self, parent: Directory) -> bool:
         """Whether the directory is listed now; not if it is large, or may not be.
@@ -183,12 +188,14 @@ class Finder:
             return since
         return max(since, self._surveys.free_since(parent, name))
 
-    async def _ask(self, parent: Directory, name: str, key: str) -> Inode | None:
+    async def _ask(self, parent: Directory, name: str, key: str, asker: int) -> Inode | None:
         answers = _Answers()
+        # who looks again has the bytes, or wants none
+        first = self._guess.first if asker and name not in parent.children else 0
         asked = clock.monotonic()
         with self._state.asking(parent) as since:
             jobs = [
-                functools.partial(self._head, key, answers),
+                functools.partial(self._head, key, answers, first),
                 functools.partial(self._directory, key, answers),
             ]
             if self._state.config.hadoop_directories:
@@ -228,9 +235,12 @@ class Finder:
             self._state.vanished(child)
         return None
 
-    async def _head(self, key: str, answers: _Answers) -> None:
+    async def _head(self, key: str, answers: _Answers, first: int) -> None:
         try:
-            answers.file = await self._store.head(key)
+            if first:
+                answers.file = await look_inside(self._state.files, key, first)
+            else:
+                answers.file = await self._store.head(key)
         except Unseen as error:
             answers.unseen |= not error.certain
         except NotFound:
@@ -239,6 +249,8 @@ class Finder:
             if not is_denied(error):
                 raise
             answers.refused = error
+        if first:
+            self._guess.brought()
 
     async def _directory(self, key: str, answers: _Answers) -> None:
         try:

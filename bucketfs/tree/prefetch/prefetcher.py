@@ -27,7 +27,8 @@ from bucketfs.file.local_pages import ALONE
 from bucketfs.tasks import gather
 from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.state import TreeState
-from bucketfs.tree.lookup.attributes import LINK_MAX, WHOLE_FILE, Attributes
+from bucketfs.tree.lookup.attributes import LINK_MAX, Attributes
+from bucketfs.tree.lookup.first_bytes import WHOLE_FILE, Guess
 from bucketfs.tree.lookup.lister import FULL_PAGE, LOOKUP_PAGES, Lister
 from bucketfs.tree.prefetch.policy import LOOKS, NEAR, ONLY_LOOKING, Habit, Progress
 
@@ -66,13 +67,16 @@ class _Order:
 class Prefetcher:
     """Fetches ahead in directories that are listed."""
 
-    def __init__(self, state: TreeState, attributes: Attributes, lister: Lister) -> None:
+    def __init__(
+        self, state: TreeState, attributes: Attributes, lister: Lister, guess: Guess
+    ) -> None:
         self._state = state
         self._background = state.files.background
         self._attributes = attributes
         self._lister = lister
         self._habits: LRUCache[int, Habit] = LRUCache(256)
         self._latest = Habit()
+        self._guess = guess
         #: Where a file was opened last.
         self._reading: _Order | None = None
         self._orders: LRUCache[Directory, _Order] = LRUCache(256)
@@ -80,6 +84,7 @@ class Prefetcher:
     def opened(self, inode: Inode, asker: int) -> None:
         """A thread of a program opened a file to read it."""
         self._habit(asker).opened()
+        self._guess.read()
         order, position = self._place(inode)
         if order is None:
             return
