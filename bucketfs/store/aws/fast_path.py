@@ -15,7 +15,7 @@ aiobotocore lacks one of the names of `internals`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -23,10 +23,14 @@ from urllib.parse import urlsplit
 
 from botocore.auth import UNSIGNED_PAYLOAD
 from botocore.awsrequest import AWSPreparedRequest
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import percent_encode_sequence
 
+from bucketfs.store.aws.error_body import parse_error
 from bucketfs.store.aws.signing import EMPTY_SHA256, Keys, Scope, sign, timestamp
+from bucketfs.store.http.http1 import Answer
+from bucketfs.store.http.many import ManyHeads
+from bucketfs.store.http.pace import Pace
 from bucketfs.store.http.transport import Origin
 
 #: Operations without a listing in their answer, and without special rules in botocore.
@@ -109,6 +113,45 @@ class FastPath:
             await self._check(route, operation, response)
         metadata = {"HTTPHeaders": response.headers, "HTTPStatusCode": response.status_code}
         return {"ResponseMetadata": metadata, "Body": response.raw}
+
+    async def heads(
+        self,
+        params: Mapping[str, Any],
+        keys: Sequence[str],
+        pace: Pace,
+        told: Callable[[str, Mapping[str, str] | BotoCoreError | ClientError], None],
+    ) -> None:
+        """Make many calls of HeadObject; see `ManyHeads`.
+
+        Args:
+            params: What all have in common.
+            keys: Of the objects.
+            pace: How many may be under way.
+            told: Is given the headers of each answer by its key, or what it failed with; nothing of
+                keys that were not asked for.
+        """
+        credentials = self._client._request_signer._credentials
+        route = self._route("HeadObject", params["Bucket"])
+        if route is None or credentials is None:
+            return
+        frozen = await credentials.get_frozen_credentials()
+        session = self._client._endpoint.http_session
+
+        def write(key: str) -> bytes:
+            written: bytes = session.written(self._prepare(route, {**params, "Key": key}, frozen))
+            return written
+
+        def take(key: str, answer: Answer | BotoCoreError) -> None:
+            if isinstance(answer, BotoCoreError):
+                told(key, answer)
+            elif answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+                parsed: Any = parse_error(answer.status, answer.headers, b"")
+                told(key, ClientError(parsed, "HeadObject"))
+            else:
+                told(key, answer.headers)
+
+        origin, _ = session.locate(route.origin)
+        await ManyHeads(session, origin, keys, write=write, pace=pace, told=take).run()
 
     def _route(self, operation: str, bucket: str) -> _Route | None:
         endpoint = self._endpoints.get((operation, bucket))

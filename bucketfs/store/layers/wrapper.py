@@ -20,6 +20,7 @@ from bucketfs.store.base import (
     Sink,
     Store,
     UploadInfo,
+    ignored,
 )
 
 T = TypeVar("T")
@@ -61,6 +62,15 @@ class StoreWrapper:
 
     async def head(self, key: str) -> ObjectInfo:
         return await self.around(Call("HeadObject", key), lambda: self.inner.head(key))
+
+    async def heads(
+        self,
+        keys: Sequence[str],
+        told: Callable[[ObjectInfo], None],
+        failed: Callable[[StoreError], None] = ignored,
+    ) -> None:
+        """As that of `Store`; does not go through `around`."""
+        await self.inner.heads(keys, told, failed)
 
     async def get(
         self,

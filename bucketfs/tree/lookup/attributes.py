@@ -7,11 +7,12 @@ A small file is fetched whole by the same request: who asks for one mostly reads
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import stat
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from http import HTTPStatus
 
 import trio
@@ -26,6 +27,9 @@ from bucketfs.tree.core.posix import NANO, Posix, decode, plain, tagged_as
 from bucketfs.tree.core.state import TreeState
 
 log = logging.getLogger(__name__)
+
+#: Files that are asked for together, by their keys.
+Claimed = dict[str, tuple[Inode, Shared]]
 
 #: Files up to this size are fetched whole when their attributes are asked for.
 WHOLE_FILE = 64 << 10
@@ -146,6 +150,58 @@ class Attributes:
             whole: Fetch the bytes of a file up to this size by the same request.
         """
         return await self._ask(inode, whole)
+
+    def claim(self, inodes: Iterable[Inode]) -> Claimed:
+        """Keep others from asking for files that `ask_claimed` is about to ask for.
+
+        Those left out that somebody asks for already.
+        """
+        claimed: Claimed = {}
+        for inode in inodes:
+            if inode not in self._asking:
+                with contextlib.suppress(FsError):  # its directory was removed
+                    claimed[self.object_key(inode)] = inode, Shared()
+        self._asking.update(claimed.values())
+        return claimed
+
+    async def ask_claimed(
+        self, claimed: Claimed, is_wanted: Callable[[Inode], bool]
+    ) -> list[Inode]:
+        """As `revalidate`, of many files side by side; raises nothing.
+
+        Args:
+            claimed: What `claim` answered, a moment ago.
+            is_wanted: Whether a file still is to be asked for.
+
+        Returns:
+            Those of which there was no answer: each by itself tells why.
+        """
+        for key, (inode, shared) in list(claimed.items()):
+            if not is_wanted(inode):
+                del claimed[key]
+                self._give_back(inode, shared)
+        asked = clock.monotonic()
+        try:
+            # whoever waits for an answer counts on finding the inode where it was
+            with self._state.asking_everywhere() as since:
+
+                def take(info: ObjectInfo) -> None:
+                    inode, shared = claimed.pop(info.key)
+                    if inode.changed <= since or inode.posix is None:
+                        self._state.check_heard(self.accept(inode, info), asked)
+                    self._give_back(inode, shared)
+
+                await self._store.heads(list(claimed), take)
+        finally:
+            for inode, shared in claimed.values():
+                self._give_back(inode, shared)
+        return [inode for inode, _ in claimed.values()]
+
+    def _give_back(self, inode: Inode, shared: Shared) -> None:
+        """The question is over; somebody may be asking it anew."""
+        if self._asking.get(inode) is shared:
+            del self._asking[inode]
+        shared.end()
 
     async def complete(self, inode: Inode) -> None:
         """Have all known that is stored with an inode's object, before something else is.

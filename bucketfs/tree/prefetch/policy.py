@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from bucketfs.tree.core.inode import NEVER
 from bucketfs.tree.lookup.lister import MANY_MISSES
 
-#: Entries whose attributes are asked for together: enough to keep all connections busy for a few
-#: round trips, few enough to be wasted on someone who stops.
-LOOKS = 256
+#: Entries whose attributes are asked for together, at first and for who goes on: enough to keep all
+#: connections busy for a few round trips, few enough to be wasted on someone who stops.
+LOOKS, MOST_LOOKS = 256, 1024
 #: Looks of a thread without an opening in between that make it one that looks at all there is,
 #: and one that will open nothing of it.
 ONLY_LOOKING, STILL_LOOKING = 2, 4
@@ -35,6 +35,7 @@ class Progress:
         began / latest: Monotonic times at which the first and the last of them were.
         fetched: Everything before it was fetched ahead or passed.
         looked: Everything before it was looked at ahead.
+        window: How many are looked at ahead together the next time.
         asked: How many cached files in a row were opened whose versions had to be asked for.
         asked_at: Monotonic time at which the last of them was.
         directories: How many directories among its entries were looked at.
@@ -46,6 +47,7 @@ class Progress:
     latest: float = NEVER
     fetched: int = 0
     looked: int = 0
+    window: int = LOOKS
     asked: int = 0
     asked_at: float = NEVER
     directories: int = 0
@@ -101,9 +103,10 @@ class Progress:
     def looked_at(self, position: int) -> range:
         """Someone who only looks needs attributes; whose to ask for along with them."""
         begin = max(self.looked, position + 1)
-        if begin - position > LOOKS // 2:
+        if begin - position > self.window // 2:
             return range(0)
-        self.looked = begin + LOOKS
+        self.looked = begin + self.window
+        self.window = min(self.window + LOOKS, MOST_LOOKS)
         return range(begin, self.looked)
 
 
@@ -123,6 +126,11 @@ class Habit:
         """Attributes were asked for."""
         self.looks = self.looks + 1 if now - self.last <= HABIT else 1
         self.last = now
+
+    def goes_on(self, now: float) -> None:
+        """Attributes were asked for that were known."""
+        if now - self.last <= HABIT:
+            self.last = now
 
     def opened(self) -> None:
         """A file was opened."""
