@@ -25,6 +25,7 @@ from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.names import FOLDER_SUFFIX
 from bucketfs.tree.core.posix import NANO, Posix, decode, plain, tagged_as
 from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.lookup.presume import Samples
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Attributes:
             program; answers the size up to which the file is to be fetched along with them.
         on_directory: Told of each directory whose marker has to be asked for, if it has one: may
             find out.
+        on_presumed: Told of each file whose attributes are presumed, and of these.
     """
 
     def __init__(
@@ -58,12 +60,15 @@ class Attributes:
         *,
         on_look: Callable[[Inode, int], int],
         on_directory: Callable[[Directory], Awaitable[None]],
+        on_presumed: Callable[[Inode, Posix], None],
     ) -> None:
         self._state = state
         self._store = state.files.store
         self._index = state.files.cache.index
         self._background = state.files.background
         self._on_look, self._on_directory = on_look, on_directory
+        self._on_presumed = on_presumed
+        self._samples = Samples(state.config.defaults) if state.config.lazy_attributes else None
         self._asking: dict[Inode, Shared] = {}
         #: What is shown in place of attributes that may not be read, and until when.
         self._hidden: deque[tuple[Inode, float]] = deque()
@@ -99,7 +104,16 @@ class Attributes:
             for at, key in asked.items():
                 if key in headers:
                     found[at] = self._decode(inodes[at], headers[key])
+        if self._samples is not None:
+            for at in [at for at, posix in enumerate(found) if posix is None]:
+                found[at] = self._presume(self._samples, inodes[at])
         return found
+
+    def _presume(self, samples: Samples, inode: Inode) -> Posix | None:
+        posix = samples.presumed(inode)
+        if posix is not None:
+            self._on_presumed(inode, posix)
+        return posix
 
     def _obvious(self, inode: Inode) -> Posix | None:
         if inode.posix is not None:
@@ -251,6 +265,8 @@ class Attributes:
         """Replace the attributes by those a HEAD has just shown."""
         self._learn(inode, info.headers)
         inode.checked = clock.monotonic()
+        if self._samples is not None and inode.posix is not None:
+            self._samples.saw(inode, inode.posix)
         if info.headers is not None:
             self._index.put_headers(info.key, info.etag, info.last_modified, info.headers)
 
