@@ -24,10 +24,10 @@ from urllib.parse import urlsplit
 from botocore.auth import UNSIGNED_PAYLOAD
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.utils import percent_encode_sequence
+from botocore.utils import percent_encode, percent_encode_sequence
 
 from bucketfs.store.aws.error_body import parse_error
-from bucketfs.store.aws.signing import EMPTY_SHA256, Keys, Scope, sign, timestamp
+from bucketfs.store.aws.signing import EMPTY_SHA256, Keys, Scope, Signer, sign, timestamp
 from bucketfs.store.http.http1 import Answer
 from bucketfs.store.http.many import ManyHeads
 from bucketfs.store.http.pace import Pace
@@ -37,6 +37,11 @@ from bucketfs.store.http.transport import Origin
 OPERATIONS: Final = frozenset(
     {"HeadObject", "GetObject", "PutObject", "DeleteObject", "UploadPart"}
 )
+
+#: What stands in a form where a key, and where a signature goes.
+_ANY_KEY: Final = "bucketfs-any-key"
+#: Of a key, what botocore leaves as it is.
+_UNESCAPED: Final = "/~"
 
 #: Answers after which botocore looks for the bucket's region.
 _ELSEWHERE: Final = frozenset(
@@ -68,6 +73,30 @@ class _Route:
     path: str
     host: str
     scope: Scope
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A HEAD of a second, between whose pieces stand a key and what signs it.
+
+    Attributes:
+        moment: The second, as signatures write it.
+        path: What stands before the key.
+        signer: Signs paths.
+    """
+
+    moment: str
+    path: str
+    signer: Signer
+    before: bytes
+    between: bytes
+    after: bytes
+
+    def written(self, key: str) -> bytes:
+        """The request for a key."""
+        name = percent_encode(key, safe=_UNESCAPED)
+        signature = self.signer.authorization(self.path + name)
+        return b"".join((self.before, name.encode(), self.between, signature.encode(), self.after))
 
 
 class FastPath:
@@ -137,9 +166,14 @@ class FastPath:
         frozen = await credentials.get_frozen_credentials()
         session = self._client._endpoint.http_session
 
+        form: _Form | None = None
+
         def write(key: str) -> bytes:
-            written: bytes = session.written(self._prepare(route, {**params, "Key": key}, frozen))
-            return written
+            nonlocal form
+            moment = timestamp(self._now())
+            if form is None or form.moment != moment:
+                form = self._form(route, params, frozen, moment, session)
+            return form.written(key)
 
         def take(key: str, answer: Answer | BotoCoreError) -> None:
             if isinstance(answer, BotoCoreError):
@@ -152,6 +186,30 @@ class FastPath:
 
         origin, _ = session.locate(route.origin)
         await ManyHeads(session, origin, keys, write=write, pace=pace, told=take).run()
+
+    def _form(
+        self, route: _Route, params: Mapping[str, Any], keys: Keys, moment: str, session: Any
+    ) -> _Form:
+        """A HEAD as it is written now, with room for a key and a signature."""
+        written = self._client._serializer.serialize_to_request(
+            {**params, "Key": _ANY_KEY}, route.model
+        )
+        headers: Any = written["headers"]
+        query = percent_encode_sequence(written["query_string"])
+        signer = Signer(
+            "HEAD",
+            query,
+            {"host": route.host, **headers},
+            keys=keys,
+            scope=route.scope,
+            moment=moment,
+            payload=EMPTY_SHA256,
+        )
+        headers |= signer.added | {"authorization": _ANY_KEY, "user-agent": self._agent}
+        path, _, behind = (route.path + written["url_path"]).partition(_ANY_KEY)
+        url = f"{route.origin}{path}{_ANY_KEY}{behind}" + (f"?{query}" if query else "")
+        head: bytes = session.written(AWSPreparedRequest("HEAD", url, headers, None, False))
+        return _Form(moment, path, signer, *head.split(_ANY_KEY.encode()))
 
     def _route(self, operation: str, bucket: str) -> _Route | None:
         endpoint = self._endpoints.get((operation, bucket))

@@ -52,7 +52,8 @@ class Behind:
             while self._waiting:
                 some = list(itertools.islice(self._waiting, _TOGETHER))
                 await self._check({inode: self._waiting[inode] for inode in some})
-                if not any([self._is_done(inode) for inode in some]):
+                done = [self._is_done(inode) for inode in some]
+                if not any(done):
                     await trio.sleep(PAUSE)
         finally:
             self._running = False
