@@ -126,7 +126,8 @@ class Options:
         "Seconds after which a file operation that makes no progress fails.",
         metavar="TIME", low=1, high=86400, shown="300")
     max_thread_count: int = row(_N, 16, parse_count,
-        "How many requests for data run at once.",
+        "How many requests for data run at once; of those for attributes up to eight times as "
+        "many, where the endpoint bears it.",
         metavar="N", aliases=("parallel_count", "parallel_upload", "multireq_max"), low=1, high=512)
     no_check_certificate: bool = row(_N, False, parse_switch,
         "Do not check the server's certificate at all.")

@@ -51,6 +51,7 @@ class Server:
 
     Attributes:
         asked: How often each key was asked for.
+        takes: Connections at once; others are closed.
         together / most: Requests under way, and the most there were.
     """
 
@@ -59,6 +60,8 @@ class Server:
     delay: float = 0.0
     asked: Counter[str] = field(default_factory=Counter)
     connections: int = 0
+    takes: int = 1000
+    open: int = 0
     together: int = 0
     most: int = 0
 
@@ -68,6 +71,15 @@ class Server:
 
     async def _serve(self, stream: trio.abc.Stream) -> None:
         self.connections += 1
+        self.open += 1
+        try:
+            if self.open <= self.takes:
+                await self._answer(stream)
+        finally:
+            self.open -= 1
+            await trio.aclose_forcefully(stream)
+
+    async def _answer(self, stream: trio.abc.Stream) -> None:
         data = b""
         while True:
             while b"\r\n\r\n" not in data:
@@ -99,10 +111,10 @@ class Server:
 
 @asynccontextmanager
 async def asking(
-    says: Says = plain, *, delay: float = 0.0, **settings: object
+    says: Says = plain, *, delay: float = 0.0, takes: int = 1000, **settings: object
 ) -> AsyncIterator[tuple[Store, Server, TraceStore]]:
     """A store whose first HEAD has been sent: from then on it knows the way."""
-    server = Server(says, delay=delay)
+    server = Server(says, delay=delay, takes=takes)
     traced: list[TraceStore] = []
     async with trio.open_nursery() as nursery:
         serve = partial(trio.serve_tcp, server.serve, 0, host="127.0.0.1")
@@ -196,6 +208,16 @@ async def test_a_connection_that_fails_ends_the_batch_for_others_to_ask(
         assert KEYS[40] not in found
         assert set(server.asked.values()) == {1}, "nothing is repeated"
         assert server.asked.keys() == found.keys() | {KEYS[40]}
+
+
+async def test_a_server_that_takes_few_connections_gets_few() -> None:
+    async with asking(delay=0.01, takes=8) as (store, server, _):
+        left = list(KEYS)
+        for _ in range(20):
+            found, _ = await told_of(store, left)
+            left = [key for key in left if key not in found]
+        assert not left
+        assert server.most <= 8
 
 
 async def test_a_server_that_closes_after_each_answer() -> None:

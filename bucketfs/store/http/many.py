@@ -115,7 +115,7 @@ class ManyHeads:
         try:
             wire = await self._session.connect(self._origin)
         except (BotoCoreError, OSError):
-            self._keys.clear()  # who asks for one of them hears what is the matter
+            self._stop()
             wire = None
         self._connecting -= 1
         if wire is not None:
@@ -149,8 +149,13 @@ class ManyHeads:
 
     def _fail(self, flight: _Flight, error: Exception) -> None:
         flight.wire.close()
-        self._keys.clear()
+        self._stop()
         self._told(flight.key, as_failure(error, self._origin.url))
+
+    def _stop(self) -> None:
+        """A connection failed; who asks for a key that is left hears what is the matter."""
+        self._keys.clear()
+        self._pace.refused()  # some servers take no more than so many
 
     async def _arrival(self) -> None:
         """Wait for answers, or for a connection that could not be made."""

@@ -75,7 +75,7 @@ class Pace:
             self._end_round()
 
     def refused(self) -> None:
-        """The server said that it is too much."""
+        """The server said that it is too much, or a connection failed."""
         if self._old:
             self._old -= 1
             return

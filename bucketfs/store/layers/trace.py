@@ -28,7 +28,7 @@ class Tally:
             asked, is an answer.
         repeated: How many of those were sent again.
         sent / received: Bytes of bodies.
-        seconds: Time they took together.
+        seconds: Time they took together; of HEADs that one task sent, until the last was answered.
     """
 
     requests: int = 0

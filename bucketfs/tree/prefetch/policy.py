@@ -13,6 +13,8 @@ LOOKS, MOST_LOOKS = 256, 1024
 #: Looks of a thread without an opening in between that make it one that looks at all there is,
 #: and one that will open nothing of it.
 ONLY_LOOKING, STILL_LOOKING = 2, 4
+#: The second is also known from so many questions, where most looks met what was asked for ahead.
+STILL_ASKING = 12
 #: Seconds after which a look says nothing of the next one any more.
 HABIT = 1.0
 #: A file opened this many entries after the last one still follows it (others may be filtered out).
@@ -115,27 +117,33 @@ class Habit:
     """What one thread of a program does at the moment; times are monotonic seconds.
 
     Attributes:
-        looks: Looks without an opening in between.
+        looks: Looks without an opening in between, at what was not known.
+        asked: Names and attributes asked for meanwhile, known ones among them.
         last: Time of the last one.
     """
 
     looks: int = 0
+    asked: int = 0
     last: float = NEVER
 
     def looked(self, now: float) -> None:
         """Attributes were asked for."""
-        self.looks = self.looks + 1 if now - self.last <= HABIT else 1
+        if now - self.last > HABIT:
+            self.looks = self.asked = 0
+        self.looks += 1
         self.last = now
 
     def goes_on(self, now: float) -> None:
-        """Attributes were asked for that were known."""
+        """A name or attributes were asked for, known or not."""
         if now - self.last <= HABIT:
+            self.asked += 1
             self.last = now
 
     def opened(self) -> None:
         """A file was opened."""
-        self.looks = 0
+        self.looks = self.asked = 0
 
     def only_looks(self, now: float) -> bool:
         """Whether the next file looked at is hardly going to be opened."""
-        return self.looks >= STILL_LOOKING and now - self.last <= HABIT
+        often = self.looks >= ONLY_LOOKING and self.asked >= STILL_ASKING
+        return (often or self.looks >= STILL_LOOKING) and now - self.last <= HABIT

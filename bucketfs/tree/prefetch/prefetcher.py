@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 FILE_MAX = 1 << 20
 BATCH_MAX = 32 << 20
 #: Seconds for which names wait for attributes that are under way.
-PATIENCE = 1.0
+PATIENCE = 3.0
 #: Versions to be asked for in one directory from which on it is listed for them: as in
 #: `lister.MANY_MISSES`.
 WORTH_LISTING = 12
@@ -262,6 +262,7 @@ class Prefetcher:
             for name in names:
                 if (child := directory.children.get(name)) is not None:
                     await self._attributes.wait_for_answer(child)
+        habit.last = clock.monotonic()  # it was not idle meanwhile, it has waited
         return True
 
     def _unknown_behind(self, directory: Directory) -> list[Inode]:
