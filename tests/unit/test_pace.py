@@ -71,13 +71,18 @@ def test_an_overloaded_server_is_left_with_one_request() -> None:
     assert pace.width > USUAL, "and gets more when it has recovered"
 
 
-def test_who_sends_side_by_side_shares_the_width() -> None:
+def test_who_came_first_goes_on_and_none_is_without_a_request() -> None:
     pace = Pace(USUAL, MOST)
-    with pace.used():
-        assert pace.share == USUAL
-        with pace.used(), pace.used():
-            assert pace.share == USUAL // 3
-        assert pace.share == USUAL
+    first, second = [USUAL - 3], [0]
+    with pace.used(lambda: first[0]):
+        assert pace.has_room(USUAL - 3)
+        with pace.used(lambda: second[0]):
+            second[0] = 3
+            assert not pace.has_room(3)
+            first[0] = USUAL
+            assert not pace.has_room(USUAL)
+            second[0] = 0
+            assert pace.has_room(0)
 
 
 times = st.floats(0.0, 100.0)
@@ -95,7 +100,7 @@ def test_it_stays_in_its_bounds(usual: int, factor: int, answers: list[float | N
             pace.answered(seconds)
             assert pace.width <= 2 * before
         assert 1 <= pace.width <= usual * factor
-        assert pace.share >= 1
+        assert pace.has_room(0)
 
 
 @given(st.integers(1, 64), st.lists(times, max_size=600))

@@ -86,7 +86,7 @@ class ManyHeads:
     async def run(self) -> None:
         """Send all, as far as connections hold; returns when nothing is under way any more."""
         try:
-            with self._pace.used():
+            with self._pace.used(self._count):
                 async with trio.open_nursery() as nursery:
                     self._fill(nursery)
                     while self._under_way or self._connecting:
@@ -100,7 +100,7 @@ class ManyHeads:
 
     def _fill(self, nursery: trio.Nursery) -> None:
         """Have as many requests under way as may be."""
-        while self._connecting < len(self._keys) and self._has_room():
+        while self._connecting < len(self._keys) and self._pace.has_room(self._count()):
             wire = self._session.take_idle(self._origin)
             if wire is not None:
                 self._next_on(wire)
@@ -108,8 +108,8 @@ class ManyHeads:
             self._connecting += 1
             nursery.start_soon(self._connect)
 
-    def _has_room(self) -> bool:
-        return len(self._under_way) + self._connecting < self._pace.share
+    def _count(self) -> int:
+        return len(self._under_way) + self._connecting
 
     async def _connect(self) -> None:
         try:
@@ -124,7 +124,7 @@ class ManyHeads:
 
     def _next_on(self, wire: Wire) -> None:
         """Send the next request on a connection, or give it back."""
-        while self._keys and self._has_room():
+        while self._keys and self._pace.has_room(self._count()):
             key = self._keys.popleft()
             try:
                 message = self._write(key)

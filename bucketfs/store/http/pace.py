@@ -12,7 +12,7 @@ Invariants: ``1 <= width <= most``; slow answers alone never bring it below `usu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -41,7 +41,8 @@ class Pace:
     def __init__(self, usual: int, most: int) -> None:
         self._usual, self._most = usual, max(usual, most)
         self.width = usual
-        self._users = 0
+        #: How many requests each who sends has under way.
+        self._users: list[Callable[[], int]] = []
         #: Nothing has stood in the way yet: each round doubles the width.
         self._begins = True
         #: Answers still to come to requests that were sent before the width was halved.
@@ -50,18 +51,20 @@ class Pace:
         self._count, self._sum, self._least = 0, 0.0, math.inf
 
     @contextmanager
-    def used(self) -> Iterator[None]:
-        """Somebody sends in this block; the width is shared by all who do."""
-        self._users += 1
+    def used(self, count: Callable[[], int]) -> Iterator[None]:
+        """Somebody sends in this block, of whom `count` tells how many requests are under way."""
+        self._users.append(count)
         try:
             yield
         finally:
-            self._users -= 1
+            self._users.remove(count)
 
-    @property
-    def share(self) -> int:
-        """How many requests each who sends may have under way."""
-        return max(1, self.width // max(1, self._users))
+    def has_room(self, own: int) -> bool:
+        """Whether one more may be sent by somebody who has so many under way.
+
+        Who came first goes on, the others get what is left; none is without a request.
+        """
+        return not own or sum([count() for count in self._users]) < self.width
 
     def answered(self, seconds: float) -> None:
         """An answer came after so long."""
