@@ -51,20 +51,14 @@ class Behind:
             await trio.sleep(PAUSE)
             while self._waiting:
                 some = list(itertools.islice(self._waiting, _TOGETHER))
-                await self._check({inode: self._waiting[inode] for inode in some})
-                done = [self._is_done(inode) for inode in some]
-                if not any(done):
+                told = {inode: self._waiting.pop(inode) for inode in some}
+                in_use = [inode for inode in some if _is_in_use(inode)]
+                await self._check(told)
+                self._waiting |= {inode: told[inode] for inode in in_use}
+                if len(in_use) == len(some):
                     await trio.sleep(PAUSE)
         finally:
             self._running = False
-
-    def _is_done(self, inode: Inode) -> bool:
-        """Whether a file is checked; one that is open has to wait."""
-        told = self._waiting.pop(inode)
-        is_open = inode.open_state is not None and inode.posix is not None and inode.posix.partial
-        if is_open:
-            self._waiting[inode] = told
-        return not is_open
 
     async def _check(self, told: dict[Inode, Posix]) -> None:
         places = {inode: (inode.parent, inode.name) for inode in told}
@@ -102,5 +96,13 @@ class Behind:
 
 
 def _is_presumed(inode: Inode) -> bool:
-    is_known = inode.posix is not None and not inode.posix.partial
-    return inode.parent is not None and inode.open_state is None and not is_known
+    """Whether to ask: one that is open has to wait."""
+    return inode.parent is not None and inode.open_state is None and not _is_known(inode)
+
+
+def _is_in_use(inode: Inode) -> bool:
+    return inode.open_state is not None and not _is_known(inode)
+
+
+def _is_known(inode: Inode) -> bool:
+    return inode.posix is not None and not inode.posix.partial

@@ -123,7 +123,8 @@ class Prefetcher:
             and self._attributes.is_here(child)
         ]
         inside = sum(child.parent is order.directory for child in stale)
-        if inside >= WORTH_LISTING and self._list_anew(order):
+        is_listed = order.directory.loading is not None
+        if is_listed or (inside >= WORTH_LISTING and self._list_anew(order)):
             stale = [child for child in stale if child.parent is not order.directory]
         self._ask(stale, is_known, whole=0, name="versions ahead")
 
