@@ -82,6 +82,14 @@ class Attributes:
             or inode.size > LINK_MAX
         )
 
+    def is_sampling(self, directory: Directory) -> bool:
+        """Whether first answers are to say if the attributes of the others are presumed."""
+        return self._samples is not None and self._samples.undecided(directory)
+
+    def is_presumed(self, inode: Inode) -> bool:
+        """Whether attributes of a file would be presumed."""
+        return self._samples is not None and self._samples.presumed(inode) is not None
+
     def glance(self, inode: Inode) -> Posix | None:
         """Attributes as far as they are known without a request; nothing is kept of them."""
         return self.glances([inode])[0]

@@ -50,6 +50,11 @@ class Samples:
         else:
             sample.telling = True
 
+    def undecided(self, directory: Directory) -> bool:
+        """Whether more of a directory has to be seen before anything may be presumed, or not."""
+        sample = self._samples.get(directory)
+        return sample is None or not (sample.telling or sample.plain >= ENOUGH)
+
     def presumed(self, file: Inode) -> Posix | None:
         """Attributes of a file that nobody has asked for, None where nothing may be presumed."""
         if file.parent is None or isinstance(file, Directory):

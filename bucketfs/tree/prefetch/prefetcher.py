@@ -222,11 +222,17 @@ class Prefetcher:
         return 0 if still else WHOLE_FILE
 
     def _look_ahead(self, inode: Inode, order: _Order, position: int, *, beyond: bool) -> None:
-        positions = order.progress.looked_at(position)
+        positions = self._next_looks(order, position)
         wanted = self._unknown(order, positions)
         if beyond and positions.stop >= len(order.names):
             wanted += self._unknown_behind(order.directory)
         self._look([i for i in wanted if i is not inode], "attributes ahead")
+
+    def _next_looks(self, order: _Order, position: int) -> range:
+        """What to look at ahead; not before it is clear whether that is worth it."""
+        if order.progress.looked and self._attributes.is_sampling(order.directory):
+            return range(0)
+        return order.progress.looked_at(position)
 
     def _habit(self, thread: int) -> Habit:
         return self._habits.setdefault(thread, Habit())
@@ -257,11 +263,12 @@ class Prefetcher:
         if since == NEVER:
             self._look(self._unknown_behind(directory), "attributes behind")
         elif (order := self._order(directory)) is not None:
-            positions = order.progress.looked_at(bisect_left(order.names, names[0]) - 1)
+            positions = self._next_looks(order, bisect_left(order.names, names[0]) - 1)
             self._look(self._unknown(order, positions), "attributes ahead")
         with trio.move_on_after(PATIENCE):
             for name in names:
-                if (child := directory.children.get(name)) is not None:
+                child = directory.children.get(name)
+                if child is not None and not self._attributes.is_presumed(child):
                     await self._attributes.wait_for_answer(child)
         habit.last = clock.monotonic()  # it was not idle meanwhile, it has waited
         return True
