@@ -129,7 +129,8 @@ class Options:
         "Seconds after which a file operation that makes no progress fails.",
         metavar="TIME", low=1, high=86400, shown="300")
     max_thread_count: int = row(_N, 16, parse_count,
-        "How many requests for data run at once.",
+        "How many requests for data run at once; of those for attributes up to eight times as "
+        "many, where the endpoint bears it.",
         metavar="N", aliases=("parallel_count", "parallel_upload", "multireq_max"), low=1, high=512)
     no_check_certificate: bool = row(_N, False, parse_switch,
         "Do not check the server's certificate at all.")
@@ -192,10 +193,12 @@ class Options:
         metavar="0|1", shown="1")
     enable_acl: bool = row(_V, False, parse_switch,
         "Keep POSIX access control lists (getfacl, setfacl), which the kernel enforces.")
-    metadata: str = row(_V, "full", kind.choice("full", "list"),
-        "full: mode, owner and times come from each object's metadata. list: only what a "
-        "listing shows, without a request for each file.",
-        metavar="full|list")
+    metadata: str = row(_V, "full", kind.choice("full", "lazy", "list"),
+        "full: mode, owner and times come from each object's metadata. lazy: so it is, but where "
+        "the first objects of a directory have none, the others are shown as they are listed, and "
+        "asked for behind; what differs shows within seconds. list: only what a listing shows, "
+        "without a request for each file.",
+        metavar="full|lazy|list")
     conflict: str = row(_V, "keep", kind.choice("keep", "overwrite"),
         "What happens when others have changed a file since it was opened here. keep: their "
         "version keeps the name, ours is stored as NAME.conflict-HOST-TIME, and close fails with "

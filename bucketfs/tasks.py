@@ -136,6 +136,10 @@ class Shared:
         finally:
             self._ended.set()
 
+    def end(self) -> None:
+        """Without such a block: the answer is here, or there is to be none."""
+        self._ended.set()
+
     async def ended(self) -> None:
         """Wait until the block has been left."""
         await self._ended.wait()

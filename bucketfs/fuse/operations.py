@@ -135,6 +135,7 @@ class Operations(pyfuse3.Operations):
         """Find a name; a free one is answered so that the kernel remembers it."""
         parent = self._table.directory(parent_inode)
         text = decode_name(name)
+        self._tree.prefetcher.asked_for(ctx.pid)
         try:
             inode = await self._tree.finder.find_typed(parent, text, asker=ctx.pid)
         except FsError as error:
@@ -242,6 +243,7 @@ class Operations(pyfuse3.Operations):
     @guarded()
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         """Attributes, asked of the bucket when what is known is too old."""
+        self._tree.prefetcher.asked_for(ctx.pid)
         return self._encode.attributes(await self._known(inode, asker=ctx.pid))
 
     @guarded(bounded=False)
@@ -436,7 +438,7 @@ class Operations(pyfuse3.Operations):
         directory = self._table.directory(inode)
         if directory.presumed:
             await self._tree.lister.ensure(directory)
-        return self._new_handle(OpenDirectory(self._tree, self._encode, directory))
+        return self._new_handle(OpenDirectory(self._tree, self._encode, directory, ctx.pid))
 
     @guarded()
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:

@@ -232,6 +232,7 @@ def plant(
         writeback=options.writeback or options.publish == "unmount",
         read_only=options.read_only,
         acls=options.enable_acl,
+        lazy_attributes=options.metadata == "lazy",
         listed_attributes=options.metadata == "list" or not store.capabilities.user_metadata,
     )
     return Tree(files, config, watcher, root=root)

@@ -302,6 +302,10 @@ class Change:
 Hear = Callable[[Sequence[Change]], None]
 
 
+def ignored(_: StoreError) -> None:
+    """Of no interest to who asks."""
+
+
 class Store(Protocol):
     """One bucket."""
 
@@ -310,6 +314,23 @@ class Store(Protocol):
 
     async def head(self, key: str) -> ObjectInfo:
         """Metadata of an object. Raises NotFound."""
+        ...
+
+    async def heads(
+        self,
+        keys: Sequence[str],
+        told: Callable[[ObjectInfo], None],
+        failed: Callable[[StoreError], None] = ignored,
+    ) -> None:
+        """Metadata of many objects, as many side by side as the endpoint bears; raises nothing.
+
+        Each is asked for once at most. `head` finds out about those of which nothing was told.
+
+        Args:
+            keys: Of the objects.
+            told: Is given each answer when it comes.
+            failed: Is given each failure.
+        """
         ...
 
     async def get(

@@ -16,6 +16,7 @@ from bucketfs.tree.core.locks import Locks
 from bucketfs.tree.core.posix import Posix
 from bucketfs.tree.core.state import Nobody, TreeConfig, TreeState, Watcher
 from bucketfs.tree.lookup.attributes import Attributes
+from bucketfs.tree.lookup.behind import Behind
 from bucketfs.tree.lookup.find import Finder
 from bucketfs.tree.lookup.first_bytes import Guess
 from bucketfs.tree.lookup.follow import Follower
@@ -45,9 +46,9 @@ class Tree:
 
     Attributes:
         state: Inodes, keys and configuration.
-        finder, lister, refresher, follower, subtree, prefetcher, locks, attributes, changer,
-        entries, markers, renamer, removals, opener, outstanding, drain, promises, later, saver,
-        objects, object_xattrs, replay: See their modules.
+        finder, lister, refresher, follower, subtree, prefetcher, locks, attributes, behind,
+        changer, entries, markers, renamer, removals, opener, outstanding, drain, promises, later,
+        saver, objects, object_xattrs, replay: See their modules.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class Tree:
             self.state,
             on_look=lambda inode, asker: self.prefetcher.looked_at(inode, asker),  # noqa: PLW0108 - made below
             on_directory=lambda directory: self.subtree.looked_at(directory),  # noqa: PLW0108
+            on_presumed=lambda inode, posix: self.behind.add(inode, posix),  # noqa: PLW0108
         )
+        self.behind = Behind(self.state, self.attributes)
         self.subtree = Subtree(self.state, self.lister)
         guess = Guess()
         self.prefetcher = Prefetcher(self.state, self.attributes, self.lister, guess)

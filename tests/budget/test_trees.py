@@ -6,9 +6,11 @@ Like test_requests: a mount of its own a test, and a proxy that counts.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.endpoint import REPOSITORY
 from tests.harness.mounts import Mount
 from tests.harness.proxy import Proxy
 from tests.harness.witness import Witness
@@ -67,6 +70,42 @@ def test_finding_asks_for_each_object_once(
     counted.clear()
     subprocess.check_call(["find", str(path), "-size", "+100"])
     assert counted.counts() == {}, counted.story()
+
+
+def operations_of(mount: Mount) -> dict[str, int]:
+    """How often the kernel has asked for what."""
+    command = [sys.executable, "-m", "bucketfs", "status", "--json", str(mount.path)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False, cwd=REPOSITORY)
+    counts: dict[str, int] = json.loads(done.stdout)["operations"]
+    return counts
+
+
+@pytest.mark.time_limit(120)
+def test_names_of_who_only_looks_bring_their_attributes_along(
+    mounted: Mounted, counted: Proxy, bucket: Witness
+) -> None:
+    keys = [f"d/{number:04}" for number in range(1200)]
+    bucket.put_many(dict.fromkeys(keys, b"x"))
+    mount = mounted()
+    with counted.fault("HeadObject", delay=0.01):  # a network's round trip
+        subprocess.check_call(["ls", "-l", str(mount.path / "d")], stdout=subprocess.DEVNULL)
+    asked = asked_for(counted, "HeadObject", "GetObject")
+    assert [asked[key] for key in keys] == [1] * len(keys)
+    assert operations_of(mount)["lookup"] < len(keys) / 2, "those of the first names, mostly"
+
+
+@pytest.mark.time_limit(120)
+def test_who_reads_names_alone_has_no_attributes_asked_for(
+    mounted: Mounted, counted: Proxy, bucket: Witness
+) -> None:
+    """Also a program that has looked at files elsewhere just before."""
+    bucket.put_many({f"{d}/{number:03}": b"x" for d in "ab" for number in range(600)})
+    path = mounted().path
+    for number in range(10):
+        (path / f"a/{number:03}").stat()
+    assert len(os.listdir(path / "b")) == 600
+    asked = asked_for(counted, "HeadObject", "GetObject")
+    assert not [key for key in asked if key.startswith("b/0")], counted.story()
 
 
 @pytest.mark.time_limit(120)

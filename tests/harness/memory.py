@@ -8,6 +8,7 @@ callers see each request as one step, as they would on S3.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections import Counter
@@ -41,14 +42,18 @@ from bucketfs.store.base import (
     OnToken,
     Sink,
     UploadInfo,
+    ignored,
     is_etag,
 )
+from bucketfs.tasks import gather
 
 #: Sorts behind every key that starts with the string it is appended to.
 _LAST: Final = "\U0010ffff"
 _CHUNK: Final = 1 << 18
 _KEY_BYTES: Final = 1024
 _PAGE: Final = 1000
+#: HEADs of one `heads` under way at once.
+_TOGETHER: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +154,20 @@ class MemoryStore:
         info = self._find(key, "HeadObject").info(key)
         _lose_answer(fault)
         return info
+
+    async def heads(
+        self,
+        keys: Sequence[str],
+        told: Callable[[ObjectInfo], None],
+        failed: Callable[[StoreError], None] = ignored,
+    ) -> None:
+        async def ask(key: str) -> None:
+            try:
+                told(await self.head(key))
+            except StoreError as error:
+                failed(error)
+
+        await gather([functools.partial(ask, key) for key in keys], limit=_TOGETHER)
 
     async def get(
         self,

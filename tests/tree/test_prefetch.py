@@ -10,8 +10,9 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bucketfs.tree.core.inode import NEVER
 from bucketfs.tree.lookup.first_bytes import WHOLE_FILE
-from bucketfs.tree.prefetch.policy import LOOKS, MOST_DEPTH, Progress
+from bucketfs.tree.prefetch.policy import MOST_DEPTH, MOST_LOOKS, Progress
 from bucketfs.tree.saving.change import Change
 from bucketfs.tree.saving.later import ATTRIBUTE_DELAY
 from tests.tree.builder import MIB, Bucket, Mount, noise, planted, said
@@ -273,8 +274,10 @@ async def test_who_only_looks_goes_on_so_in_other_directories(
         for number in range(40):
             directory = await mount.directory(f"{number:02}")
             await mount.tree.subtree.ensure(directory)
-            mount.tree.prefetcher.entered(directory)
-            for name in sorted(directory.children):
+            names = sorted(directory.children)
+            await mount.tree.prefetcher.reads(directory, names, 0, NEVER)
+            for name in names:
+                mount.tree.prefetcher.asked_for(0)
                 await mount.find(f"{number:02}/{name}")
         assert (trio.current_time() - began) / bucket.latency <= 400 / 8 + 12
         requested = bucket.requested()
@@ -353,9 +356,11 @@ def test_no_walk_asks_for_an_entry_twice_in_a_row_of_order(positions: list[int])
 def test_looking_is_bounded_and_never_backwards(positions: list[int]) -> None:
     walk = Progress()
     for position in positions:
+        window = walk.window
         wanted = walk.looked_at(position)
-        assert len(wanted) <= LOOKS
+        assert len(wanted) <= window <= MOST_LOOKS
         assert not wanted or position < wanted.start
+        assert wanted.stop - position <= window + window // 2 + 1
 
 
 @mock_clock

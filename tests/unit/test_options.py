@@ -235,7 +235,7 @@ class TestValues:
             ("connect_timeout=soon", "not a time"),
             ("url=h", "must begin with http"),
             ("endpoint=https://h", "goes into url="),
-            ("metadata=some", "one of full, list"),
+            ("metadata=some", "one of full, lazy, list"),
             ("default_acl=all", "one of private"),
             ("dbglevel=loud", "one of crit"),
             ("use_sse=x", "custom[:FILE]"),

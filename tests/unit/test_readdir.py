@@ -35,21 +35,31 @@ async def nothing(*_: object) -> None:
     pass
 
 
-def tree_of(looks: list[int]) -> Any:
-    def glances(inodes: list[Inode]) -> list[None]:
+def tree_of(looks: list[int], *, only_looks: bool) -> Any:
+    async def reads(*_: object) -> bool:
+        return only_looks
+
+    def glances(inodes: list[Inode]) -> list[str]:
         looks.append(len(inodes))
-        return [None] * len(inodes)
+        return ["known"] * len(inodes)
 
     return SimpleNamespace(
         glances=glances,
         subtree=SimpleNamespace(ensure=nothing),
-        prefetcher=SimpleNamespace(entered=lambda _: None),
+        prefetcher=SimpleNamespace(reads=reads),
         state=SimpleNamespace(table=SimpleNamespace(count=lambda _: None)),
     )
 
 
-@given(count=st.integers(0, 600), room=st.integers(100, 4000), seed=st.integers(0, 99))
-def test_few_looks_and_each_name_once(count: int, room: int, seed: int) -> None:
+@given(
+    count=st.integers(0, 600),
+    room=st.integers(100, 4000),
+    seed=st.integers(0, 99),
+    only_looks=st.booleans(),
+)
+def test_few_looks_and_each_name_once(
+    count: int, room: int, seed: int, *, only_looks: bool
+) -> None:
     """Names are of about one length here, and so as many are taken by each request, about."""
     directory = Directory(1, None, "")
     lengths = random.Random(seed)
@@ -58,8 +68,11 @@ def test_few_looks_and_each_name_once(count: int, room: int, seed: int) -> None:
         directory.children[name] = Inode(at + 2, directory, name)
     looks: list[int] = []
     kernel = Kernel()
-    encoder: Any = SimpleNamespace(glanced=lambda *_: None, listed=lambda _: None)
-    opened = OpenDirectory(tree_of(looks), encoder, directory)
+    shown: list[str | None] = []
+    encoder: Any = SimpleNamespace(
+        glanced=lambda _, posix: shown.append(posix), listed=lambda _: None
+    )
+    opened = OpenDirectory(tree_of(looks, only_looks=only_looks), encoder, directory, 0)
 
     async def read_all() -> int:
         requests, taken = 0, -1
@@ -76,3 +89,4 @@ def test_few_looks_and_each_name_once(count: int, room: int, seed: int) -> None:
     assert kernel.names == [".", "..", *sorted(directory.children)]
     assert max(looks, default=0) <= PIECE
     assert len(looks) <= 3 * requests
+    assert shown.count(None) == (len(looks) if only_looks else 0), "the first of each piece"

@@ -162,14 +162,13 @@ def status_of(answer: Mapping[str, Any]) -> int:
     return status
 
 
-def headers_of_object(answer: Mapping[str, Any], operation: str, key: str) -> Mapping[str, str]:
-    """As `headers_of`, for an answer that shows an object, and so says which version it is.
+def headers_of_object(came: Mapping[str, str], operation: str, key: str) -> Mapping[str, str]:
+    """The headers of an answer that shows an object, and so says which version it is.
 
     Raises:
         NoAnswer: It does not: a portal that wants a login, or a broken balancer, answers 200 to
             anything.
     """
-    came = headers_of(answer)
     if not came.get("etag") and not came.get("last-modified"):
         raise NoAnswer("BadAnswer", operation=operation, key=key, message="no object in the answer")
     return came

@@ -15,7 +15,7 @@ aiobotocore lacks one of the names of `internals`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -23,16 +23,25 @@ from urllib.parse import urlsplit
 
 from botocore.auth import UNSIGNED_PAYLOAD
 from botocore.awsrequest import AWSPreparedRequest
-from botocore.exceptions import ClientError
-from botocore.utils import percent_encode_sequence
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.utils import percent_encode, percent_encode_sequence
 
-from bucketfs.store.aws.signing import EMPTY_SHA256, Keys, Scope, sign, timestamp
+from bucketfs.store.aws.error_body import parse_error
+from bucketfs.store.aws.signing import EMPTY_SHA256, Keys, Scope, Signer, sign, timestamp
+from bucketfs.store.http.http1 import Answer
+from bucketfs.store.http.many import ManyHeads
+from bucketfs.store.http.pace import Pace
 from bucketfs.store.http.transport import Origin
 
 #: Operations without a listing in their answer, and without special rules in botocore.
 OPERATIONS: Final = frozenset(
     {"HeadObject", "GetObject", "PutObject", "DeleteObject", "UploadPart"}
 )
+
+#: What stands in a form where a key, and where a signature goes.
+_ANY_KEY: Final = "bucketfs-any-key"
+#: Of a key, what botocore leaves as it is.
+_UNESCAPED: Final = "/~"
 
 #: Answers after which botocore looks for the bucket's region.
 _ELSEWHERE: Final = frozenset(
@@ -64,6 +73,30 @@ class _Route:
     path: str
     host: str
     scope: Scope
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A HEAD of a second, between whose pieces stand a key and what signs it.
+
+    Attributes:
+        moment: The second, as signatures write it.
+        path: What stands before the key.
+        signer: Signs paths.
+    """
+
+    moment: str
+    path: str
+    signer: Signer
+    before: bytes
+    between: bytes
+    after: bytes
+
+    def written(self, key: str) -> bytes:
+        """The request for a key."""
+        name = percent_encode(key, safe=_UNESCAPED)
+        signature = self.signer.authorization(self.path + name)
+        return b"".join((self.before, name.encode(), self.between, signature.encode(), self.after))
 
 
 class FastPath:
@@ -109,6 +142,74 @@ class FastPath:
             await self._check(route, operation, response)
         metadata = {"HTTPHeaders": response.headers, "HTTPStatusCode": response.status_code}
         return {"ResponseMetadata": metadata, "Body": response.raw}
+
+    async def heads(
+        self,
+        params: Mapping[str, Any],
+        keys: Sequence[str],
+        pace: Pace,
+        told: Callable[[str, Mapping[str, str] | BotoCoreError | ClientError], None],
+    ) -> None:
+        """Make many calls of HeadObject; see `ManyHeads`.
+
+        Args:
+            params: What all have in common.
+            keys: Of the objects.
+            pace: How many may be under way.
+            told: Is given the headers of each answer by its key, or what it failed with; nothing of
+                keys that were not asked for.
+        """
+        credentials = self._client._request_signer._credentials
+        route = self._route("HeadObject", params["Bucket"])
+        if route is None or credentials is None:
+            return
+        frozen = await credentials.get_frozen_credentials()
+        session = self._client._endpoint.http_session
+
+        form: _Form | None = None
+
+        def write(key: str) -> bytes:
+            nonlocal form
+            moment = timestamp(self._now())
+            if form is None or form.moment != moment:
+                form = self._form(route, params, frozen, moment, session)
+            return form.written(key)
+
+        def take(key: str, answer: Answer | BotoCoreError) -> None:
+            if isinstance(answer, BotoCoreError):
+                told(key, answer)
+            elif answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+                parsed: Any = parse_error(answer.status, answer.headers, b"")
+                told(key, ClientError(parsed, "HeadObject"))
+            else:
+                told(key, answer.headers)
+
+        origin, _ = session.locate(route.origin)
+        await ManyHeads(session, origin, keys, write=write, pace=pace, told=take).run()
+
+    def _form(
+        self, route: _Route, params: Mapping[str, Any], keys: Keys, moment: str, session: Any
+    ) -> _Form:
+        """A HEAD as it is written now, with room for a key and a signature."""
+        written = self._client._serializer.serialize_to_request(
+            {**params, "Key": _ANY_KEY}, route.model
+        )
+        headers: Any = written["headers"]
+        query = percent_encode_sequence(written["query_string"])
+        signer = Signer(
+            "HEAD",
+            query,
+            {"host": route.host, **headers},
+            keys=keys,
+            scope=route.scope,
+            moment=moment,
+            payload=EMPTY_SHA256,
+        )
+        headers |= signer.added | {"authorization": _ANY_KEY, "user-agent": self._agent}
+        path, _, behind = (route.path + written["url_path"]).partition(_ANY_KEY)
+        url = f"{route.origin}{path}{_ANY_KEY}{behind}" + (f"?{query}" if query else "")
+        head: bytes = session.written(AWSPreparedRequest("HEAD", url, headers, None, False))
+        return _Form(moment, path, signer, *head.split(_ANY_KEY.encode()))
 
     def _route(self, operation: str, bucket: str) -> _Route | None:
         endpoint = self._endpoints.get((operation, bucket))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -64,6 +64,7 @@ from bucketfs.store.base import (
     Sink,
     UploadInfo,
     VersionPage,
+    ignored,
     is_etag,
     is_manifest,
 )
@@ -111,7 +112,10 @@ class S3Store:
         """As `Store.head`, of this version of the object if one is named."""
         params = _of_version(key, version)
         answer = await self._call("HeadObject", key, self._object, **params)
-        came = headers_of_object(answer, "HeadObject", key)
+        return self._headed(key, headers_of(answer))
+
+    def _headed(self, key: str, headers: Mapping[str, str]) -> ObjectInfo:
+        came = headers_of_object(headers, "HeadObject", key)
         try:
             size = length_of(came)
         except ValueError as exc:
@@ -119,6 +123,24 @@ class S3Store:
         if size is None:
             raise unusable("HeadObject", key, "no Content-Length in the answer")
         return self._versioned(object_info(key, came, size))
+
+    async def heads(
+        self,
+        keys: Sequence[str],
+        told: Callable[[ObjectInfo], None],
+        failed: Callable[[StoreError], None] = ignored,
+    ) -> None:
+        def take(key: str, came: Mapping[str, str] | BotoCoreError | ClientError) -> None:
+            try:
+                if isinstance(came, Exception):
+                    raise translate(came, "HeadObject", key)
+                info = self._headed(key, came)
+            except StoreError as exc:
+                failed(exc)
+            else:
+                told(info)
+
+        await self._connection.heads(self._object, keys, take)
 
     async def get(
         self,
@@ -162,7 +184,7 @@ class S3Store:
 
     def _believed(self, asked: Asked, answer: Any) -> tuple[Told, ObjectInfo]:
         """What the answer to a GET tells, if it is one to what was asked. Raises StoreError."""
-        came = headers_of_object(answer, "GetObject", asked.key)
+        came = headers_of_object(headers_of(answer), "GetObject", asked.key)
         told = believed(asked, status_of(answer), came)
         info = self._versioned(object_info(asked.key, came, told.size))
         told_apart = is_etag(info.etag) or is_manifest(info.etag)
@@ -404,7 +426,7 @@ class S3Store:
         """As `Store.details`, of this version of the object if one is named."""
         params = {**_of_version(key, version), "ChecksumMode": "ENABLED"}
         answer = await self._call("HeadObject", key, self._object, **params)
-        return details(headers_of_object(answer, "HeadObject", key))
+        return details(headers_of_object(headers_of(answer), "HeadObject", key))
 
     async def tags(self, key: str, *, version: str = "") -> Mapping[str, str]:
         """As `Store.tags`, of this version of the object if one is named."""

@@ -68,6 +68,64 @@ def canonical_value(value: str) -> str:
     return _BLANKS.sub(r"\1", value.strip(" \t"))
 
 
+class Signer:
+    """Signs requests that differ in their paths alone.
+
+    Args:
+        method: In capitals.
+        query: As it is sent, encoded, without its question mark.
+        headers: All that are to be signed, Host among them.
+        keys: What signs.
+        scope: Where the signature holds.
+        moment: Now, as `timestamp` writes it.
+        payload: Hex SHA-256 of the body, or ``UNSIGNED-PAYLOAD``.
+
+    Attributes:
+        added: Headers that are signed, to be sent beside the others.
+    """
+
+    __slots__ = ("_after", "_key", "_method", "_text", "_words", "added")
+
+    def __init__(
+        self,
+        method: str,
+        query: str,
+        headers: Mapping[str, str],
+        *,
+        keys: Keys,
+        scope: Scope,
+        moment: str,
+        payload: str,
+    ) -> None:
+        self.added = {"x-amz-content-sha256": payload, "x-amz-date": moment}
+        if keys.token:
+            self.added["x-amz-security-token"] = keys.token
+        signed = {name.lower(): canonical_value(value) for name, value in headers.items()}
+        signed |= self.added
+        names = sorted(signed)
+        listed = ";".join(names)
+        lines = "".join([f"{name}:{signed[name]}\n" for name in names])
+        pairs = query
+        if "&" in query:  # by names, of which one may begin with another
+            pairs = "&".join(sorted(query.split("&"), key=lambda pair: pair.split("=", 1)))
+        where = f"{moment[:8]}/{scope.region}/{scope.service}/aws4_request"
+        self._method = method
+        self._after = f"{pairs}\n{lines}\n{listed}\n{payload}"
+        self._text = f"AWS4-HMAC-SHA256\n{moment}\n{where}\n"
+        self._key = signing_key(keys.secret_key, moment[:8], scope.region, scope.service)
+        self._words = (
+            f"AWS4-HMAC-SHA256 Credential={keys.access_key}/{where}, SignedHeaders={listed}, "
+            "Signature="
+        )
+
+    def authorization(self, path: str) -> str:
+        """The header that signs a request for a path, encoded as it is sent."""
+        canonical = f"{self._method}\n{path}\n{self._after}"
+        digest = hashlib.sha256(canonical.encode()).hexdigest()
+        signature = hmac.digest(self._key, (self._text + digest).encode(), "sha256").hex()
+        return self._words + signature
+
+
 def sign(
     method: str,
     path: str,
@@ -79,36 +137,6 @@ def sign(
     moment: str,
     payload: str,
 ) -> dict[str, str]:
-    """The headers that sign a request, to be sent beside its others.
-
-    Args:
-        method: In capitals.
-        path: As it is sent, encoded.
-        query: As it is sent, encoded, without its question mark.
-        headers: All that are to be signed, Host among them.
-        keys: What signs.
-        scope: Where the signature holds.
-        moment: Now, as `timestamp` writes it.
-        payload: Hex SHA-256 of the body, or ``UNSIGNED-PAYLOAD``.
-    """
-    added = {"x-amz-content-sha256": payload, "x-amz-date": moment}
-    if keys.token:
-        added["x-amz-security-token"] = keys.token
-    signed = {name.lower(): canonical_value(value) for name, value in headers.items()} | added
-    names = sorted(signed)
-    listed = ";".join(names)
-    lines = "".join([f"{name}:{signed[name]}\n" for name in names])
-    pairs = query
-    if "&" in query:  # by names, of which one may begin with another
-        pairs = "&".join(sorted(query.split("&"), key=lambda pair: pair.split("=", 1)))
-    canonical = f"{method}\n{path}\n{pairs}\n{lines}\n{listed}\n{payload}"
-    where = f"{moment[:8]}/{scope.region}/{scope.service}/aws4_request"
-    digest = hashlib.sha256(canonical.encode()).hexdigest()
-    key = signing_key(keys.secret_key, moment[:8], scope.region, scope.service)
-    text = f"AWS4-HMAC-SHA256\n{moment}\n{where}\n{digest}"
-    signature = hmac.digest(key, text.encode(), "sha256").hex()
-    added["authorization"] = (
-        f"AWS4-HMAC-SHA256 Credential={keys.access_key}/{where}, "
-        f"SignedHeaders={listed}, Signature={signature}"
-    )
-    return added
+    """The headers that sign one request, whose path is encoded as it is sent; see `Signer`."""
+    signer = Signer(method, query, headers, keys=keys, scope=scope, moment=moment, payload=payload)
+    return {**signer.added, "authorization": signer.authorization(path)}

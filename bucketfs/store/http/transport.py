@@ -80,6 +80,11 @@ class Origin:
     header: str
     proxy: str
 
+    @property
+    def url(self) -> str:
+        """Scheme, host and port."""
+        return f"{self.scheme}://{self.header}"
+
     @classmethod
     def of(cls, base: str, proxy: str | None) -> Origin:
         """Take ``scheme://host:port`` apart."""
@@ -243,7 +248,7 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
         connector_args: dict[str, Any] | None = None,
         **_: object,
     ) -> None:
-        self._connect_limit, self._silence = (limit or _SILENCE for limit in timeout)
+        self._connect_limit, self.silence = (limit or _SILENCE for limit in timeout)
         self._most_idle = max_pool_connections
         self._proxies = ProxyConfiguration(proxies, proxies_config)
         self._verify: object = (connector_args or {}).get("ssl_context", verify)
@@ -274,10 +279,10 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
 
         Raises botocore's exceptions for a connection that could not be made or broke.
         """
-        origin, target = self._locate(request.url)
+        origin, target = self.locate(request.url)
         override = (getattr(request, "context", None) or {}).get("read_timeout")
-        timeout = override or self._silence
-        wire = self._take_idle(origin)
+        timeout = override or self.silence
+        wire = self.take_idle(origin)
         try:
             if wire is not None:
                 wire.timeout = timeout
@@ -286,21 +291,14 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
                 except ConnectionError:
                     if request.method not in ("GET", "HEAD"):
                         raise
-            wire = await self._connect(origin)
+            wire = await self.connect(origin)
             wire.timeout = timeout
             return await self._exchange(request, origin, target, wire)
-        except BotoCoreError:
-            raise
-        except TimeoutError as exc:
-            raise ReadTimeoutError(endpoint_url=request.url, error=exc) from exc
-        except ssl.SSLError as exc:
-            raise SSLError(endpoint_url=request.url, error=exc) from exc
-        except ConnectionError as exc:
-            raise ConnectionClosedError(endpoint_url=request.url, error=exc) from exc
         except (OSError, Malformed) as exc:
-            raise HTTPClientError(error=exc) from exc
+            raise as_failure(exc, request.url) from exc
 
-    def _take_idle(self, origin: Origin) -> Wire | None:
+    def take_idle(self, origin: Origin) -> Wire | None:
+        """A connection at rest, which the caller owns from now on."""
         wires = self._idle.get(origin, [])
         while wires:
             wire = wires.pop()
@@ -331,7 +329,7 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
             await response.content
         return response
 
-    def _locate(self, url: str) -> tuple[Origin, str]:
+    def locate(self, url: str) -> tuple[Origin, str]:
         """Where to send a request, and what stands in its request line: the path as signed."""
         slash = url.find("/", url.index("://") + 3)
         base = url[:slash] if slash >= 0 else url
@@ -343,9 +341,9 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
             return origin, url
         return origin, url[slash:] if slash >= 0 else "/"
 
-    async def _connect(self, origin: Origin) -> Wire:
+    async def connect(self, origin: Origin) -> Wire:
         """A new connection to the endpoint, through its proxy if it has one."""
-        url = f"{origin.scheme}://{origin.header}"
+        url = origin.url
         limit = self._connect_limit
         wire: Wire | None = None
         try:
@@ -382,6 +380,11 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
         if answer.status >= 300:
             raise ConnectionRefusedError(errno.ECONNREFUSED, f"proxy said {answer.status}")
 
+    def written(self, request: AWSPreparedRequest) -> bytes:
+        """A request without a body, as it is sent. Raises Unsendable."""
+        origin, target = self.locate(request.url)
+        return _written(request, origin, target, self._proxy_headers(origin))
+
     def _proxy_headers(self, origin: Origin) -> Mapping[str, str]:
         """What a proxy that is sent the requests themselves wants to see with each."""
         if not origin.proxy or origin.scheme != "http":
@@ -400,6 +403,17 @@ class TrioSession(HttpxSession):  # type: ignore[misc]
         return context
 
 
+def as_failure(error: Exception, url: str) -> BotoCoreError:
+    """What went wrong on a connection, by botocore's name."""
+    if isinstance(error, TimeoutError):
+        return ReadTimeoutError(endpoint_url=url, error=error)
+    if isinstance(error, ssl.SSLError):
+        return SSLError(endpoint_url=url, error=error)
+    if isinstance(error, ConnectionError):
+        return ConnectionClosedError(endpoint_url=url, error=error)
+    return HTTPClientError(error=error)
+
+
 def _chunks(body: Any) -> Iterator[bytes | memoryview]:
     """The pieces of a request body: bytes, a `store.base.Body`, or a file botocore made."""
     if body is None:
@@ -415,6 +429,16 @@ def _chunks(body: Any) -> Iterator[bytes | memoryview]:
             yield piece
 
 
+def _written(
+    request: AWSPreparedRequest, origin: Origin, target: str, added: Mapping[str, str]
+) -> bytes:
+    headers = [*request.headers.items(), *added.items()]
+    try:
+        return request_head(request.method, target, origin.header, headers)
+    except Malformed as exc:
+        raise Unsendable(error=exc) from exc
+
+
 async def _send_request(
     wire: Wire,
     request: AWSPreparedRequest,
@@ -422,11 +446,7 @@ async def _send_request(
     target: str,
     added: Mapping[str, str],
 ) -> None:
-    headers = [*request.headers.items(), *added.items()]
-    try:
-        head = request_head(request.method, target, origin.header, headers)
-    except Malformed as exc:
-        raise Unsendable(error=exc) from exc
+    head = _written(request, origin, target, added)
     length = int(request.headers.get("Content-Length", 0))
     pieces = _chunks(request.body)
     if length <= _JOIN:

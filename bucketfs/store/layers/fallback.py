@@ -29,6 +29,7 @@ from bucketfs.store.base import (
     Headers,
     ObjectInfo,
     Store,
+    ignored,
     is_etag,
 )
 from bucketfs.store.capability import TARGETS, Provider
@@ -82,6 +83,15 @@ class FallbackStore(StoreWrapper):
         if not self.capabilities.markers:
             raise NotFound("NoSuchKey", status=404, operation=LOOKED, key=key)
         return self._kept.seen(await self._head(key))
+
+    async def heads(
+        self,
+        keys: Sequence[str],
+        told: Callable[[ObjectInfo], None],
+        failed: Callable[[StoreError], None] = ignored,
+    ) -> None:
+        files = [key for key in keys if not key.endswith(MARKER)]
+        await self.inner.heads(files, lambda info: told(self._kept.seen(info)), failed)
 
     async def _head(self, key: str) -> ObjectInfo:
         try:

@@ -40,6 +40,7 @@ from bucketfs.store.base import (
     OnToken,
     Sink,
     VersionPage,
+    ignored,
 )
 from bucketfs.store.layers.past import check_repeats
 from bucketfs.store.layers.wrapper import Call, StoreWrapper, VersionedStore
@@ -201,6 +202,15 @@ class HistoryStore(StoreWrapper):
         if key in self._files:
             self._infos[key] = info
         return info
+
+    async def heads(
+        self,
+        keys: Sequence[str],
+        told: Callable[[ObjectInfo], None],
+        failed: Callable[[StoreError], None] = ignored,
+    ) -> None:
+        """Of old versions it tells nothing: which version each key names has to be found out."""
+        await super().heads([key for key in keys if not key.startswith("/")], told, failed)
 
     async def get(
         self,

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,6 +36,7 @@ from bucketfs.store.base import (
     OnToken,
     Sink,
     Store,
+    ignored,
     is_manifest,
 )
 from bucketfs.store.layers.wrapper import StoreWrapper
@@ -73,6 +74,14 @@ class LargeStore(StoreWrapper):
 
     async def head(self, key: str) -> ObjectInfo:
         return self._seen(await super().head(key))
+
+    async def heads(
+        self,
+        keys: Sequence[str],
+        told: Callable[[ObjectInfo], None],
+        failed: Callable[[StoreError], None] = ignored,
+    ) -> None:
+        await super().heads(keys, lambda info: told(self._seen(info)), failed)
 
     async def get(
         self,

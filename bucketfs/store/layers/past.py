@@ -24,6 +24,7 @@ from bucketfs.store.base import (
     Sink,
     UploadInfo,
     VersionPage,
+    ignored,
 )
 from bucketfs.store.layers.wrapper import Call, StoreWrapper, VersionedStore
 from bucketfs.store.long_listing import Repeats
@@ -89,6 +90,14 @@ class PastStore(StoreWrapper):
 
     async def head(self, key: str) -> ObjectInfo:
         return await self._bucket.head(key, version=await self._id_of(key, "HeadObject"))
+
+    async def heads(
+        self,
+        keys: Sequence[str],
+        told: Callable[[ObjectInfo], None],
+        failed: Callable[[StoreError], None] = ignored,
+    ) -> None:
+        """Tells nothing: which version each had then takes questions of its own."""
 
     async def get(
         self,

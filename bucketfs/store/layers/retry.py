@@ -33,7 +33,7 @@ from bucketfs.errors import (
     is_denied,
 )
 from bucketfs.store.aws.sums import multipart_etag
-from bucketfs.store.base import NO_CONDITIONS, Body, Headers, ObjectInfo, Sink, Store
+from bucketfs.store.base import NO_CONDITIONS, Body, Headers, ObjectInfo, Sink, Store, ignored
 from bucketfs.store.config import SLOW
 from bucketfs.store.layers.limit import SMALL
 from bucketfs.store.layers.outage import Outage
@@ -198,6 +198,27 @@ class RetryStore(StoreWrapper):
             raise exc
         _log.debug("%s; again in %.2f s", exc, pause)
         await trio.sleep(pause)
+
+    async def heads(
+        self,
+        keys: Sequence[str],
+        told: Callable[[ObjectInfo], None],
+        failed: Callable[[StoreError], None] = ignored,
+    ) -> None:
+        """As that of `Store`: an answer that failed is asked for again by who needs it."""
+        began = clock.monotonic()
+
+        def take(info: ObjectInfo) -> None:
+            self._outage.heard()
+            told(info)
+
+        def note(exc: StoreError) -> None:
+            self._outage.failed(exc, began)
+            failed(exc)
+
+        if not self._outage.over:
+            with self._outage.waiting():
+                await self.inner.heads(keys, take, note)
 
     async def get(
         self,

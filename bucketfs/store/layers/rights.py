@@ -28,6 +28,7 @@ from bucketfs.store.base import (
     ObjectInfo,
     Sink,
     Store,
+    ignored,
 )
 from bucketfs.store.layers.wrapper import Call, StoreWrapper
 from bucketfs.tasks import gather
@@ -125,6 +126,18 @@ class RightsStore(StoreWrapper):
             raise Unseen(refusal, certain=self._has_seen) from refusal
         self._has_seen = True
         return info
+
+    async def heads(
+        self,
+        keys: Sequence[str],
+        told: Callable[[ObjectInfo], None],
+        failed: Callable[[StoreError], None] = ignored,
+    ) -> None:
+        def take(info: ObjectInfo) -> None:
+            self._has_seen = True
+            told(info)
+
+        await super().heads(keys, take, failed)
 
     async def get(
         self,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from bucketfs import clock
 from bucketfs.errors import NotFound, PreconditionFailed, StoreError
-from bucketfs.store.base import Hear, ObjectInfo, Sink, VersionPage
+from bucketfs.store.base import Hear, ObjectInfo, Sink, VersionPage, ignored
 from bucketfs.store.layers.wrapper import Call, StoreWrapper, VersionedStore, get_call
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class Tally:
             asked, is an answer.
         repeated: How many of those were sent again.
         sent / received: Bytes of bodies.
-        seconds: Time they took together.
+        seconds: Time they took together; of HEADs that one task sent, until the last was answered.
     """
 
     requests: int = 0
@@ -67,6 +67,32 @@ class TraceStore(StoreWrapper):
     def repeated(self, call: Call) -> None:
         """A failed request is about to be sent again."""
         self._tallies[call.operation].repeated += 1
+
+    async def heads(
+        self,
+        keys: Sequence[str],
+        told: Callable[[ObjectInfo], None],
+        failed: Callable[[StoreError], None] = ignored,
+    ) -> None:
+        tally = self._tallies["HeadObject"]
+
+        def take(info: ObjectInfo) -> None:
+            tally.requests += 1
+            told(info)
+
+        def note(exc: StoreError) -> None:
+            tally.requests += 1
+            tally.failures += not isinstance(exc, NotFound | PreconditionFailed)
+            _log.debug("HeadObject %r, one of many: %s", exc.key, exc.code)
+            failed(exc)
+
+        began = clock.monotonic()
+        try:
+            await super().heads(keys, take, note)
+        finally:
+            took = clock.monotonic() - began
+            tally.seconds += took
+            _log.debug("%d times HeadObject: %.1f ms", len(keys), took * 1e3)
 
     async def get(
         self,

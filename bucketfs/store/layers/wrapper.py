@@ -22,6 +22,7 @@ from bucketfs.store.base import (
     Store,
     UploadInfo,
     VersionPage,
+    ignored,
 )
 
 T = TypeVar("T")
@@ -98,6 +99,15 @@ class StoreWrapper:
 
     async def head(self, key: str) -> ObjectInfo:
         return await self.around(Call("HeadObject", key), lambda: self.inner.head(key))
+
+    async def heads(
+        self,
+        keys: Sequence[str],
+        told: Callable[[ObjectInfo], None],
+        failed: Callable[[StoreError], None] = ignored,
+    ) -> None:
+        """As that of `Store`; does not go through `around`."""
+        await self.inner.heads(keys, told, failed)
 
     async def get(
         self,

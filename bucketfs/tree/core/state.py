@@ -62,6 +62,8 @@ class TreeConfig:
         defaults: Attributes of objects that carry none.
         hadoop_directories: A cold lookup also asks for ``name_$folder$`` (listings always show it).
         listed_attributes: Attributes from listings only, never a HEAD.
+        lazy_attributes: Attributes from listings at first, where other objects of the directory
+            carry none; asked for behind.
         overwrite: On a conflict, what was written here replaces others' version.
         exclusive_at_open: A file opened with O_EXCL is in the bucket, empty, when that returns.
         writeback: Close is content with the local disk; the bucket gets the bytes later.
@@ -75,6 +77,7 @@ class TreeConfig:
     defaults: Defaults
     place: str = ""
     listed_attributes: bool = False
+    lazy_attributes: bool = False
     hadoop_directories: bool = False
     overwrite: bool = False
     exclusive_at_open: bool = False

@@ -7,11 +7,12 @@ A small file is fetched whole by the same request: who asks for one mostly reads
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import stat
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
@@ -24,8 +25,12 @@ from bucketfs.tree.core.names import FOLDER_SUFFIX
 from bucketfs.tree.core.posix import NANO, Posix, decode, plain, tagged_as
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.first_bytes import WHOLE_FILE, look_inside
+from bucketfs.tree.lookup.presume import Samples
 
 log = logging.getLogger(__name__)
+
+#: Files that are asked for together, by their keys.
+Claimed = dict[str, tuple[Inode, Shared]]
 
 #: A symbolic link's target, and so the object of one, is at most this long (PATH_MAX with its NUL).
 LINK_MAX = 4095
@@ -42,6 +47,7 @@ class Attributes:
             program; answers the size up to which the file is to be fetched along with them.
         on_directory: Told of each directory whose marker has to be asked for, if it has one: may
             find out.
+        on_presumed: Told of each file whose attributes are presumed, and of these.
     """
 
     def __init__(
@@ -50,12 +56,15 @@ class Attributes:
         *,
         on_look: Callable[[Inode, int], int],
         on_directory: Callable[[Directory], Awaitable[None]],
+        on_presumed: Callable[[Inode, Posix], None],
     ) -> None:
         self._state = state
         self._store = state.files.store
         self._index = state.files.cache.index
         self._background = state.files.background
         self._on_look, self._on_directory = on_look, on_directory
+        self._on_presumed = on_presumed
+        self._samples = Samples(state.config.defaults) if state.config.lazy_attributes else None
         self._asking: dict[Inode, Shared] = {}
         #: What is shown in place of attributes that may not be read, and until when.
         self._hidden: deque[tuple[Inode, float]] = deque()
@@ -68,6 +77,14 @@ class Attributes:
             or self._state.config.listed_attributes
             or inode.size > LINK_MAX
         )
+
+    def is_sampling(self, directory: Directory) -> bool:
+        """Whether first answers are to say if the attributes of the others are presumed."""
+        return self._samples is not None and self._samples.undecided(directory)
+
+    def is_presumed(self, inode: Inode) -> bool:
+        """Whether attributes of a file would be presumed."""
+        return self._samples is not None and self._samples.presumed(inode) is not None
 
     def glance(self, inode: Inode) -> Posix | None:
         """Attributes as far as they are known without a request; nothing is kept of them."""
@@ -91,7 +108,16 @@ class Attributes:
             for at, key in asked.items():
                 if key in headers:
                     found[at] = self._decode(inodes[at], headers[key])
+        if self._samples is not None:
+            for at in [at for at, posix in enumerate(found) if posix is None]:
+                found[at] = self._presume(self._samples, inodes[at])
         return found
+
+    def _presume(self, samples: Samples, inode: Inode) -> Posix | None:
+        posix = samples.presumed(inode)
+        if posix is not None:
+            self._on_presumed(inode, posix)
+        return posix
 
     def _obvious(self, inode: Inode) -> Posix | None:
         if inode.posix is not None:
@@ -144,6 +170,58 @@ class Attributes:
         """
         return await self._ask(inode, whole)
 
+    def claim(self, inodes: Iterable[Inode]) -> Claimed:
+        """Keep others from asking for files that `ask_claimed` is about to ask for.
+
+        Those left out that somebody asks for already.
+        """
+        claimed: Claimed = {}
+        for inode in inodes:
+            if inode not in self._asking:
+                with contextlib.suppress(FsError):  # its directory was removed
+                    claimed[self.object_key(inode)] = inode, Shared()
+        self._asking.update(claimed.values())
+        return claimed
+
+    async def ask_claimed(
+        self, claimed: Claimed, is_wanted: Callable[[Inode], bool]
+    ) -> list[Inode]:
+        """As `revalidate`, of many files side by side; raises nothing.
+
+        Args:
+            claimed: What `claim` answered, a moment ago.
+            is_wanted: Whether a file still is to be asked for.
+
+        Returns:
+            Those of which there was no answer: each by itself tells why.
+        """
+        for key, (inode, shared) in list(claimed.items()):
+            if not is_wanted(inode):
+                del claimed[key]
+                self._give_back(inode, shared)
+        asked = clock.monotonic()
+        try:
+            # whoever waits for an answer counts on finding the inode where it was
+            with self._state.asking_everywhere() as since:
+
+                def take(info: ObjectInfo) -> None:
+                    inode, shared = claimed.pop(info.key)
+                    if inode.changed <= since or inode.posix is None:
+                        self._state.freshness.check_heard(self.accept(inode, info), asked)
+                    self._give_back(inode, shared)
+
+                await self._store.heads(list(claimed), take)
+        finally:
+            for inode, shared in claimed.values():
+                self._give_back(inode, shared)
+        return [inode for inode, _ in claimed.values()]
+
+    def _give_back(self, inode: Inode, shared: Shared) -> None:
+        """The question is over; somebody may be asking it anew."""
+        if self._asking.get(inode) is shared:
+            del self._asking[inode]
+        shared.end()
+
     async def complete(self, inode: Inode) -> None:
         """Have all known that is stored with an inode's object, before something else is.
 
@@ -192,6 +270,8 @@ class Attributes:
         """Replace the attributes by those a HEAD has just shown."""
         self._learn(inode, info.headers)
         inode.checked = clock.monotonic()
+        if self._samples is not None and inode.posix is not None:
+            self._samples.saw(inode, inode.posix)
         if info.headers is not None:
             self._index.put_headers(info.key, info.etag, info.last_modified, info.headers)
 

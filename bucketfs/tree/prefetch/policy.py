@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from bucketfs.tree.core.inode import NEVER
 from bucketfs.tree.lookup.lister import MANY_MISSES
 
-#: Entries whose attributes are asked for together: enough to keep all connections busy for a few
-#: round trips, few enough to be wasted on someone who stops.
-LOOKS = 256
+#: Entries whose attributes are asked for together, at first and for who goes on: enough to keep all
+#: connections busy for a few round trips, few enough to be wasted on someone who stops.
+LOOKS, MOST_LOOKS = 256, 1024
 #: Looks of a thread without an opening in between that make it one that looks at all there is,
 #: and one that will open nothing of it.
 ONLY_LOOKING, STILL_LOOKING = 2, 4
+#: The second is also known from so many questions, where most looks met what was asked for ahead.
+STILL_ASKING = 12
 #: Seconds after which a look says nothing of the next one any more.
 HABIT = 1.0
 #: A file opened this many entries after the last one still follows it (others may be filtered out).
@@ -35,6 +37,7 @@ class Progress:
         began / latest: Monotonic times at which the first and the last of them were.
         fetched: Everything before it was fetched ahead or passed.
         looked: Everything before it was looked at ahead.
+        window: How many are looked at ahead together the next time.
         asked: How many cached files in a row were opened whose versions had to be asked for.
         asked_at: Monotonic time at which the last of them was.
         directories: How many directories among its entries were looked at.
@@ -46,6 +49,7 @@ class Progress:
     latest: float = NEVER
     fetched: int = 0
     looked: int = 0
+    window: int = LOOKS
     asked: int = 0
     asked_at: float = NEVER
     directories: int = 0
@@ -101,9 +105,10 @@ class Progress:
     def looked_at(self, position: int) -> range:
         """Someone who only looks needs attributes; whose to ask for along with them."""
         begin = max(self.looked, position + 1)
-        if begin - position > LOOKS // 2:
+        if begin - position > self.window // 2:
             return range(0)
-        self.looked = begin + LOOKS
+        self.looked = begin + self.window
+        self.window = min(self.window + LOOKS, MOST_LOOKS)
         return range(begin, self.looked)
 
 
@@ -112,22 +117,33 @@ class Habit:
     """What one thread of a program does at the moment; times are monotonic seconds.
 
     Attributes:
-        looks: Looks without an opening in between.
+        looks: Looks without an opening in between, at what was not known.
+        asked: Names and attributes asked for meanwhile, known ones among them.
         last: Time of the last one.
     """
 
     looks: int = 0
+    asked: int = 0
     last: float = NEVER
 
     def looked(self, now: float) -> None:
         """Attributes were asked for."""
-        self.looks = self.looks + 1 if now - self.last <= HABIT else 1
+        if now - self.last > HABIT:
+            self.looks = self.asked = 0
+        self.looks += 1
         self.last = now
+
+    def goes_on(self, now: float) -> None:
+        """A name or attributes were asked for, known or not."""
+        if now - self.last <= HABIT:
+            self.asked += 1
+            self.last = now
 
     def opened(self) -> None:
         """A file was opened."""
-        self.looks = 0
+        self.looks = self.asked = 0
 
     def only_looks(self, now: float) -> bool:
         """Whether the next file looked at is hardly going to be opened."""
-        return self.looks >= STILL_LOOKING and now - self.last <= HABIT
+        often = self.looks >= ONLY_LOOKING and self.asked >= STILL_ASKING
+        return (often or self.looks >= STILL_LOOKING) and now - self.last <= HABIT

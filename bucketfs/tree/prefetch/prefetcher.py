@@ -25,9 +25,9 @@ from bucketfs import clock
 from bucketfs.errors import FsError, StoreError
 from bucketfs.file.local_pages import ALONE
 from bucketfs.tasks import gather
-from bucketfs.tree.core.inode import Directory, Inode
+from bucketfs.tree.core.inode import NEVER, Directory, Inode
 from bucketfs.tree.core.state import TreeState
-from bucketfs.tree.lookup.attributes import LINK_MAX, Attributes
+from bucketfs.tree.lookup.attributes import LINK_MAX, Attributes, Claimed
 from bucketfs.tree.lookup.first_bytes import WHOLE_FILE, Guess
 from bucketfs.tree.lookup.lister import FULL_PAGE, LOOKUP_PAGES, Lister
 from bucketfs.tree.prefetch.policy import LOOKS, NEAR, ONLY_LOOKING, Habit, Progress
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 #: Largest file that is fetched ahead, and bytes of one batch.
 FILE_MAX = 1 << 20
 BATCH_MAX = 32 << 20
+#: Seconds for which names wait for attributes that are under way.
+PATIENCE = 3.0
 #: Versions to be asked for in one directory from which on it is listed for them: as in
 #: `lister.MANY_MISSES`.
 WORTH_LISTING = 12
@@ -75,7 +77,6 @@ class Prefetcher:
         self._attributes = attributes
         self._lister = lister
         self._habits: LRUCache[int, Habit] = LRUCache(256)
-        self._latest = Habit()
         self._guess = guess
         #: Where a file was opened last.
         self._reading: _Order | None = None
@@ -129,7 +130,8 @@ class Prefetcher:
             and self._attributes.is_here(child)
         ]
         inside = sum(child.parent is order.directory for child in stale)
-        if inside >= WORTH_LISTING and self._list_anew(order):
+        is_listed = order.directory.loading is not None
+        if is_listed or (inside >= WORTH_LISTING and self._list_anew(order)):
             stale = [child for child in stale if child.parent is not order.directory]
         self._ask(stale, is_known, whole=0, name="versions ahead")
 
@@ -222,25 +224,61 @@ class Prefetcher:
         habit = self._habit(asker)
         still = habit.only_looks(now)
         habit.looked(now)
-        self._latest = habit
         if order is not None and habit.looks >= ONLY_LOOKING:
             self._look_ahead(inode, order, position, beyond=still)
         return 0 if still else WHOLE_FILE
 
     def _look_ahead(self, inode: Inode, order: _Order, position: int, *, beyond: bool) -> None:
-        positions = order.progress.looked_at(position)
+        positions = self._next_looks(order, position)
         wanted = self._unknown(order, positions)
         if beyond and positions.stop >= len(order.names):
             wanted += self._unknown_behind(order.directory)
         self._look([i for i in wanted if i is not inode], "attributes ahead")
 
+    def _next_looks(self, order: _Order, position: int) -> range:
+        """What to look at ahead; not before it is clear whether that is worth it."""
+        if order.progress.looked and self._attributes.is_sampling(order.directory):
+            return range(0)
+        return order.progress.looked_at(position)
+
     def _habit(self, thread: int) -> Habit:
         return self._habits.setdefault(thread, Habit())
 
-    def entered(self, directory: Directory) -> None:
-        """A program reads a directory; if it only looks, it looks into the next ones too."""
-        if self._latest.only_looks(clock.monotonic()):
+    def asked_for(self, asker: int) -> None:
+        """A thread of a program asks for a name or for attributes, known ones or not."""
+        habit = self._habits.get(asker)
+        if habit is not None:
+            habit.goes_on(clock.monotonic())
+
+    async def reads(
+        self, directory: Directory, names: Sequence[str], asker: int, since: float
+    ) -> bool:
+        """Whether a thread that reads a directory only looks, so that it will ask for all entries.
+
+        Then what it will ask for is asked for now, and what is under way is waited for: the kernel
+        is told of attributes along with the names, and has no question of its own.
+
+        Args:
+            directory: What it reads.
+            names: The next entries, at least one.
+            asker: The thread.
+            since: Monotonic time at which it got those before these, `NEVER` for none.
+        """
+        habit = self._habits.get(asker)
+        if habit is None or habit.last < since or not habit.only_looks(clock.monotonic()):
+            return False
+        if since == NEVER:
             self._look(self._unknown_behind(directory), "attributes behind")
+        elif (order := self._order(directory)) is not None:
+            positions = self._next_looks(order, bisect_left(order.names, names[0]) - 1)
+            self._look(self._unknown(order, positions), "attributes ahead")
+        with trio.move_on_after(PATIENCE):
+            for name in names:
+                child = directory.children.get(name)
+                if child is not None and not self._attributes.is_presumed(child):
+                    await self._attributes.wait_for_answer(child)
+        habit.last = clock.monotonic()  # it was not idle meanwhile, it has waited
+        return True
 
     def _unknown_behind(self, directory: Directory) -> list[Inode]:
         """Entries of unknown attributes in the directories that follow one.
@@ -322,16 +360,39 @@ class Prefetcher:
     ) -> None:
         if not inodes:
             return
+        if whole:
+            self._background.start(lambda: self._ask_each(inodes, is_known, whole), name)
+            return
+        wanted = [inode for inode in inodes if self._is_wanted(inode, is_known)]
+        claimed = self._attributes.claim(i for i in wanted if not isinstance(i, Directory))
+        others = [inode for inode in wanted if isinstance(inode, Directory)]
+        self._background.start(lambda: self._ask_together(claimed, others, is_known), name)
+
+    async def _ask_together(
+        self, claimed: Claimed, others: Sequence[Inode], is_known: Callable[[Inode], bool]
+    ) -> None:
+        left: list[Inode] = []
+        with trio.move_on_after(ALONE):
+            left = await self._attributes.ask_claimed(
+                claimed, lambda inode: _is_at_rest(inode) and not is_known(inode)
+            )
+        await self._ask_each([*left, *others], is_known, 0)
+
+    async def _ask_each(
+        self, inodes: list[Inode], is_known: Callable[[Inode], bool], whole: int
+    ) -> None:
         jobs = [functools.partial(self._ask_quietly, inode, is_known, whole) for inode in inodes]
-        limit = self._state.files.parallel
-        self._background.start(lambda: gather(jobs, limit=limit), name)
+        await gather(jobs, limit=self._state.files.parallel)
+
+    def _is_wanted(self, inode: Inode, is_known: Callable[[Inode], bool]) -> bool:
+        """Whether to ask: not if it was removed, is in use, or somebody is at it already."""
+        is_ours = _is_at_rest(inode) and not self._attributes.is_asking(inode)
+        return is_ours and not is_known(inode)
 
     async def _ask_quietly(
         self, inode: Inode, is_known: Callable[[Inode], bool], whole: int
     ) -> None:
-        if inode.parent is None or inode.open_state or self._attributes.is_asking(inode):
-            return  # it was removed, or somebody is at it already
-        if is_known(inode):
+        if not self._is_wanted(inode, is_known):
             return
         try:
             with trio.move_on_after(ALONE):
@@ -339,3 +400,8 @@ class Prefetcher:
         except (StoreError, FsError) as error:
             # nobody asked for this one yet; who does will meet the error again
             log.debug("cannot prefetch a file: %s", error)
+
+
+def _is_at_rest(inode: Inode) -> bool:
+    """Whether it is in its place, and nobody uses it."""
+    return inode.parent is not None and inode.open_state is None
