@@ -17,10 +17,10 @@ import trustme
 
 from bucketfs.credentials import StaticKeys
 from bucketfs.errors import NotFound, StoreError
-from bucketfs.store import open_store
 from bucketfs.store.base import ObjectInfo, Store
 from bucketfs.store.config import Encryption
 from bucketfs.store.layers.trace import TraceStore
+from bucketfs.store.opening import open_store
 from tests.store.test_transport import CONFIG as IMPATIENT
 from tests.store.test_transport import scripted
 

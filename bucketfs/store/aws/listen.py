@@ -106,7 +106,8 @@ class _Sending:
 
     def ask(self, params: dict[str, Any], **_: object) -> None:
         """Before botocore signs the request."""
-        params["url"] = urlunsplit(urlsplit(params["url"])._replace(query=self._query))
+        scheme, host, path, *_ = urlsplit(params["url"])
+        params["url"] = urlunsplit((scheme, host, path, self._query, ""))
 
     async def send(self, request: Any, **_: object) -> Any:
         """In place of botocore's sending."""
