@@ -98,6 +98,7 @@ class DiskCache:
         #: Page files of an earlier mount's pending files, pinned, until they are asked for.
         self._kept: dict[str, PageFile] = {}
         self._load()
+        self._earlier = frozenset(key for key, _ in self._files)
 
     def _load(self) -> None:
         now = clock.monotonic()
@@ -188,6 +189,10 @@ class DiskCache:
         file = self._files.get((key, etag))
         wanted = size if first is None else first
         return file is not None and file.size == size and file.valid.covers(0, wanted)
+
+    def had(self, key: str) -> bool:
+        """Whether an earlier mount has left bytes of some version of an object."""
+        return key in self._earlier
 
     def create(self) -> PageFile:
         """An empty page file for bytes that are in no bucket yet, pinned once."""

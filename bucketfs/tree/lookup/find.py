@@ -190,8 +190,9 @@ class Finder:
 
     async def _ask(self, parent: Directory, name: str, key: str, asker: int) -> Inode | None:
         answers = _Answers()
-        # who looks again has the bytes, or wants none
-        first = self._guess.first if asker and name not in parent.children else 0
+        # who looks again has the bytes, or wants none; so has who looked in an earlier mount
+        is_new = name not in parent.children and not self._state.files.cache.had(key)
+        first = self._guess.first if asker and is_new else 0
         asked = clock.monotonic()
         with self._state.asking(parent) as since:
             jobs = [
