@@ -119,6 +119,17 @@ class TestContents:
             files = [each for each in (path / name).iterdir() if each.is_file()]
             assert [file.read_bytes() for file in files] == [name.encode()], name
 
+    def test_names_that_look_like_versions(self, mount: Mounts, versioned: Witness) -> None:
+        """They are found without a listing, which nobody needs who knows the name."""
+        versioned.put(f"{OLD}.tar", b"at the top")
+        versioned.put(f"d/{OLD}.tar", b"in a directory")
+        versioned.put(f"d/{OLD}.dir/f", b"below a directory")
+        path = mount(versioned, "versions").path
+        assert contents(path / ".versions" / f"{OLD}.tar") == [b"at the top"]
+        assert contents(path / "d" / ".versions" / f"{OLD}.tar") == [b"in a directory"]
+        assert contents(path / ".versions" / "d" / f"{OLD}.tar") == [b"in a directory"]
+        assert contents(path / ".versions" / "d" / f"{OLD}.dir" / "f") == [b"below a directory"]
+
     def test_a_bucket_without_versions(self, mount: Mounts, bucket: Witness) -> None:
         bucket.put("f", b"x")
         bucket.put("f", b"now")
