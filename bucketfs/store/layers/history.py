@@ -7,8 +7,7 @@ Keys that begin with a slash name no objects of a mount. These name what the buc
     /.versions/DIR/.versions/NAME/TIME.ID     version ID of the object of that key
     /.versions/DIR/.versions/NAME/NAME/       what was ever called so in a directory DIR/NAME
 
-All other keys are the bucket's own and are passed on; but an object that is itself called
-``.versions``, or is in a directory of that name, is not listed.
+All other keys are the bucket's own and are passed on.
 
 What a listing has told is remembered for `keep` seconds, or until something is written there by
 this mount. What a version is never changes, so that is remembered without an end.
@@ -17,7 +16,6 @@ this mount. What a version is never changes, so that is remembered without an en
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -47,8 +45,6 @@ from bucketfs.store.long_listing import Repeats
 from bucketfs.tasks import Shared
 
 T = TypeVar("T")
-
-_log = logging.getLogger("bucketfs.store.layers.history")
 
 #: What is remembered: of names, which versions they have; of files, which version they are.
 _REMEMBERED: Final = 20_000
@@ -158,8 +154,6 @@ class HistoryStore(StoreWrapper):
         self._infos: LRUCache[str, ObjectInfo] = LRUCache(_REMEMBERED)
         self._asking: dict[str, Shared] = {}
         self._changes = 0
-        #: Directories in which something of the bucket's own is not shown.
-        self._hiding: set[str] = set()
 
     async def around(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:
         if call.key.startswith("/"):
@@ -256,7 +250,7 @@ class HistoryStore(StoreWrapper):
             if not delimiter:
                 return await self._anything(prefix, listing=bool(start_after))
             return await self._directory(prefix, token, start_after)
-        page = await super().list(
+        return await super().list(
             prefix,
             delimiter=delimiter,
             token=token,
@@ -264,19 +258,6 @@ class HistoryStore(StoreWrapper):
             limit=limit,
             on_token=on_token,
         )
-        return self._without_own(prefix, page) if delimiter else page
-
-    def _without_own(self, prefix: str, page: ListPage) -> ListPage:
-        """A page without what the bucket itself has under the name that is ours."""
-        name = prefix + VERSIONS
-        objects = [info for info in page.objects if info.key != name]
-        prefixes = [common for common in page.prefixes if common != f"{name}/"]
-        if len(objects) == len(page.objects) and len(prefixes) == len(page.prefixes):
-            return page
-        if prefix not in self._hiding:
-            self._hiding.add(prefix)
-            _log.warning("%r in the bucket is not shown: -o versions has that name", name)
-        return replace(page, objects=objects, prefixes=prefixes)
 
     def _real(self, key: str) -> tuple[str, bool]:
         """The key in the bucket, and whether it is that of the directory itself that is shown."""
