@@ -156,12 +156,15 @@ def _unmount(mountpoint: str) -> None:
     if os.geteuid() == 0 and not _umount2(os.fsencode(mountpoint), _MNT_DETACH):
         return
     if helper := shutil.which("fusermount3"):
-        subprocess.run(
-            [helper, "-u", "-q", "-z", "--", mountpoint],
-            stdin=subprocess.DEVNULL,
-            timeout=_PATIENCE_WITH_HELPER,
-            check=False,
-        )
+        command = [helper, "-u", "-q", "-z", "--", mountpoint]
+        try:
+            subprocess.run(
+                command, stdin=subprocess.DEVNULL, timeout=_PATIENCE_WITH_HELPER, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            log.warning(
+                "%s: not unmounted, run: bucketfs umount -l %s: %s", mountpoint, mountpoint, error
+            )
 
 
 def _umount2(path: bytes, flags: int) -> int:

@@ -25,7 +25,7 @@ from bucketfs.fuse.operations import Operations
 from bucketfs.fuse.versioned import Versioned, old_versions
 from bucketfs.metrics import Metrics
 from bucketfs.options import Options
-from bucketfs.store.base import Store
+from bucketfs.store.base import VERSIONS, Store
 from bucketfs.tasks import Background
 from bucketfs.tree.core.inode import ROOT_INO
 from bucketfs.tree.core.posix import Defaults
@@ -233,6 +233,7 @@ def plant(
         read_only=options.read_only,
         acls=options.enable_acl,
         lazy_attributes=options.metadata == "lazy",
+        own_name=VERSIONS if options.versions else "",
         listed_attributes=options.metadata == "list" or not store.capabilities.user_metadata,
     )
     return Tree(files, config, watcher, root=root)

@@ -34,7 +34,8 @@ def old_versions(tree: Tree, watcher: Watcher) -> Tree:
     """The tree of a bucket's old versions; nothing is asked yet."""
     state = tree.state
     # whether what is known is still good is decided where it is known, see `HistoryStore`
-    config = replace(state.config, prefix=OLD + state.config.prefix, open_ttl=0.0, read_only=True)
+    prefix = OLD + state.config.prefix
+    config = replace(state.config, prefix=prefix, open_ttl=0.0, read_only=True, own_name="")
     return Tree(state.files, config, watcher, root=_ABOVE | state.root.ino)
 
 

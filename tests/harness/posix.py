@@ -55,6 +55,15 @@ def refused(*errnos: int) -> Iterator[None]:
     assert got in errnos, f"expected {names}, got {errno.errorcode.get(got, got)}"
 
 
+def is_gone(path: Path) -> bool:
+    """Whether a name is free; other errors are raised, unlike by `Path.exists`."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    return False
+
+
 def renameat2(old: Path, new: Path, flags: int) -> None:
     """rename(2) with flags."""
     if _libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bucketfs.cli.failure import ExitCode
-from bucketfs.fuse import descriptor
+from bucketfs.fuse import descriptor, device
 from tests.harness.endpoint import REPOSITORY
 from tests.harness.mounts import SHARED, Mount, Mounts, mounted_for_others
 from tests.harness.posix import refused
@@ -201,3 +201,15 @@ def test_spellings() -> None:
     assert descriptor.handed_over("/dev/fd/5") == 5
     for other in ("/dev/fd/", "/dev/fd/x", "/dev/fd/5/", "/dev/fd/-1", "/mnt", "/proc/self/fd/5"):
         assert descriptor.handed_over(other) is None
+
+
+def test_a_fusermount3_that_hangs_does_not_keep_a_mount_from_its_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    helper = tmp_path / "fusermount3"
+    helper.write_text("#!/bin/sh\nexec sleep 60\n")
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(device, "_PATIENCE_WITH_HELPER", 0.1)
+    device._unmount(str(tmp_path))
+    assert f"bucketfs umount -l {tmp_path}" in caplog.text

@@ -6,11 +6,11 @@ import errno
 import os
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from tests.harness.mounts import Mount, Mounts
+from tests.harness.posix import is_gone
 from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
@@ -29,14 +29,6 @@ def mounted(bucket: Witness, mount: Mounts, counted: Proxy) -> Callable[..., Mou
         return made
 
     return start
-
-
-def is_gone(path: Path) -> bool:
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        return True
-    return False
 
 
 @pytest.mark.parametrize("open_ttl", ["0", "500ms"])

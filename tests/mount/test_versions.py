@@ -119,6 +119,17 @@ class TestContents:
             files = [each for each in (path / name).iterdir() if each.is_file()]
             assert [file.read_bytes() for file in files] == [name.encode()], name
 
+    def test_names_that_look_like_versions(self, mount: Mounts, versioned: Witness) -> None:
+        """They are found without a listing, which nobody needs who knows the name."""
+        versioned.put(f"{OLD}.tar", b"at the top")
+        versioned.put(f"d/{OLD}.tar", b"in a directory")
+        versioned.put(f"d/{OLD}.dir/f", b"below a directory")
+        path = mount(versioned, "versions").path
+        assert contents(path / ".versions" / f"{OLD}.tar") == [b"at the top"]
+        assert contents(path / "d" / ".versions" / f"{OLD}.tar") == [b"in a directory"]
+        assert contents(path / ".versions" / "d" / f"{OLD}.tar") == [b"in a directory"]
+        assert contents(path / ".versions" / "d" / f"{OLD}.dir" / "f") == [b"below a directory"]
+
     def test_a_bucket_without_versions(self, mount: Mounts, bucket: Witness) -> None:
         bucket.put("f", b"x")
         bucket.put("f", b"now")
@@ -220,6 +231,24 @@ class TestUse:
         assert versioned.get(".versions/theirs") == b"x"
         with refused(errno.EEXIST):
             (made.path / ".versions").mkdir()
+
+    def test_the_name_is_taken_in_what_is_listed_ahead(
+        self, mount: Mounts, versioned: Witness
+    ) -> None:
+        """A walk has whole trees listed at once, with all that is in them."""
+        for number in range(12):
+            for name in ("d/f", "d/.versions/theirs", "only/.versions/theirs", ".versions"):
+                versioned.put(f"{number:02}/{name}", b"x")
+        made = mount(versioned, "versions", "open_ttl=60")
+        made.expected.append("is not shown: -o versions has that name")
+        walked = [(names, files) for _, names, files in os.walk(made.path)]
+        assert sorted(name for names, _ in walked[1:] for name in names) == sorted(
+            ["d", "only"] * 12
+        )
+        assert [name for _, files in walked for name in files] == ["f"] * 12
+        assert made.log.read_text().count("is not shown") == 1
+        os.rename(made.path / "03", made.path / "moved")
+        assert versioned.get("moved/only/.versions/theirs") == b"x"
 
     def test_all_buckets(
         self, mount: Mounts, versioned: Witness, endpoint: Endpoint, outlives: ExitStack

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -60,3 +62,16 @@ def test_systemd_calls_the_service_no_worse_than_ok(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_others_get_through_to_the_mount_point(tmp_path: Path) -> None:
+    """``allow_other`` is of no use below directories that only root may enter."""
+    unit = (UNITS / "bucketfs@.service").read_text()
+    (line,) = re.findall(r"^ExecStartPre=-(.*)$", unit, re.MULTILINE)
+    (mask,) = re.findall(r"^UMask=(.*)$", unit, re.MULTILINE)
+    path = tmp_path / "parent" / "with a blank"
+    words = [word.replace("${MOUNTPOINT}", str(path)) for word in shlex.split(line)]
+    words = [word.replace("$$", "$") for word in words]
+    subprocess.run(words, umask=int(mask, 8), check=True)
+    assert path.is_dir()
+    assert path.parent.stat().st_mode & 0o777 == 0o755

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import trio
 
-from bucketfs.tree.core.inode import Directory
+from bucketfs import clock
+from bucketfs.tree.core.freshness import Freshness
+from bucketfs.tree.core.inode import NEVER, Directory
 from tests.tree.builder import Bucket, Mount, planted
 
 pytestmark = pytest.mark.mock_clock
@@ -87,3 +90,34 @@ async def test_forgetting_costs_no_request_and_looking_again_few(
         requested = bucket.requested()
         assert requested.pop("HeadObject", 0) <= 2, "of the directory and its marker"
         assert sum(requested.values()) <= 3
+
+
+async def test_an_open_that_would_trust_for_longer_than_entries_hold(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """The kernel knows the name still, and opens it without looking it up."""
+    bucket.poke("f", b"old")
+    async with planted(bucket, tmp_path, ttl=60.0, open_ttl=DAY) as mount:
+        await mount.names()
+        inode = await mount.find("f")
+        bucket.poke("f", b"newer")
+        await mount.tree.refresher.forget("")
+        handle = await mount.tree.opener.open(inode, os.O_RDONLY, uid=0, pid=0)
+        assert handle.inode.size == len(b"newer")
+        await mount.close(handle)
+
+
+@pytest.mark.parametrize("ttl", [0.0, 60.0, 1e9])
+async def test_a_directory_out_of_date_is_listed_anew_whatever_the_times(ttl: float) -> None:
+    fresh, directory = Freshness(ttl=ttl, absence_ttl=ttl), Directory(2, None, "d")
+    fresh.outdate(directory)
+    assert directory.listed == NEVER
+    directory.listed = clock.monotonic()
+    fresh.followed = directory.listed - 1
+    assert fresh.is_listed(directory)
+    fresh.outdate(directory)
+    assert not fresh.is_listed(directory)
+    assert directory.listed != NEVER
+    before = directory.listed
+    fresh.outdate(directory)
+    assert directory.listed != before, "a page that was asked for meanwhile would count"

@@ -202,3 +202,17 @@ def test_nothing_is_kept_of_an_ended_feed() -> None:
     own.pass_on = passed.extend
     own.heard([MADE], 2)
     assert passed == [MADE]
+
+
+def test_what_a_server_never_tells_is_bounded() -> None:
+    """A program writes one file again and again, others once, and no event comes."""
+    own, _ = listening()
+    for number in range(1000):
+        own.end({"k": str(number)}, ["k"], number / 100)
+    assert len(own._expected["k"]) <= 100
+    own.end({"k": "late"}, ["k"], 11 + MEMORY)
+    assert [etag for etag, _ in own._expected["k"]] == ["late"]
+    for number in range(21_000):
+        own.end({f"other {number}": "1"}, [], 11 + MEMORY)
+    assert len(own._expected) == 20_000
+    assert "k" not in own._expected

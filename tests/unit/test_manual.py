@@ -61,6 +61,12 @@ def test_help_of_an_option(word: str, text: str) -> None:
     assert text in help_command.about(word)
 
 
+def test_help_of_a_word_that_is_a_command_and_an_option() -> None:
+    text = help_command.about("versions")
+    assert text.startswith("usage: bucketfs versions")
+    assert "-o versions\n" in text
+
+
 def test_help_of_nothing_we_have() -> None:
     with pytest.raises(Failure, match="did you mean umount") as caught:
         help_command.about("umuont")

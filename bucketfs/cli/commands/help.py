@@ -39,7 +39,7 @@ def about(word: str) -> str:
             return manual.rclone_usage()
         case _ if word in COMMANDS:
             usage: str = importlib.import_module(COMMANDS[word]).USAGE
-            return usage
+            return f"{usage}\n\n{manual.option_usage(BY_NAME[word])}" if word in BY_NAME else usage
         case _ if name in BY_NAME:
             return manual.option_usage(BY_NAME[name])
         case _ if name in compat.IGNORED:

@@ -7,8 +7,7 @@ Keys that begin with a slash name no objects of a mount. These name what the buc
     /.versions/DIR/.versions/NAME/TIME.ID     version ID of the object of that key
     /.versions/DIR/.versions/NAME/NAME/       what was ever called so in a directory DIR/NAME
 
-All other keys are the bucket's own and are passed on; but an object that is itself called
-``.versions``, or is in a directory of that name, is not listed.
+All other keys are the bucket's own and are passed on.
 
 What a listing has told is remembered for `keep` seconds, or until something is written there by
 this mount. What a version is never changes, so that is remembered without an end.
@@ -17,7 +16,6 @@ this mount. What a version is never changes, so that is remembered without an en
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,10 +43,9 @@ from bucketfs.store.base import (
 from bucketfs.store.layers.past import check_repeats
 from bucketfs.store.layers.wrapper import Call, StoreWrapper, VersionedStore
 from bucketfs.store.long_listing import Repeats
+from bucketfs.tasks import Shared
 
 T = TypeVar("T")
-
-_log = logging.getLogger("bucketfs.store.layers.history")
 
 #: What is remembered: of names, which versions they have; of files, which version they are.
 _REMEMBERED: Final = 20_000
@@ -156,9 +153,8 @@ class HistoryStore(StoreWrapper):
         self._pages: LRUCache[str, tuple[VersionPage, float]] = LRUCache(256)
         self._files: LRUCache[str, tuple[str, str]] = LRUCache(_REMEMBERED)
         self._infos: LRUCache[str, ObjectInfo] = LRUCache(_REMEMBERED)
+        self._asking: dict[str, Shared] = {}
         self._changes = 0
-        #: Directories in which something of the bucket's own is not shown.
-        self._hiding: set[str] = set()
 
     async def around(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:
         if call.key.startswith("/"):
@@ -264,7 +260,7 @@ class HistoryStore(StoreWrapper):
             if not delimiter:
                 return await self._anything(prefix, listing=bool(start_after))
             return await self._directory(prefix, token, start_after)
-        page = await super().list(
+        return await super().list(
             prefix,
             delimiter=delimiter,
             token=token,
@@ -272,19 +268,6 @@ class HistoryStore(StoreWrapper):
             limit=limit,
             on_token=on_token,
         )
-        return self._without_own(prefix, page) if delimiter else page
-
-    def _without_own(self, prefix: str, page: ListPage) -> ListPage:
-        """A page without what the bucket itself has under the name that is ours."""
-        name = prefix + VERSIONS
-        objects = [info for info in page.objects if info.key != name]
-        prefixes = [common for common in page.prefixes if common != f"{name}/"]
-        if len(objects) == len(page.objects) and len(prefixes) == len(page.prefixes):
-            return page
-        if prefix not in self._hiding:
-            self._hiding.add(prefix)
-            _log.warning("%r in the bucket is not shown: -o versions has that name", name)
-        return replace(page, objects=objects, prefixes=prefixes)
 
     def _real(self, key: str) -> tuple[str, bool]:
         """The key in the bucket, and whether it is that of the directory itself that is shown."""
@@ -295,20 +278,25 @@ class HistoryStore(StoreWrapper):
 
     async def _file(self, key: str, operation: str) -> tuple[str, str]:
         """Key and id of the version that a file is, or of a directory's own object."""
-        real, _ = self._real(key)
         if key.endswith("/"):
+            real, _ = self._real(key)
             marker = await self._marker(real)
             if marker is not None:
                 return real, marker.version_id
-        elif is_version(key.rpartition("/")[2]):
-            if (known := self._files.get(key)) is not None:
-                return known
-            above = key[: key.rfind("/")]
-            name = await self._name(self._real(above)[0])
-            found = named(name.versions).get(key[len(above) + 1 :])
-            if found is not None:
-                return self._remember(key, found)
+        elif (version := await self._version(key)) is not None:
+            return version
         raise NotFound("NoSuchKey", status=404, operation=operation, key=key)
+
+    async def _version(self, key: str) -> tuple[str, str] | None:
+        """What to ask for a version; None: there is none of that name, but perhaps a directory."""
+        if (known := self._files.get(key)) is not None:
+            return known
+        above, _, name = key.rpartition("/")
+        real, is_top = self._real(f"{above}/")
+        if is_top or not is_version(name):
+            return None
+        found = named((await self._name(real[:-1])).versions).get(name)
+        return None if found is None else self._remember(key, found)
 
     async def _marker(self, key: str) -> ObjectVersion | None:
         """The newest version of a directory's own object."""
@@ -337,7 +325,7 @@ class HistoryStore(StoreWrapper):
     async def _anything(self, prefix: str, *, listing: bool) -> ListPage:
         """Whether there is anything in a directory; what is listed ahead is not told."""
         real, _ = self._real(prefix)
-        if listing or is_version(prefix[:-1].rpartition("/")[2]):
+        if listing or await self._version(prefix[:-1]) is not None:
             return ListPage([], [], None)
         name = await self._name(real[:-1])
         # it may have an object of its own; whether it has is found out by who wants its attributes
@@ -388,12 +376,22 @@ class HistoryStore(StoreWrapper):
         return page
 
     async def _name(self, key: str) -> Name:
-        """What there ever was of a key, and below it."""
-        asked, since = clock.monotonic(), self._changes
-        known = self._names.get(key)
-        if known is not None and asked - known[1] < self._keep:
-            return known[0]
-        name = await self._ask(key)
+        """What there ever was of a key, and below it; asked once for all who want it now."""
+        while True:
+            asked, since = clock.monotonic(), self._changes
+            known = self._names.get(key)
+            if known is not None and asked - known[1] < self._keep:
+                return known[0]
+            asking = self._asking.get(key)
+            if asking is None:
+                break
+            await asking.answered()
+        shared = self._asking[key] = Shared()
+        try:
+            with shared.asked():
+                name = await self._ask(key)
+        finally:
+            del self._asking[key]
         if self._changes == since:
             self._names[key] = name, asked
         return name

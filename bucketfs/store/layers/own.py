@@ -25,6 +25,8 @@ T = TypeVar("T")
 MEMORY: Final = 60.0
 #: Changes that are expected at once, at most; those of one DeleteObjects are a thousand.
 _MOST: Final = 20_000
+#: Of one key at most: a server that does not tell what a program writes again and again.
+_MOST_OF_A_KEY: Final = 100
 #: Requests that make a new version of the object they name.
 _MAKING: Final = frozenset(
     {"PutObject", "CopyObject", "CompleteMultipartUpload", "PutObjectTagging"}
@@ -59,9 +61,10 @@ class OwnChanges:
         """
         for key, etag in made.items() if self.pass_on else ():
             expected = self._expected.pop(key, [])  # the latest come last
-            self._expected[key] = [*expected, (etag, now)]
-        for key in list(self._expected)[: max(0, len(self._expected) - _MOST)]:
-            del self._expected[key]
+            late = [each for each in expected if now - each[1] <= MEMORY]
+            self._expected[key] = [*late[-_MOST_OF_A_KEY + 1 :], (etag, now)]
+        while len(self._expected) > _MOST:
+            del self._expected[next(iter(self._expected))]
         self._under_way.subtract(keys)
         self._under_way = +self._under_way
         if self._waiting:

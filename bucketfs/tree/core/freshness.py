@@ -16,8 +16,9 @@ from bucketfs import clock
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
 
 #: Free names remembered per directory.
-_FREE_NAMES = 10_000
-
+_FREE_NAMES: Final = 10_000
+#: Monotonic time of a listing that no configured time lets count; one it was, unlike NEVER.
+_LONG_AGO: Final = -1e12
 
 #: Seconds for which what a feed has not contradicted is trusted.
 FOLLOWED: Final = 3600.0
@@ -119,8 +120,8 @@ class Freshness:
 
     def outdate(self, directory: Directory) -> None:
         """Have a directory listed anew; that it is known to take one page still counts."""
-        old = clock.monotonic() - 2 * max(self._ttl, FOLLOWED) - 1
-        directory.listed = min(directory.listed, old)
+        # another time at each call: what was asked since the last one counts no more (`Surveys`)
+        directory.listed = min(directory.listed - 1, _LONG_AGO)
 
     def is_ours(self, inode: Inode) -> bool:
         """Whether the bucket has nothing newer to tell: the root, the removed, the unsaved."""

@@ -69,6 +69,8 @@ class TreeConfig:
         writeback: Close is content with the local disk; the bucket gets the bytes later.
         read_only: Nothing is ever written.
         acls: What is made in a directory inherits its default access control list.
+        own_name: Name under which each directory shows something of the mount's own, and nothing of
+            the bucket's; "" for none.
     """
 
     prefix: str
@@ -84,6 +86,7 @@ class TreeConfig:
     writeback: bool = False
     read_only: bool = False
     acls: bool = False
+    own_name: str = ""
 
     @property
     def absence_ttl(self) -> float:
@@ -148,6 +151,8 @@ class TreeState:
         #: Names removed here whose objects are being deleted, with their keys (`Removals`).
         self.leaving: dict[Directory, dict[str, Sequence[str]]] = {}
         self.watcher = watcher
+        #: Something of the bucket's own has the name that is ours (`TreeConfig.own_name`).
+        self.hiding = False
         #: What could not be saved and is not tried any more, the latest of it.
         self.given_up: deque[GivenUp] = deque(maxlen=_GIVEN_UP_KEPT)
 

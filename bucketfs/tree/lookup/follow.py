@@ -1,7 +1,7 @@
 """Following the bucket: as long as a feed tells what others change, what is known stays known.
 
 Responsible for the one task that listens (`Follower.run`), for when the feed counts
-(`TreeState.followed`), and for what a gap in it means: whatever others did meanwhile was not told,
+(`Freshness.followed`), and for what a gap in it means: whatever others did meanwhile was not told,
 so that all that was known before is forgotten. Without a feed the configured times hold.
 """
 

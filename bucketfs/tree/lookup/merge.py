@@ -9,6 +9,7 @@ never disappears because of one.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 from bucketfs.store.base import ListPage, ObjectInfo
@@ -16,6 +17,8 @@ from bucketfs.tree.core.inode import NEVER, Directory, Inode
 from bucketfs.tree.core.names import FOLDER_SUFFIX, is_visible
 from bucketfs.tree.core.posix import decode, is_told
 from bucketfs.tree.core.state import TreeState
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -26,13 +29,21 @@ class Picture:
         files: By name.
         directories: By name, with the suffixes of their marker objects as far as seen.
         marker: The directory's own marker object.
-        hidden: There are keys that cannot be names.
+        hidden: There are keys that cannot be names, or are not shown.
     """
 
     files: dict[str, ObjectInfo] = field(default_factory=dict)
     directories: dict[str, set[str]] = field(default_factory=dict)
     marker: ObjectInfo | None = None
     hidden: bool = False
+
+    def leave_out(self, name: str) -> bool:
+        """Do not show a name; whether there is something of it."""
+        file, directory = self.files.pop(name, None), self.directories.pop(name, None)
+        if file is None and directory is None:
+            return False
+        self.hidden = True
+        return True
 
 
 def sort(picture: Picture, prefix: str, page: ListPage) -> None:
@@ -92,6 +103,7 @@ class Merge:
 
     def add(self, picture: Picture) -> None:
         """Take over a part of the listing; parts come in the order of their keys."""
+        self._leave_out(picture)
         self._marker = picture.marker or self._marker
         self._hidden |= picture.hidden
         children = self._directory.children
@@ -111,6 +123,16 @@ class Merge:
             else:
                 self._merge_file(child, info)
         self._present.update(picture.files, picture.directories)
+
+    def _leave_out(self, picture: Picture) -> None:
+        """Do not show what the bucket has under the name that is ours; the log says so once."""
+        name = self._state.config.own_name
+        if name and picture.leave_out(name) and not self._state.hiding:
+            self._state.hiding = True
+            log.warning(
+                "%r in the bucket is not shown: -o versions has that name",
+                self._state.prefix(self._directory) + name,
+            )
 
     def finish(self) -> None:
         """That was all: the directory is listed."""
