@@ -15,6 +15,8 @@ TRIAL_MOST = 256 << 20
 WORTH = 1.25
 #: Seconds one copy may take: longer, a lost connection would cost too much.
 LONGEST = 30
+#: Bytes a second that are said of a copy in one request that failed.
+_FAILED = 1.0
 #: How much the latest copy counts beside those before it.
 _LATEST = 0.5
 
@@ -43,6 +45,11 @@ class CopySpeed:
             self._whole = _mean(self._whole, rate)
         else:
             self._pieces = _mean(self._pieces, rate)
+
+    def failed(self, *, whole: bool) -> None:
+        """A copy failed, perhaps because it took too long in one request."""
+        if whole:
+            self._whole = _FAILED
 
 
 def _mean(before: float, rate: float) -> float:

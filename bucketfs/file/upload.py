@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import trio
 
 from bucketfs.cache.pages import PageBody
-from bucketfs.errors import Damaged, FsError, NotFound, Unsupported
+from bucketfs.errors import Damaged, FsError, NotFound, StoreError, Unsupported
 from bucketfs.file import multipart
 from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version, copy_range
@@ -183,7 +183,11 @@ async def _send(context: FileContext, content: Content, target: Target) -> Objec
         )
         for number, part in enumerate(plan.parts, 1)
     ]
-    info = await _complete(context, content, target, upload_id, jobs)
+    try:
+        info = await _complete(context, content, target, upload_id, jobs)
+    except StoreError:
+        context.copy_speed.failed(whole=whole)
+        raise
     context.copy_speed.took(whole=whole, size=copying.size, seconds=copying.seconds)
     return info
 

@@ -52,3 +52,13 @@ def test_an_endpoint_that_changes_is_learned_anew() -> None:
     for _ in range(10):
         speed.took(whole=True, size=TELLING, seconds=TELLING / 1e7)
     assert not speed.prefers_whole(TELLING)
+
+
+def test_a_copy_in_one_request_that_fails_is_not_tried_again_at_once() -> None:
+    speed = CopySpeed()
+    speed.took(whole=False, size=TELLING, seconds=1)
+    assert speed.prefers_whole(TELLING)
+    speed.failed(whole=True)
+    assert not speed.prefers_whole(TELLING)
+    speed.failed(whole=False)
+    assert not speed.prefers_whole(TELLING)
