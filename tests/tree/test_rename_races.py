@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -321,3 +321,28 @@ async def test_a_copy_that_is_not_the_version_of_the_condition_says_which(tmp_pa
                 "a", target, size=1, source_if_match=old.etag, target_if_none_match=True
             )
         assert type(caught.value) is kind
+
+
+async def test_a_conflict_copy_is_not_what_a_rename_has_named(tmp_path: Path) -> None:
+    """What was written becomes a conflict copy while its file is about to be renamed."""
+
+    async def refused(call: Awaitable[object]) -> None:
+        with pytest.raises(FsError) as caught:
+            await call
+        assert caught.value.errno == errno.ESTALE
+
+    bucket = Bucket(latency=0.01)
+    bucket.poke("f", b"old")
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.open("f", os.O_RDWR)
+        await mount.write(handle, 0, b"ours")
+        bucket.poke("f", THEIRS)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refused, mount.flush(handle))
+            await trio.sleep(0.005)  # its upload is under way
+            nursery.start_soon(refused, mount.rename("f", "g"))
+        (copy,) = (key for key in mount.stored() if key.startswith("f.conflict-"))
+        assert (bucket.peek(copy), bucket.peek("f")) == (b"ours", THEIRS)
+        await mount.close(handle)
+        await mount.rename("f", "g")
+        assert bucket.peek("g") == THEIRS

@@ -123,7 +123,7 @@ class Renamer:
         *,
         claim: bool,
     ) -> None:
-        old_parent = source.parent
+        old_parent, old_name = source.parent, source.name
         if content_type_of(source.name) != content_type_of(new_name):
             await self._attributes.complete(source)
         # the parents, too: they get a marker if need be, and must not be renamed themselves before
@@ -136,9 +136,10 @@ class Renamer:
             await self._pin_key(source, open_state, pins)
             if source.parent is None or (target is not None and target.parent is None):
                 raise FsError(errno.ENOENT, "removed while it was to be renamed")
-            if old_parent is None or source.parent is not old_parent:
+            # what was written may have become a conflict copy, and the name that of others' file
+            if old_parent is None or (source.parent, source.name) != (old_parent, old_name):
                 raise FsError(errno.ESTALE, "renamed while it was to be renamed")
-            old_name, old_key = source.name, self._state.key(source)
+            old_key = self._state.key(source)
             new_key = self._state.child_key(new_parent, new_name)
             if source.etag:
                 await self._store.foresee("DeleteObject", old_key)
