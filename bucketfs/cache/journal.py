@@ -77,6 +77,12 @@ _text = functools.partial(str, encoding="utf-8", errors="replace")
 _DAMAGE = (sqlite3.Error, UnicodeDecodeError)
 #: The write-ahead log is copied into the database from this many bytes on, beside the loop.
 _CHECKPOINT_FROM = 8 << 20
+#: What a statement takes of the log beside its values, about: three pages. The length of the log
+#: does not tell, as it is written over from its start once it has been copied.
+_STATEMENT = 3 * 4096
+
+#: What takes all rows of a page file away.
+_DROPS = ("DELETE FROM pending WHERE file = ?", "DELETE FROM saved WHERE file = ?")
 
 #: An SQL statement and its values.
 _Statement = tuple[str, tuple[Any, ...]]
@@ -117,6 +123,8 @@ class Journal:
         self._promises = False
         self._number: int = self._read("SELECT coalesce(max(id), 0) FROM uploads")[0][0]
         self._changes = self._safe = 0
+        #: Bytes that the log has got since it was last copied, about.
+        self._uncopied = 0
         self._syncing = False
         self._turns = Turns()
         self._wal = -1
@@ -191,8 +199,13 @@ class Journal:
     def drop(self, file: str) -> None:
         """The bucket has the file, or nobody wants it any more."""
         Tag.drop(self._path.with_name(file))  # first: a tag without a row says that one is lost
-        self._do("DELETE FROM pending WHERE file = ?", file)
-        self._do("DELETE FROM saved WHERE file = ?", file)
+        try:
+            with self.batch():
+                for statement in _DROPS:
+                    self._do(statement, file)
+        except FsError as error:  # not even begun; nobody waits for this
+            log.error("%s", error.why)
+            self._owed += [(statement, (file,)) for statement in _DROPS]
 
     def damage(self, file: str, error: str) -> None:
         """What the row says is not so: nothing is uploaded, until somebody has looked at it."""
@@ -331,8 +344,11 @@ class Journal:
                 await self._turns.next()
                 continue
             self._syncing, covered = True, self._changes
+            job = self._sync
+            if self._uncopied > _CHECKPOINT_FROM:
+                self._uncopied, job = 0, self._sync_and_copy
             try:
-                await self.in_thread(self._sync)
+                await self.in_thread(job)
                 self._safe = covered
             except OSError as error:
                 raise self._failure(error) from error
@@ -346,14 +362,17 @@ class Journal:
             self._wal = os.open(_beside(self._path, "-wal"), os.O_RDWR | os.O_CLOEXEC)
             sync_directory(self._path.parent)
         os.fdatasync(self._wal)
-        if os.fstat(self._wal).st_size > _CHECKPOINT_FROM:
-            other = sqlite3.connect(self._path, isolation_level=None)
-            try:
-                other.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            except sqlite3.Error as error:
-                log.info("cannot copy the write-ahead log of %s into it yet: %s", self._path, error)
-            finally:
-                other.close()
+
+    def _sync_and_copy(self) -> None:
+        """In a thread: as `_sync`, and what the log has goes into the database."""
+        self._sync()
+        other = sqlite3.connect(self._path, isolation_level=None)
+        try:
+            other.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.Error as error:
+            log.info("cannot copy the write-ahead log of %s into it yet: %s", self._path, error)
+        finally:
+            other.close()
 
     def close(self) -> None:
         """Let go of the file."""
@@ -369,7 +388,7 @@ class Journal:
             self._db.execute(statement, values)
         except sqlite3.Error as error:
             raise self._failure(error) from error
-        self._changes += 1
+        self._count(values)
 
     def _failure(self, error: Exception) -> FsError:
         return FsError(errno.EIO, f"the journal {self._path} cannot be written: {error}")
@@ -380,7 +399,11 @@ class Journal:
             self._pay()
         except sqlite3.Error as error:
             log.error("the journal %s cannot be written: %s", self._path, error)
+        self._count(values)
+
+    def _count(self, values: Iterable[Any]) -> None:
         self._changes += 1
+        self._uncopied += _STATEMENT + sum(len(v) for v in values if isinstance(v, bytes))
 
     def _pay(self) -> None:
         """Carry out what is owed, in its order; raises sqlite3.Error."""

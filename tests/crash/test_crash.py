@@ -85,7 +85,9 @@ def shown(top: Path, prefix: str) -> dict[str, str]:
     found = {}
     for folder, directories, files in os.walk(top):
         if folder == str(top):
+            # a probe of the store is there for a moment, too
             directories[:] = [name for name in directories if name.startswith(prefix)]
+            files[:] = [name for name in files if name.startswith(prefix)]
         for name in directories:
             found[f"{Path(folder, name).relative_to(top)}/"] = EMPTY
         for name in files:

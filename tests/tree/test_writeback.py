@@ -15,6 +15,7 @@ from bucketfs.errors import FsError, NoAnswer, StoreError
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.core.state import Nobody, Watcher
 from bucketfs.tree.saving import promises as pending_module
+from bucketfs.tree.saving.later import LULL, LULL_MOST
 from tests.harness.memory import Fault
 from tests.tree.builder import MIB, Bucket, Mount, in_place, noise, planted
 
@@ -115,6 +116,24 @@ async def test_what_does_not_last_costs_nothing(bucket: Bucket, tmp_path: Path) 
         assert bucket.requested() == {"PutObject": 1}
         assert mount.stored() == ["kept"]
         assert bucket.peek("kept") == noise(100, 2)
+
+
+async def test_uploads_begin_within_a_second_of_a_program_that_goes_on(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """What it has closed just now waits for the next time, as it may be renamed at once."""
+    async with writing(bucket, tmp_path) as mount:
+        closed: dict[str, float] = {}
+        waited: dict[str, float] = {}
+        for number in range(150):
+            await mount.save(f"{number}", b"bytes")
+            closed[f"{number}"] = trio.current_time()
+            await trio.sleep(0.02)
+            for name in mount.stored():
+                waited.setdefault(name, trio.current_time() - closed[name])
+        assert len(waited) >= 90, "it does not wait for the end of the program"
+        assert max(waited.values()) <= LULL_MOST + 0.1, "seen a file and an upload later"
+        assert min(waited.values()) >= LULL
 
 
 async def test_what_is_changed_while_it_waits(bucket: Bucket, tmp_path: Path) -> None:

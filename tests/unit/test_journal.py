@@ -176,6 +176,47 @@ async def test_synced_for_real(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert waiting(Journal(path)) == [ROW]
 
 
+async def test_a_log_that_was_copied_is_not_copied_again_at_each_sync(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays as long as it was, and is written over from its start."""
+    monkeypatch.setattr(journal_module, "_CHECKPOINT_FROM", 256 << 10)
+    journal = Journal(path)
+    for number in range(100):
+        journal.put(replace(ROW, file=f"{number}"), b"x" * 8000)
+        await journal.synced()
+    assert path.with_name(path.name + "-wal").stat().st_size > 256 << 10
+    copies = 0
+    connect = sqlite3.connect
+
+    def counted(*args: object, **how: object) -> sqlite3.Connection:
+        nonlocal copies
+        copies += 1
+        return connect(*args, **how)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(sqlite3, "connect", counted)
+    for number in range(20):
+        journal.remove([Removal(f"{number}", "")])
+        await journal.synced()
+    assert copies <= 1
+
+
+def test_a_file_goes_with_its_bytes_or_not_at_all(path: Path) -> None:
+    """One commit for both tables, in the order of what else is written."""
+    journal = Journal(path)
+    for number in range(2):
+        journal.put(replace(ROW, file=f"{number}"), b"bytes")
+    statements: list[str] = []
+    journal._db.set_trace_callback(statements.append)
+    journal.drop("0")
+    assert statements.count("COMMIT") == 1
+    with journal.batch():
+        journal.drop("1")
+    assert statements.count("COMMIT") == 2
+    assert journal.pending() == []
+    assert journal.data("0") is None
+
+
 async def test_a_disk_that_does_not_sync_is_told_to_all(path: Path) -> None:
     journal = Journal(path)
 

@@ -65,7 +65,8 @@ def canonical_value(value: str) -> str:
 
     Only ASCII has blanks: servers see bytes, to which an ideographic space is three like any other.
     """
-    return _BLANKS.sub(r"\1", value.strip(" \t"))
+    value = value.strip(" \t")
+    return _BLANKS.sub(r"\1", value) if "  " in value or "\t" in value else value
 
 
 class Signer:

@@ -109,19 +109,26 @@ class Later:
             await self._retry(inode, open_state, in_a_lull=False)
 
     async def _wait_for_lull(self) -> None:
+        """Until no file was closed for `LULL`, or others go and this one has waited so long."""
+        closed = trio.current_time()
+        while trio.current_time() < closed + LULL:
+            await self._next_lull()
+
+    async def _next_lull(self) -> None:
         """One waits by the clock, the others for that one: there may be thousands of them."""
-        with trio.move_on_after(LULL_MOST):
-            if self._lull is not None:
-                await self._lull.wait()
-                return
-            self._lull = lull = trio.Event()
-            try:
-                # an event would have to be made anew by each close, of which there are thousands
-                while (left := self._closed + LULL - trio.current_time()) > 0:  # noqa: ASYNC110
-                    await trio.sleep(left)
-            finally:
-                self._lull = None
-                lull.set()
+        if self._lull is not None:
+            await self._lull.wait()
+            return
+        self._lull = lull = trio.Event()
+        # who comes too late for this one waits for the next, and no longer than LULL_MOST for both
+        last = trio.current_time() + LULL_MOST - LULL
+        try:
+            # an event would have to be made anew by each close, of which there are thousands
+            while (left := min(self._closed + LULL, last) - trio.current_time()) > 0:  # noqa: ASYNC110
+                await trio.sleep(left)
+        finally:
+            self._lull = None
+            lull.set()
 
     async def _retry(self, inode: Inode, open_state: OpenState, in_a_lull: bool) -> None:
         pause = RETRY_FIRST
