@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -63,6 +64,24 @@ def table(rows: Sequence[Sequence[str]], *, indent: str = "") -> Iterator[str]:
     for row in rows:
         cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
         yield (indent + "  ".join(cells)).rstrip()
+
+
+class Rate:
+    """How fast a figure has grown lately."""
+
+    #: Seconds that count as lately.
+    _SPAN = 10.0
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, float]] = deque()
+
+    def at(self, figure: float, now: float) -> float:
+        """Growth a second up to now; 0.0 while nothing can be said."""
+        self._seen.append((now, figure))
+        while len(self._seen) > 2 and now - self._seen[0][0] > self._SPAN:
+            self._seen.popleft()
+        since, before = self._seen[0]
+        return max(0.0, figure - before) / (now - since) if now > since else 0.0
 
 
 class Progress:

@@ -6,6 +6,8 @@ complete -c bucketfs -n __fish_use_subcommand -a status
 complete -c bucketfs -n __fish_use_subcommand -a flush
 complete -c bucketfs -n __fish_use_subcommand -a refresh
 complete -c bucketfs -n __fish_use_subcommand -a info
+complete -c bucketfs -n __fish_use_subcommand -a warm
+complete -c bucketfs -n __fish_use_subcommand -a evict
 complete -c bucketfs -n __fish_use_subcommand -a versions
 complete -c bucketfs -n __fish_use_subcommand -a restore
 complete -c bucketfs -n __fish_use_subcommand -a presign
@@ -31,6 +33,10 @@ complete -c bucketfs -n '__fish_seen_subcommand_from flush' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from refresh' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from info' -l json
 complete -c bucketfs -n '__fish_seen_subcommand_from info' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from warm' -l json
+complete -c bucketfs -n '__fish_seen_subcommand_from warm' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from evict' -l json
+complete -c bucketfs -n '__fish_seen_subcommand_from evict' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from versions' -l json
 complete -c bucketfs -n '__fish_seen_subcommand_from versions' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from restore' -l version

@@ -14,6 +14,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "flush": "bucketfs.cli.commands.flush",
         "refresh": "bucketfs.cli.commands.refresh",
         "info": "bucketfs.cli.commands.info",
+        "warm": "bucketfs.cli.commands.warm",
+        "evict": "bucketfs.cli.commands.evict",
         "versions": "bucketfs.cli.commands.versions",
         "restore": "bucketfs.cli.commands.restore",
         "presign": "bucketfs.cli.commands.presign",

@@ -28,6 +28,8 @@ _COMMANDS = (
     ("bucketfs status [--json] [PATH]", "what mounts do, and what is not in the bucket yet"),
     ("bucketfs flush [PATH]", "wait until what was written is in the bucket"),
     ("bucketfs refresh PATH", "forget what is known of PATH: the next look asks the bucket"),
+    ("bucketfs warm [--json] PATH…", "fetch all bytes below PATH into the cache"),
+    ("bucketfs evict [--json] PATH…", "drop what the cache has below PATH"),
     ("bucketfs info [--json] PATH", "what the store knows of a file, and what of it is here"),
     ("bucketfs versions [--json] PATH", "the versions of a file that the bucket keeps"),
     (
@@ -52,6 +54,7 @@ _SHORT_COMMANDS = (
     ("bucketfs BUCKET[:/PREFIX] MOUNTPOINT", "mount a bucket, or :/ for all buckets"),
     ("bucketfs umount MOUNTPOINT", "unmount it and wait until all is in the bucket"),
     ("bucketfs status, flush, refresh", "what mounts do; wait for the bucket; see others' changes"),
+    ("bucketfs warm, evict", "fill or empty the cache"),
     ("bucketfs info, versions, restore, presign", "ask about single files"),
     ("bucketfs recover", "what dead mounts left on this machine"),
     ("bucketfs dataset, completion, demo", "names for buckets; a shell's completion; try it out"),

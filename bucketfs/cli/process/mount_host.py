@@ -18,7 +18,7 @@ import trio
 from bucketfs import clock
 from bucketfs.cli import show
 from bucketfs.cli.options import manual
-from bucketfs.cli.process import daemon
+from bucketfs.cli.process import daemon, warming
 from bucketfs.cli.process.notify import notify
 from bucketfs.cli.socket import control, protocol, report
 from bucketfs.cli.socket.protocol import ProtocolError, Request
@@ -79,6 +79,8 @@ class MountHost:
                 "refresh": lambda request, tell: self._refresh(request.path, tell),
                 "watch": lambda _request, tell: self._watch(tell),
                 "info": lambda request, _tell: self._info(request),
+                "warm": lambda request, tell: warming.warm(self._buckets, request, tell),
+                "evict": lambda request, _tell: self._evict(request),
                 "versions": lambda request, _tell: self._versions(request),
                 "restore": lambda request, _tell: self._restore(request),
                 "presign": lambda request, _tell: self._presign(request),
@@ -195,6 +197,9 @@ class MountHost:
         bucket = self._options.bucket or tree.state.config.place.rstrip("/")
         return report.info(bucket, await tree.objects.info(path))
 
+    async def _evict(self, request: Request) -> dict[str, Any]:
+        return warming.evict(self._buckets, request)
+
     async def _versions(self, request: Request) -> dict[str, Any]:
         tree, path = await self._at(request)
         return report.versions(await tree.objects.versions(path))
@@ -218,8 +223,12 @@ class MountHost:
 
     async def _at(self, request: Request) -> tuple[Tree, str]:
         """The bucket that a request is about, and the path in it. Raises FsError, StoreError."""
+        return await self._buckets.at(request.path)
+
+    @property
+    def _buckets(self) -> Trees:
         assert self._service is not None, "the socket is opened by `attend`"
-        return await self._service.buckets.at(request.path)
+        return self._service.buckets
 
     async def _watch(self, tell: control.Tell) -> dict[str, Any]:
         while not self._over:
