@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from bucketfs.units import count
@@ -58,11 +58,25 @@ def remaining(sums: Mapping[str, int]) -> str:
     return ", ".join(words)
 
 
-def table(rows: Sequence[Sequence[str]], *, indent: str = "") -> Iterator[str]:
-    """Rows as lines with aligned columns; the last column is not padded."""
+def short(seconds: float) -> str:
+    """A time that may be short: ``0.35 ms``, ``12 ms``, ``1.2 s``, ``3 min 5 s``."""
+    if seconds >= 60:
+        return span(seconds)
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.0f} ms" if seconds >= 0.01 else f"{seconds * 1e3:.2f} ms"
+
+
+def table(
+    rows: Sequence[Sequence[str]], *, indent: str = "", right: Collection[int] = ()
+) -> Iterator[str]:
+    """Rows as lines with aligned columns; those of `right` at their right edge."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
+        cells = [
+            f"{cell:>{width}}" if at in right else f"{cell:<{width}}"
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         yield (indent + "  ".join(cells)).rstrip()
 
 

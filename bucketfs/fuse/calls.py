@@ -43,6 +43,12 @@ class CallTally:
     durations: list[int] = field(default_factory=lambda: [0] * CLASSES)
 
 
+#: Handlers whose first argument is a handle; that of the others is an inode.
+OF_HANDLES: Final = frozenset(
+    {"read", "write", "flush", "fsync", "release", "readdir", "fsyncdir", "releasedir"}
+)
+
+
 class Running:
     """A call under way.
 

@@ -70,6 +70,11 @@ class Dispatch(pyfuse3.Operations):
         handlers = self._by_index.values()
         return sum(each.open_files for each in handlers if isinstance(each, Operations))
 
+    def subject(self, handler: str, number: int) -> str:
+        """The path that a call is about, "" for the mount point and what was not entered."""
+        known = self.known(number)
+        return known.subject(handler, number) if isinstance(known, Operations) else ""
+
     def known(self, number: int) -> AccountRoot | Operations | None:
         """Who handles requests about a number, if its bucket was entered."""
         return self._by_index.get(index_of(number))

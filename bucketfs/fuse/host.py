@@ -25,6 +25,15 @@ class Counted(Protocol):
         """How many handles of files programs hold."""
         ...
 
+    def subject(self, handler: str, number: int) -> str:
+        """The path below the mount point that a call is about, "" if that is not known.
+
+        Args:
+            handler: Its name.
+            number: Its first argument.
+        """
+        ...
+
 
 class Trees(Protocol):
     """The buckets of a mount: one, or those of an account that were entered."""

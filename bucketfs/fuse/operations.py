@@ -17,7 +17,7 @@ from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, St
 from bucketfs.errors import FsError
 from bucketfs.fuse import kernel_cache as again
 from bucketfs.fuse import owners
-from bucketfs.fuse.calls import Calls
+from bucketfs.fuse.calls import OF_HANDLES, Calls
 from bucketfs.fuse.encode import BLOCK_SIZE, Encoder, negative
 from bucketfs.fuse.guard import guarded
 from bucketfs.fuse.open_descriptors import is_open_for_writing, process_of, writable_descriptors
@@ -127,6 +127,17 @@ class Operations(pyfuse3.Operations):
         self._xattrs = xattrs
         self._handles: dict[int, Handle | OpenDirectory] = {}
         self._last_handle = first
+
+    def subject(self, handler: str, number: int) -> str:
+        """The path that a call is about, as `Counted.subject`; a name's is its directory."""
+        inode: Inode | None
+        if handler in OF_HANDLES:
+            handle = self._handles.get(number)
+            inode = handle.directory if isinstance(handle, OpenDirectory) else None
+            inode = handle.inode if isinstance(handle, Handle) else inode
+        else:
+            inode = self._table.find(number)
+        return "" if inode is None else self._tree.state.shown_below(inode)
 
     # ---- names -----------------------------------------------------------------------------------
 

@@ -168,6 +168,12 @@ class Versioned(Operations):
         await super().forget([each for each in inode_list if not each[0] & _ABOVE])
         await self.old.forget([each for each in inode_list if each[0] & _ABOVE])
 
+    def subject(self, handler: str, number: int) -> str:
+        """The path that a call is about."""
+        if number & _ABOVE:
+            return self.old.subject(handler, number)
+        return super().subject(handler, number)
+
     @property
     def open_files(self) -> int:
         """How many handles of files programs hold."""

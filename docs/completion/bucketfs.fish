@@ -3,6 +3,7 @@
 complete -c bucketfs -n __fish_use_subcommand -a mount
 complete -c bucketfs -n __fish_use_subcommand -a umount
 complete -c bucketfs -n __fish_use_subcommand -a status
+complete -c bucketfs -n __fish_use_subcommand -a top
 complete -c bucketfs -n __fish_use_subcommand -a flush
 complete -c bucketfs -n __fish_use_subcommand -a refresh
 complete -c bucketfs -n __fish_use_subcommand -a info
@@ -29,6 +30,9 @@ complete -c bucketfs -n '__fish_seen_subcommand_from umount' -l timeout
 complete -c bucketfs -n '__fish_seen_subcommand_from umount' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from status' -l json
 complete -c bucketfs -n '__fish_seen_subcommand_from status' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from top' -l once
+complete -c bucketfs -n '__fish_seen_subcommand_from top' -l json
+complete -c bucketfs -n '__fish_seen_subcommand_from top' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from flush' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from refresh' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from info' -l json

@@ -113,6 +113,7 @@ class TestStatus:
         assert told["pid"] == daemon_of(place.path)
         assert told["endpoint"] == place.bucket.endpoint.url
         assert (told["state"], told["open_files"], told["failed"]) == ("mounted", 1, [])
+        assert not any(told["waiting"].pop("stages").values())
         assert told["waiting"] == {
             "files": 0, "bytes": 0, "removals": 0, "being_written": 0, "failing": 0,
             "items": [],

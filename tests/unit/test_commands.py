@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bucketfs.cli import show
-from bucketfs.cli.commands import warm
+from bucketfs.cli.commands import top, warm
 
 
 class TestRate:
@@ -41,3 +41,71 @@ class TestWarm:
         text = warm.summary(self.told(skipped=1), 2.0)
         assert text.startswith("12 files, 1.0 GiB in the cache; 512 MiB fetched in 2.0 s (256 MiB/")
         assert text.endswith("; 1 file not saved yet left alone")
+
+
+class TestTop:
+    def look(self, clock: float, **other: Any) -> dict[str, Any]:
+        return {
+            "clock": clock, "source": "bucket", "mountpoint": "/m", "uptime": 61.0,
+            "calls": {}, "requests": {}, "open_files": 1, "in_progress": 0, "failed": 0,
+            "cache": {"held": 1 << 30, "limit": 2 << 30, "read_here": 0, "read_fetched": 0},
+            "waiting": {
+                "files": 2, "bytes": 5, "removals": 0,
+                "stages": {"uploading": 2, "retrying": 1, "waiting": 0},
+            },
+            "slowest": [], **other,
+        }  # fmt: skip
+
+    def looks(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        get = {"requests": 10, "failures": 0, "repeated": 0, "sent": 0, "received": 100}
+        before = self.look(
+            10.0,
+            calls={"read": {"count": 5, "seconds": 1.0, "durations": [5]}},
+            requests={"GetObject": {**get, "seconds": 1.0}},
+        )
+        more = {"requests": 14, "failures": 1, "repeated": 1, "received": 4100, "seconds": 3.0}
+        after = self.look(
+            12.0,
+            calls={
+                "read": {"count": 25, "seconds": 1.02, "durations": [25]},
+                "open": {"count": 2, "seconds": 0.0, "durations": [2]},
+            },
+            requests={"GetObject": {**get, **more}},
+            cache={"held": 1 << 30, "limit": 2 << 30, "read_here": 300, "read_fetched": 100},
+            slowest=[{"call": "write", "path": "d/f", "seconds": 12.3}],
+        )
+        return before, after
+
+    def test_figures_are_a_second(self) -> None:
+        told = top.figures(*self.looks())
+        assert told["calls"]["read"] == {"rate": 10.0, "mean": pytest.approx(0.001)}
+        get = told["requests"]["GetObject"]
+        assert (get["rate"], get["mean"], get["failures"]) == (2.0, 0.5, 0.5)
+        assert (told["received"], told["sent"], told["read"]) == (2000.0, 0.0, 200.0)
+        assert told["hit_rate"] == 0.75
+
+    def test_nothing_happens(self) -> None:
+        before, _ = self.looks()
+        told = top.figures(before, {**before, "clock": 11.0})
+        assert (told["calls"], told["requests"], told["hit_rate"]) == ({}, {}, None)
+        assert top.frame([before], [before])[3] == "  none"
+
+    def test_a_frame(self) -> None:
+        before, after = self.looks()
+        text = "\n".join(top.frame([before, before], [after, after]))
+        assert text.count("bucket at /m, up 1 min 1 s") == 2
+        for words in (
+            "read 10.0 1.00 ms",
+            "GetObject 2.0 500 ms 0.5 0.5",
+            "read 200 B/s by programs, 75% of it from the cache",
+            "waiting 2 files, 5 B uploads 2 uploading, 1 retrying open 1 file",
+            "12.3 s write d/f",
+        ):
+            assert words in " ".join(text.split())
+
+    @pytest.mark.parametrize(
+        ("seconds", "text"),
+        [(0.00021, "0.21 ms"), (0.035, "35 ms"), (1.25, "1.2 s"), (61.0, "1 min 1 s")],
+    )
+    def test_times(self, seconds: float, text: str) -> None:
+        assert show.short(seconds) == text

@@ -11,6 +11,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "mount": "bucketfs.cli.commands.mount",
         "umount": "bucketfs.cli.commands.umount",
         "status": "bucketfs.cli.commands.status",
+        "top": "bucketfs.cli.commands.top",
         "flush": "bucketfs.cli.commands.flush",
         "refresh": "bucketfs.cli.commands.refresh",
         "info": "bucketfs.cli.commands.info",

@@ -75,6 +75,7 @@ class MountHost:
             {
                 "hello": lambda _request, _tell: self._hello(),
                 "status": lambda _request, _tell: self._status(),
+                "top": lambda _request, _tell: self._top(),
                 "flush": lambda request, tell: self._flush(request.path, tell),
                 "refresh": lambda request, tell: self._refresh(request.path, tell),
                 "watch": lambda _request, tell: self._watch(tell),
@@ -157,6 +158,14 @@ class MountHost:
             "requests": report.requests(self._requests),
             **report.service(self._service),
         }
+
+    async def _top(self) -> dict[str, Any]:
+        """As `_status`, at one moment of the clock, with calls under way for files that wait."""
+        assert self._service is not None
+        status, now = await self._status(), clock.monotonic()
+        del status["waiting"]["items"]
+        status["failed"] = len(status["failed"])
+        return {**status, "clock": now, "slowest": report.slowest(self._service, now)}
 
     async def _flush(self, below: str, tell: control.Tell) -> dict[str, Any]:
         assert self._service is not None
