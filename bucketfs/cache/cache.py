@@ -69,6 +69,12 @@ class Pool:
         """Bytes that leave beside those that have to."""
         return min(_SLACK, self.limit // 8)
 
+    def resize(self, limit: int) -> None:
+        """Have another limit; what is over it leaves at once, if it can."""
+        self.limit = self.capacity = limit
+        for member in self.members[:1]:  # each looks at all
+            member.settle()
+
     def room(self, since: float) -> int:
         """Bytes that can come in before something leaves that was used since a monotonic time."""
         return self.capacity - self.slack - sum(member.used_since(since) for member in self.members)
@@ -363,6 +369,10 @@ class DiskCache:
         if self._pool.since_check >= _CHECK_EVERY:
             self._pool.since_check = 0
             self._evict(wanted)
+
+    def settle(self) -> None:
+        """Have what is over the budget leave. Raises as `admit`."""
+        self._evict(0)
 
     def close(self) -> None:
         """Save the index, delete what has no name in the bucket, let others have the directory."""

@@ -54,6 +54,10 @@ class Trees(Protocol):
         """As `Refresher.forget`, of a path below the mount point."""
         ...
 
+    def trust(self, *, ttl: float, open_ttl: float) -> None:
+        """As `TreeState.trust`."""
+        ...
+
 
 class OneTree:
     """A mount of one bucket."""
@@ -66,6 +70,9 @@ class OneTree:
 
     async def forget(self, path: str) -> Forgotten:
         return await self.trees[0].refresher.forget(path)
+
+    def trust(self, *, ttl: float, open_ttl: float) -> None:
+        self.trees[0].state.trust(ttl=ttl, open_ttl=open_ttl)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ complete -c bucketfs -n __fish_use_subcommand -a refresh
 complete -c bucketfs -n __fish_use_subcommand -a info
 complete -c bucketfs -n __fish_use_subcommand -a warm
 complete -c bucketfs -n __fish_use_subcommand -a evict
+complete -c bucketfs -n __fish_use_subcommand -a set
+complete -c bucketfs -n __fish_use_subcommand -a log-level
 complete -c bucketfs -n __fish_use_subcommand -a versions
 complete -c bucketfs -n __fish_use_subcommand -a restore
 complete -c bucketfs -n __fish_use_subcommand -a presign
@@ -41,6 +43,8 @@ complete -c bucketfs -n '__fish_seen_subcommand_from warm' -l json
 complete -c bucketfs -n '__fish_seen_subcommand_from warm' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from evict' -l json
 complete -c bucketfs -n '__fish_seen_subcommand_from evict' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from set' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from log-level' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from versions' -l json
 complete -c bucketfs -n '__fish_seen_subcommand_from versions' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from restore' -l version

@@ -17,6 +17,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "info": "bucketfs.cli.commands.info",
         "warm": "bucketfs.cli.commands.warm",
         "evict": "bucketfs.cli.commands.evict",
+        "set": "bucketfs.cli.commands.set",
+        "log-level": "bucketfs.cli.commands.log_level",
         "versions": "bucketfs.cli.commands.versions",
         "restore": "bucketfs.cli.commands.restore",
         "presign": "bucketfs.cli.commands.presign",

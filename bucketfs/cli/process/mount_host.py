@@ -11,13 +11,15 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import trio
 
 from bucketfs import clock
+from bucketfs import log as logs
 from bucketfs.cli import show
-from bucketfs.cli.options import manual
+from bucketfs.cli.options import live, manual
 from bucketfs.cli.process import daemon, warming
 from bucketfs.cli.process.notify import notify
 from bucketfs.cli.socket import control, protocol, report
@@ -80,6 +82,7 @@ class MountHost:
                 "refresh": lambda request, tell: self._refresh(request.path, tell),
                 "watch": lambda _request, tell: self._watch(tell),
                 "info": lambda request, _tell: self._info(request),
+                "set": lambda request, _tell: self._set(request),
                 "warm": lambda request, tell: warming.warm(self._buckets, request, tell),
                 "evict": lambda request, _tell: self._evict(request),
                 "versions": lambda request, _tell: self._versions(request),
@@ -205,6 +208,23 @@ class MountHost:
         tree, path = await self._at(request)
         bucket = self._options.bucket or tree.state.config.place.rstrip("/")
         return report.info(bucket, await tree.objects.info(path))
+
+    async def _set(self, request: Request) -> dict[str, Any]:
+        assert self._service is not None
+        try:
+            values = live.parse(request.words)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
+        self._options = options = replace(self._options, **values)
+        if "dbglevel" in values:
+            logs.set_level(options.dbglevel)
+        if values.keys() & {"stat_cache_expire", "open_ttl"}:
+            self._buckets.trust(ttl=options.stat_cache_expire, open_ttl=options.open_ttl)
+        if "cache_size" in values:
+            self._service.pool.resize(options.cache_size)
+        words = ", ".join(f"{name}={text}" for name, text in request.words.items())
+        log.warning("changed by bucketfs set: %s", words)
+        return {}
 
     async def _evict(self, request: Request) -> dict[str, Any]:
         return warming.evict(self._buckets, request)

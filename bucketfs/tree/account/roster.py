@@ -75,8 +75,7 @@ class Roster:
         on_change: Callable[[str], None],
     ) -> None:
         self._store = buckets
-        self.ttl = ttl
-        self._open_ttl = min(ttl, open_ttl)
+        self.trust(ttl=ttl, open_ttl=open_ttl)
         self._on_change = on_change
         self._by_name: dict[str, Bucket] = {}
         self.every: list[Bucket] = []
@@ -85,6 +84,11 @@ class Roster:
         self._asking: Shared | None = None
         #: Names that were free at a monotonic time.
         self._free: dict[str, float] = {}
+
+    def trust(self, *, ttl: float, open_ttl: float) -> None:
+        """Have what is known hold for these times."""
+        self.ttl = ttl
+        self._open_ttl = min(ttl, open_ttl)
 
     @property
     def present(self) -> list[Bucket]:
