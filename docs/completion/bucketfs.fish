@@ -14,6 +14,9 @@ complete -c bucketfs -n __fish_use_subcommand -a log-level
 complete -c bucketfs -n __fish_use_subcommand -a versions
 complete -c bucketfs -n __fish_use_subcommand -a restore
 complete -c bucketfs -n __fish_use_subcommand -a presign
+complete -c bucketfs -n __fish_use_subcommand -a size
+complete -c bucketfs -n __fish_use_subcommand -a check
+complete -c bucketfs -n __fish_use_subcommand -a gc
 complete -c bucketfs -n __fish_use_subcommand -a dataset
 complete -c bucketfs -n __fish_use_subcommand -a recover
 complete -c bucketfs -n __fish_use_subcommand -a help
@@ -54,6 +57,14 @@ complete -c bucketfs -n '__fish_seen_subcommand_from restore' -l tier
 complete -c bucketfs -n '__fish_seen_subcommand_from restore' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from presign' -l expires
 complete -c bucketfs -n '__fish_seen_subcommand_from presign' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from size' -l json
+complete -c bucketfs -n '__fish_seen_subcommand_from size' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from check' -l json
+complete -c bucketfs -n '__fish_seen_subcommand_from check' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from gc' -l older
+complete -c bucketfs -n '__fish_seen_subcommand_from gc' -l dry-run
+complete -c bucketfs -n '__fish_seen_subcommand_from gc' -l json
+complete -c bucketfs -n '__fish_seen_subcommand_from gc' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from dataset' -a add
 complete -c bucketfs -n '__fish_seen_subcommand_from dataset' -a list
 complete -c bucketfs -n '__fish_seen_subcommand_from dataset' -a show

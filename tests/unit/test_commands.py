@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from bucketfs.cli import show
-from bucketfs.cli.commands import top, warm
+from bucketfs.cli.commands import check, size, top, warm
+from bucketfs.store.base import ObjectInfo, UploadInfo
 
 
 class TestRate:
@@ -109,3 +110,80 @@ class TestTop:
     )
     def test_times(self, seconds: float, text: str) -> None:
         assert show.short(seconds) == text
+
+
+def listed(*keys: str, size: int = 1, storage_class: str = "") -> list[ObjectInfo]:
+    return [ObjectInfo(key, size, "e", 0, storage_class=storage_class) for key in keys]
+
+
+class TestSize:
+    def test_sums(self) -> None:
+        sizes = size.Sizes("p/")
+        for info in [
+            *listed("p/a/1", "p/a/b/2", size=10),
+            *listed("p/f", size=5, storage_class="GLACIER"),
+        ]:
+            sizes.add(info)
+        text = [" ".join(line.split()) for line in size.lines(sizes, "bucket:/p")]
+        assert text == [
+            "bucket:/p: 3 objects, 25 B", "", "bytes objects storage class", "20 B 2 STANDARD",
+            "5 B 1 GLACIER", "", "bytes objects prefix", "20 B 2 a/", "5 B 1 (no further slash)",
+        ]  # fmt: skip
+
+    def test_many_prefixes_are_counted(self) -> None:
+        sizes = size.Sizes("")
+        for info in listed(*(f"{n}/f" for n in range(100))):
+            sizes.add(info)
+        assert list(size.lines(sizes, "b"))[-1] == "  and 60 more; --json has all"
+
+    def test_nothing_is_there(self) -> None:
+        assert list(size.lines(size.Sizes(""), "b")) == ["b: 0 objects, 0 B"]
+
+
+class TestCheck:
+    def look(self, *infos: ObjectInfo, prefix: str = "") -> check.Found:
+        found = check.Found()
+        keys = check.Keys(prefix, found)
+        for info in infos:
+            keys.add(info)
+        return found
+
+    @pytest.mark.parametrize(
+        ("path", "words"),
+        [
+            ("a//b", "two slashes"),
+            ("/a", "two slashes"),
+            ("a//", "two slashes"),
+            ("a/../b", "'..'"),
+            ("a/.", "'.'"),
+            ("a\0b", "NUL"),
+            ("ä" * 128, "256 bytes, 255 are the most"),
+        ],
+    )
+    def test_what_cannot_be_a_file(self, path: str, words: str) -> None:
+        assert words in check.hidden_because(path)
+
+    @pytest.mark.parametrize("path", ["", "a", "a/", "a/b.c/", "..a", "ä" * 127])
+    def test_what_can(self, path: str) -> None:
+        assert check.hidden_because(path) == ""
+
+    def test_shadowed_names(self) -> None:
+        found = self.look(*listed("a", "a-b", "a.c", "a/b", "a/b/c", "a0", "b/", "b/c"))
+        assert [one.key for one in found.shadowed] == ["a", "a/b"]
+        assert not found.hidden
+
+    def test_an_empty_one_may_be_a_directory(self) -> None:
+        found = self.look(*listed("p/a", size=0), *listed("p/a/b"), prefix="p/")
+        (one,) = found.shadowed
+        assert "mark directories" in one.why
+
+    def test_an_order_of_its_own(self) -> None:
+        found = self.look(*listed("b", "a"))
+        assert not found.sorted
+        assert "in an order of its own" in "\n".join(check.lines(found, "b", 0))
+
+    def test_uploads_by_age(self) -> None:
+        found = check.Found(uploads=[UploadInfo("old", "1", 0), UploadInfo("new", "2", 999_990)])
+        text = "\n".join(check.lines(found, "b", 1_000_000))
+        for words in ("1  less than an hour", "1  a week and more", "old: 11 d 13 h old", "gc b"):
+            assert words in text

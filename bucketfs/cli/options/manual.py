@@ -44,6 +44,12 @@ _COMMANDS = (
         "bucketfs recover [BUCKET] [--apply|--save DIR|--discard NAME…]",
         "list what dead mounts left on this machine; upload it, copy it out, or delete it",
     ),
+    ("bucketfs size BUCKET[:/PREFIX]", "objects and bytes, by storage class and prefix"),
+    ("bucketfs check BUCKET[:/PREFIX]", "keys that no file can have, unfinished uploads"),
+    (
+        "bucketfs gc [--older TIME] [--dry-run] BUCKET[:/PREFIX]",
+        "abort unfinished uploads, remove what bucketfs left",
+    ),
     (
         "bucketfs dataset add|list|show|remove …",
         "give a bucket with its address and options a name: bucketfs NAME MOUNTPOINT",
@@ -59,6 +65,7 @@ _SHORT_COMMANDS = (
     ("bucketfs status, flush, refresh", "what mounts do; wait for the bucket; see others' changes"),
     ("bucketfs top; warm, evict; set", "watch mounts; fill or empty the cache; change options"),
     ("bucketfs info, versions, restore, presign", "ask about single files"),
+    ("bucketfs size, check, gc", "ask a bucket without a mount: how large, what is odd or left"),
     ("bucketfs recover", "what dead mounts left on this machine"),
     ("bucketfs dataset, completion, demo", "names for buckets; a shell's completion; try it out"),
 )
