@@ -197,6 +197,19 @@ class TestStatus:
         with pytest.raises(PermissionError):
             as_user(ask)
 
+    @pytest.mark.needs_root("acts as another user")
+    def test_others_mounts_are_counted(self, place: Place) -> None:
+        assert place.mount("allow_other").returncode == 0
+        assert "not shown" not in place.here("status").stdout
+
+        def ask() -> str:
+            done = place.here("status")
+            return f"{str(place.path) in done.stderr} {done.stdout.splitlines()[-1]}"
+
+        said = str(as_user(ask))
+        assert said.startswith("False ")
+        assert said.endswith("not shown: only they and root may ask")
+
 
 class TestFlush:
     def test_waits(self, slow: Place, counted: Proxy) -> None:
