@@ -192,12 +192,6 @@ class LocalPages:
         for flight in self._flights:
             flight.scope.cancel()
 
-    def stop_unawaited(self) -> None:
-        """Give up the fetches that nobody waits for."""
-        for flight in self._flights:
-            if not flight.waiting:
-                flight.scope.cancel()
-
     @contextmanager
     def keeping(self, extents: Sequence[Extent]) -> Iterator[None]:
         """Nothing of `extents` leaves the disk during the block."""

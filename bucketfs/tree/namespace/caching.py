@@ -281,11 +281,7 @@ class Caching:
         async with self._opener.held(inode) as content:
             stop = min(piece.stop, content.size)
             missing = sum(b - a for a, b in content.local.missing(piece.start, stop))
-            try:
-                await content.local.load(piece.start, stop)
-            except trio.Cancelled:
-                content.local.stop_unawaited()
-                raise
+            await content.local.load(piece.start, stop)
         return missing
 
 
