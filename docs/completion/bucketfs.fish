@@ -47,6 +47,11 @@ complete -c bucketfs -n '__fish_seen_subcommand_from warm' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from evict' -l json
 complete -c bucketfs -n '__fish_seen_subcommand_from evict' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from set' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from log-level' -a crit
+complete -c bucketfs -n '__fish_seen_subcommand_from log-level' -a err
+complete -c bucketfs -n '__fish_seen_subcommand_from log-level' -a warn
+complete -c bucketfs -n '__fish_seen_subcommand_from log-level' -a info
+complete -c bucketfs -n '__fish_seen_subcommand_from log-level' -a dbg
 complete -c bucketfs -n '__fish_seen_subcommand_from log-level' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from versions' -l json
 complete -c bucketfs -n '__fish_seen_subcommand_from versions' -l help

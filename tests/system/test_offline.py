@@ -46,6 +46,13 @@ def test_size_is_what_du_says_of_a_mount(place: Place) -> None:
     assert done.stdout.startswith(f"{place.bucket.name}:/d1: 13 objects, ")
 
 
+def test_nothing_is_logged_that_is_well(place: Place) -> None:
+    options = place.options.partition(",logfile=")[0]
+    done = place.run("size", place.bucket.name, "-o", options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{place.bucket.name}: 0 objects, 0 B\n"
+
+
 def _entries(place: Place) -> list[str]:
     return [str(path) for path in sorted(place.path.iterdir())]
 

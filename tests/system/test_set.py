@@ -34,12 +34,12 @@ def test_open_ttl_of_all_buckets(place: Place) -> None:
     place.bucket.put("f", b"old")
     done = place.run(":/", str(place.path), "-o", f"{place.options},immutable")
     assert done.returncode == 0, done.stderr
-    change(place, "open_ttl=0")  # before the bucket is entered
+    change(place, "open_ttl=0", "stat_cache_expire=0")  # before the bucket is entered
     file = place.path / place.bucket.name / "f"
     assert file.read_bytes() == b"old"
     place.bucket.put("f", b"newer")
     assert file.read_bytes() == b"newer"
-    change(place, "open_ttl=1d")
+    change(place, "open_ttl=1d", "stat_cache_expire=1d")
     assert file.read_bytes() == b"newer"
     place.bucket.put("f", b"the newest")
     assert file.read_bytes() == b"newer"

@@ -109,6 +109,17 @@ async def test_replaced_by_others_meanwhile(bucket: Bucket, tmp_path: Path) -> N
         assert await mount.read("f") == noise(3 * FETCH, 2)
 
 
+async def test_a_directory_that_may_not_be_listed(bucket: Bucket, tmp_path: Path) -> None:
+    for key in ("open/f", "shut/f"):
+        bucket.poke(key, b"1")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.root_listed()
+        bucket.refuse("ListObjectsV2", key="shut/")
+        told = await warm(mount)
+        assert told.files == 1
+        assert [path for path, _ in told.failed] == ["shut/"]
+
+
 async def test_an_endpoint_that_is_silent_ends_it(bucket: Bucket, tmp_path: Path) -> None:
     for number in range(50):
         bucket.poke(f"{number}", b"1")

@@ -21,7 +21,8 @@ from bucketfs.store.long_listing import read_pages
 from bucketfs.tasks import gather
 from bucketfs.units import count, parse_duration
 
-USAGE = """usage: bucketfs gc [--older TIME] [--dry-run] [--json] BUCKET[:/PREFIX] [-o OPTIONS]...
+USAGE = """usage: bucketfs gc [--older TIME] [--dry-run] [--json] BUCKET[:/PREFIX]
+                   [-o NAME[=VALUE],...]...
 
 Aborts unfinished multipart uploads below a prefix, of whatever program, and removes objects that
 bucketfs has tried out the endpoint on and could not delete. It asks nothing and lists what it has

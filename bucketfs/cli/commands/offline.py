@@ -49,10 +49,17 @@ def options_of(words: Sequence[str], given: Sequence[str], usage: str) -> Option
     return options
 
 
-def prepare(options: Options) -> tuple[Options, StoreConfig]:
-    """Log as the options say, find keys and certificates; raises Failure."""
+def prepare(options: Options, *, quiet: bool = False) -> tuple[Options, StoreConfig]:
+    """Log as the options say, find keys and certificates; raises Failure.
+
+    Args:
+        options: Of a mount in the foreground, which logs more than others.
+        quiet: Log as one in the background.
+    """
     options = bucket.with_endpoint(mount.with_absolute_paths(options), os.environ)
     logs.setup(options)
+    if quiet:
+        logs.set_level(options.dbglevel)
     daemon.harden()
     credentials = mount.find_credentials(options)
     bucket.tell_keys(credentials)
@@ -85,8 +92,7 @@ def carry_out(options: Options, config: StoreConfig, job: Callable[[Store], Awai
 
 def ask(options: Options, job: Callable[[Store], Awaitable[T]]) -> T:
     """As `prepare` and `carry_out`; only what is wrong is logged. Raises Failure."""
-    options, config = prepare(options)
-    logs.set_level(options.dbglevel)
+    options, config = prepare(options, quiet=True)
     return carry_out(options, config, job)
 
 

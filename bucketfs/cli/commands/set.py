@@ -29,7 +29,7 @@ def run(argv: Sequence[str]) -> int:
     paths = [word for word in found.rest if not _is_setting(word)]
     if not settings or len(paths) > 1:
         raise Failure(ExitCode.USAGE, USAGE.splitlines()[0])
-    words = dict(word.removeprefix("-o").split("=", 1) for word in settings)
+    words = dict(word.split("=", 1) for word in settings)
     change(words, *paths)
     return ExitCode.OK
 

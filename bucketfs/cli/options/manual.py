@@ -65,7 +65,7 @@ _SHORT_COMMANDS = (
     ("bucketfs status, flush, refresh", "what mounts do; wait for the bucket; see others' changes"),
     ("bucketfs top; warm, evict; set", "watch mounts; fill or empty the cache; change options"),
     ("bucketfs info, versions, restore, presign", "ask about single files"),
-    ("bucketfs size, check, gc", "ask a bucket without a mount: how large, what is odd or left"),
+    ("bucketfs size, check, gc", "without a mount: how large it is, what is odd, what to remove"),
     ("bucketfs recover", "what dead mounts left on this machine"),
     ("bucketfs dataset, completion, demo", "names for buckets; a shell's completion; try it out"),
 )

@@ -208,6 +208,7 @@ class Roster:
         """
         if not is_bucket_name(name):
             raise FsError(errno.ENOENT)
+        began = clock.monotonic()
         bucket = self._by_name.get(name)
         if bucket is not None and self._is_sure(name):
             return bucket
@@ -221,7 +222,8 @@ class Roster:
                     return bucket  # nobody says that it is gone, and what is here can be used
                 raise
         bucket = self._by_name.get(name)
-        if bucket is not None and self._is_sure(name):
+        # an answer to this very question counts, however short a time answers are trusted
+        if bucket is not None and (self._is_sure(name) or (bucket.there and bucket.seen >= began)):
             return bucket
         if self._is_listed(bucket) or not await self._exists(name):
             if bucket is not None and bucket.there:

@@ -212,7 +212,15 @@ class Caching:
                 told.found_bytes += inode.current_size
                 yield at
                 continue
-            await self._subtree.ensure(inode)
+            try:
+                await self._subtree.ensure(inode)
+            except NoAnswer:
+                raise
+            except StoreError as error:
+                if at == path:
+                    raise
+                told.failed.append((f"{at}/", str(error)))
+                continue
             children = sorted(inode.children.items(), reverse=True)
             waiting += [(f"{at}/{name}" if at else name, child) for name, child in children]
 
