@@ -162,6 +162,11 @@ def setup(options: Options) -> None:
     logging.raiseExceptions = options.foreground
 
 
+def set_level(level: str) -> None:
+    """Log what is of this severity, as `Options.dbglevel` names it, and above."""
+    logging.getLogger("bucketfs").setLevel(_LEVELS[level])
+
+
 def _handler(options: Options, ident: str) -> logging.Handler:
     handler: logging.Handler
     with_time = not options.no_time_stamp_msg

@@ -57,6 +57,7 @@ class Row:
         high: Largest value allowed, inclusive.
         default: The value when the option is not given.
         shown_default: The default as the help prints it, "" when there is none worth printing.
+        live: ``bucketfs set`` can change it under a mount.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Row:
     help: str
     default: Any
     shown_default: str
+    live: bool
 
     @property
     def is_switch(self) -> bool:
@@ -108,6 +110,7 @@ def row(
     low: float | None = None,
     high: float | None = None,
     shown: str | None = None,
+    live: bool = False,
 ) -> Any:
     """A field of `Options` that is a row of the table; the parameters are `Row`'s.
 
@@ -125,6 +128,7 @@ def row(
         "group": group,
         "help": help,
         "shown_default": shown,
+        "live": live,
     }
     return field(default=default, metadata=settings)
 

@@ -215,12 +215,12 @@ class Options:
         "listings always show them.")
     stat_cache_expire: float = row(_V, 60.0, parse_duration,
         "How long attributes of a name that was seen are trusted without asking, in seconds.",
-        metavar="TIME", aliases=("stat_cache_interval_expire",), low=0, shown="60")
+        metavar="TIME", aliases=("stat_cache_interval_expire",), low=0, shown="60", live=True)
     open_ttl: float = row(_V, 1.0, parse_duration,
         "How old the knowledge of an object may be when a cached file is opened, a listing when a "
         "directory is read, and the knowledge that a name is free, in seconds: others' changes "
         "show after this time. 0 asks each time; for data that never changes see immutable.",
-        metavar="TIME", low=0, shown="1")
+        metavar="TIME", low=0, shown="1", live=True)
     immutable: bool = row(_V, False, parse_switch,
         "The data never changes: sets stat_cache_expire and open_ttl to one day each, unless they "
         "are given, too. bucketfs refresh shows what is new sooner.")
@@ -242,7 +242,7 @@ class Options:
         "Fail if the directory of use_cache does not exist, instead of making it.")
     cache_size: int = row(_K, 10 * GIB, kind.megabytes,
         "Limit of the block cache (bare number: MB).",
-        metavar="SIZE", low=64 * MIB, shown="10Gi")
+        metavar="SIZE", low=64 * MIB, shown="10Gi", live=True)
     free_space_ratio: int = row(_K, 10, parse_count,
         "Percent of the cache's disk that stays free. Not together with ensure_diskfree.",
         metavar="PERCENT", high=100)
@@ -272,7 +272,7 @@ class Options:
         metavar="FILE")
     dbglevel: str = row(_L, "warning", kind.level,
         "Lowest severity that is logged: crit, err, warn, info or dbg (-d is dbg).",
-        metavar="LEVEL", shown="warn; with -f info")
+        metavar="LEVEL", shown="warn; with -f info", live=True)
     log_format: str = row(_L, "plain", kind.choice("plain", "json"),
         "plain: lines of text. json: one object a line.",
         metavar="plain|json")

@@ -64,6 +64,21 @@ class Pool:
         """Bytes in the page files of all."""
         return sum(member.held for member in self.members)
 
+    @property
+    def slack(self) -> int:
+        """Bytes that leave beside those that have to."""
+        return min(_SLACK, self.limit // 8)
+
+    def resize(self, limit: int) -> None:
+        """Have another limit; what is over it leaves at once, if it can."""
+        self.limit = self.capacity = limit
+        for member in self.members[:1]:  # each looks at all
+            member.settle()
+
+    def room(self, since: float) -> int:
+        """Bytes that can come in before something leaves that was used since a monotonic time."""
+        return self.capacity - self.slack - sum(member.used_since(since) for member in self.members)
+
 
 class DiskCache:
     """Page files in one directory, which no other process uses at the same time.
@@ -193,6 +208,34 @@ class DiskCache:
     def had(self, key: str) -> bool:
         """Whether an earlier mount has left bytes of some version of an object."""
         return key in self._earlier
+
+    def touch(self, key: str, etag: str) -> None:
+        """A version is wanted: what was used longer ago leaves before it."""
+        file = self._files.get((key, etag))
+        if file is not None:
+            file.used = clock.monotonic()
+
+    def used_since(self, since: float) -> int:
+        """Bytes of files that are in use, unsaved, or were used since a monotonic time."""
+        wanted = sum(f.held for f in self._files.values() if f.pins or f.used >= since)
+        return wanted + sum(file.held for file in self._anonymous)
+
+    def room(self, since: float) -> int:
+        """As `Pool.room`."""
+        return self._pool.room(since)
+
+    def evict(self, wanted: Callable[[str], bool]) -> tuple[int, int]:
+        """Drop the page files of keys that are chosen, if nobody needs them now.
+
+        Returns:
+            How many files went, and how many bytes.
+        """
+        files = freed = 0
+        for file in list(self.evictable()):
+            if file.identity is not None and wanted(file.identity[0]):
+                files, freed = files + 1, freed + file.held
+                self.drop(file)
+        return files, freed
 
     def create(self) -> PageFile:
         """An empty page file for bytes that are in no bucket yet, pinned once."""
@@ -333,6 +376,10 @@ class DiskCache:
             self._pool.since_check = 0
             self._evict(wanted)
 
+    def settle(self) -> None:
+        """Have what is over the budget leave. Raises as `admit`."""
+        self._evict(0)
+
     def close(self) -> None:
         """Save the index, delete what has no name in the bucket, let others have the directory."""
         self._pool.members.remove(self)
@@ -390,7 +437,7 @@ class DiskCache:
         pool.short = 0
         if not needed:
             return
-        slack = min(_SLACK, pool.limit // 8)
+        slack = pool.slack
         goal = needed + slack
         by_name = {
             file.path.name: (member, file) for member in pool.members for file in member.evictable()

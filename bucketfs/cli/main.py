@@ -26,6 +26,11 @@ _MEANT: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("forget", "invalidate", "reload"), "refresh"),
         **dict.fromkeys(("sign", "url", "link"), "presign"),
         **dict.fromkeys(("undelete", "rollback"), "restore"),
+        **dict.fromkeys(("watch", "monitor"), "top"),
+        **dict.fromkeys(("preload", "prefetch"), "warm"),
+        **dict.fromkeys(("du", "df", "ncdu"), "size"),
+        **dict.fromkeys(("fsck", "lint"), "check"),
+        **dict.fromkeys(("cleanup", "prune"), "gc"),
     }
 )
 #: Those of them that nobody calls a bucket.

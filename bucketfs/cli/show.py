@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from bucketfs.units import count
@@ -57,12 +58,44 @@ def remaining(sums: Mapping[str, int]) -> str:
     return ", ".join(words)
 
 
-def table(rows: Sequence[Sequence[str]], *, indent: str = "") -> Iterator[str]:
-    """Rows as lines with aligned columns; the last column is not padded."""
+def short(seconds: float) -> str:
+    """A time that may be short: ``0.35 ms``, ``12 ms``, ``1.2 s``, ``3 min 5 s``."""
+    if seconds >= 60:
+        return span(seconds)
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.0f} ms" if seconds >= 0.01 else f"{seconds * 1e3:.2f} ms"
+
+
+def table(
+    rows: Sequence[Sequence[str]], *, indent: str = "", right: Collection[int] = ()
+) -> Iterator[str]:
+    """Rows as lines with aligned columns; those of `right` at their right edge."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
+        cells = [
+            f"{cell:>{width}}" if at in right else f"{cell:<{width}}"
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         yield (indent + "  ".join(cells)).rstrip()
+
+
+class Rate:
+    """How fast a figure has grown lately."""
+
+    #: Seconds that count as lately.
+    _SPAN = 10.0
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, float]] = deque()
+
+    def at(self, figure: float, now: float) -> float:
+        """Growth a second up to now; 0.0 while nothing can be said."""
+        self._seen.append((now, figure))
+        while len(self._seen) > 2 and now - self._seen[0][0] > self._SPAN:
+            self._seen.popleft()
+        since, before = self._seen[0]
+        return max(0.0, figure - before) / (now - since) if now > since else 0.0
 
 
 class Progress:

@@ -58,7 +58,7 @@ class Dispatch(pyfuse3.Operations):
 
     def __init__(self, account: Account, root: AccountRoot, serve: Serve) -> None:
         super().__init__()
-        self.metrics = root.metrics
+        self.calls = root.calls
         self._account = account
         self.root = root
         self._serve = serve
@@ -69,6 +69,11 @@ class Dispatch(pyfuse3.Operations):
         """How many handles of files programs hold."""
         handlers = self._by_index.values()
         return sum(each.open_files for each in handlers if isinstance(each, Operations))
+
+    def subject(self, handler: str, number: int) -> str:
+        """The path that a call is about, "" for the mount point and what was not entered."""
+        known = self.known(number)
+        return known.subject(handler, number) if isinstance(known, Operations) else ""
 
     def known(self, number: int) -> AccountRoot | Operations | None:
         """Who handles requests about a number, if its bucket was entered."""

@@ -9,7 +9,7 @@ from typing import Protocol
 import trio
 
 from bucketfs.cache.cache import Pool
-from bucketfs.metrics import Metrics
+from bucketfs.fuse.calls import Calls
 from bucketfs.tree.lookup.forget import Forgotten
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 from bucketfs.tree.tree import Tree
@@ -18,11 +18,20 @@ from bucketfs.tree.tree import Tree
 class Counted(Protocol):
     """What is known of the kernel's side of a mount."""
 
-    metrics: Metrics
+    calls: Calls
 
     @property
     def open_files(self) -> int:
         """How many handles of files programs hold."""
+        ...
+
+    def subject(self, handler: str, number: int) -> str:
+        """The path below the mount point that a call is about, "" if that is not known.
+
+        Args:
+            handler: Its name.
+            number: Its first argument.
+        """
         ...
 
 
@@ -45,6 +54,10 @@ class Trees(Protocol):
         """As `Refresher.forget`, of a path below the mount point."""
         ...
 
+    def trust(self, *, ttl: float, open_ttl: float) -> None:
+        """As `TreeState.trust`."""
+        ...
+
 
 class OneTree:
     """A mount of one bucket."""
@@ -57,6 +70,9 @@ class OneTree:
 
     async def forget(self, path: str) -> Forgotten:
         return await self.trees[0].refresher.forget(path)
+
+    def trust(self, *, ttl: float, open_ttl: float) -> None:
+        self.trees[0].state.trust(ttl=ttl, open_ttl=open_ttl)
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ class Versioned(Operations):
         self, tree: Tree, encoder: Encoder, *, old: Tree, shown: Encoder, **settings: Any
     ) -> None:
         super().__init__(tree, encoder, **settings)
-        own = {"metrics": self.metrics, "first": settings.get("first", 0) | _ABOVE}
+        own = {"calls": self.calls, "first": settings.get("first", 0) | _ABOVE}
         self.old = OldVersions(old, shown, **{**settings, **own})
 
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
@@ -168,6 +168,12 @@ class Versioned(Operations):
         """Give lookups back."""
         await super().forget([each for each in inode_list if not each[0] & _ABOVE])
         await self.old.forget([each for each in inode_list if each[0] & _ABOVE])
+
+    def subject(self, handler: str, number: int) -> str:
+        """The path that a call is about."""
+        if number & _ABOVE:
+            return self.old.subject(handler, number)
+        return super().subject(handler, number)
 
     @property
     def open_files(self) -> int:

@@ -22,6 +22,7 @@ from bucketfs.tree.lookup.first_bytes import Guess
 from bucketfs.tree.lookup.follow import Follower
 from bucketfs.tree.lookup.forget import Refresher
 from bucketfs.tree.lookup.lister import Lister
+from bucketfs.tree.namespace.caching import Caching
 from bucketfs.tree.namespace.entries import Entries
 from bucketfs.tree.namespace.object_xattrs import ObjectXattrs
 from bucketfs.tree.namespace.objects import Objects
@@ -48,7 +49,7 @@ class Tree:
         state: Inodes, keys and configuration.
         finder, lister, refresher, follower, subtree, prefetcher, locks, attributes, behind,
         changer, entries, markers, renamer, removals, opener, outstanding, drain, promises, later,
-        saver, objects, object_xattrs, replay: See their modules.
+        saver, objects, caching, object_xattrs, replay: See their modules.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Tree:
             self.state, self.attributes, self.prefetcher, self.changer, self.saver, self.later
         )
         self.objects = Objects(self.state, self.finder, self.attributes)
+        self.caching = Caching(self.state, self.finder, self.subtree, self.attributes, self.opener)
         self.object_xattrs = ObjectXattrs(
             self.state, self.attributes, self.changer, self.saver, self.later
         )

@@ -3,12 +3,20 @@
 complete -c bucketfs -n __fish_use_subcommand -a mount
 complete -c bucketfs -n __fish_use_subcommand -a umount
 complete -c bucketfs -n __fish_use_subcommand -a status
+complete -c bucketfs -n __fish_use_subcommand -a top
 complete -c bucketfs -n __fish_use_subcommand -a flush
 complete -c bucketfs -n __fish_use_subcommand -a refresh
 complete -c bucketfs -n __fish_use_subcommand -a info
+complete -c bucketfs -n __fish_use_subcommand -a warm
+complete -c bucketfs -n __fish_use_subcommand -a evict
+complete -c bucketfs -n __fish_use_subcommand -a set
+complete -c bucketfs -n __fish_use_subcommand -a log-level
 complete -c bucketfs -n __fish_use_subcommand -a versions
 complete -c bucketfs -n __fish_use_subcommand -a restore
 complete -c bucketfs -n __fish_use_subcommand -a presign
+complete -c bucketfs -n __fish_use_subcommand -a size
+complete -c bucketfs -n __fish_use_subcommand -a check
+complete -c bucketfs -n __fish_use_subcommand -a gc
 complete -c bucketfs -n __fish_use_subcommand -a dataset
 complete -c bucketfs -n __fish_use_subcommand -a recover
 complete -c bucketfs -n __fish_use_subcommand -a help
@@ -27,10 +35,24 @@ complete -c bucketfs -n '__fish_seen_subcommand_from umount' -l timeout
 complete -c bucketfs -n '__fish_seen_subcommand_from umount' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from status' -l json
 complete -c bucketfs -n '__fish_seen_subcommand_from status' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from top' -l once
+complete -c bucketfs -n '__fish_seen_subcommand_from top' -l json
+complete -c bucketfs -n '__fish_seen_subcommand_from top' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from flush' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from refresh' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from info' -l json
 complete -c bucketfs -n '__fish_seen_subcommand_from info' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from warm' -l json
+complete -c bucketfs -n '__fish_seen_subcommand_from warm' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from evict' -l json
+complete -c bucketfs -n '__fish_seen_subcommand_from evict' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from set' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from log-level' -a crit
+complete -c bucketfs -n '__fish_seen_subcommand_from log-level' -a err
+complete -c bucketfs -n '__fish_seen_subcommand_from log-level' -a warn
+complete -c bucketfs -n '__fish_seen_subcommand_from log-level' -a info
+complete -c bucketfs -n '__fish_seen_subcommand_from log-level' -a dbg
+complete -c bucketfs -n '__fish_seen_subcommand_from log-level' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from versions' -l json
 complete -c bucketfs -n '__fish_seen_subcommand_from versions' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from restore' -l version
@@ -40,6 +62,14 @@ complete -c bucketfs -n '__fish_seen_subcommand_from restore' -l tier
 complete -c bucketfs -n '__fish_seen_subcommand_from restore' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from presign' -l expires
 complete -c bucketfs -n '__fish_seen_subcommand_from presign' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from size' -l json
+complete -c bucketfs -n '__fish_seen_subcommand_from size' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from check' -l json
+complete -c bucketfs -n '__fish_seen_subcommand_from check' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from gc' -l older
+complete -c bucketfs -n '__fish_seen_subcommand_from gc' -l dry-run
+complete -c bucketfs -n '__fish_seen_subcommand_from gc' -l json
+complete -c bucketfs -n '__fish_seen_subcommand_from gc' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from dataset' -a add
 complete -c bucketfs -n '__fish_seen_subcommand_from dataset' -a list
 complete -c bucketfs -n '__fish_seen_subcommand_from dataset' -a show

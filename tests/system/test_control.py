@@ -113,6 +113,7 @@ class TestStatus:
         assert told["pid"] == daemon_of(place.path)
         assert told["endpoint"] == place.bucket.endpoint.url
         assert (told["state"], told["open_files"], told["failed"]) == ("mounted", 1, [])
+        assert not any(told["waiting"].pop("stages").values())
         assert told["waiting"] == {
             "files": 0, "bytes": 0, "removals": 0, "being_written": 0, "failing": 0,
             "items": [],
@@ -195,6 +196,19 @@ class TestStatus:
 
         with pytest.raises(PermissionError):
             as_user(ask)
+
+    @pytest.mark.needs_root("acts as another user")
+    def test_others_mounts_are_counted(self, place: Place) -> None:
+        assert place.mount("allow_other").returncode == 0
+        assert "not shown" not in place.here("status").stdout
+
+        def ask() -> str:
+            done = place.here("status")
+            return f"{str(place.path) in done.stderr} {done.stdout.splitlines()[-1]}"
+
+        said = str(as_user(ask))
+        assert said.startswith("False ")
+        assert said.endswith("not shown: only they and root may ask")
 
 
 class TestFlush:

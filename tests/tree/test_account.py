@@ -369,3 +369,25 @@ async def test_forgets(tmp_path: Path) -> None:
         assert (await it.account.forget("a/none")).missing
         assert (await it.account.forget("none")).missing
         await fails(errno.EISDIR, lambda: it.account.at(""))
+
+
+async def test_a_slow_answer_counts_although_nothing_is_trusted(tmp_path: Path) -> None:
+    async with opened(tmp_path, "a") as found:
+        found.account.trust(ttl=0.0, open_ttl=0.0)
+        found.endpoint.answer = 0.5
+        assert await found.is_there("a")
+        assert not await found.is_there("b")
+        found.endpoint.there = {"b"}
+        assert not await found.is_there("a")
+        assert await found.is_there("b")
+
+
+async def test_other_times_hold_for_all_buckets(tmp_path: Path) -> None:
+    async with opened(tmp_path, "a", "b") as found:
+        await found.account.enter(await found.roster.find("a"))
+        found.account.trust(ttl=7.0, open_ttl=5.0)
+        await found.account.enter(await found.roster.find("b"))
+        for name in "ab":
+            config = found.mounts[name].tree.state.config
+            assert (config.ttl, config.open_ttl) == (7.0, 5.0)
+        assert found.roster.ttl == 7.0

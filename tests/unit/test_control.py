@@ -25,7 +25,8 @@ from bucketfs.cli.options.parser import Parser
 from bucketfs.cli.process import unmounting
 from bucketfs.cli.socket import client, control, protocol, report, runtime
 from bucketfs.cli.socket.protocol import ProtocolError, Request
-from bucketfs.metrics import Metrics
+from bucketfs.file.readers import Served
+from bucketfs.fuse.calls import Calls
 from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.saving.outstanding import Remaining, Waiting
 from bucketfs.tree.saving.save import Uploaded
@@ -635,7 +636,7 @@ class TestStatus:
         outstanding = SimpleNamespace(
             waiting=lambda: [waits, fails], remaining=lambda: Remaining(2, 2, 0)
         )
-        files = SimpleNamespace(cache=SimpleNamespace(directory="/c"))
+        files = SimpleNamespace(cache=SimpleNamespace(directory="/c"), served=Served())
         tree = SimpleNamespace(
             outstanding=outstanding,
             saver=SimpleNamespace(uploaded=Uploaded()),
@@ -645,7 +646,7 @@ class TestStatus:
         service = SimpleNamespace(
             buckets=SimpleNamespace(trees=[tree]),
             pool=SimpleNamespace(held=0, capacity=0),
-            operations=SimpleNamespace(metrics=Metrics(), open_files=0),
+            operations=SimpleNamespace(calls=Calls(), open_files=0),
         )
         found = told() | report.service(service)  # type: ignore[arg-type]
         assert [one["path"] for one in found["waiting"]["items"]] == ["a"]

@@ -154,12 +154,15 @@ def loaded(module: str) -> set[str]:
     return {name.split(".")[0] for name in done.stdout.split()}
 
 
-@pytest.mark.parametrize("command", ["mount", "helper", "recover"])
+@pytest.mark.parametrize("command", ["mount", "helper", "recover", "size", "check", "gc"])
 def test_what_is_wrong_with_a_command_line_is_said_without_the_wire(command: str) -> None:
     assert not loaded(f"bucketfs.cli.commands.{command}") & {*WIRE, "pyfuse3"}
 
 
-@pytest.mark.parametrize("command", ["umount", "status", "flush", "refresh", "info", "dataset"])
+@pytest.mark.parametrize(
+    "command",
+    ["umount", "status", "top", "flush", "refresh", "warm", "evict", "set", "info", "dataset"],
+)
 def test_commands_that_ask_a_mount_start_at_once(command: str) -> None:
     assert not loaded(f"bucketfs.cli.commands.{command}") & {*WIRE, "pyfuse3", "trio"}
 

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
-import trio
-
-from bucketfs import log as logs
 from bucketfs.cache import places
 from bucketfs.cli import show
 from bucketfs.cli.commands import leftovers as left
-from bucketfs.cli.commands import mount
+from bucketfs.cli.commands import offline
 from bucketfs.cli.commands.leftovers import Kind
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.options import bucket, trust
-from bucketfs.cli.process import daemon
-from bucketfs.cli.process.serve import single
-from bucketfs.errors import FsError, StoreError
+from bucketfs.errors import FsError
 from bucketfs.fuse.recover_offline import carry_out
 from bucketfs.options import Options
-from bucketfs.store.config import StoreConfig
-from bucketfs.store.opening import open_store
+from bucketfs.store.base import Store
 from bucketfs.tree.saving.outstanding import FailedFlush
 from bucketfs.units import count
 
@@ -36,23 +28,14 @@ def apply(options: Options, only: Path | None) -> int:
     """
     if options.all_buckets:
         raise Failure(ExitCode.USAGE, "name one bucket: bucketfs recover --apply BUCKET")
-    options = bucket.with_endpoint(mount.with_absolute_paths(options), os.environ)
-    logs.setup(options)
-    daemon.harden()
-    credentials = mount.find_credentials(options)
-    bucket.tell_keys(credentials)
-    options = trust.with_ca_bundle(options, os.environ)
-    config = bucket.store_config(options, credentials, lambda: mount.find_credentials(options))
+    options, config = offline.prepare(options)
     directories = [only] if only else _directories(options)
     if not directories:
         print(f"nothing is left of {options.bucket} at {options.url or 'AWS'}")
         return ExitCode.OK
-    try:
-        codes = trio.run(_apply, options, config, directories)
-    except (StoreError, FsError, trio.TooSlowError, ExceptionGroup) as error:
-        cause = single(error)
-        raise bucket.failure_of(cause, options) from cause
-    return max(codes)
+    return max(
+        offline.carry_out(options, config, lambda store: _apply(store, options, directories))
+    )
 
 
 def _directories(options: Options) -> list[Path]:
@@ -66,20 +49,17 @@ def _directories(options: Options) -> list[Path]:
     return [directory for directory in found if directory.name.partition(".")[0] == stem]
 
 
-async def _apply(options: Options, config: StoreConfig, directories: list[Path]) -> list[int]:
-    async with open_store(config) as store:
-        with trio.fail_after(daemon.patience(options)):
-            await store.check()
-        codes: list[int] = []
-        for directory in directories:
-            try:
-                failed = await carry_out(store, options, directory)
-            except FsError as error:
-                print(f"bucketfs: {error.why}", file=sys.stderr)
-                codes.append(ExitCode.FAILED)
-            else:
-                codes.append(_tell(directory, failed))
-        return codes
+async def _apply(store: Store, options: Options, directories: list[Path]) -> list[int]:
+    codes: list[int] = []
+    for directory in directories:
+        try:
+            failed = await carry_out(store, options, directory)
+        except FsError as error:
+            print(f"bucketfs: {error.why}", file=sys.stderr)
+            codes.append(ExitCode.FAILED)
+        else:
+            codes.append(_tell(directory, failed))
+    return codes
 
 
 def _tell(directory: Path, failed: list[FailedFlush]) -> int:

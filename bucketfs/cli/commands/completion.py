@@ -32,7 +32,11 @@ _MORE_OPTIONS = ("rw", "nonempty")
 _MOUNT_SWITCHES = ("-f", "-d", "-o", "--help", "--version")
 #: Words after the commands that have some.
 _WORDS: Mapping[str, Sequence[str]] = MappingProxyType(
-    {"dataset": ("add", "list", "show", "remove"), "completion": ("bash", "zsh", "fish")}
+    {
+        "dataset": ("add", "list", "show", "remove"),
+        "completion": ("bash", "zsh", "fish"),
+        "log-level": ("crit", "err", "warn", "info", "dbg"),
+    }
 )
 #: Values of options that are names of files.
 _FILES = frozenset({"FILE", "DIR"})

@@ -43,7 +43,8 @@ def run(argv: Sequence[str]) -> int:
         asked, well = [client.daemon_at(found.rest[0])[0]], True
     else:
         asked, well = _all()
-    if not asked and well and not found.json:
+    others = 0 if found.rest or found.json else _others()
+    if not asked and well and not found.json and not others:
         print("no bucket is mounted")
     for at, daemon in enumerate(asked):
         try:
@@ -60,6 +61,9 @@ def run(argv: Sequence[str]) -> int:
             else "\n".join(map(show.name, lines(status, time.time())))
         )
         print(text if found.json or not at else f"\n{text}")
+    if others:
+        whose = "another user is" if others == 1 else "other users are"
+        print(f"{count(others, 'mount')} of {whose} not shown: only they and root may ask")
     return ExitCode.OK if well else ExitCode.FAILED
 
 
@@ -70,10 +74,18 @@ def _all() -> tuple[list[Daemon], bool]:
     well = True
     devices = {daemon.device for daemon in found if not daemon.draining}
     for mount in known:
-        if mount.type == mounts.TYPE and mount.device not in devices:
+        if mount.type != mounts.TYPE or not client.may_ask(mount):
+            continue
+        if mount.device not in devices:
             print(f"bucketfs: {client.silent(mount)}", file=sys.stderr)
             well = False
     return found, well
+
+
+def _others() -> int:
+    """How many mounts there are that this user may not ask."""
+    known = mounts.current()
+    return sum(mount.type == mounts.TYPE and not client.may_ask(mount) for mount in known)
 
 
 def is_well(status: Mapping[str, Any]) -> bool:

@@ -26,8 +26,13 @@ _COMMANDS = (
         "unmount it and wait until all is in the bucket; -l: at once, even if in use or dead",
     ),
     ("bucketfs status [--json] [PATH]", "what mounts do, and what is not in the bucket yet"),
+    ("bucketfs top [--once] [--json] [PATH]", "what mounts are doing now, second by second"),
     ("bucketfs flush [PATH]", "wait until what was written is in the bucket"),
     ("bucketfs refresh PATH", "forget what is known of PATH: the next look asks the bucket"),
+    ("bucketfs warm [--json] PATH…", "fetch all bytes below PATH into the cache"),
+    ("bucketfs evict [--json] PATH…", "drop what the cache has below PATH"),
+    ("bucketfs set OPTION=VALUE… [PATH]", "change options of a mount that stands"),
+    ("bucketfs log-level LEVEL [PATH]", "how much it logs: crit, err, warn, info, dbg"),
     ("bucketfs info [--json] PATH", "what the store knows of a file, and what of it is here"),
     ("bucketfs versions [--json] PATH", "the versions of a file that the bucket keeps"),
     (
@@ -38,6 +43,12 @@ _COMMANDS = (
     (
         "bucketfs recover [BUCKET] [--apply|--save DIR|--discard NAME…]",
         "list what dead mounts left on this machine; upload it, copy it out, or delete it",
+    ),
+    ("bucketfs size BUCKET[:/PREFIX]", "objects and bytes, by storage class and prefix"),
+    ("bucketfs check BUCKET[:/PREFIX]", "keys that no file can have, unfinished uploads"),
+    (
+        "bucketfs gc [--older TIME] [--dry-run] BUCKET[:/PREFIX]",
+        "abort unfinished uploads, remove what bucketfs left",
     ),
     (
         "bucketfs dataset add|list|show|remove …",
@@ -52,7 +63,9 @@ _SHORT_COMMANDS = (
     ("bucketfs BUCKET[:/PREFIX] MOUNTPOINT", "mount a bucket, or :/ for all buckets"),
     ("bucketfs umount MOUNTPOINT", "unmount it and wait until all is in the bucket"),
     ("bucketfs status, flush, refresh", "what mounts do; wait for the bucket; see others' changes"),
+    ("bucketfs top; warm, evict; set", "watch mounts; fill or empty the cache; change options"),
     ("bucketfs info, versions, restore, presign", "ask about single files"),
+    ("bucketfs size, check, gc", "without a mount: how large it is, what is odd, what to remove"),
     ("bucketfs recover", "what dead mounts left on this machine"),
     ("bucketfs dataset, completion, demo", "names for buckets; a shell's completion; try it out"),
 )
@@ -195,9 +208,13 @@ def markdown() -> str:
         "double quotes protect a comma inside a value. A later word beats an earlier one.",
         "Sizes: `10` (in the option's own unit), `128M` and `5Gi` (powers of 1024), `30GB` (of",
         "1000). Times: seconds, or `500ms`, `5m`, `1h30m`.",
+        "",
+        "What says `yes` under `set` can change under a mount: `bucketfs set OPTION=VALUE PATH`.",
+        "All others need a new mount.",
     ]
     for group in Group:
-        lines += ["", f"## {group}", "", "| option | default | meaning |", "| --- | --- | --- |"]
+        lines += ["", f"## {group}", "", "| option | default | set | meaning |"]
+        lines.append("| --- | --- | --- | --- |")
         lines += [_markdown_row(row) for row in TABLE if row.group is group]
     lines += ["", "## Accepted without effect", ""]
     lines += ["Options of s3fs that have no meaning here. The log names each.", ""]
@@ -246,7 +263,8 @@ def _mount_words() -> str:
 def _markdown_row(row: Row) -> str:
     label = _label(row).replace("|", "\\|")
     also = "".join(f", `{alias}`" for alias in row.aliases)
-    return f"| `{label}`{also} | {row.shown_default} | {row.help} |"
+    live = "yes" if row.live else ""
+    return f"| `{label}`{also} | {row.shown_default} | {live} | {row.help} |"
 
 
 def man_page() -> str:

@@ -11,14 +11,16 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import trio
 
 from bucketfs import clock
+from bucketfs import log as logs
 from bucketfs.cli import show
-from bucketfs.cli.options import manual
-from bucketfs.cli.process import daemon
+from bucketfs.cli.options import live, manual
+from bucketfs.cli.process import daemon, warming
 from bucketfs.cli.process.notify import notify
 from bucketfs.cli.socket import control, protocol, report
 from bucketfs.cli.socket.protocol import ProtocolError, Request
@@ -75,10 +77,14 @@ class MountHost:
             {
                 "hello": lambda _request, _tell: self._hello(),
                 "status": lambda _request, _tell: self._status(),
+                "top": lambda _request, _tell: self._top(),
                 "flush": lambda request, tell: self._flush(request.path, tell),
                 "refresh": lambda request, tell: self._refresh(request.path, tell),
                 "watch": lambda _request, tell: self._watch(tell),
                 "info": lambda request, _tell: self._info(request),
+                "set": lambda request, _tell: self._set(request),
+                "warm": lambda request, tell: warming.warm(self._buckets, request, tell),
+                "evict": lambda request, _tell: self._evict(request),
                 "versions": lambda request, _tell: self._versions(request),
                 "restore": lambda request, _tell: self._restore(request),
                 "presign": lambda request, _tell: self._presign(request),
@@ -156,6 +162,14 @@ class MountHost:
             **report.service(self._service),
         }
 
+    async def _top(self) -> dict[str, Any]:
+        """As `_status`, at one moment of the clock, with calls under way for files that wait."""
+        assert self._service is not None
+        status, now = await self._status(), clock.monotonic()
+        del status["waiting"]["items"]
+        status["failed"] = len(status["failed"])
+        return {**status, "clock": now, "slowest": report.slowest(self._service, now)}
+
     async def _flush(self, below: str, tell: control.Tell) -> dict[str, Any]:
         assert self._service is not None
         failed: list[FailedFlush] = []
@@ -195,6 +209,26 @@ class MountHost:
         bucket = self._options.bucket or tree.state.config.place.rstrip("/")
         return report.info(bucket, await tree.objects.info(path))
 
+    async def _set(self, request: Request) -> dict[str, Any]:
+        assert self._service is not None
+        try:
+            values = live.parse(request.words)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
+        self._options = options = replace(self._options, **values)
+        if "dbglevel" in values:
+            logs.set_level(options.dbglevel)
+        if values.keys() & {"stat_cache_expire", "open_ttl"}:
+            self._buckets.trust(ttl=options.stat_cache_expire, open_ttl=options.open_ttl)
+        if "cache_size" in values:
+            self._service.pool.resize(options.cache_size)
+        words = ", ".join(f"{name}={text}" for name, text in request.words.items())
+        log.warning("changed by bucketfs set: %s", words)
+        return {}
+
+    async def _evict(self, request: Request) -> dict[str, Any]:
+        return warming.evict(self._buckets, request)
+
     async def _versions(self, request: Request) -> dict[str, Any]:
         tree, path = await self._at(request)
         return report.versions(await tree.objects.versions(path))
@@ -218,8 +252,12 @@ class MountHost:
 
     async def _at(self, request: Request) -> tuple[Tree, str]:
         """The bucket that a request is about, and the path in it. Raises FsError, StoreError."""
+        return await self._buckets.at(request.path)
+
+    @property
+    def _buckets(self) -> Trees:
         assert self._service is not None, "the socket is opened by `attend`"
-        return await self._service.buckets.at(request.path)
+        return self._service.buckets
 
     async def _watch(self, tell: control.Tell) -> dict[str, Any]:
         while not self._over:

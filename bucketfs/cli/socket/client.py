@@ -246,9 +246,14 @@ def _join(*parts: str) -> str:
     return "/".join(part.strip("/") for part in parts if part.strip("/"))
 
 
+def may_ask(mount: Mount) -> bool:
+    """Whether this user may ask the daemon of a mount."""
+    return os.getuid() in (0, mount.user)
+
+
 def silent(mount: Mount) -> str:
     """The line for a mount whose daemon does not answer."""
-    if os.getuid() not in (0, mount.user):
+    if not may_ask(mount):
         return f"{mount.target}: was mounted by user {mount.user}; only that user and root may ask"
     return (
         f"{mount.target}: its daemon does not answer;"

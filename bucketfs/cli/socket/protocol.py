@@ -5,10 +5,11 @@ One request a connection, one JSON object a line, UTF-8::
     {"v": 1, "do": "status"}                  → {"v": 1, "done": {…}}
     {"v": 1, "do": "flush", "path": "a/b"}    → {"v": 1, "progress": {…}} … {"v": 1, "done": {…}}
     {"v": 1, "do": "refresh", "path": "a/b"}  → the same
+    {"v": 1, "do": "warm", "path": "a/b"}     → the same
     {"v": 1, "do": "watch"}                   → the same, until the mount has ended
     {"v": 1, "do": "hello"}                   → {"v": 1, "done": {…}}: who answers
-    {"v": 1, "do": "versions", "path": "a/b"} → {"v": 1, "done": {…}}; also info, presign, restore,
-                                                some of which take ``"with": {"name": "text"}``
+    {"v": 1, "do": "versions", "path": "a/b"} → {"v": 1, "done": {…}}; also top, set, evict, info,
+                                                presign, restore; some take ``"with": {…}``
 
 or ``{"v": 1, "error": "one line"}``. Names that are not known are to be ignored by both sides; what
 cannot be ignored gets another version.

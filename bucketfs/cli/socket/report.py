@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,22 +17,32 @@ from bucketfs.tree.namespace.objects import ObjectReport
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 from bucketfs.tree.tree import Tree
 
+#: Stages of what the bucket lacks.
+_UNSAVED = (Stage.DIRTY, Stage.PROMISED, Stage.PUBLISHING, Stage.RETRYING, Stage.CONFLICT)
+#: Calls under way that are named in one answer.
+MOST_SLOW = 10
+
 
 def service(parts: Service) -> dict[str, Any]:
     """What the mount holds and does: cache, open files, feeds, what waits, what failed."""
-    trees = parts.buckets.trees
+    trees, calls = parts.buckets.trees, parts.operations.calls
     waiting = sorted(
         (item for tree in trees for item in tree.outstanding.waiting()),
         key=lambda item: (item.state is Stage.DIRTY, item.since, item.path),
     )
+    held = Counter(item.state for item in waiting)
     return {
-        "operations": dict(parts.operations.metrics.operations),
-        "failures": dict(parts.operations.metrics.failures),
+        "in_progress": len(calls.under_way),
+        "operations": {name: tally.count for name, tally in calls.tallies.items()},
+        "failures": dict(calls.failures),
+        "calls": {name: asdict(tally) for name, tally in calls.tallies.items()},
         "open_files": parts.operations.open_files,
         "cache": {
             "directory": _directory(trees),
             "held": parts.pool.held,
             "limit": parts.pool.capacity,
+            "read_here": sum(tree.state.files.served.here for tree in trees),
+            "read_fetched": sum(tree.state.files.served.fetched for tree in trees),
         },
         "follow": [
             {"place": tree.state.config.place, **asdict(tree.follower.following)}
@@ -42,6 +53,7 @@ def service(parts: Service) -> dict[str, Any]:
             **remaining(Remaining.total(tree.outstanding.remaining() for tree in trees)),
             "being_written": sum(item.state is Stage.DIRTY for item in waiting),
             "failing": sum(bool(item.error) for item in waiting),
+            "stages": {stage: held[stage] for stage in _UNSAVED},
             "items": [asdict(item) for item in waiting[:MOST_NAMED]],
         },
         "uploaded": {
@@ -54,6 +66,24 @@ def service(parts: Service) -> dict[str, Any]:
             )
         ),
     }
+
+
+def slowest(parts: Service, now: float) -> list[dict[str, Any]]:
+    """The calls of the kernel that have waited longest for their answers.
+
+    Args:
+        parts: Of the mount.
+        now: Of `clock.monotonic`.
+    """
+    calls = sorted(parts.operations.calls.under_way, key=lambda call: call.began)
+    return [
+        {
+            "call": call.name,
+            "path": parts.operations.subject(call.name, call.number),
+            "seconds": now - call.began,
+        }
+        for call in calls[:MOST_SLOW]
+    ]
 
 
 def _directory(trees: Sequence[Tree]) -> str:

@@ -55,6 +55,8 @@ class Account:
         self._plant = plant
         self._nursery = nursery
         self._over = trio.Event()
+        #: Other times than those that buckets are planted with, if somebody wanted them.
+        self._times: dict[str, float] = {}
         self.mounted_ns = clock.wall_ns()
 
     @property
@@ -86,6 +88,13 @@ class Account:
         if name and name not in {bucket.name for bucket in self.roster.present}:
             forgotten.missing = True
         return forgotten
+
+    def trust(self, *, ttl: float, open_ttl: float) -> None:
+        """As `TreeState.trust`, for all buckets, also those that are entered later."""
+        self._times = {"ttl": ttl, "open_ttl": open_ttl}
+        self.roster.trust(**self._times)
+        for tree in self.trees:
+            tree.state.trust(**self._times)
 
     async def enter(self, bucket: Bucket) -> Tree:
         """The tree of a bucket, opened at first.
@@ -127,6 +136,8 @@ class Account:
         try:
             with entering.scope:
                 async with self._plant(bucket) as tree:
+                    if self._times:
+                        tree.state.trust(**self._times)
                     bucket.tree = tree
                     bucket.entering = None
                     entering.done.set()

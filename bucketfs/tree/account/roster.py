@@ -75,8 +75,7 @@ class Roster:
         on_change: Callable[[str], None],
     ) -> None:
         self._store = buckets
-        self.ttl = ttl
-        self._open_ttl = min(ttl, open_ttl)
+        self.trust(ttl=ttl, open_ttl=open_ttl)
         self._on_change = on_change
         self._by_name: dict[str, Bucket] = {}
         self.every: list[Bucket] = []
@@ -85,6 +84,11 @@ class Roster:
         self._asking: Shared | None = None
         #: Names that were free at a monotonic time.
         self._free: dict[str, float] = {}
+
+    def trust(self, *, ttl: float, open_ttl: float) -> None:
+        """Have what is known hold for these times."""
+        self.ttl = ttl
+        self._open_ttl = min(ttl, open_ttl)
 
     @property
     def present(self) -> list[Bucket]:
@@ -204,6 +208,7 @@ class Roster:
         """
         if not is_bucket_name(name):
             raise FsError(errno.ENOENT)
+        began = clock.monotonic()
         bucket = self._by_name.get(name)
         if bucket is not None and self._is_sure(name):
             return bucket
@@ -217,7 +222,8 @@ class Roster:
                     return bucket  # nobody says that it is gone, and what is here can be used
                 raise
         bucket = self._by_name.get(name)
-        if bucket is not None and self._is_sure(name):
+        # an answer to this very question counts, however short a time answers are trusted
+        if bucket is not None and (self._is_sure(name) or (bucket.there and bucket.seen >= began)):
             return bucket
         if self._is_listed(bucket) or not await self._exists(name):
             if bucket is not None and bucket.there:

@@ -55,10 +55,14 @@ class Freshness:
     """
 
     def __init__(self, *, ttl: float, absence_ttl: float) -> None:
-        self._ttl = ttl
-        self._absence_ttl = absence_ttl
+        self.change(ttl=ttl, absence_ttl=absence_ttl)
         self.forgotten = NEVER
         self.followed: float | None = None
+
+    def change(self, *, ttl: float, absence_ttl: float) -> None:
+        """Trust for other times from now on; what the kernel was told it keeps until then."""
+        self._ttl = ttl
+        self._absence_ttl = absence_ttl
 
     def trusts(self, seen: float, limit: float) -> bool:
         """Whether what was seen at a monotonic time counts; `limit` in seconds, without a feed."""

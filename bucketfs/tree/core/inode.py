@@ -355,6 +355,10 @@ class InodeTable:
         except KeyError:
             raise FsError(errno.ESTALE, f"no inode {ino}") from None
 
+    def find(self, ino: int) -> Inode | None:
+        """The inode of a number, None for one that nobody knows any more."""
+        return self._known.get(ino)
+
     def directory(self, ino: int) -> Directory:
         """As `get`, for a directory; ENOTDIR for anything else."""
         inode = self.get(ino)

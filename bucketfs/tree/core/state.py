@@ -12,7 +12,7 @@ import errno
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from bucketfs import clock
@@ -155,6 +155,11 @@ class TreeState:
         self.hiding = False
         #: What could not be saved and is not tried any more, the latest of it.
         self.given_up: deque[GivenUp] = deque(maxlen=_GIVEN_UP_KEPT)
+
+    def trust(self, *, ttl: float, open_ttl: float) -> None:
+        """Have what is known hold for other times from now on, see `TreeConfig`."""
+        self.config = replace(self.config, ttl=ttl, open_ttl=open_ttl)
+        self.freshness.change(ttl=ttl, absence_ttl=self.config.absence_ttl)
 
     @property
     def root(self) -> Directory:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from bucketfs import clock
@@ -167,6 +169,20 @@ class Opener:
         handle.content.remove_reader(handle.reader)
         handle.content.writers -= handle.writable
         await self._drop(handle.inode, handle.content)
+
+    @asynccontextmanager
+    async def held(self, inode: Inode) -> AsyncIterator[Content]:
+        """A file's bytes, which stay open during the block; nothing is asked of the bucket.
+
+        Raises:
+            FsError: ESTALE for one that was removed meanwhile.
+        """
+        content = self._state.content(inode)
+        content.handles += 1
+        try:
+            yield content
+        finally:
+            await self._drop(inode, content)
 
     def _handle(self, inode: Inode, *, writable: bool, keep_cache: bool, pid: int) -> Handle:
         content = self._state.content(inode)
