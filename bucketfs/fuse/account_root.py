@@ -10,10 +10,10 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
 from bucketfs.errors import FsError
+from bucketfs.fuse.calls import Calls
 from bucketfs.fuse.encode import Encoder, View, negative, plain_directory
 from bucketfs.fuse.guard import guarded
 from bucketfs.fuse.operations import check_xattr, room
-from bucketfs.metrics import Metrics
 from bucketfs.tree.account.account import Account
 from bucketfs.tree.account.member import Bucket
 from bucketfs.tree.core.inode import ROOT_INO
@@ -37,7 +37,7 @@ class AccountRoot(pyfuse3.Operations):
         account: The buckets.
         view: How owners and modes are shown.
         defaults: Owner of the mount point and the buckets.
-        timeout, size, xattrs, metrics: As `Operations` takes them.
+        timeout, size, xattrs, calls: As `Operations` takes them.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class AccountRoot(pyfuse3.Operations):
         timeout: float,
         size: int | None,
         xattrs: bool,
-        metrics: Metrics,
+        calls: Calls,
     ) -> None:
         super().__init__()
-        self.metrics = metrics
+        self.calls = calls
         self.timeout = timeout
         self._account = account
         self._view = view

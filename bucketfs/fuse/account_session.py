@@ -15,6 +15,7 @@ from bucketfs.cache.journal import waiting
 from bucketfs.cache.places import JOURNAL, cache_root, directories, whose
 from bucketfs.fuse import kernel_cache as again
 from bucketfs.fuse.account_root import AccountRoot, inside
+from bucketfs.fuse.calls import Calls
 from bucketfs.fuse.dispatch import Dispatch
 from bucketfs.fuse.host import Host, Service
 from bucketfs.fuse.operations import Operations
@@ -31,7 +32,6 @@ from bucketfs.fuse.session import (
     until_unmounted,
     view,
 )
-from bucketfs.metrics import Metrics
 from bucketfs.options import Options
 from bucketfs.store.base import Store
 from bucketfs.tasks import Background
@@ -69,11 +69,11 @@ async def serve(access: Access, options: Options, *, host: Host, patience: float
 
 
 async def _serve(access: Access, options: Options, host: Host, patience: float, stop: Stop) -> None:
-    shared, metrics = pool(options), Metrics()
+    shared, calls = pool(options), Calls()
     shown = inside(view(options))
 
     def serve_bucket(bucket: Bucket, tree: Tree) -> Operations:
-        return handlers(tree, options, shown, metrics=metrics, first=bucket.first)
+        return handlers(tree, options, shown, calls=calls, first=bucket.first)
 
     async with trio.open_nursery() as nursery:
         async with trio.open_nursery() as entered:
@@ -89,14 +89,14 @@ async def _serve(access: Access, options: Options, host: Host, patience: float, 
             account = Account(roster, planted, entered)
             if not options.read_only:
                 await account.enter_all(_left_for(options))
-            operations = Dispatch(account, _root(account, options, metrics), serve_bucket)
+            operations = Dispatch(account, _root(account, options, calls), serve_bucket)
             await nursery.start(host.attend, Service(account, shared, operations))
             await until_unmounted(operations, options, host, stop, account.drain)
             account.close()
         nursery.cancel_scope.cancel()
 
 
-def _root(account: Account, options: Options, metrics: Metrics) -> AccountRoot:
+def _root(account: Account, options: Options, calls: Calls) -> AccountRoot:
     return AccountRoot(
         account,
         view(options),
@@ -104,7 +104,7 @@ def _root(account: Account, options: Options, metrics: Metrics) -> AccountRoot:
         timeout=options.op_timeout,
         size=options.bucket_size,
         xattrs=options.use_xattr,
-        metrics=metrics,
+        calls=calls,
     )
 
 

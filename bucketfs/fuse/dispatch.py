@@ -58,7 +58,7 @@ class Dispatch(pyfuse3.Operations):
 
     def __init__(self, account: Account, root: AccountRoot, serve: Serve) -> None:
         super().__init__()
-        self.metrics = root.metrics
+        self.calls = root.calls
         self._account = account
         self.root = root
         self._serve = serve

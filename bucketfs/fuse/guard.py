@@ -17,7 +17,7 @@ import pyfuse3
 import trio
 
 from bucketfs.errors import FsError, KeyTaken, NotFound, StoreError, advice, errno_of
-from bucketfs.metrics import Metrics
+from bucketfs.fuse.calls import Calls
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ R = TypeVar("R")
 class Guarded(Protocol):
     """What the guard needs of the object whose methods it wraps."""
 
-    metrics: Metrics
+    calls: Calls
     timeout: float
 
 
@@ -51,7 +51,7 @@ def guarded(*, bounded: bool = True) -> Callable[[Handler[S, P, R]], Handler[S, 
         name = handler.__name__
 
         async def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-            self.metrics.operations[name] += 1
+            call = self.calls.begin(name, _number(args))
             try:
                 if not bounded:
                     return await handler(self, *args, **kwargs)
@@ -61,8 +61,10 @@ def guarded(*, bounded: bool = True) -> Callable[[Handler[S, P, R]], Handler[S, 
                 raise
             except Exception as error:
                 code = _code(name, error, args)
-                self.metrics.failures[f"{name} {errno.errorcode.get(code, str(code))}"] += 1
+                self.calls.failures[f"{name} {errno.errorcode.get(code, str(code))}"] += 1
                 raise pyfuse3.FUSEError(code) from error
+            finally:
+                self.calls.end(call)
 
         functools.update_wrapper(run, handler)
         return run
@@ -100,6 +102,11 @@ def _code(name: str, error: Exception, args: tuple[Any, ...]) -> int:
         return error.errno
     log.error("%s%s failed unexpectedly; the mount goes on", name, _shown(args), exc_info=error)
     return errno.EIO
+
+
+def _number(args: tuple[Any, ...]) -> int:
+    first = args[0] if args else 0
+    return first if isinstance(first, int) else 0
 
 
 def _level(error: FsError) -> int:

@@ -9,7 +9,7 @@ from typing import Protocol
 import trio
 
 from bucketfs.cache.cache import Pool
-from bucketfs.metrics import Metrics
+from bucketfs.fuse.calls import Calls
 from bucketfs.tree.lookup.forget import Forgotten
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 from bucketfs.tree.tree import Tree
@@ -18,7 +18,7 @@ from bucketfs.tree.tree import Tree
 class Counted(Protocol):
     """What is known of the kernel's side of a mount."""
 
-    metrics: Metrics
+    calls: Calls
 
     @property
     def open_files(self) -> int:

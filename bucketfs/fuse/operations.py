@@ -17,11 +17,11 @@ from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, St
 from bucketfs.errors import FsError
 from bucketfs.fuse import kernel_cache as again
 from bucketfs.fuse import owners
+from bucketfs.fuse.calls import Calls
 from bucketfs.fuse.encode import BLOCK_SIZE, Encoder, negative
 from bucketfs.fuse.guard import guarded
 from bucketfs.fuse.open_descriptors import is_open_for_writing, process_of, writable_descriptors
 from bucketfs.fuse.readdir import OpenDirectory
-from bucketfs.metrics import Metrics
 from bucketfs.tree.core import acl
 from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.core.inode import Directory, Inode
@@ -97,7 +97,7 @@ class Operations(pyfuse3.Operations):
         size: Bytes that statfs shows, None for the documented constant.
         xattrs: Whether extended attributes exist; without them small writes are faster.
         acls: Whether POSIX access control lists do.
-        metrics: Where requests are counted.
+        calls: Where requests are counted.
         first: All numbers of handles are above this one.
     """
 
@@ -113,12 +113,12 @@ class Operations(pyfuse3.Operations):
         size: int | None,
         xattrs: bool,
         acls: bool = False,
-        metrics: Metrics | None = None,
+        calls: Calls | None = None,
         first: int = 0,
     ) -> None:
         super().__init__()
         self.enable_acl = acls
-        self.metrics = metrics or Metrics()
+        self.calls = calls or Calls()
         self.timeout = timeout
         self._tree = tree
         self._table = tree.state.table

@@ -19,11 +19,11 @@ from bucketfs.cache.places import cache_root, name_of
 from bucketfs.file.context import FileContext
 from bucketfs.fuse import agreement, descriptor, device, read_only
 from bucketfs.fuse import kernel_cache as again
+from bucketfs.fuse.calls import Calls
 from bucketfs.fuse.encode import Encoder, View
 from bucketfs.fuse.host import Host, OneTree, Service
 from bucketfs.fuse.operations import Operations
 from bucketfs.fuse.versioned import Versioned, old_versions
-from bucketfs.metrics import Metrics
 from bucketfs.options import Options
 from bucketfs.store.base import Store
 from bucketfs.tasks import Background
@@ -149,16 +149,16 @@ def handlers(
     options: Options,
     shown: View,
     *,
-    metrics: Metrics | None = None,
+    calls: Calls | None = None,
     first: int = 0,
 ) -> Operations:
-    """The handlers of a bucket; `metrics` and `first` as `Operations` takes them."""
+    """The handlers of a bucket; `calls` and `first` as `Operations` takes them."""
     settings: dict[str, Any] = {
         "timeout": options.op_timeout,
         "size": options.bucket_size,
         "xattrs": options.use_xattr,
         "acls": options.enable_acl,
-        "metrics": metrics,
+        "calls": calls,
         "first": first,
     }
     encoder = Encoder(tree, shown)

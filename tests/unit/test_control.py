@@ -25,7 +25,7 @@ from bucketfs.cli.options.parser import Parser
 from bucketfs.cli.process import unmounting
 from bucketfs.cli.socket import client, control, protocol, report, runtime
 from bucketfs.cli.socket.protocol import ProtocolError, Request
-from bucketfs.metrics import Metrics
+from bucketfs.fuse.calls import Calls
 from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.saving.outstanding import Remaining, Waiting
 from bucketfs.tree.saving.save import Uploaded
@@ -645,7 +645,7 @@ class TestStatus:
         service = SimpleNamespace(
             buckets=SimpleNamespace(trees=[tree]),
             pool=SimpleNamespace(held=0, capacity=0),
-            operations=SimpleNamespace(metrics=Metrics(), open_files=0),
+            operations=SimpleNamespace(calls=Calls(), open_files=0),
         )
         found = told() | report.service(service)  # type: ignore[arg-type]
         assert [one["path"] for one in found["waiting"]["items"]] == ["a"]

@@ -9,13 +9,13 @@ import pyfuse3
 import pytest
 
 from bucketfs.errors import FsError, StoreError
+from bucketfs.fuse.calls import Calls
 from bucketfs.fuse.guard import guarded
-from bucketfs.metrics import Metrics
 
 
 class Handlers:
     def __init__(self, error: Exception) -> None:
-        self.metrics = Metrics()
+        self.calls = Calls()
         self.timeout = 10.0
         self._error = error
 
@@ -46,5 +46,5 @@ async def test_each_failure_is_an_errno_and_a_line(
     (line,) = (record for record in caplog.records if record.name == "bucketfs.fuse.guard")
     assert line.levelno == level
     assert "write" in line.getMessage()
-    assert handlers.metrics.failures == {f"write {errno.errorcode[code]}": 1}
+    assert handlers.calls.failures == {f"write {errno.errorcode[code]}": 1}
     caplog.clear()

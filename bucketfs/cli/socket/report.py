@@ -19,14 +19,14 @@ from bucketfs.tree.tree import Tree
 
 def service(parts: Service) -> dict[str, Any]:
     """What the mount holds and does: cache, open files, feeds, what waits, what failed."""
-    trees = parts.buckets.trees
+    trees, calls = parts.buckets.trees, parts.operations.calls
     waiting = sorted(
         (item for tree in trees for item in tree.outstanding.waiting()),
         key=lambda item: (item.state is Stage.DIRTY, item.since, item.path),
     )
     return {
-        "operations": dict(parts.operations.metrics.operations),
-        "failures": dict(parts.operations.metrics.failures),
+        "operations": {name: tally.count for name, tally in calls.tallies.items()},
+        "failures": dict(calls.failures),
         "open_files": parts.operations.open_files,
         "cache": {
             "directory": _directory(trees),
