@@ -172,9 +172,11 @@ class Content:
         if self.local.pages.unproven is not None:
             await self.local.prove(start, stop)
         await self.early_upload.within_reach(start, stop)
-        wanted = bool(self.local.missing(start, stop))
+        wanted = sum(b - a for a, b in self.local.missing(start, stop))
+        self._context.served.fetched += wanted
+        self._context.served.here += stop - start - wanted
         cursor = self._context.readers.advance(
-            reader, start, stop, waited=wanted, capacity=self._context.cache.capacity
+            reader, start, stop, waited=wanted > 0, capacity=self._context.cache.capacity
         )
         if self.overlay.limit:
             ahead = window.ahead(cursor, start, stop, self.size)

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from bucketfs.cache.cache import DiskCache
 from bucketfs.errors import FsError, StoreError
 from bucketfs.file.copy_speed import CopySpeed
-from bucketfs.file.readers import Readers
+from bucketfs.file.readers import Readers, Served
 from bucketfs.store.base import Store
 from bucketfs.tasks import Background
 
@@ -27,6 +27,7 @@ class FileContext:
         held_back: Files get to the bucket at the end of the mount only, or at a flush: no part of
             one leaves early that the disk can hold until then.
         readers: Who reads ahead.
+        served: How much they have read, and from where.
         copy_speed: How fast the store copies.
     """
 
@@ -37,6 +38,7 @@ class FileContext:
     parallel: int
     held_back: bool = False
     readers: Readers = field(default_factory=Readers)
+    served: Served = field(default_factory=Served)
     copy_speed: CopySpeed = field(default_factory=CopySpeed)
 
     @property

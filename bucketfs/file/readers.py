@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from bucketfs.file import window
+
+
+@dataclass(slots=True)
+class Served:
+    """Bytes that programs have read.
+
+    Attributes:
+        here: Those that were on the local disk when they were asked for.
+        fetched: Those that had to come from the bucket first.
+    """
+
+    here: int = 0
+    fetched: int = 0
 
 
 class Reader:

@@ -9,23 +9,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from bucketfs import clock
-
-#: Classes of durations. Class 0 is less than a microsecond; class n is 2^(n-1) up to less than 2^n
-#: microseconds; the last has all that is longer (67 s, above `op_timeout`'s default).
-CLASSES: Final = 28
-
-
-def duration_class(seconds: float) -> int:
-    """The class that a duration belongs to."""
-    return min(int(seconds * 1e6).bit_length(), CLASSES - 1)
-
-
-def upper_bound(duration: int) -> float:
-    """Seconds below which durations of a class are; infinite for the last."""
-    return float("inf") if duration >= CLASSES - 1 else (1 << duration) / 1e6
+from bucketfs.durations import duration_class, none_yet
 
 
 @dataclass(slots=True)
@@ -40,7 +26,7 @@ class CallTally:
 
     count: int = 0
     seconds: float = 0.0
-    durations: list[int] = field(default_factory=lambda: [0] * CLASSES)
+    durations: list[int] = field(default_factory=none_yet)
 
 
 class Running:

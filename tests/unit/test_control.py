@@ -25,6 +25,7 @@ from bucketfs.cli.options.parser import Parser
 from bucketfs.cli.process import unmounting
 from bucketfs.cli.socket import client, control, protocol, report, runtime
 from bucketfs.cli.socket.protocol import ProtocolError, Request
+from bucketfs.file.readers import Served
 from bucketfs.fuse.calls import Calls
 from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.saving.outstanding import Remaining, Waiting
@@ -635,10 +636,10 @@ class TestStatus:
         outstanding = SimpleNamespace(
             waiting=lambda: [waits, fails], remaining=lambda: Remaining(2, 2, 0)
         )
-        files = SimpleNamespace(cache=SimpleNamespace(directory="/c"))
+        files = SimpleNamespace(cache=SimpleNamespace(directory="/c"), served=Served())
         tree = SimpleNamespace(
             outstanding=outstanding,
-            saver=SimpleNamespace(uploaded=Uploaded()),
+            saver=SimpleNamespace(uploaded=Uploaded(), conflicts=0),
             follower=SimpleNamespace(following=None),
             state=SimpleNamespace(given_up=[], files=files),
         )

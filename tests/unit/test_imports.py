@@ -31,6 +31,7 @@ ROOMS = {
 GROUND = {
     "errors",
     "clock",
+    "durations",
     "log",
     "options",
     "option_row",

@@ -21,6 +21,7 @@ from bucketfs.cli.process import daemon
 from bucketfs.cli.process.access import AccountAccess
 from bucketfs.cli.process.mount_host import MountHost
 from bucketfs.cli.process.notify import keep_alive, notify
+from bucketfs.cli.socket import scrape
 from bucketfs.credentials import Anonymous, Credentials, CredentialsError, buckets_with_keys
 from bucketfs.errors import NotFound
 from bucketfs.fuse import account_session, session
@@ -50,7 +51,8 @@ def serve(
         Failure: Before the mount stood, with what was in the way.
     """
     config = _config(options, credentials, find)
-    host = MountHost(options, report, at=bucket.told_at(options, config))
+    listener = scrape.listen(options.metrics) if options.metrics is not None else None
+    host = MountHost(options, report, listener=listener, at=bucket.told_at(options, config))
     body = functools.partial(_one_bucket, options, config, host)
     if options.all_buckets:
         body = functools.partial(_all_buckets, options, config, host, find)
@@ -63,6 +65,8 @@ def serve(
         log.critical("the mount ended with an error", exc_info=cause)
         return ExitCode.FAILED
     finally:
+        if listener is not None:
+            listener.close()
         notify("STOPPING=1")
     if not host.ready:
         raise Failure(ExitCode.FAILED, "interrupted; nothing is mounted")

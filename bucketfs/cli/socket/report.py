@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,6 +20,9 @@ from bucketfs.tree.namespace.objects import ObjectReport
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 from bucketfs.tree.tree import Tree
 
+#: Stages of what the bucket lacks.
+_UNSAVED = (Stage.DIRTY, Stage.PROMISED, Stage.PUBLISHING, Stage.RETRYING, Stage.CONFLICT)
+
 
 def service(parts: Service) -> dict[str, Any]:
     """What the mount holds and does: cache, open files, feeds, what waits, what failed."""
@@ -24,14 +31,19 @@ def service(parts: Service) -> dict[str, Any]:
         (item for tree in trees for item in tree.outstanding.waiting()),
         key=lambda item: (item.state is Stage.DIRTY, item.since, item.path),
     )
+    held = Counter(item.state for item in waiting)
     return {
+        "in_progress": len(calls.under_way),
         "operations": {name: tally.count for name, tally in calls.tallies.items()},
         "failures": dict(calls.failures),
+        "calls": {name: asdict(tally) for name, tally in calls.tallies.items()},
         "open_files": parts.operations.open_files,
         "cache": {
             "directory": _directory(trees),
             "held": parts.pool.held,
             "limit": parts.pool.capacity,
+            "read_here": sum(tree.state.files.served.here for tree in trees),
+            "read_fetched": sum(tree.state.files.served.fetched for tree in trees),
         },
         "follow": [
             {"place": tree.state.config.place, **asdict(tree.follower.following)}
@@ -42,17 +54,32 @@ def service(parts: Service) -> dict[str, Any]:
             **remaining(Remaining.total(tree.outstanding.remaining() for tree in trees)),
             "being_written": sum(item.state is Stage.DIRTY for item in waiting),
             "failing": sum(bool(item.error) for item in waiting),
+            "oldest": min((item.since for item in waiting if item.since), default=None),
+            "stages": {stage: held[stage] for stage in _UNSAVED},
             "items": [asdict(item) for item in waiting[:MOST_NAMED]],
         },
         "uploaded": {
             "files": sum(tree.saver.uploaded.files for tree in trees),
             "bytes": sum(tree.saver.uploaded.bytes for tree in trees),
+            "failed": sum(tree.saver.uploaded.failed for tree in trees),
         },
+        "conflicts": sum(tree.saver.conflicts for tree in trees),
         "failed": given_up(
             sorted(
                 (lost for tree in trees for lost in tree.state.given_up), key=lambda lost: lost.when
             )
         ),
+    }
+
+
+def process() -> dict[str, Any]:
+    """What the daemon takes of the machine: bytes of memory, seconds of CPU, open descriptors."""
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        pages = int(statm.read().split()[1])
+    return {
+        "memory": pages * resource.getpagesize(),
+        "cpu": time.process_time(),
+        "descriptors": len(os.listdir("/proc/self/fd")),
     }
 
 
