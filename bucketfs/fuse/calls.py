@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from bucketfs import clock
 from bucketfs.durations import duration_class, none_yet
+from bucketfs.repeats import OncePerOutage
 
 
 @dataclass(slots=True)
@@ -52,12 +53,14 @@ class Calls:
     Attributes:
         failures: How many ended in an error, by ``HANDLER ERRNO``.
         under_way: Those that have no answer yet.
+        outages: Which failures are logged.
     """
 
     def __init__(self) -> None:
         self._tallies: defaultdict[str, CallTally] = defaultdict(CallTally)
         self.failures: Counter[str] = Counter()
         self.under_way: set[Running] = set()
+        self.outages = OncePerOutage()
 
     @property
     def tallies(self) -> Mapping[str, CallTally]:

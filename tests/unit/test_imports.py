@@ -39,6 +39,7 @@ GROUND = {
     "units",
     "credentials",
     "passwd",
+    "repeats",
     "key_json",
 }
 

@@ -32,6 +32,9 @@ from bucketfs.units import Commit
 
 log = logging.getLogger("bucketfs.serve")
 
+#: Seconds by which the log may be late to tell that a line was repeated.
+_REPEATS_PACE = 10.0
+
 
 def serve(
     options: Options,
@@ -105,6 +108,7 @@ async def _main(body: Callable[[], Awaitable[None]], host: MountHost) -> None:
                 # outside of what it cancels: it has to hear the second signal, too
                 nursery.start_soon(_obey, signals, mounted, host)
                 nursery.start_soon(keep_alive)
+                nursery.start_soon(_tell_repeats)
                 await body()
             nursery.cancel_scope.cancel()
 
@@ -146,6 +150,13 @@ async def _all_buckets(
         access = AccountAccess(account, config, config_of, host.trace, named)
         patience = daemon.patience(options)
         await account_session.serve(access, options, host=host, patience=patience)
+
+
+async def _tell_repeats() -> None:
+    """Have the log tell of lines that are repeated and followed by no other."""
+    while True:
+        await trio.sleep(_REPEATS_PACE)
+        logs.settle()
 
 
 async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope, host: MountHost) -> None:
