@@ -14,6 +14,7 @@ from http import HTTPStatus
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bucketfs.cli import main
 from tests.harness.mounts import Mount, Mounts
 from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
@@ -112,6 +113,18 @@ class TestFigures:
         info = found["bucketfs_info"][0][0]
         assert info["bucket"] == bucket.name
         assert info["endpoint"] == bucket.endpoint.url
+
+    def test_the_command_says_the_same(
+        self, bucket: Witness, mount: Mounts, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        made = mount(bucket, ANY)
+        (made.path / "file").write_bytes(b"1")
+        assert main.main(["bucketfs", "status", "--prometheus", str(made.path)]) == 0
+        printed, served = capsys.readouterr().out, get(f"{address(made)}/metrics")[0]
+        names = [re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE) for text in (printed, served)]
+        assert names[0] == names[1]
+        line = re.compile(r'^bucketfs_operations_total\{.*"create".*', re.MULTILINE)
+        assert line.findall(printed) == line.findall(served) != []
 
     def test_conflicts_are_counted(self, bucket: Witness, mount: Mounts) -> None:
         bucket.put("both", b"old")
