@@ -155,7 +155,7 @@ class MountHost:
             "state": "draining" if self._draining else "mounted",
         }
 
-    async def _status(self) -> dict[str, Any]:
+    async def _status(self, *, named: bool = True) -> dict[str, Any]:
         assert self._service is not None, "the socket is opened by `attend`"
         return {
             **await self._hello(),
@@ -169,11 +169,11 @@ class MountHost:
             "uptime": time.time() - self._started,
             "requests": report.requests(self._requests),
             "process": {**report.process(), "lag": await _lag()},
-            **report.service(self._service),
+            **report.service(self._service, named=named),
         }
 
     async def _metrics(self) -> scrape.Answer:
-        return await scrape.metrics(self._status)
+        return scrape.metrics(await self._status(named=False))
 
     async def _health(self) -> scrape.Answer:
         if self._draining or not self.ready:
