@@ -140,6 +140,7 @@ bench-quick: setup
 docs: setup
 	$(RUN) -m bucketfs.cli.options.manual docs
 	$(RUN) -m bucketfs.cli.commands.completion docs/completion
+	$(RUN) -m bucketfs.cli.socket.exposition docs/metrics.md
 	$(RUN) -m tests.pictures docs
 
 # A private environment under $(PREFIX)/lib/bucketfs; mount(8) finds its helpers in $(SBINDIR).

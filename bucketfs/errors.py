@@ -129,7 +129,13 @@ class NoAnswer(StoreError):
     """Nothing usable came back: refused connection, time-out, reset, or a body cut short.
 
     The request may or may not have been carried out.
+
+    Attributes:
+        silent_since: Time of the trio clock since which the endpoint has answered nothing at all;
+            None if it answers others, as far as is known.
     """
+
+    silent_since: float | None = None
 
 
 class Unsupported(StoreError):

@@ -14,11 +14,13 @@ import logging.handlers
 import os
 import sys
 import threading
+import time
 from io import TextIOWrapper
 from pathlib import Path
 
 from bucketfs import owned
 from bucketfs.options import Options
+from bucketfs.repeats import RepeatHandler
 
 _LEVELS = {
     "critical": logging.CRITICAL,
@@ -154,7 +156,7 @@ def setup(options: Options) -> None:
     for old in root.handlers[:]:
         root.removeHandler(old)
         old.close()
-    root.addHandler(handler)
+    root.addHandler(RepeatHandler(handler))
     root.setLevel(logging.WARNING)
     logging.getLogger("bucketfs").setLevel(level_of(options))
     logging.captureWarnings(True)
@@ -200,9 +202,26 @@ def _is_journal(fd: int) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
+def _repeat_handlers() -> list[RepeatHandler]:
+    return [each for each in logging.getLogger().handlers if isinstance(each, RepeatHandler)]
+
+
+def settle() -> None:
+    """Tell of lines that are repeated and followed by no other; to be called now and then."""
+    for handler in _repeat_handlers():
+        handler.settle(time.monotonic())
+
+
+def flush() -> None:
+    """Tell of all lines that are repeated: before a fork, and at the end."""
+    for handler in _repeat_handlers():
+        handler.flush()
+
+
 def reopen() -> None:
     """Open the log file anew if it was moved away; what SIGHUP asks for."""
-    for handler in logging.getLogger().handlers:
+    for repeats in _repeat_handlers():
+        handler = repeats.target
         if isinstance(handler, logging.handlers.WatchedFileHandler):
             handler.acquire()
             try:

@@ -11,10 +11,14 @@ import pwd
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Any
 
 from bucketfs.units import MIB, format_size, parse_count, parse_size, parse_switch
+
+#: Where nobody but this machine's users gets to.
+_LOOPBACK = "127.0.0.1"
 
 
 class Group(StrEnum):
@@ -26,7 +30,7 @@ class Group(StrEnum):
     OBJECTS = "Objects"
     VIEW = "Files as programs see them"
     CACHE = "Cache and transfers"
-    LOG = "Logging"
+    LOG = "Logging and metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,18 @@ class Encryption:
 
     mode: str
     source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: an address of this machine, and a port; 0 lets the kernel choose one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +159,18 @@ def url(text: str) -> str:
     if not text.lower().startswith(("http://", "https://")) or not text.split("://", 1)[1]:
         raise ValueError("must begin with http:// or https://")
     return text.rstrip("/")
+
+
+def address(text: str) -> Address:
+    """``PORT``, ``ADDR:PORT`` or ``[ADDR]:PORT``; without an address: this machine alone."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or _LOOPBACK
+    if not (port.isascii() and port.isdecimal() and int(port) < 1 << 16):
+        raise ValueError("must be PORT or ADDR:PORT, such as 9110 or 127.0.0.1:9110")
+    try:
+        return Address(str(ip_address(_LOOPBACK if host == "localhost" else host)), int(port))
+    except ValueError:
+        raise ValueError(f"{host} is no address (IPv4, or IPv6 in brackets)") from None
 
 
 def region(text: str) -> str | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 
 from bucketfs import option_row as kind
-from bucketfs.option_row import Encryption, Group, Row, row
+from bucketfs.option_row import Address, Encryption, Group, Row, row
 from bucketfs.units import (
     GIB,
     MIB,
@@ -281,6 +281,11 @@ class Options:
     instance_name: str | None = row(_L, None, kind.text,
         "Name of this mount in the log.",
         metavar="NAME")
+    metrics: Address | None = row(  # noqa: RUF009 - rows are fields
+        _L, None, kind.address,
+        "Serve figures for Prometheus at http://ADDR:PORT/metrics, and /healthz. Without ADDR to "
+        "this machine alone: all of its users may ask.",
+        metavar="[ADDR:]PORT")
     # fmt: on
 
     @property

@@ -12,20 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bucketfs import clock
-
-#: Classes of durations. Class 0 is less than a microsecond; class n is 2^(n-1) up to less than 2^n
-#: microseconds; the last has all that is longer (67 s, above `op_timeout`'s default).
-CLASSES: Final = 28
-
-
-def duration_class(seconds: float) -> int:
-    """The class that a duration belongs to."""
-    return min(int(seconds * 1e6).bit_length(), CLASSES - 1)
-
-
-def upper_bound(duration: int) -> float:
-    """Seconds below which durations of a class are; infinite for the last."""
-    return float("inf") if duration >= CLASSES - 1 else (1 << duration) / 1e6
+from bucketfs.durations import duration_class, none_yet
+from bucketfs.repeats import OncePerOutage
 
 
 @dataclass(slots=True)
@@ -40,7 +28,7 @@ class CallTally:
 
     count: int = 0
     seconds: float = 0.0
-    durations: list[int] = field(default_factory=lambda: [0] * CLASSES)
+    durations: list[int] = field(default_factory=none_yet)
 
 
 #: Handlers whose first argument is a handle; that of the others is an inode.
@@ -72,12 +60,14 @@ class Calls:
     Attributes:
         failures: How many ended in an error, by ``HANDLER ERRNO``.
         under_way: Those that have no answer yet.
+        outages: Which failures are logged.
     """
 
     def __init__(self) -> None:
         self._tallies: defaultdict[str, CallTally] = defaultdict(CallTally)
         self.failures: Counter[str] = Counter()
         self.under_way: set[Running] = set()
+        self.outages = OncePerOutage()
 
     @property
     def tallies(self) -> Mapping[str, CallTally]:

@@ -18,6 +18,7 @@ import trio
 
 from bucketfs.errors import FsError, KeyTaken, NotFound, StoreError, advice, errno_of
 from bucketfs.fuse.calls import Calls
+from bucketfs.repeats import OncePerOutage
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def guarded(*, bounded: bool = True) -> Callable[[Handler[S, P, R]], Handler[S, 
             except pyfuse3.FUSEError:
                 raise
             except Exception as error:
-                code = _code(name, error, args)
+                code = _code(name, error, args, self.calls.outages)
                 self.calls.failures[f"{name} {errno.errorcode.get(code, str(code))}"] += 1
                 raise pyfuse3.FUSEError(code) from error
             finally:
@@ -72,7 +73,7 @@ def guarded(*, bounded: bool = True) -> Callable[[Handler[S, P, R]], Handler[S, 
     return wrap
 
 
-def _code(name: str, error: Exception, args: tuple[Any, ...]) -> int:
+def _code(name: str, error: Exception, args: tuple[Any, ...], outages: OncePerOutage) -> int:
     """The errno for an error, logged if that says less than the error does."""
     if isinstance(error, FsError):
         log.log(_level(error), "%s%s: %s", name, _shown(args), error)
@@ -86,7 +87,8 @@ def _code(name: str, error: Exception, args: tuple[Any, ...]) -> int:
     if isinstance(error, StoreError):
         code = errno_of(error)
         hint = advice(error)
-        log.error(
+        log.log(
+            outages.level(name, error, logging.ERROR),
             "%s failed with %s: %s%s",
             name,
             errno.errorcode.get(code, code),

@@ -34,6 +34,7 @@ complete -c bucketfs -n '__fish_seen_subcommand_from umount' -l quiet
 complete -c bucketfs -n '__fish_seen_subcommand_from umount' -l timeout
 complete -c bucketfs -n '__fish_seen_subcommand_from umount' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from status' -l json
+complete -c bucketfs -n '__fish_seen_subcommand_from status' -l prometheus
 complete -c bucketfs -n '__fish_seen_subcommand_from status' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from top' -l once
 complete -c bucketfs -n '__fish_seen_subcommand_from top' -l json
@@ -91,4 +92,4 @@ complete -c bucketfs -n '__fish_seen_subcommand_from completion' -a zsh
 complete -c bucketfs -n '__fish_seen_subcommand_from completion' -a fish
 complete -c bucketfs -n '__fish_seen_subcommand_from completion' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from demo' -l help
-complete -c bucketfs -s o -x -a "(__fish_append , url= region= use_path_request_style sigv2 enable_unsigned_payload checksum= enable_content_md5 probe requester_pays passwd_file= profile= public_bucket iam_role use_session_token retries= connect_timeout= readwrite_timeout= op_timeout= max_thread_count= no_check_certificate ca_bundle= ssl_verify_hostname storage_class= default_acl= use_sse all_buckets ro at= versions uid= gid= umask= mp_umask= allow_other plain_fuse use_xattr enable_acl metadata= conflict= exclusive_create= compat_dir stat_cache_expire= open_ttl= immutable follow bucket_size= use_cache= tmpdir= check_cache_dir_exist cache_size= free_space_ratio= ensure_diskfree= writeback publish= multipart_size= nomultipart logfile= dbglevel= log_format= no_time_stamp_msg instance_name= rw nonempty)"
+complete -c bucketfs -s o -x -a "(__fish_append , url= region= use_path_request_style sigv2 enable_unsigned_payload checksum= enable_content_md5 probe requester_pays passwd_file= profile= public_bucket iam_role use_session_token retries= connect_timeout= readwrite_timeout= op_timeout= max_thread_count= no_check_certificate ca_bundle= ssl_verify_hostname storage_class= default_acl= use_sse all_buckets ro at= versions uid= gid= umask= mp_umask= allow_other plain_fuse use_xattr enable_acl metadata= conflict= exclusive_create= compat_dir stat_cache_expire= open_ttl= immutable follow bucket_size= use_cache= tmpdir= check_cache_dir_exist cache_size= free_space_ratio= ensure_diskfree= writeback publish= multipart_size= nomultipart logfile= dbglevel= log_format= no_time_stamp_msg instance_name= metrics= rw nonempty)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -73,3 +74,27 @@ def test_a_dead_network(
     assert "has not answered anything" in mounted.log.read_text()
     until(lambda: is_written(mounted.path / "after", b"after"), "the endpoint is back")
     until(lambda: "answers again" in mounted.log.read_text(), "the log says so")
+
+
+def failure(path: Path) -> int | None:
+    """The errno of a stat."""
+    with pytest.raises(OSError, match=path.name) as caught:
+        path.stat()
+    return caught.value.errno
+
+
+def test_one_line_for_each_kind_of_call(mount: Mounts, bucket: Witness, counted: Proxy) -> None:
+    """And at the end of the outage a line with the number of requests that failed in it."""
+    mounted = mount(bucket, f"op_timeout={BOUND},retries=1,open_ttl=0", url=counted.url)
+    mounted.expected.append("lookup failed|has not answered")
+    with counted.fault(reset="before"):
+        for n in range(30):
+            assert failure(mounted.path / f"missing{n}") in (errno.EIO, errno.ETIMEDOUT)
+        until(lambda: "has not answered" in mounted.log.read_text(), "the end of patience")
+        assert failure(mounted.path / "more") in (errno.EIO, errno.ETIMEDOUT)
+    until(lambda: "answers again" in mounted.log.read_text(), "the log says so")
+    text = mounted.log.read_text()
+    assert text.count("ERROR: lookup failed with") == 1, text
+    (end,) = (line for line in text.splitlines() if "answers again" in line)
+    assert "; requests that failed meanwhile: " in end
+    assert sum(map(int, re.findall(r"[A-Za-z0-9]+ (\d+)(?=,|$)", end))) >= 31

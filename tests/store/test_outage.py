@@ -217,3 +217,26 @@ async def test_a_failure_of_the_block_is_raised_alone() -> None:
 def test_a_connection_that_is_not_made_leaves_time_for_another() -> None:
     assert StoreConfig("b", Anonymous(), patience=10).reach == 5
     assert StoreConfig("b", Anonymous(), connect_timeout=2, patience=10).reach == 2
+
+
+@pytest.mark.mock_clock
+async def test_failures_say_to_which_outage_they_belong(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    endpoint, outage = _Endpoint(), Outage(PATIENCE)
+    store = RetryStore(endpoint, RetryPolicy(1, PATIENCE, PATIENCE), outage=outage)
+    found: list[float | None] = []
+    for silence in (25.0, 5.0):
+        endpoint.fall_silent()
+        for key in ("a", "b"):
+            with pytest.raises(NoAnswer) as caught:
+                await store.head(key)
+            found.append(caught.value.silent_since)
+        await trio.sleep(silence)
+        endpoint.speak()
+        await store.list("")
+    assert found[0] is not None
+    assert found[0] == found[1] != found[2] == found[3]
+    told = "the endpoint answers again, after {} s of silence; requests that failed meanwhile: {}"
+    assert [record.getMessage() for record in caplog.records] == [
+        told.format(45, "HeadObject 2"), told.format(25, "HeadObject 2"),
+    ]  # fmt: skip

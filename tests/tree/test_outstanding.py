@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from bucketfs.store.base import BytesBody, Headers
 from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.namespace import entries
 from bucketfs.tree.saving.change import Change
-from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
+from bucketfs.tree.saving.outstanding import Held, LeftBehind, Remaining
 from tests.harness.memory import Fault
 from tests.tree.builder import Bucket, Mount, planted
 
@@ -47,8 +48,10 @@ async def test_states(bucket: Bucket, tmp_path: Path) -> None:
         outstanding = mount.tree.outstanding
         assert outstanding.waiting() == []
         assert not outstanding.remaining()
+        assert outstanding.held() == Held()
         handle = await mount.create("open")
         await mount.write(handle, 0, b"123")
+        assert outstanding.held() == Held(Counter({Stage.DIRTY: 1}))
         bucket.refuse("PutObject", "SlowDown")
         await unsaved(mount, "refused")
         refused, opened = outstanding.waiting()
@@ -61,6 +64,9 @@ async def test_states(bucket: Bucket, tmp_path: Path) -> None:
         (refused, _) = outstanding.waiting()
         assert (refused.state, refused.tries) == (Stage.RETRYING, 2)
         assert outstanding.remaining() == Remaining(files=1, size=5, removals=0)
+        held = outstanding.held()
+        assert held.stages == {Stage.DIRTY: 1, Stage.RETRYING: 1}
+        assert (held.failing, held.oldest) == (1, refused.since)
         hang(bucket, "p/refused")
         await trio.sleep(100)
         assert outstanding.waiting()[0].state is Stage.PUBLISHING

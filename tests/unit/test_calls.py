@@ -8,8 +8,9 @@ import pyfuse3
 import pytest
 import trio
 
+from bucketfs.durations import CLASSES, duration_class, upper_bound
 from bucketfs.errors import FsError
-from bucketfs.fuse.calls import CLASSES, Calls, duration_class, upper_bound
+from bucketfs.fuse.calls import Calls
 from bucketfs.fuse.guard import guarded
 
 

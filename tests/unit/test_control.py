@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ from bucketfs.cli.socket.protocol import ProtocolError, Request
 from bucketfs.file.readers import Served
 from bucketfs.fuse.calls import Calls
 from bucketfs.tree.core.stages import Stage
-from bucketfs.tree.saving.outstanding import Remaining, Waiting
+from bucketfs.tree.saving.outstanding import Held, Remaining, Waiting
 from bucketfs.tree.saving.save import Uploaded
 from tests.harness.mounts import as_user
 
@@ -634,12 +635,14 @@ class TestStatus:
         waits = Waiting("a", 1, Stage.PROMISED, since=1.0, tries=0, error="")
         fails = Waiting("b", 1, Stage.RETRYING, since=2.0, tries=1, error="AccessDenied")
         outstanding = SimpleNamespace(
-            waiting=lambda: [waits, fails], remaining=lambda: Remaining(2, 2, 0)
+            waiting=lambda: [waits, fails],
+            remaining=lambda: Remaining(2, 2, 0),
+            held=lambda: Held(Counter([Stage.PROMISED, Stage.RETRYING]), failing=1, oldest=1.0),
         )
         files = SimpleNamespace(cache=SimpleNamespace(directory="/c"), served=Served())
         tree = SimpleNamespace(
             outstanding=outstanding,
-            saver=SimpleNamespace(uploaded=Uploaded()),
+            saver=SimpleNamespace(uploaded=Uploaded(), conflicts=0),
             follower=SimpleNamespace(following=None),
             state=SimpleNamespace(given_up=[], files=files),
         )

@@ -31,6 +31,7 @@ ROOMS = {
 GROUND = {
     "errors",
     "clock",
+    "durations",
     "log",
     "options",
     "option_row",
@@ -38,6 +39,7 @@ GROUND = {
     "units",
     "credentials",
     "passwd",
+    "repeats",
     "key_json",
 }
 

@@ -6,13 +6,16 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from bucketfs import log as logs
+from bucketfs.errors import NoAnswer, StoreError
 from bucketfs.options import Options
+from bucketfs.repeats import OncePerOutage
 
 SECRET = "hush-hush-secret"
 
@@ -171,3 +174,111 @@ class TestOwner:
         logs.setup(options(tmp_path / "log"))
         logging.getLogger("bucketfs.test").warning("one")
         assert "one" in (tmp_path / "elsewhere").read_text()
+
+
+class TestRepeats:
+    """The same line in a row is written once, and then the number of the others."""
+
+    @pytest.fixture
+    def now(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        clock = [1000.0]
+        monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+        return clock
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        logs.setup(options(tmp_path / "log", no_time_stamp_msg=True))
+        return tmp_path / "log"
+
+    def lines(self, path: Path) -> list[str]:
+        return [line.removeprefix("bucketfs[b] ") for line in path.read_text().splitlines()]
+
+    @pytest.mark.usefixtures("now")
+    def test_told_when_another_line_comes(self, path: Path) -> None:
+        log = logging.getLogger("bucketfs.test")
+        for number in range(18):
+            log.warning("same %s", "text")
+            assert len(self.lines(path)) == 1, number
+        log.warning("another")
+        assert self.lines(path) == [
+            "WARNING: same text", "WARNING: … repeated 17 times: same text", "WARNING: another",
+        ]  # fmt: skip
+
+    @pytest.mark.usefixtures("now")
+    def test_a_single_one_is_written_as_it_is(self, path: Path) -> None:
+        log = logging.getLogger("bucketfs.test")
+        for text in ("same", "same", "another"):
+            log.error(text)
+        assert self.lines(path) == ["ERROR: same", "ERROR: same", "ERROR: another"]
+
+    @pytest.mark.usefixtures("now")
+    def test_other_level_logger_or_error_is_another_line(self, path: Path) -> None:
+        for name, level in (("a", 30), ("a", 40), ("b", 40)):
+            logging.getLogger(f"bucketfs.{name}").log(level, "same")
+        for error in (OSError(1, "x"), OSError(2, "x")):
+            logging.getLogger("bucketfs.b").error("same", exc_info=error)
+        assert len(self.lines(path)) == 7  # two of them of an exception
+        assert "repeated" not in path.read_text()
+
+    def test_told_at_the_end_of_the_window(self, path: Path, now: list[float]) -> None:
+        log = logging.getLogger("bucketfs.test")
+        for _ in range(5):
+            log.warning("same")
+        now[0] += 29
+        logs.settle()
+        assert self.lines(path) == ["WARNING: same"]
+        now[0] += 1
+        logs.settle()
+        logs.settle()
+        assert self.lines(path) == ["WARNING: same", "WARNING: … repeated 4 times: same"]
+        log.warning("same")
+        assert self.lines(path)[2:] == ["WARNING: same"]
+
+    def test_a_line_that_comes_slowly_is_never_held_back(
+        self, path: Path, now: list[float]
+    ) -> None:
+        for _ in range(3):
+            logging.getLogger("bucketfs.test").warning("same")
+            now[0] += 30
+        assert self.lines(path) == ["WARNING: same"] * 3
+
+    @pytest.mark.parametrize("end", [logs.flush, logging.shutdown])
+    @pytest.mark.usefixtures("now")
+    def test_nothing_is_lost_at_the_end(self, path: Path, end: Callable[[], None]) -> None:
+        for _ in range(4):
+            logging.getLogger("bucketfs.test").warning("same")
+        end()
+        end()
+        assert self.lines(path) == ["WARNING: same", "WARNING: … repeated 3 times: same"]
+
+    @pytest.mark.usefixtures("now")
+    def test_secrets_and_json(self, tmp_path: Path) -> None:
+        logs.setup(options(tmp_path / "log", log_format="json"))
+        logs.protect(SECRET)
+        for _ in range(3):
+            logging.getLogger("bucketfs.test").warning("with %s", SECRET)
+        logs.flush()
+        entries = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+        assert [entry["message"] for entry in entries] == [
+            "with ***", "… repeated 2 times: with ***",
+        ]  # fmt: skip
+
+
+def silent(since: float | None) -> NoAnswer:
+    error = NoAnswer("ReadTimeout")
+    error.silent_since = since
+    return error
+
+
+def test_one_line_for_each_kind_of_failure_in_an_outage() -> None:
+    outages = OncePerOutage()
+    levels = [
+        outages.level(kind, error, logging.ERROR)
+        for kind, error in (
+            ("read", silent(1.0)), ("read", silent(1.0)), ("lookup", silent(1.0)),
+            ("read", silent(2.0)), ("read", silent(None)), ("read", silent(None)),
+            ("read", StoreError("AccessDenied")), ("read", StoreError("AccessDenied")),
+        )
+    ]  # fmt: skip
+    told = logging.ERROR
+    assert levels == [told, logging.DEBUG, told, told, told, told, told, told]

@@ -18,6 +18,7 @@ from bucketfs.cli.options.arguments import (
     tokenise,
     without_additions,
 )
+from bucketfs.option_row import Address
 from bucketfs.options import BY_NAME, TABLE, Encryption, Options
 from bucketfs.units import (
     GIB,
@@ -209,6 +210,11 @@ class TestValues:
             ("iam_role", "iam_role", True),
             ("use_cache=", "use_cache", None),
             ("dbglevel=info", "dbglevel", "info"),
+            ("metrics=9110", "metrics", Address("127.0.0.1", 9110)),
+            ("metrics=:0", "metrics", Address("127.0.0.1", 0)),
+            ("metrics=localhost:9110", "metrics", Address("127.0.0.1", 9110)),
+            ("metrics=0.0.0.0:9110", "metrics", Address("0.0.0.0", 9110)),
+            ("metrics=[::1]:9110", "metrics", Address("::1", 9110)),
             ("versions", "versions", True),
             ("use_sse", "use_sse", Encryption("s3")),
             ("use_sse=kmsid:abc", "use_sse", Encryption("kms", "abc")),
@@ -228,6 +234,9 @@ class TestValues:
             ("multipart_size=x", "not a size"),
             ("multipart_size", "needs a value: multipart_size=SIZE"),
             ("umask=9", "octal"),
+            ("metrics=x", "must be PORT or ADDR:PORT"),
+            ("metrics=65536", "must be PORT or ADDR:PORT"),
+            ("metrics=host:9110", "host is no address"),
             ("umask=7777", "octal"),
             ("uid=bob", "no user of that name"),
             ("retries=0", "at least 1"),

@@ -23,6 +23,7 @@ VALUES = {
     "s3-acl": "private",
     "s3-version-at": "2026-01-31",
     "log-level": "INFO",
+    "metrics-addr": ":9110",
 }
 
 

@@ -11,19 +11,21 @@ from typing import Any
 from bucketfs.cli import mounts, show
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.options.parser import Parser
-from bucketfs.cli.socket import client
+from bucketfs.cli.socket import client, exposition
 from bucketfs.cli.socket.client import Daemon, NoDaemon
 from bucketfs.units import count
 
-USAGE = """usage: bucketfs status [--json] [PATH]
+USAGE = """usage: bucketfs status [--json|--prometheus] [PATH]
 
 Shows the mount that PATH is in, or all mounts that you may ask: requests, cache, open files, what
 is not in the bucket yet and why, and what could not be saved.
 
-  --json   one JSON object for each mount, one a line
+  --json        one JSON object for each mount, one a line
+  --prometheus  metrics in Prometheus's text format, for the textfile collector of node_exporter
 
 Exit code 0: all is well; 1: something failed, is being retried, or one of the mounts does not
-answer; 3: no bucket is mounted at PATH, or its daemon does not answer."""
+answer (with --prometheus, only the last counts); 3: no bucket is mounted at PATH, or its daemon
+does not answer."""
 
 #: Files named for people; --json names more.
 _SHOWN = 20
@@ -33,53 +35,56 @@ def run(argv: Sequence[str]) -> int:
     """Show one mount or all. Raises Failure."""
     parser = Parser(USAGE)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--prometheus", action="store_true")
     found = parser.parse(argv)
     if found.help:
         print(USAGE)
         return ExitCode.OK
-    if len(found.rest) > 1:
+    if len(found.rest) > 1 or (found.json and found.prometheus):
         raise Failure(ExitCode.USAGE, USAGE.splitlines()[0])
     if found.rest:
-        asked, well = [client.daemon_at(found.rest[0])[0]], True
+        asked, silent = [client.daemon_at(found.rest[0])[0]], list[str]()
     else:
-        asked, well = _all()
-    others = 0 if found.rest or found.json else _others()
-    if not asked and well and not found.json and not others:
-        print("no bucket is mounted")
-    for at, daemon in enumerate(asked):
+        asked, silent = _all()
+    others = 0 if found.rest or found.json or found.prometheus else _others()
+    statuses: list[dict[str, Any]] = []
+    for daemon in asked:
         try:
             with client.ask(daemon, "status") as talk:
-                status = talk.result()
+                statuses.append(talk.result())
         except NoDaemon as error:
             print(f"bucketfs: {show.name(daemon.mountpoint)}: {error}", file=sys.stderr)
-            well = False
-            continue
-        well = well and is_well(status)
-        text = (
-            json.dumps(status)
-            if found.json
-            else "\n".join(map(show.name, lines(status, time.time())))
-        )
-        print(text if found.json or not at else f"\n{text}")
+            silent.append(daemon.mountpoint)
+    if found.prometheus:
+        print(exposition.text(statuses, silent), end="")
+        return ExitCode.FAILED if silent else ExitCode.OK
+    if found.json:
+        for status in statuses:
+            print(json.dumps(status))
+    elif not asked and not silent and not others:
+        print("no bucket is mounted")
+    elif statuses:
+        shown = ("\n".join(map(show.name, lines(each, time.time()))) for each in statuses)
+        print("\n\n".join(shown))
     if others:
         whose = "another user is" if others == 1 else "other users are"
         print(f"{count(others, 'mount')} of {whose} not shown: only they and root may ask")
-    return ExitCode.OK if well else ExitCode.FAILED
+    return ExitCode.OK if not silent and all(map(is_well, statuses)) else ExitCode.FAILED
 
 
-def _all() -> tuple[list[Daemon], bool]:
-    """The daemons that can be asked, and whether there is one behind each mount."""
+def _all() -> tuple[list[Daemon], list[str]]:
+    """The daemons that can be asked, and the mount points that have none."""
     known = mounts.current()
     found = client.reachable(known)
-    well = True
+    silent: list[str] = []
     devices = {daemon.device for daemon in found if not daemon.draining}
     for mount in known:
         if mount.type != mounts.TYPE or not client.may_ask(mount):
             continue
         if mount.device not in devices:
             print(f"bucketfs: {client.silent(mount)}", file=sys.stderr)
-            well = False
-    return found, well
+            silent.append(mount.target)
+    return found, silent
 
 
 def _others() -> int:

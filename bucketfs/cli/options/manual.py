@@ -25,7 +25,10 @@ _COMMANDS = (
         "bucketfs umount [-l] [-q] [--timeout TIME] MOUNTPOINT",
         "unmount it and wait until all is in the bucket; -l: at once, even if in use or dead",
     ),
-    ("bucketfs status [--json] [PATH]", "what mounts do, and what is not in the bucket yet"),
+    (
+        "bucketfs status [--json|--prometheus] [PATH]",
+        "what mounts do, and what is not in the bucket yet",
+    ),
     ("bucketfs top [--once] [--json] [PATH]", "what mounts are doing now, second by second"),
     ("bucketfs flush [PATH]", "wait until what was written is in the bucket"),
     ("bucketfs refresh PATH", "forget what is known of PATH: the next look asks the bucket"),

@@ -182,7 +182,8 @@ _TABLE: Final = (
     _switch("use-json-log", "log_format=json"),
     *_all(Kind.ANYWAY, "the log goes to syslog, unless logfile= is given", "syslog"),
     *_all(Kind.IGNORED, "use bucketfs status", "stats= progress"),
-    *_all(Kind.REFUSED, "not supported; use bucketfs status --json", "rc rc-addr= metrics-addr="),
+    *_all(Kind.REFUSED, "not supported; use bucketfs status --json", "rc rc-addr="),
+    _ours("metrics-addr", "metrics"),
     *_all(
         Kind.REFUSED,
         "rclone's configuration is not read; write url=, region= and passwd_file=, or profile=",

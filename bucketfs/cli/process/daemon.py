@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NoReturn, Protocol
 
+from bucketfs import log as logs
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.options import Options
 
@@ -105,6 +106,7 @@ def run_in_background(body: Body, *, wait: float, inherited: Iterable[int] = ())
         Failure: What the child reported.
     """
     reader, writer = os.pipe()
+    logs.flush()  # or both would tell of it
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -139,6 +141,7 @@ def _child(body: Body, writer: int) -> NoReturn:
         log.critical("internal error", exc_info=error)
         report.failed(Failure(ExitCode.FAILED, f"internal error: {error!r}"))
     finally:
+        logs.flush()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any
 
 import trio
@@ -22,7 +24,7 @@ from bucketfs.cli import show
 from bucketfs.cli.options import live, manual
 from bucketfs.cli.process import daemon, warming
 from bucketfs.cli.process.notify import notify
-from bucketfs.cli.socket import control, protocol, report
+from bucketfs.cli.socket import control, protocol, report, scrape
 from bucketfs.cli.socket.protocol import ProtocolError, Request
 from bucketfs.errors import FsError, StoreError
 from bucketfs.fuse import kernel_cache
@@ -50,6 +52,7 @@ class MountHost:
     Args:
         options: What the mount was asked to do.
         starter: Told that it stands.
+        listener: Where figures are asked for by HTTP, if they may be.
         at: What moment or commit it shows, in words; "" for what is there now.
 
     Attributes:
@@ -57,10 +60,19 @@ class MountHost:
         left: What the bucket lacked when the mount ended.
     """
 
-    def __init__(self, options: Options, starter: daemon.Report, *, at: str = "") -> None:
+    def __init__(
+        self,
+        options: Options,
+        starter: daemon.Report,
+        *,
+        listener: socket.socket | None = None,
+        at: str = "",
+    ) -> None:
         self._options = options
         self._at_moment = at
         self._starter = starter
+        self._listener = listener
+        self._pages = scrape.Server({"/metrics": self._metrics, "/healthz": self._health})
         self._started = time.time()
         self._device = 0
         self._requests: list[Mapping[str, Tally]] = []
@@ -98,9 +110,12 @@ class MountHost:
     async def attend(
         self, service: Service, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Serve the control socket."""
+        """Serve the control socket, and who asks for figures."""
         self._service = service
-        await self._server.serve(task_status=task_status)
+        async with trio.open_nursery() as nursery:
+            if self._listener is not None:
+                nursery.start_soon(self._pages.serve, self._listener)
+            await self._server.serve(task_status=task_status)
 
     def stands(self, device: int) -> None:
         """The kernel answers for the mount point."""
@@ -146,7 +161,7 @@ class MountHost:
             "state": "draining" if self._draining else "mounted",
         }
 
-    async def _status(self) -> dict[str, Any]:
+    async def _status(self, *, named: bool = True) -> dict[str, Any]:
         assert self._service is not None, "the socket is opened by `attend`"
         return {
             **await self._hello(),
@@ -159,7 +174,8 @@ class MountHost:
             "started": self._started,
             "uptime": time.time() - self._started,
             "requests": report.requests(self._requests),
-            **report.service(self._service),
+            "process": {**report.process(), "lag": await _lag()},
+            **report.service(self._service, named=named),
         }
 
     async def _top(self) -> dict[str, Any]:
@@ -169,6 +185,14 @@ class MountHost:
         del status["waiting"]["items"]
         status["failed"] = len(status["failed"])
         return {**status, "clock": now, "slowest": report.slowest(self._service, now)}
+
+    async def _metrics(self) -> scrape.Answer:
+        return scrape.metrics(await self._status(named=False))
+
+    async def _health(self) -> scrape.Answer:
+        if self._draining or not self.ready:
+            return scrape.Answer(HTTPStatus.SERVICE_UNAVAILABLE, "not mounted\n")
+        return scrape.Answer(HTTPStatus.OK, "mounted\n")
 
     async def _flush(self, below: str, tell: control.Tell) -> dict[str, Any]:
         assert self._service is not None
@@ -277,6 +301,13 @@ class MountHost:
         await tell(
             report.remaining(Remaining.total(tree.outstanding.remaining() for tree in trees))
         )
+
+
+async def _lag() -> float:
+    """Seconds that all else takes which is ready to run."""
+    began = clock.monotonic()
+    await trio.lowlevel.checkpoint()
+    return clock.monotonic() - began
 
 
 def _number(text: str) -> int:

@@ -21,6 +21,7 @@ from bucketfs.cli.process import daemon
 from bucketfs.cli.process.access import AccountAccess
 from bucketfs.cli.process.mount_host import MountHost
 from bucketfs.cli.process.notify import keep_alive, notify
+from bucketfs.cli.socket import scrape
 from bucketfs.credentials import Anonymous, Credentials, CredentialsError, buckets_with_keys
 from bucketfs.errors import NotFound
 from bucketfs.fuse import account_session, session
@@ -30,6 +31,9 @@ from bucketfs.store.opening import open_account, open_store
 from bucketfs.units import Commit
 
 log = logging.getLogger("bucketfs.serve")
+
+#: Seconds by which the log may be late to tell that a line was repeated.
+_REPEATS_PACE = 10.0
 
 
 def serve(
@@ -50,7 +54,8 @@ def serve(
         Failure: Before the mount stood, with what was in the way.
     """
     config = _config(options, credentials, find)
-    host = MountHost(options, report, at=bucket.told_at(options, config))
+    listener = scrape.listen(options.metrics) if options.metrics is not None else None
+    host = MountHost(options, report, listener=listener, at=bucket.told_at(options, config))
     body = functools.partial(_one_bucket, options, config, host)
     if options.all_buckets:
         body = functools.partial(_all_buckets, options, config, host, find)
@@ -63,6 +68,8 @@ def serve(
         log.critical("the mount ended with an error", exc_info=cause)
         return ExitCode.FAILED
     finally:
+        if listener is not None:
+            listener.close()
         notify("STOPPING=1")
     if not host.ready:
         raise Failure(ExitCode.FAILED, "interrupted; nothing is mounted")
@@ -101,6 +108,7 @@ async def _main(body: Callable[[], Awaitable[None]], host: MountHost) -> None:
                 # outside of what it cancels: it has to hear the second signal, too
                 nursery.start_soon(_obey, signals, mounted, host)
                 nursery.start_soon(keep_alive)
+                nursery.start_soon(_tell_repeats)
                 await body()
             nursery.cancel_scope.cancel()
 
@@ -142,6 +150,13 @@ async def _all_buckets(
         access = AccountAccess(account, config, config_of, host.trace, named)
         patience = daemon.patience(options)
         await account_session.serve(access, options, host=host, patience=patience)
+
+
+async def _tell_repeats() -> None:
+    """Have the log tell of lines that are repeated and followed by no other."""
+    while True:
+        await trio.sleep(_REPEATS_PACE)
+        logs.settle()
 
 
 async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope, host: MountHost) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import os
+import resource
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +16,7 @@ from bucketfs.store.layers.trace import Tally
 from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.core.state import GivenUp
 from bucketfs.tree.namespace.objects import ObjectReport
-from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
+from bucketfs.tree.saving.outstanding import Held, LeftBehind, Remaining
 from bucketfs.tree.tree import Tree
 
 #: Stages of what the bucket lacks.
@@ -23,14 +25,17 @@ _UNSAVED = (Stage.DIRTY, Stage.PROMISED, Stage.PUBLISHING, Stage.RETRYING, Stage
 MOST_SLOW = 10
 
 
-def service(parts: Service) -> dict[str, Any]:
-    """What the mount holds and does: cache, open files, feeds, what waits, what failed."""
+def service(parts: Service, *, named: bool = True) -> dict[str, Any]:
+    """What the mount holds and does: cache, open files, feeds, what waits, what failed.
+
+    Args:
+        parts: Of the mount.
+        named: Whether the files that wait are to be named, which takes 10 ms for a thousand.
+    """
     trees, calls = parts.buckets.trees, parts.operations.calls
-    waiting = sorted(
-        (item for tree in trees for item in tree.outstanding.waiting()),
-        key=lambda item: (item.state is Stage.DIRTY, item.since, item.path),
-    )
-    held = Counter(item.state for item in waiting)
+    held = Held()
+    for tree in trees:
+        held.add(tree.outstanding.held())
     return {
         "in_progress": len(calls.under_way),
         "operations": {name: tally.count for name, tally in calls.tallies.items()},
@@ -51,15 +56,18 @@ def service(parts: Service) -> dict[str, Any]:
         ],
         "waiting": {
             **remaining(Remaining.total(tree.outstanding.remaining() for tree in trees)),
-            "being_written": sum(item.state is Stage.DIRTY for item in waiting),
-            "failing": sum(bool(item.error) for item in waiting),
-            "stages": {stage: held[stage] for stage in _UNSAVED},
-            "items": [asdict(item) for item in waiting[:MOST_NAMED]],
+            "being_written": held.stages[Stage.DIRTY],
+            "failing": held.failing,
+            "oldest": held.oldest,
+            "stages": {stage: held.stages[stage] for stage in _UNSAVED},
+            "items": _waiting(trees) if named else [],
         },
         "uploaded": {
             "files": sum(tree.saver.uploaded.files for tree in trees),
             "bytes": sum(tree.saver.uploaded.bytes for tree in trees),
+            "failed": sum(tree.saver.uploaded.failed for tree in trees),
         },
+        "conflicts": sum(tree.saver.conflicts for tree in trees),
         "failed": given_up(
             sorted(
                 (lost for tree in trees for lost in tree.state.given_up), key=lambda lost: lost.when
@@ -84,6 +92,26 @@ def slowest(parts: Service, now: float) -> list[dict[str, Any]]:
         }
         for call in calls[:MOST_SLOW]
     ]
+
+
+def _waiting(trees: Sequence[Tree]) -> list[dict[str, Any]]:
+    """Those that have waited longest, and those that are being written last."""
+    waiting = sorted(
+        (item for tree in trees for item in tree.outstanding.waiting()),
+        key=lambda item: (item.state is Stage.DIRTY, item.since, item.path),
+    )
+    return [asdict(item) for item in waiting[:MOST_NAMED]]
+
+
+def process() -> dict[str, Any]:
+    """What the daemon takes of the machine: bytes of memory, seconds of CPU, open descriptors."""
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        pages = int(statm.read().split()[1])
+    return {
+        "memory": pages * resource.getpagesize(),
+        "cpu": time.process_time(),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+    }
 
 
 def _directory(trees: Sequence[Tree]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -28,6 +29,8 @@ _log = logging.getLogger("bucketfs.store.layers.outage")
 _PAUSE: Final = 3.0
 #: Seconds after which such a question counts as lost, far above what a small one takes anywhere.
 _LONGEST: Final = 20.0
+#: A silence of so many seconds is told of at its end, if requests failed in it.
+_WORTH_TELLING: Final = 10.0
 #: Failures that say nothing about whether anybody is there.
 _SILENT: Final = frozenset(
     {"ConnectFailed", "ConnectTimeout", "ConnectionClosed", "ReadTimeout", "UnknownHost"}
@@ -50,6 +53,8 @@ class Outage:
         self._begun = trio.Event()
         self._over = False
         self._waiting: set[trio.CancelScope] = set()
+        #: Calls that have failed since then, by operation.
+        self._lost: Counter[str] = Counter()
 
     @property
     def over(self) -> bool:
@@ -61,10 +66,13 @@ class Outage:
         self._heard = clock.monotonic()
         if self._since is None:
             return
-        if self._over:
-            silence = self._heard - self._since
-            _log.warning("the endpoint answers again, after %.0f s of silence", silence)
+        silence = self._heard - self._since
+        if self._over or (self._lost and silence >= _WORTH_TELLING):
+            _log.warning(
+                "the endpoint answers again, after %.0f s of silence%s", silence, _told(self._lost)
+            )
         self._since, self._over, self._begun = None, False, trio.Event()
+        self._lost.clear()
 
     def failed(self, error: StoreError, began: float) -> None:
         """A request that was sent at a time of the trio clock has met an error."""
@@ -74,13 +82,23 @@ class Outage:
         elif error.code in _SILENT and self._since is None and self._heard <= began:
             self._since, self._code = began, error.code
             self._begun.set()
+        if isinstance(error, NoAnswer):
+            error.silent_since = self._since
+
+    def gave_up(self, call: Call) -> None:
+        """A call has failed for good."""
+        if self._since is not None:
+            self._lost[call.operation] += 1
 
     def failure(self, call: Call) -> NoAnswer:
         """What a call gets while the outage is over its time."""
         assert self._since is not None
         seconds = clock.monotonic() - self._since
         words = f"no answer to anything for {seconds:.0f} s"
-        return NoAnswer(self._code, operation=call.operation, key=call.key, message=words)
+        self.gave_up(call)
+        error = NoAnswer(self._code, operation=call.operation, key=call.key, message=words)
+        error.silent_since = self._since
+        return error
 
     @contextmanager
     def waiting(self) -> Iterator[trio.CancelScope]:
@@ -134,3 +152,10 @@ class Outage:
         )  # fmt: skip
         for scope in self._waiting:
             scope.cancel()
+
+
+def _told(lost: Counter[str]) -> str:
+    if not lost:
+        return ""
+    kinds = ", ".join(f"{operation} {times}" for operation, times in lost.most_common())
+    return f"; requests that failed meanwhile: {kinds}"

@@ -194,6 +194,7 @@ class RetryStore(StoreWrapper):
         if call.operation == "Check":
             attempts = min(attempts, _CHECKS)
         if over or failures >= attempts or self._outage.over:
+            self._outage.gave_up(call)
             _log.info("giving up after %d attempts: %s; %s", failures, exc, advice(exc))
             raise exc
         _log.debug("%s; again in %.2f s", exc, pause)

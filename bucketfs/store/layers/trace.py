@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
 from bucketfs import clock
+from bucketfs.durations import duration_class, none_yet
 from bucketfs.errors import NotFound, PreconditionFailed, StoreError
 from bucketfs.store.base import Hear, ObjectInfo, Sink, VersionPage, ignored
 from bucketfs.store.layers.wrapper import Call, StoreWrapper, VersionedStore, get_call
@@ -16,6 +17,10 @@ from bucketfs.store.layers.wrapper import Call, StoreWrapper, VersionedStore, ge
 T = TypeVar("T")
 
 _log = logging.getLogger("bucketfs.store.layers.trace")
+
+#: Error codes told apart for one operation: servers make up their own, and might without end.
+_MOST_CODES: Final = 32
+_OTHER: Final = "other"
 
 
 @dataclass(slots=True)
@@ -29,6 +34,9 @@ class Tally:
         repeated: How many of those were sent again.
         sent / received: Bytes of bodies.
         seconds: Time they took together; of HEADs that one task sent, until the last was answered.
+        codes: How many of the failures had which code.
+        durations: How many requests took how long, by class (`bucketfs.durations`); HEADs that one
+            task sent, counted from the beginning of all.
     """
 
     requests: int = 0
@@ -37,11 +45,31 @@ class Tally:
     sent: int = 0
     received: int = 0
     seconds: float = 0.0
+    codes: dict[str, int] = field(default_factory=dict)
+    durations: list[int] = field(default_factory=none_yet)
+
+    def ended(self, seconds: float) -> None:
+        """A request has ended, in whatever way."""
+        self.seconds += seconds
+        self.durations[duration_class(seconds)] += 1
+
+    def failed(self, code: str) -> None:
+        """A request has failed."""
+        self.failures += 1
+        self._note_code(code, 1)
+
+    def _note_code(self, code: str, times: int) -> None:
+        known = code in self.codes or len(self.codes) < _MOST_CODES
+        name = code if known else _OTHER
+        self.codes[name] = self.codes.get(name, 0) + times
 
     def add(self, other: Tally) -> None:
         """Count what another one has counted."""
         self.requests += other.requests
         self.failures += other.failures
+        for code, times in other.codes.items():
+            self._note_code(code, times)
+        self.durations = [a + b for a, b in zip(self.durations, other.durations, strict=True)]
         self.repeated += other.repeated
         self.sent += other.sent
         self.received += other.received
@@ -76,13 +104,18 @@ class TraceStore(StoreWrapper):
     ) -> None:
         tally = self._tallies["HeadObject"]
 
-        def take(info: ObjectInfo) -> None:
+        def count() -> None:
             tally.requests += 1
+            tally.durations[duration_class(clock.monotonic() - began)] += 1
+
+        def take(info: ObjectInfo) -> None:
+            count()
             told(info)
 
         def note(exc: StoreError) -> None:
-            tally.requests += 1
-            tally.failures += not isinstance(exc, NotFound | PreconditionFailed)
+            count()
+            if not isinstance(exc, NotFound | PreconditionFailed):
+                tally.failed(exc.code)
             _log.debug("HeadObject %r, one of many: %s", exc.key, exc.code)
             failed(exc)
 
@@ -182,11 +215,12 @@ class TraceStore(StoreWrapper):
                 tally.sent += call.size
             return result
         except StoreError as exc:
-            tally.failures += not isinstance(exc, NotFound | PreconditionFailed)
+            if not isinstance(exc, NotFound | PreconditionFailed):
+                tally.failed(exc.code)
             outcome = exc.code
             raise
         finally:
             took = clock.monotonic() - began
-            tally.seconds += took
+            tally.ended(took)
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("%s %r: %s, %.1f ms", call.operation, call.key, outcome, took * 1e3)

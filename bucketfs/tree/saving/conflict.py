@@ -47,9 +47,14 @@ class Published:
 
 
 class Conflicts:
-    """Publishes where the usual way is barred by others' version."""
+    """Publishes where the usual way is barred by others' version.
+
+    Attributes:
+        met: How often ours was stored beside theirs, or over it, or theirs beside ours.
+    """
 
     def __init__(self, state: TreeState) -> None:
+        self.met = 0
         self._state = state
         self._store = state.files.store
 
@@ -105,6 +110,7 @@ class Conflicts:
             if_none_match=True,
         )
         info, target = await upload.publish(self._state.files, content, target)
+        self.met += 1
         log.error(
             "%r was changed by someone else; what was written here is in %r", name, target.key
         )
@@ -150,6 +156,7 @@ class Conflicts:
         raise AssertionError("unreachable")
 
     async def _overwrite(self, inode: Inode, target: Target, content: Content) -> Published:
+        self.met += 1
         log.warning(
             "%r was changed by someone else; ours replaces it, as conflict=overwrite says",
             inode.name,
@@ -173,6 +180,7 @@ class Conflicts:
                 raise FsError(errno.EIO, f"all names for a copy are taken, up to {copy!r}")
             now += NANO
         await self._store.copy(key, copy, size=found.size, source_if_match=found.etag)
+        self.met += 1
         log.error("%r was changed by someone else; their version is in %r", inode.name, copy)
         parent.listed = NEVER
         return found.etag

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from bucketfs.errors import FsError, StoreError, errno_of
+from bucketfs.repeats import OncePerOutage
 from bucketfs.tree.core.inode import NEVER, Inode, OpenState
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.saving.leave import Leaver
@@ -60,6 +61,7 @@ class Later:
         self._promises = promises
         self._leaver = leaver
         self._save = save
+        self._outages = OncePerOutage()
         #: When the last promised file was closed, and what ends when no other was for a while.
         self._closed = 0.0
         self._lull: trio.Event | None = None
@@ -142,7 +144,8 @@ class Later:
                     hopeless = _is_hopeless(inode, open_state, error)
                     if hopeless and self._give_up(inode, open_state, error):
                         return None
-                    log.warning(
+                    log.log(
+                        self._outages.level("save", error, logging.WARNING),
                         "%s is not saved yet, next try in %.0f s: %s",
                         self._state.shown(inode), pause, error,
                     )  # fmt: skip

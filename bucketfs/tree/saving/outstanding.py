@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
@@ -72,6 +73,28 @@ class Remaining:
         )
 
 
+@dataclass(slots=True)
+class Held:
+    """Figures of what is unsaved, files that are being written included.
+
+    Attributes:
+        stages: How many are in which stage.
+        failing: How many have failed before.
+        oldest: Unix time since which one waits; None if all are being written.
+    """
+
+    stages: Counter[Stage] = field(default_factory=Counter)
+    failing: int = 0
+    oldest: float | None = None
+
+    def add(self, other: Held) -> None:
+        """Count what another tree holds, too."""
+        self.stages.update(other.stages)
+        self.failing += other.failing
+        times = [time for time in (self.oldest, other.oldest) if time is not None]
+        self.oldest = min(times, default=None)
+
+
 @dataclass(frozen=True, slots=True)
 class FailedFlush:
     """What a flush could not do."""
@@ -118,6 +141,19 @@ class Outstanding:
         """Everything that is unsaved, in the order in which it began to wait; the open last."""
         found = [self._waiting(inode, open_state) for inode, open_state in self._unsaved()]
         return sorted(found, key=lambda item: (item.state is Stage.DIRTY, item.since, item.path))
+
+    def held(self) -> Held:
+        """Figures of it, for who asks often: no paths are made."""
+        found = Held()
+        for _, open_state in self._unsaved():
+            stage = open_state.stage
+            found.stages[stage] += 1
+            found.failing += bool(open_state.error)
+            if stage is not Stage.DIRTY and (
+                found.oldest is None or open_state.since < found.oldest
+            ):
+                found.oldest = open_state.since
+        return found
 
     def remaining(self) -> Remaining:
         """How much waits."""

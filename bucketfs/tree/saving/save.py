@@ -60,10 +60,16 @@ class Outlet:
 
 @dataclass(slots=True)
 class Uploaded:
-    """What has been brought to the bucket since the mount."""
+    """What has been brought to the bucket since the mount.
+
+    Attributes:
+        files / bytes: How much it was.
+        failed: How often the bucket did not take a file, or not in time.
+    """
 
     files: int = 0
     bytes: int = 0
+    failed: int = 0
 
 
 class Saver:
@@ -93,6 +99,11 @@ class Saver:
         self.uploaded = Uploaded()
         #: Whether the log says that not all files could be held back.
         self._overflowed = False
+
+    @property
+    def conflicts(self) -> int:
+        """How often others' version was in the way of ours."""
+        return self._conflicts.met
 
     async def flush(self, handle: Handle) -> None:
         """Its last descriptor was closed: have everything in the bucket, or raise why it is not."""
@@ -163,7 +174,11 @@ class Saver:
         if open_state.unlinked:
             return
         if open_state.content is not None and open_state.content.unsaved:
-            await self._save_bytes(inode, open_state, open_state.content)
+            try:
+                await self._save_bytes(inode, open_state, open_state.content)
+            except StoreError:
+                self.uploaded.failed += 1
+                raise
             self.uploaded.files += 1
             self.uploaded.bytes += inode.size
         elif open_state.lost is not None:
