@@ -60,9 +60,11 @@ class TestWarm:
         assert counted.count("GetObject") == 1
 
     def test_a_file(self, slow: Place, counted: Proxy) -> None:
-        slow.bucket.put_many({"f": b"12345", "g": b"x"})
+        """But for its beginning, which comes when it is looked up."""
+        slow.bucket.put_many({"f": bytes(MIB), "g": b"x"})
         told = asked(slow, "warm", "f")
-        assert (told["files"], told["bytes"], told["fetched"]) == (1, 5, 5)
+        assert (told["files"], told["bytes"]) == (1, MIB)
+        assert MIB - told["fetched"] <= MIB // 8
         assert "nothing was missing" in slow.here("warm", str(slow.path / "f")).stdout
 
     def test_it_stops_when_the_cache_is_full(self, slow: Place, counted: Proxy) -> None:
@@ -74,7 +76,9 @@ class TestWarm:
         assert done.returncode == 1
         assert "the cache is full (64.0 MiB): stopped at new/" in done.stderr
         assert "not warmed; raise cache_size" in done.stderr
-        fetched = counted.count("GetObject")
+        # the beginnings of more have come with what was asked of them
+        gets = [one for one in counted.requests if one.operation == "GetObject"]
+        fetched = len({one.key for one in gets if one.received > MIB // 2})
         assert 50 <= fetched <= 60
         assert held(slow) <= 64 * MIB
         counted.clear()

@@ -116,7 +116,7 @@ class TestStatus:
         assert not any(told["waiting"].pop("stages").values())
         assert told["waiting"] == {
             "files": 0, "bytes": 0, "removals": 0, "being_written": 0, "failing": 0,
-            "items": [],
+            "oldest": None, "items": [],
         }  # fmt: skip
         assert told["requests"]["PutObject"]["sent"] >= 5
         assert told["cache"]["held"] > 0

@@ -14,7 +14,7 @@ from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.core.state import Nobody
-from bucketfs.tree.lookup.first_bytes import UNREAD, WHOLE_FILE
+from bucketfs.tree.lookup.first_bytes import SLOW, UNREAD, WHOLE_FILE
 from bucketfs.tree.lookup.lister import LOOKUP_PAGES
 from tests.harness.memory import Fault
 from tests.tree.builder import CONFIG, TTL, Bucket, noise, planted, said
@@ -104,6 +104,20 @@ async def test_programs_that_read_nothing_get_no_first_bytes(
         bucket.requested()
         await look(UNREAD + 1)
         assert bucket.requested().get("GetObject", 0) == 1
+
+
+async def test_bytes_that_take_long_do_not_keep_a_lookup_waiting(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.poke("f", b"bytes")
+    bucket.fault = lambda name, _key, _count: Fault(hang=True) if name == "GetObject" else None
+    async with planted(bucket, tmp_path) as mount:
+        began = trio.current_time()
+        assert (await mount.tree.finder.find(mount.root, "f", asker=1)).size == 5
+        assert trio.current_time() - began < 2 * SLOW
+        assert bucket.requested()["HeadObject"] == 1
+        bucket.fault = None
+        assert await mount.read("f") == b"bytes"
 
 
 async def test_a_listed_parent_answers_by_itself(bucket: Bucket, tmp_path: Path) -> None:

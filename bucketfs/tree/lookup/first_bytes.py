@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
+import trio
+
 from bucketfs.errors import FsError, NotFound, StoreError, is_denied
 from bucketfs.file.context import FileContext
 from bucketfs.store.base import ObjectInfo
@@ -21,6 +23,9 @@ WHOLE_FILE: Final = 64 << 10
 #: Files fetched in a row without one opened to be read, before that is no longer expected: as many
 #: as programs that begin at once.
 UNREAD: Final = 16
+#: Seconds after which a HEAD is sent in place of a GET that brings nothing: bytes may have to come
+#: from a tape, or from a disk that is busy, and what is known of an object does not.
+SLOW: Final = 2.0
 #: How a GET of an object in an archive is refused; a HEAD is not.
 ARCHIVED: Final = "InvalidObjectState"
 
@@ -55,8 +60,10 @@ async def look_inside(files: FileContext, key: str, first: int) -> ObjectInfo:
     Raises StoreError as `Store.head` does.
     """
     data = bytearray()
+    info = None
     try:
-        info = await files.store.get(key, data.extend, stop=first)
+        with trio.move_on_after(SLOW):
+            info = await files.store.get(key, data.extend, stop=first)
     except NotFound:
         raise
     except StoreError as error:
@@ -64,6 +71,7 @@ async def look_inside(files: FileContext, key: str, first: int) -> ObjectInfo:
         is_empty = error.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
         if not (is_empty or error.code == ARCHIVED or is_denied(error)):
             raise
+    if info is None:
         return await files.store.head(key)
     if data:
         _keep(files, info, data)
