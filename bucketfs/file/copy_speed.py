@@ -12,7 +12,7 @@ TELLING = 32 << 20
 #: Bytes up to which a copy in one request is tried at an endpoint that never made one.
 TRIAL_MOST = 256 << 20
 #: How much faster pieces have to be to be worth their requests.
-WORTH = 1.25
+WORTH = 1.5
 #: Seconds one copy may take: longer, a lost connection would cost too much.
 LONGEST = 30
 #: Bytes a second that are said of a copy in one request that failed.
