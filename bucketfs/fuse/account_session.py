@@ -13,7 +13,7 @@ import trio
 from bucketfs.cache.cache import Pool
 from bucketfs.cache.journal import waiting
 from bucketfs.cache.places import JOURNAL, cache_root, directories, whose
-from bucketfs.fuse import kernel_cache as again
+from bucketfs.fuse import kernel_cache
 from bucketfs.fuse.account_root import AccountRoot, inside
 from bucketfs.fuse.calls import Calls
 from bucketfs.fuse.dispatch import Dispatch
@@ -81,7 +81,7 @@ async def _serve(access: Access, options: Options, host: Host, patience: float, 
                 access,
                 ttl=options.stat_cache_expire,
                 open_ttl=options.open_ttl,
-                on_change=again.bucket_changed,
+                on_change=kernel_cache.bucket_changed,
             )
             with trio.fail_after(patience):
                 await roster.look()
@@ -120,7 +120,7 @@ async def _planted(
         try:
             async with _alone() as nursery:
                 tree = plant(
-                    store, own, cache, Background(nursery), again,
+                    store, own, cache, Background(nursery), kernel_cache,
                     root=bucket.ino, place=f"{bucket.name}/",
                 )  # fmt: skip
                 tree.state.root.modified = bucket.made

@@ -15,8 +15,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
 from bucketfs.errors import FsError
-from bucketfs.fuse import kernel_cache as again
-from bucketfs.fuse import owners
+from bucketfs.fuse import kernel_cache, owners
 from bucketfs.fuse.calls import OF_HANDLES, Calls
 from bucketfs.fuse.encode import BLOCK_SIZE, Encoder, negative
 from bucketfs.fuse.guard import guarded
@@ -240,7 +239,7 @@ class Operations(pyfuse3.Operations):
         new_parent, new_name = self._table.directory(parent_inode_new), decode_name(name_new)
         await self._check_removal(parent, name, ctx)
         await self._check_removal(new_parent, new_name, ctx)
-        with again.if_taken(new_parent, new_name):
+        with kernel_cache.if_taken(new_parent, new_name):
             await self._tree.renamer.rename(
                 parent,
                 name,
@@ -390,7 +389,7 @@ class Operations(pyfuse3.Operations):
         version = handle.inode.etag
         data = await self._tree.opener.read(handle, off, size)
         if handle.inode.etag != version:
-            again.replaced(handle.inode)
+            kernel_cache.replaced(handle.inode)
         return data
 
     @guarded(bounded=False)
@@ -409,7 +408,7 @@ class Operations(pyfuse3.Operations):
             goes_on = self._opener_goes_on(handle) if content.overlay.touched else _is_held(handle)
             if goes_on:
                 return
-        async with again.if_moved(inode):
+        async with kernel_cache.if_moved(inode):
             await self._tree.saver.flush(handle)
 
     def _opener_goes_on(self, handle: Handle) -> bool:
@@ -431,7 +430,7 @@ class Operations(pyfuse3.Operations):
     async def fsync(self, fh: int, datasync: bool) -> None:
         """Bytes and attributes into the bucket."""
         handle = self._file(fh)
-        async with again.if_moved(handle.inode):
+        async with kernel_cache.if_moved(handle.inode):
             await self._tree.saver.sync(handle)
 
     @guarded(bounded=False)

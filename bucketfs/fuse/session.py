@@ -17,8 +17,7 @@ import trio
 from bucketfs.cache.cache import DiskCache, Pool
 from bucketfs.cache.places import cache_root, name_of
 from bucketfs.file.context import FileContext
-from bucketfs.fuse import agreement, descriptor, device, read_only
-from bucketfs.fuse import kernel_cache as again
+from bucketfs.fuse import agreement, descriptor, device, kernel_cache, read_only
 from bucketfs.fuse.calls import Calls
 from bucketfs.fuse.encode import Encoder, View
 from bucketfs.fuse.host import Host, OneTree, Service
@@ -116,7 +115,7 @@ async def _serve(
     store: Store, options: Options, cache: DiskCache, shared: Pool, host: Host, stop: Stop
 ) -> None:
     async with trio.open_nursery() as nursery:
-        tree = plant(store, options, cache, Background(nursery), again)
+        tree = plant(store, options, cache, Background(nursery), kernel_cache)
         operations = handlers(tree, options, view(options))
         await tree.attributes.ensure(tree.state.root)
         await resume(tree, options)
@@ -138,7 +137,7 @@ def follow(tree: Tree, options: Options) -> None:
     """Have the endpoint tell what others change, if that is wanted."""
 
     async def tell(forgotten: Forgotten) -> None:
-        await again.forget(forgotten.names, forgotten.inodes)
+        await kernel_cache.forget(forgotten.names, forgotten.inodes)
 
     if options.follow:
         tree.state.files.background.start(lambda: tree.follower.run(tell), "follow")
@@ -164,7 +163,7 @@ def handlers(
     encoder = Encoder(tree, shown)
     if not options.versions:
         return Operations(tree, encoder, **settings)
-    old = old_versions(tree, again)
+    old = old_versions(tree, kernel_cache)
     inside = Encoder(old, replace(shown, root_umask=None))
     return Versioned(tree, encoder, old=old, shown=inside, **settings)
 
