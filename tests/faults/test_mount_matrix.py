@@ -126,4 +126,4 @@ def test_afterwards(faulty: tuple[Mount, Proxy, Witness]) -> None:
     mount.remount("multipart_size=5")
     assert done(view(KernelFiles(mount.path))) == contents(bucket, "")
     assert not bucket.uploads()
-    assert not list(mount.scratch.rglob("unsaved/*"))
+    assert not list((mount.scratch / "cache").rglob("unsaved/*"))

@@ -76,6 +76,15 @@ class Mount:
     def log(self) -> Path:
         return self.scratch / "log"
 
+    def cached(self) -> int:
+        """Bytes that the page files of the cache take on the disk."""
+        total = 0
+        # not under `scratch`: the mount lies there, too, with the buckets of all tests under `:/`
+        for path in (self.scratch / "cache").rglob("*.pages"):
+            with suppress(FileNotFoundError):  # removed to make room since it was listed
+                total += path.stat().st_blocks * 512
+        return total
+
     @property
     def pid(self) -> int:
         assert self._process is not None

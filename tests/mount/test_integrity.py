@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -26,7 +25,7 @@ def mounted(mount: Mounts, bucket: Witness, counted: Proxy) -> Mount:
 def flipped(mounted: Mount, at: int) -> None:
     """Unmount, change a bit of the only page file there is, and mount again."""
     assert mounted.stop() == 0
-    (path,) = Path(mounted.scratch).rglob("*.pages")
+    (path,) = (mounted.scratch / "cache").rglob("*.pages")
     with path.open("r+b") as file:
         file.seek(at)
         byte = file.read(1)[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-from pathlib import Path
 
 from tests.harness.mounts import Mounts
 from tests.harness.witness import Witness
@@ -14,11 +13,6 @@ CACHE = 64
 SIZE = 160
 
 
-def disk(directory: Path) -> int:
-    """MiB that the page files take."""
-    return sum(path.stat().st_blocks * 512 for path in directory.rglob("*.pages")) >> 20
-
-
 def test_a_file_larger_than_the_cache(bucket: Witness, mount: Mounts) -> None:
     mounted = mount(bucket, f"cache_size={CACHE}")
     data = bytearray(random.Random(3).randbytes(SIZE * MIB))
@@ -26,7 +20,7 @@ def test_a_file_larger_than_the_cache(bucket: Witness, mount: Mounts) -> None:
     with (mounted.path / "f").open("x+b", buffering=0) as file:
         for start in range(0, len(data), MIB):
             file.write(data[start : start + MIB])
-            most = max(most, disk(mounted.scratch / "cache"))
+            most = max(most, mounted.cached() // MIB)
         # the limit or what one file may hold, one check interval, and the parts under way
         assert most <= CACHE + 64 + 16
         assert os.listdir(mounted.path) == ["f"]
