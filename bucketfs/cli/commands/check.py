@@ -11,9 +11,7 @@ from typing import Final
 from bucketfs.cli import show
 from bucketfs.cli.commands import offline
 from bucketfs.cli.failure import ExitCode
-from bucketfs.cli.options.parser import Parser
-from bucketfs.store.base import PROBE, ListPage, ObjectInfo, Store, UploadInfo
-from bucketfs.store.long_listing import read_pages
+from bucketfs.store.base import PROBE, ObjectInfo, Store, UploadInfo
 from bucketfs.tree.core.names import NAME_MAX, is_visible
 from bucketfs.units import count
 
@@ -73,10 +71,7 @@ class Found:
 
 def run(argv: Sequence[str]) -> int:
     """Look and tell. Raises Failure."""
-    parser = Parser(USAGE)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("-o", dest="options", action="append", default=[])
-    words = parser.parse(argv)
+    words = offline.parser(USAGE).parse(argv)
     if words.help:
         print(USAGE)
         return ExitCode.OK
@@ -91,18 +86,8 @@ def run(argv: Sequence[str]) -> int:
 
 async def look(store: Store, prefix: str) -> Found:
     """Look at all below a prefix. Raises StoreError."""
-    found, progress = Found(), offline.Counting()
-    keys = Keys(prefix, found)
-
-    def take(page: ListPage) -> None:
-        for info in page.objects:
-            keys.add(info)
-        progress.add(page)
-
-    try:
-        await read_pages(store, prefix, take, delimiter="")
-    finally:
-        progress.end()
+    found = Found()
+    await offline.scan(store, prefix, Keys(prefix, found).add)
     if store.capabilities.multipart:
         uploads = await store.list_uploads(prefix)
         found.uploads = sorted(uploads, key=lambda upload: upload.initiated)

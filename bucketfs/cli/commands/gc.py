@@ -13,11 +13,9 @@ from typing import Final
 from bucketfs.cli import show
 from bucketfs.cli.commands import offline
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.options.parser import Parser
 from bucketfs.errors import StoreError
 from bucketfs.options import Options
-from bucketfs.store.base import PROBE, ListPage, Store
-from bucketfs.store.long_listing import read_pages
+from bucketfs.store.base import PROBE, ObjectInfo, Store
 from bucketfs.tasks import gather
 from bucketfs.units import count, parse_duration
 
@@ -56,11 +54,9 @@ class Garbage:
 
 def run(argv: Sequence[str]) -> int:
     """Collect and remove. Raises Failure."""
-    parser = Parser(USAGE)
-    for switch in ("--json", "--dry-run"):
-        parser.add_argument(switch, action="store_true")
+    parser = offline.parser(USAGE)
+    parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--older")
-    parser.add_argument("-o", dest="options", action="append", default=[])
     found = parser.parse(argv)
     if found.help:
         print(USAGE)
@@ -109,18 +105,12 @@ async def collect(
 async def find(store: Store, prefix: str, older: float, now: float) -> list[Garbage]:
     """What is below a prefix and older than so many seconds, the oldest first."""
     found: list[Garbage] = []
-    progress = offline.Counting()
 
-    def take(page: ListPage) -> None:
-        for info in page.objects:
-            if info.key.rpartition("/")[2].startswith(PROBE):
-                found.append(Garbage("object", info.key, now - info.last_modified))
-        progress.add(page)
+    def add(info: ObjectInfo) -> None:
+        if info.key.rpartition("/")[2].startswith(PROBE):
+            found.append(Garbage("object", info.key, now - info.last_modified))
 
-    try:
-        await read_pages(store, prefix, take, delimiter="")
-    finally:
-        progress.end()
+    await offline.scan(store, prefix, add)
     if store.capabilities.multipart:
         found += [
             Garbage("upload", one.key, now - one.initiated, one.upload_id)

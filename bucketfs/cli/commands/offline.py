@@ -14,11 +14,13 @@ from bucketfs.cli import show
 from bucketfs.cli.commands import mount
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.options import arguments, bucket, complete, trust
+from bucketfs.cli.options.parser import Parser
 from bucketfs.cli.process import daemon
 from bucketfs.errors import FsError, StoreError
 from bucketfs.options import Options
-from bucketfs.store.base import ListPage, Store
+from bucketfs.store.base import ListPage, ObjectInfo, Store
 from bucketfs.store.config import StoreConfig
+from bucketfs.store.long_listing import read_pages
 from bucketfs.units import count
 
 T = TypeVar("T")
@@ -96,23 +98,35 @@ def ask(options: Options, job: Callable[[Store], Awaitable[T]]) -> T:
     return carry_out(options, config, job)
 
 
-class Counting:
-    """A line on the terminal that says how many objects of how many bytes a listing has shown."""
+def parser(usage: str) -> Parser:
+    """The parser of a command that takes ``SPEC -o …`` and answers in JSON, too."""
+    parser = Parser(usage)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("-o", dest="options", action="append", default=[])
+    return parser
 
-    def __init__(self) -> None:
-        self._line = show.Progress()
-        self._objects = self._bytes = 0
-        self._told = 0.0
 
-    def add(self, page: ListPage) -> None:
-        """A page has come."""
-        self._objects += len(page.objects)
-        self._bytes += sum(info.size for info in page.objects)
+async def scan(store: Store, prefix: str, add: Callable[[ObjectInfo], None]) -> None:
+    """Have each object below a prefix looked at, in the order of the listing. Raises StoreError.
+
+    A line on the terminal says how many objects of how many bytes there were so far.
+    """
+    progress = show.Progress()
+    objects = size = 0
+    told = 0.0
+
+    def take(page: ListPage) -> None:
+        nonlocal objects, size, told
+        for info in page.objects:
+            add(info)
+            size += info.size
+        objects += len(page.objects)
         now = time.monotonic()
-        if now - self._told >= _PACE:
-            self._told = now
-            self._line.show(f"{count(self._objects, 'object')}, {show.size(self._bytes)}")
+        if now - told >= _PACE:
+            told = now
+            progress.show(f"{count(objects, 'object')}, {show.size(size)}")
 
-    def end(self) -> None:
-        """Take the line away."""
-        self._line.end()
+    try:
+        await read_pages(store, prefix, take, delimiter="")
+    finally:
+        progress.end()

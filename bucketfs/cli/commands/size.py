@@ -10,9 +10,7 @@ from dataclasses import asdict, dataclass, field
 from bucketfs.cli import show
 from bucketfs.cli.commands import offline
 from bucketfs.cli.failure import ExitCode
-from bucketfs.cli.options.parser import Parser
-from bucketfs.store.base import ListPage, ObjectInfo, Store
-from bucketfs.store.long_listing import read_pages
+from bucketfs.store.base import ObjectInfo, Store
 from bucketfs.units import count
 
 USAGE = """usage: bucketfs size [--json] BUCKET[:/PREFIX] [-o NAME[=VALUE],...]...
@@ -64,10 +62,7 @@ class Sizes:
 
 def run(argv: Sequence[str]) -> int:
     """Count and show. Raises Failure."""
-    parser = Parser(USAGE)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("-o", dest="options", action="append", default=[])
-    found = parser.parse(argv)
+    found = offline.parser(USAGE).parse(argv)
     if found.help:
         print(USAGE)
         return ExitCode.OK
@@ -82,17 +77,8 @@ def run(argv: Sequence[str]) -> int:
 
 async def measure(store: Store, prefix: str) -> Sizes:
     """Count what is below a prefix. Raises StoreError."""
-    sizes, progress = Sizes(prefix), offline.Counting()
-
-    def take(page: ListPage) -> None:
-        for info in page.objects:
-            sizes.add(info)
-        progress.add(page)
-
-    try:
-        await read_pages(store, prefix, take, delimiter="")
-    finally:
-        progress.end()
+    sizes = Sizes(prefix)
+    await offline.scan(store, prefix, sizes.add)
     return sizes
 
 
