@@ -12,6 +12,7 @@ import json
 import logging
 import logging.handlers
 import os
+import re
 import sys
 import threading
 import time
@@ -62,6 +63,20 @@ _PRIORITIES = (
 _DEBUG_PRIORITY = 7
 
 
+#: What would end a line, or steer a terminal that shows it: C0 without the tab, DEL, and C1.
+_CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class LineFormatter(logging.Formatter):
+    """A message is one line, so that no name of an object can forge another; tracebacks follow."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        record.message = _CONTROLS.sub(
+            lambda found: found[0].encode("unicode_escape").decode(), record.message
+        )
+        return super().formatMessage(record)
+
+
 class JournalFormatter(logging.Formatter):
     """``<4>message``: systemd's journal takes the priority, and adds time, unit and name itself."""
 
@@ -75,7 +90,7 @@ class JournalFormatter(logging.Formatter):
         return "\n".join(f"<{priority}>{line}" for line in lines)
 
 
-class PlainFormatter(logging.Formatter):
+class PlainFormatter(LineFormatter):
     """``2026-01-02T03:04:05 bucketfs[NAME] warning: …`` with parts left out on request."""
 
     def __init__(self, *, with_time: bool, ident: str) -> None:
@@ -189,7 +204,7 @@ def _handler(options: Options, ident: str) -> logging.Handler:
     if options.log_format == "json":
         formatter = JsonFormatter(ident=ident)
     elif is_journal:
-        formatter = logging.Formatter("%(message)s")
+        formatter = LineFormatter("%(message)s")
     else:
         formatter = PlainFormatter(with_time=with_time, ident=ident)
     handler.setFormatter(JournalFormatter(formatter) if is_journal else formatter)

@@ -141,6 +141,11 @@ class ListPage:
     next_token: str | None
     left_out: int = 0
 
+    @property
+    def shows_nothing(self) -> bool:
+        """Whether it is the whole answer, and nothing is in it."""
+        return not (self.objects or self.prefixes or self.next_token or self.left_out)
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectVersion:
@@ -497,8 +502,13 @@ class Store(Protocol):
         """
         ...
 
-    async def check(self) -> None:
-        """Ask whether the bucket exists and can be used; raises what stands in the way."""
+    async def check(self) -> bool:
+        """Ask whether the bucket exists and can be used; raises what stands in the way.
+
+        Returns:
+            False if the answer shows that nothing is below the prefix; True also where it does not
+            tell.
+        """
         ...
 
     async def details(self, key: str) -> Mapping[str, str]:

@@ -418,8 +418,9 @@ class MemoryStore:
     async def foresee(self, operation: Foreseen, key: str) -> None:
         return
 
-    async def check(self) -> None:
+    async def check(self) -> bool:
         await self._request("ListObjectsV2", "")
+        return True
 
     async def settle(self, *_conditions: str) -> Capabilities:
         return self.capabilities

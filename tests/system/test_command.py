@@ -52,6 +52,56 @@ def test_the_daemon_holds_nothing_of_the_shell(place: Place) -> None:
     assert re.search(r"Max core file size +0 ", (root / "limits").read_text())
 
 
+class TestAPrefixWithNothingBelow:
+    @staticmethod
+    def told(place: Place, prefix: str, *options: str) -> tuple[str, str]:
+        """What a terminal and the log are told by a mount of a prefix that succeeds."""
+        terminal, other = os.openpty()
+        log = place.path.parent / "log"
+        words = ",".join((place.options, "dbglevel=info", f"logfile={log}", *options))
+        source = f"{place.bucket.name}:/{prefix}"
+        done = subprocess.run(
+            [sys.executable, "-m", "bucketfs", source, str(place.path), "-o", words],
+            cwd=REPOSITORY,
+            stderr=other,
+            check=False,
+            timeout=60,
+        )
+        os.set_blocking(terminal, False)
+        try:
+            said = os.read(terminal, 4096).decode()
+        except BlockingIOError:
+            said = ""
+        os.close(other)
+        os.close(terminal)
+        assert done.returncode == 0, said
+        assert place.run("umount", str(place.path)).returncode == 0
+        return said, log.read_text()
+
+    @pytest.mark.parametrize(("options", "hint"), [("ro", "check the prefix"), ("rw", "the first")])
+    def test_is_told(self, place: Place, options: str, hint: str) -> None:
+        said, log = self.told(place, "typo", options)
+        line = f"there is nothing under typo/ in {place.bucket.name} yet: {hint}"
+        assert said.startswith(f"bucketfs: {line}")
+        assert said.count("\n") == 1
+        assert log.count(line) == 1
+
+    def test_one_that_has_something_is_not(self, place: Place) -> None:
+        place.bucket.put("runs/2026/a", b"a")
+        said, log = self.told(place, "runs", "ro")
+        assert said == ""
+        assert "there is nothing" not in log
+
+    def test_nor_is_one_of_a_directory_without_files(self, place: Place) -> None:
+        place.bucket.put("new/", b"")
+        assert self.told(place, "new")[0] == ""
+
+    def test_a_script_is_not(self, place: Place) -> None:
+        """Cron would send it as a mail."""
+        done = place.run(f"{place.bucket.name}:/runs", str(place.path), "-o", place.options)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 class TestEndpoint:
     def test_of_the_environment(self, place: Place) -> None:
         """It is no Amazon: it is addressed and tried out as one that `url` names."""

@@ -88,7 +88,7 @@ def test_lines_for_the_journal_of_systemd(
         log.info("more")
         text = (tmp_path / "journal").read_text()
     if form == "plain":
-        assert text == "<4>***\n<4>lines\n<6>more\n"
+        assert text == "<4>***\\nlines\n<6>more\n"
     else:
         assert [line[:4] for line in text.splitlines()] == ["<4>{", "<6>{"]
 
@@ -98,6 +98,15 @@ def test_plain_lines_without_time(tmp_path: Path) -> None:
     logs.setup(options(path, no_time_stamp_msg=True))
     logging.getLogger("bucketfs.test").error("text")
     assert path.read_text() == "bucketfs[b] ERROR: text\n"
+
+
+def test_no_name_can_forge_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logs.setup(options(path, no_time_stamp_msg=True))
+    logging.getLogger("bucketfs.test").error("%s is lost", "a\nbucketfs[b] ERROR: \x1b[2J\u2028\tb")
+    assert (
+        path.read_text() == "bucketfs[b] ERROR: a\\nbucketfs[b] ERROR: \\x1b[2J\\u2028\tb is lost\n"
+    )
 
 
 def test_a_moved_file_is_opened_anew(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 import logging
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
 import trio
 
 from bucketfs import log as logs
+from bucketfs.cli import show
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.options import bucket
 from bucketfs.cli.process import daemon
@@ -118,15 +120,30 @@ async def _one_bucket(options: Options, config: StoreConfig, host: MountHost) ->
         async with open_store(replace(config, bucket=name), trace=host.trace) as store:
             try:
                 with trio.fail_after(daemon.patience(options)):
-                    await store.check()
+                    has_any = await store.check()
             except NotFound as error:
                 if name != names[-1]:
                     continue
                 if isinstance(options.at, Commit):
                     raise bucket.no_commit(names) from error
                 raise
+            if options.prefix and not has_any:
+                _tell_empty(options)
             await session.serve(store, options, host=host)
             return
+
+
+def _tell_empty(options: Options) -> None:
+    """Say that the prefix has nothing yet: it is new, or mistyped, and only a person can tell.
+
+    Who only reads has no use for a new one. A terminal is told, too; scripts and cron are not, as
+    their prefixes may be new each time.
+    """
+    hint = "check the prefix" if options.read_only else "the first file begins it"
+    line = f"there is nothing under {options.prefix} in {options.bucket} yet: {hint}"
+    log.log(logging.WARNING if options.read_only else logging.INFO, "%s", line)
+    if not options.foreground and sys.stderr.isatty():
+        print(f"bucketfs: {show.name(line)}", file=sys.stderr)
 
 
 async def _all_buckets(

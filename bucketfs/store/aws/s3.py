@@ -467,8 +467,9 @@ class S3Store:
             self._provider.learn(feed=False)
             raise failure.recast(Unsupported) from None
 
-    async def check(self) -> None:
-        await self.list(self._config.prefix, limit=1)
+    async def check(self) -> bool:
+        page = await self.list(self._config.prefix, limit=1)
+        return not page.shows_nothing
 
     async def settle(self, *_conditions: str) -> Capabilities:
         return self.capabilities

@@ -69,9 +69,10 @@ class FallbackStore(StoreWrapper):
     def capabilities(self) -> Capabilities:
         return self._provider.capabilities
 
-    async def check(self) -> None:
-        await self.inner.check()
+    async def check(self) -> bool:
+        found = await self.inner.check()
         await self._probe.try_class()
+        return found
 
     async def settle(self, *conditions: str) -> Capabilities:
         await self._probe.settle(*conditions)

@@ -151,7 +151,7 @@ class PastStore(StoreWrapper):
     async def list_uploads(self, prefix: str) -> Sequence[UploadInfo]:  # noqa: ARG002
         return []
 
-    async def check(self) -> None:
+    async def check(self) -> bool:
         await self._bucket.list_versions("", limit=1)
         if self._version is not None:
             await self._find_moment(*self._version)
@@ -161,6 +161,7 @@ class PastStore(StoreWrapper):
                 "the bucket keeps no versions: objects that were replaced or deleted since are"
                 " not shown"
             )
+        return True  # what was below the prefix then was not asked
 
     async def _may_keep_versions(self) -> bool:
         try:

@@ -73,13 +73,14 @@ class RightsStore(StoreWrapper):
         self._singly = False
         self._refused: LRUCache[tuple[Foreseen, str], None] = LRUCache(_REMEMBERED)
 
-    async def check(self) -> None:
+    async def check(self) -> bool:
         try:
-            await super().check()
+            return await super().check()
         except StoreError as refusal:
             if not is_denied(refusal):
                 raise
             await self._do_without_listing(refusal)
+            return True  # nobody may look
 
     async def _do_without_listing(self, refusal: StoreError) -> None:
         """Go on where objects can be made, or only read. Raises StoreError."""

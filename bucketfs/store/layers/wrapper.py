@@ -268,8 +268,8 @@ class StoreWrapper:
     async def follow(self, prefix: str, hear: Hear) -> None:
         await self.inner.follow(prefix, hear)
 
-    async def check(self) -> None:
-        await self.around(Call("Check", ""), self.inner.check)
+    async def check(self) -> bool:
+        return await self.around(Call("Check", ""), self.inner.check)
 
     async def details(self, key: str) -> Mapping[str, str]:
         return await self.around(Call("HeadObject", key), lambda: self.inner.details(key))
