@@ -29,7 +29,7 @@ class Network:
         self.round_trip = round_trip
         self._server = urlsplit(url)
         self._is_cut = False
-        self._clients: set[asyncio.StreamWriter] = set()
+        self._ends: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._listens = threading.Event()
@@ -73,23 +73,25 @@ class Network:
         await asyncio.gather(*others, return_exceptions=True)
 
     def _hang_up(self) -> None:
-        for client in self._clients:
-            client.transport.abort()
+        for end in self._ends:
+            end.transport.abort()
 
     async def _connection(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        answers, server = await asyncio.open_connection(self._server.hostname, self._server.port)
+        ends = {client, server}
+        self._ends |= ends
         if self._is_cut:
-            client.transport.abort()
-            return
-        self._clients.add(client)
+            self._hang_up()
         try:
             async with asyncio.TaskGroup() as both:
-                host, port = self._server.hostname, self._server.port
-                answers, server = await asyncio.open_connection(host, port)
                 both.create_task(self._late(reader, server))
                 both.create_task(_pass(answers, client))
         finally:
-            self._clients.discard(client)
-            client.close()
+            for end in ends:
+                end.close()
+                with suppress(ConnectionError):
+                    await end.wait_closed()
+            self._ends -= ends
 
     async def _late(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
         """Pass on what a client sends, a round trip after it came."""
