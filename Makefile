@@ -1,8 +1,8 @@
-# bucketfs: make setup | demo | test | test-quick | lint | check | docs | install | dist | deb |
-#   image | bench | bench-quick
+# bucketfs: make setup | demo | test | test-quick | lint | check | docs | bench | bench-quick
+# To install, or to give to others: make install | dist | deb | image
 # test-quick: unit, tree and store, without what is slow there: about a minute, and no /dev/fuse.
-# Long tests: make test-pythons | nothing-lost | test-crash | test-races | test-faults | test-simulation | test-random |
-# test-large | test-ceph | test-stores | fuzz
+# Long tests: make nothing-lost | test-crash | test-races | test-faults | test-simulation | test-random |
+# test-large | test-ceph | test-stores | test-pythons | fuzz
 
 PYTHON  ?= $(shell sh .ci/find-python)
 PREFIX  ?= /usr/local
