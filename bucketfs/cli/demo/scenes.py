@@ -82,19 +82,19 @@ class Scenes:
         self.tell.scene(
             "A file is an object",
             "What a program writes is in the bucket when close() returns, whole and under its own"
-            " name.\nEvery tool can fetch it, here curl, at an address that is signed for an hour.",
+            " name.\nEvery tool can fetch it, at an address that is signed for an hour.",
         )
         text = "Written through the mount."
         (self.root / "hello.txt").write_text(f"{text}\n")
         self.tell.ran(f"echo '{text}' > hello.txt")
         url = "".join(self._command("presign", self.root / "hello.txt"))
-        fetched = _fetch(url)
-        self.tell.ran("curl 'the address above'", fetched)
+        tool, fetched = _fetch(url)
+        self.tell.ran(f"{tool} 'the address above'", fetched)
         self.tell.beside(
             ("in the mount", sorted(path.name for path in self.root.iterdir())),
             ("in the bucket", self._keys()),
         )
-        self.tell.checked("curl gets what the program wrote", good=fetched == [text])
+        self.tell.checked(f"{tool} gets what the program wrote", good=fetched == [text])
 
     def file_work(self) -> None:
         """What programs do with files."""
@@ -283,10 +283,13 @@ class Scenes:
         return body
 
 
-def _fetch(url: str) -> list[str]:
-    """The lines at an address, by curl if there is one. Raises OSError."""
+def _fetch(url: str) -> tuple[str, list[str]]:
+    """What fetched from an address, curl if there is one, and the lines. Raises OSError."""
     if shutil.which("curl"):
-        return subprocess.check_output(["curl", "--silent", url], text=True).splitlines()
+        done = subprocess.run(
+            ["curl", "--silent", url], stdout=subprocess.PIPE, text=True, check=False
+        )
+        return "curl", done.stdout.splitlines()
     with urllib.request.urlopen(url) as answer:  # noqa: S310 - our own server
         text: str = answer.read().decode()
-        return text.splitlines()
+        return "urllib", text.splitlines()
