@@ -32,6 +32,7 @@ class Container:
     Attributes:
         root: The tree.
         entry: What the image runs.
+        environment: What it sets; PATH finds the tools of this machine, too.
     """
 
     def __init__(self, archive: str, root: Path) -> None:
@@ -48,6 +49,7 @@ class Container:
             manifest: dict = read(json.load(index)["manifests"][0])
             config: dict = read(manifest["config"])
             self.entry: list[str] = config["config"]["Entrypoint"]
+            self.environment = dict(line.split("=", 1) for line in config["config"]["Env"])
             for described in manifest["layers"]:
                 layer = image.extractfile(f"blobs/{described['digest'].replace(':', '/')}")
                 with tarfile.open(fileobj=layer, mode="r|gz") as members:
@@ -62,9 +64,13 @@ class Container:
             script = "mount --rbind /dev dev; mount -t proc proc proc; exec chroot . "
             command = ["unshare", "--mount", "--pid", "--fork", "sh", "-ec"]
             command += [f"cd {shlex.quote(str(self.root))}; {script}{shlex.join(words)}"]
-        clean = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
         return subprocess.run(
-            command, env=clean, capture_output=True, text=True, timeout=120, check=False
+            command,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
 
 
