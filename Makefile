@@ -1,7 +1,8 @@
-# bucketfs: make setup | demo | test | test-quick | lint | check | docs | install | deb | bench | bench-quick
+# bucketfs: make setup | demo | test | test-quick | lint | check | docs | bench | bench-quick
+# To install, or to give to others: make install | dist | deb | image
 # test-quick: unit, tree and store, without what is slow there: about a minute, and no /dev/fuse.
 # Long tests: make nothing-lost | test-crash | test-races | test-faults | test-simulation | test-random |
-# test-large | test-ceph | test-stores | fuzz
+# test-large | test-ceph | test-stores | test-pythons | fuzz
 
 PYTHON  ?= $(shell sh .ci/find-python)
 PREFIX  ?= /usr/local
@@ -30,7 +31,7 @@ export PYTHONDONTWRITEBYTECODE :=
 QUICK   := tests/unit tests/tree tests/store
 WORKERS := -n $$(($$(nproc) < 8 ? $$(nproc) + 1 : 8)) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup packages demo test test-quick lint check nothing-lost test-crash test-races test-faults test-simulation test-random test-large test-ceph test-stores fuzz bench bench-quick docs install uninstall deb clean
+.PHONY: setup packages demo test test-quick test-pythons lint check nothing-lost test-crash test-races test-faults test-simulation test-random test-large test-ceph test-stores fuzz bench bench-quick docs install uninstall dist deb image clean
 
 setup: packages $(READY)
 
@@ -65,6 +66,10 @@ endif
 # What is marked slow says why.
 test-quick: setup
 	$(RUN) -m pytest $(WORKERS) -m 'not slow' $(QUICK) $(ARGS)
+
+# Under each Python from 3.11 to 3.14 that is on PATH: the quick tests, and what mounts and writes.
+test-pythons: packages
+	sh .ci/test-pythons $(WORKERS) -m 'not slow' tests/unit tests/tree tests/mount/test_writing.py $(ARGS)
 
 lint: setup
 	$(RUN) -m ruff check bucketfs tests benchmarks contrib
@@ -164,10 +169,23 @@ install:
 	install -D -m 644 docs/completion/_bucketfs '$(SHARE)/zsh/site-functions/_bucketfs'
 	install -D -m 644 docs/completion/bucketfs.fish '$(SHARE)/fish/vendor_completions.d/bucketfs.fish'
 
+# For PyPI, in dist/: sdist and wheel, checked, and installed with pip and with pipx.
+dist: setup
+	$(RUN) -m pip install --quiet --editable '.[dist]'
+	sh .ci/dist
+
 # A package for the distribution this runs on, in dist/.
 deb:
 	@sh .ci/system-packages deb
 	sh contrib/debian/build
+
+# A container image of this distribution with the package, in dist/, made without podman or docker and
+# tried with bubblewrap: some minutes.
+image: setup deb
+	@sh .ci/system-packages image
+	$(SUDO) sh contrib/container/build
+	$(SUDO) env BUCKETFS_TEST_IMAGE="$$(ls -t dist/*.oci.tar | head -n 1)" \
+	    $(RUN) -m pytest tests/system/test_image.py $(ARGS)
 
 uninstall:
 	rm -rf '$(DESTDIR)$(PREFIX)/lib/bucketfs'
@@ -179,4 +197,4 @@ uninstall:
 	    '$(SHARE)/fish/vendor_completions.d/bucketfs.fish'
 
 clean:
-	rm -rf $(VENV) .stores build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .pythons .stores build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -78,6 +78,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     examples.load_profile()
+    # tests make what only its owner may write; where users have groups of their own it is 002
+    os.umask(0o022)
     missing = mounts_module.fuse_missing()
     config.stash[FUSE_MISSING] = missing
 

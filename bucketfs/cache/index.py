@@ -165,11 +165,15 @@ def _is_version(row: tuple[Any, ...], etag: str, modified: int) -> bool:
 def _open(path: Path) -> sqlite3.Connection:
     """The database with its tables, those of another format removed."""
     db = sqlite3.connect(path, isolation_level=None)
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("PRAGMA synchronous=OFF")
-    if db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
-        for table in ("pages", "headers", "state"):
-            db.execute(f"DROP TABLE IF EXISTS {table}")
-        db.execute(f"PRAGMA user_version = {_VERSION}")
-    db.executescript(_SCHEMA)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=OFF")
+        if db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+            for table in ("pages", "headers", "state"):
+                db.execute(f"DROP TABLE IF EXISTS {table}")
+            db.execute(f"PRAGMA user_version = {_VERSION}")
+        db.executescript(_SCHEMA)
+    except BaseException:
+        db.close()
+        raise
     return db

@@ -460,6 +460,15 @@ def waiting(path: Path) -> list[str]:
 
 def _open(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None)
+    try:
+        _prepare(db, path)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.text_factory = _text
     db.execute("PRAGMA journal_mode=WAL")
     # each commit reaches the kernel; `Journal.synced` takes it to the disk
@@ -467,7 +476,6 @@ def _open(path: Path) -> sqlite3.Connection:
     db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version not in (0, _VERSION):
-        db.close()
         raise sqlite3.DatabaseError(f"format {version} is not {_VERSION}")
     if version == 0:  # only then: there may be no room to write anything
         if any(path.parent.glob(f"{path.name}.damaged*")):
@@ -477,9 +485,7 @@ def _open(path: Path) -> sqlite3.Connection:
     if found == "ok" and _tables(db) != _expected_tables():
         found = "its tables are not those of a journal"
     if found != "ok":
-        db.close()
         raise sqlite3.DatabaseError(found)
-    return db
 
 
 def _tables(db: sqlite3.Connection) -> set[str]:

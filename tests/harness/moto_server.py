@@ -16,23 +16,14 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from flask import Flask, Response, request
-from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
+from moto.moto_server.werkzeug_app import create_backend_app
 from werkzeug.serving import make_server
 
+from bucketfs.cli.demo.server import Handler
+
 PR_SET_PDEATHSIG = 1
-
-
-class Handler(MotoRequestHandler):
-    """Keeps connections alive and silent."""
-
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def log_request(self, *args: Any) -> None:
-        pass
 
 
 def say_when_uploads_began(app: Flask) -> None:

@@ -391,29 +391,41 @@ def test_help_and_version(place: Place) -> None:
 
 
 class TestDemo:
-    def test_the_tour_succeeds(self, place: Place) -> None:
-        done = place.run("demo", str(place.path))
+    def test_without_a_terminal(self, place: Place, tmp_path: Path) -> None:
+        (temporary := tmp_path / "tmp").mkdir()
+        done = place.run("demo", str(place.path), TMPDIR=str(temporary))
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "All steps did what they say." in done.stdout
+        assert "All checks passed." in done.stdout
+        assert "FAILED" not in done.stdout
+        assert "\x1b" not in done.stdout
+        for scene in ("A file is an object", "small files", "kill -9", "Two writers", "Yesterday"):
+            assert re.search(f"^== .*{scene}", done.stdout, re.MULTILINE), scene
+        assert re.search("^ +waiting +1 file, 27 B$", done.stdout, re.MULTILINE)
         assert not place.path.is_mount()
+        assert list(temporary.iterdir()) == []
 
     def test_on_a_terminal(self, place: Place) -> None:
         terminal, other = os.openpty()
         process = subprocess.Popen(
             [sys.executable, "-m", "bucketfs", "demo", str(place.path)],
             cwd=REPOSITORY,
+            env={**os.environ, "COLUMNS": "100"},
             stdin=other,
             stdout=other,
             stderr=other,
             start_new_session=True,
         )
         os.close(other)
-        said = b""
+        said, answered = b"", 0
         while b"Ctrl-C" not in said:
             said += os.read(terminal, 4096)
+            if said.count(b"Enter goes on.") > answered:
+                answered += 1
+                os.write(terminal, b"\n")
+        assert b"All checks passed." in said
+        assert "\N{FULL BLOCK}".encode() in said
         assert (place.path / "README.txt").is_file()
-        (place.path / "hello.txt").write_bytes(b"hello\n")
-        (url,) = re.findall(rb"curl '(.+)'", said)
+        url = re.findall(rb"curl '(http.+)'", said)[-1]
         with urllib.request.urlopen(url.decode(), timeout=30) as answer:
             assert answer.read() == b"hello\n"
         process.send_signal(signal.SIGINT)

@@ -56,7 +56,7 @@ WIRE = {
     "h11",
     "httptools",
 }
-MAY_USE_WIRE = ("bucketfs.store.", "bucketfs.cli.demo.demo", "bucketfs.cli.demo.tour")
+MAY_USE_WIRE = ("bucketfs.store.", "bucketfs.cli.demo.demo")
 
 #: What the layers above know of the store: what it is asked, and how long listings are read.
 INTERFACE = ("bucketfs.store.base", "bucketfs.store.long_listing")

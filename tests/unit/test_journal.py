@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,8 @@ journal.removed(["y"])
 os.kill(os.getpid(), 9)
 """
 
+Opener = Callable[[], Journal]
+
 ROW = PendingRow(
     file="0.pages",
     key="a/key",
@@ -58,6 +61,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "journal.sqlite"
 
 
+@pytest.fixture
+def opened(path: Path) -> Iterator[Opener]:
+    """What opens the journal; it is closed at the end, where the test does not close it."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(closing(Journal(path)))
+
+
 def keys(journal: Journal) -> list[tuple[str, str]]:
     return [(upload.key, upload.upload_id) for upload in journal.uploads()]
 
@@ -67,19 +77,19 @@ def waiting(journal: Journal) -> list[PendingRow]:
     return [replace(row, written=0) for row in journal.pending()]
 
 
-def test_rows_survive_a_kill(path: Path) -> None:
+def test_rows_survive_a_kill(path: Path, opened: Opener) -> None:
     done = subprocess.run([sys.executable, "-c", _WRITER, str(path)], check=False)
     assert done.returncode == -9
-    journal = Journal(path)
+    journal = opened()
     assert keys(journal) == [("a key", "one")]
     assert journal.removals() == [Removal("x", "etag")]
     journal.end_upload("one")
     journal.close()
-    assert Journal(path).uploads() == []
+    assert opened().uploads() == []
 
 
-def test_an_upload_without_an_answer_is_known_by_its_key(path: Path) -> None:
-    journal = Journal(path)
+def test_an_upload_without_an_answer_is_known_by_its_key(opened: Opener) -> None:
+    journal = opened()
     number = journal.begin("key", 3.0)
     [upload] = journal.uploads()
     assert (upload.key, upload.upload_id, upload.since) == ("key", "", 3.0)
@@ -87,8 +97,8 @@ def test_an_upload_without_an_answer_is_known_by_its_key(path: Path) -> None:
     assert journal.uploads() == []
 
 
-def test_pending_files(path: Path) -> None:
-    journal = Journal(path)
+def test_pending_files(opened: Opener) -> None:
+    journal = opened()
     journal.put(ROW, b"0123456789")
     later = replace(ROW, file="1.pages", since=0.5)
     journal.put(later)
@@ -99,7 +109,7 @@ def test_pending_files(path: Path) -> None:
     journal.change(moved)
     journal.drop("1.pages")
     journal.close()
-    journal = Journal(path)
+    journal = opened()
     assert waiting(journal) == [moved]
     assert journal.data("0.pages") == b"0123456789"
     journal.put(ROW)
@@ -110,13 +120,13 @@ def test_pending_files(path: Path) -> None:
     assert journal.pending() == []
 
 
-def test_failures_and_renames(path: Path) -> None:
-    journal = Journal(path)
+def test_failures_and_renames(opened: Opener) -> None:
+    journal = opened()
     failed, rename = FailedRow("unsaved/f", "f", "EFBIG", 1.0), Rename("a/", "b/")
     journal.fail(failed)
     journal.rename(rename)
     journal.close()
-    journal = Journal(path)
+    journal = opened()
     assert (journal.failed(), journal.renames()) == ([failed], [rename])
     assert rename.is_tree
     journal.drop_failed("unsaved/f")
@@ -124,8 +134,8 @@ def test_failures_and_renames(path: Path) -> None:
     assert (journal.failed(), journal.renames()) == ([], [])
 
 
-def test_a_batch_is_written_as_a_whole(path: Path) -> None:
-    journal = Journal(path)
+def test_a_batch_is_written_as_a_whole(opened: Opener) -> None:
+    journal = opened()
 
     def fail() -> None:
         with journal.batch():
@@ -140,8 +150,8 @@ def test_a_batch_is_written_as_a_whole(path: Path) -> None:
     assert waiting(journal) == [ROW]
 
 
-async def test_synced_once_for_all_who_wait(path: Path) -> None:
-    journal = Journal(path)
+async def test_synced_once_for_all_who_wait(opened: Opener) -> None:
+    journal = opened()
     syncs = 0
 
     async def slow(_job: object) -> None:
@@ -160,9 +170,9 @@ async def test_synced_once_for_all_who_wait(path: Path) -> None:
     assert syncs <= 2, "nothing has been written since"
 
 
-async def test_synced_for_real(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_synced_for_real(path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "_CHECKPOINT_FROM", 64 << 10)
-    journal = Journal(path)
+    journal = opened()
     for number in range(100):
         journal.put(replace(ROW, file=f"{number}"), b"x" * 8000)
         await journal.synced()
@@ -173,15 +183,15 @@ async def test_synced_for_real(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     journal.put(ROW)
     await journal.synced()
     journal.close()
-    assert waiting(Journal(path)) == [ROW]
+    assert waiting(opened()) == [ROW]
 
 
 async def test_a_log_that_was_copied_is_not_copied_again_at_each_sync(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stays as long as it was, and is written over from its start."""
     monkeypatch.setattr(journal_module, "_CHECKPOINT_FROM", 256 << 10)
-    journal = Journal(path)
+    journal = opened()
     for number in range(100):
         journal.put(replace(ROW, file=f"{number}"), b"x" * 8000)
         await journal.synced()
@@ -201,9 +211,9 @@ async def test_a_log_that_was_copied_is_not_copied_again_at_each_sync(
     assert copies <= 1
 
 
-def test_a_file_goes_with_its_bytes_or_not_at_all(path: Path) -> None:
+def test_a_file_goes_with_its_bytes_or_not_at_all(opened: Opener) -> None:
     """One commit for both tables, in the order of what else is written."""
-    journal = Journal(path)
+    journal = opened()
     for number in range(2):
         journal.put(replace(ROW, file=f"{number}"), b"bytes")
     statements: list[str] = []
@@ -217,8 +227,8 @@ def test_a_file_goes_with_its_bytes_or_not_at_all(path: Path) -> None:
     assert journal.data("0") is None
 
 
-async def test_a_disk_that_does_not_sync_is_told_to_all(path: Path) -> None:
-    journal = Journal(path)
+async def test_a_disk_that_does_not_sync_is_told_to_all(opened: Opener) -> None:
+    journal = opened()
 
     async def refuse(_job: object) -> None:
         await trio.lowlevel.checkpoint()
@@ -232,12 +242,12 @@ async def test_a_disk_that_does_not_sync_is_told_to_all(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"no database at all" * 100, b""])
-def test_a_damaged_journal_is_set_aside(path: Path, content: bytes) -> None:
+def test_a_damaged_journal_is_set_aside(path: Path, opened: Opener, content: bytes) -> None:
     for _ in range(2):
         path.write_bytes(content)
         for suffix in ("-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
-        journal = Journal(path)
+        journal = opened()
         assert journal.uploads() == []
         journal.begin("key", 0)
         journal.close()
@@ -248,11 +258,11 @@ def test_a_damaged_journal_is_set_aside(path: Path, content: bytes) -> None:
         assert [part.read_bytes() for part in aside] == [content] * 2
 
 
-def test_a_journal_of_another_format_is_set_aside(path: Path) -> None:
+def test_a_journal_of_another_format_is_set_aside(path: Path, opened: Opener) -> None:
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    journal = Journal(path)
+    journal = opened()
     journal.begin("key", 0)
     assert path.with_name(path.name + ".damaged").exists()
 
@@ -282,9 +292,11 @@ def test_what_cannot_be_opened_stays(path: Path) -> None:
     assert path.is_dir()
 
 
-def test_a_disk_that_refuses_stops_nobody(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    journal = Journal(path)
-    with sqlite3.connect(path) as other:
+def test_a_disk_that_refuses_stops_nobody(
+    path: Path, opened: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = opened()
+    with closing(sqlite3.connect(path)) as other:
         other.execute("ALTER TABLE removals RENAME TO gone")
         other.execute("ALTER TABLE pending RENAME TO gone_too")
     journal.remove([Removal("x", "")])

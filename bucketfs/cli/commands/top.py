@@ -31,7 +31,7 @@ was in the cache, what waits for the bucket, and the slowest calls under way. q 
   --json   one JSON object for each mount a second, one a line"""
 
 #: Seconds between two frames.
-_PACE: Final = 1.0
+PACE: Final = 1.0
 #: Kinds of calls and of requests shown.
 _KINDS: Final = 8
 #: xterm's control sequences: another screen without a cursor, and back; home; to the line's end;
@@ -57,9 +57,9 @@ def run(argv: Sequence[str]) -> int:
     if found.json:
         _stream(asked, once=found.once)
     elif found.once or not (sys.stdout.isatty() and sys.stdin.isatty()):
-        before = _look(asked)
-        time.sleep(_PACE)
-        print("\n".join(frame(before, _look(asked))))
+        before = look(asked)
+        time.sleep(PACE)
+        print("\n".join(frame(before, look(asked))))
     else:
         _live(asked)
     return ExitCode.OK
@@ -72,8 +72,8 @@ def _all() -> list[Daemon]:
     return found
 
 
-def _look(asked: Sequence[Daemon]) -> list[Snapshot]:
-    """What each counts now. Raises Failure."""
+def look(asked: Sequence[Daemon]) -> list[Snapshot]:
+    """What each daemon counts now. Raises Failure."""
     looks: list[Snapshot] = []
     for daemon in asked:
         try:
@@ -86,10 +86,10 @@ def _look(asked: Sequence[Daemon]) -> list[Snapshot]:
 
 
 def _stream(asked: Sequence[Daemon], *, once: bool) -> None:
-    before = _look(asked)
+    before = look(asked)
     while True:
-        time.sleep(_PACE)
-        after = _look(asked)
+        time.sleep(PACE)
+        after = look(asked)
         for earlier, later in zip(before, after, strict=True):
             print(json.dumps(figures(earlier, later)), flush=True)
         if once:
@@ -100,9 +100,9 @@ def _stream(asked: Sequence[Daemon], *, once: bool) -> None:
 def _live(asked: Sequence[Daemon]) -> None:
     """Frames in place until q or Ctrl-C."""
     with _screen() as key_within:
-        before = _look(asked)
-        while not key_within(_PACE):
-            after = _look(asked)
+        before = look(asked)
+        while not key_within(PACE):
+            after = look(asked)
             width, height = shutil.get_terminal_size()
             lines = [line[: width - 1] for line in frame(before, after)[: height - 1]]
             text = "".join(f"{line}{_LINE_END}\n" for line in lines)

@@ -1,7 +1,8 @@
 """``bucketfs demo [DIR]``: a bucket to play with, on a server of its own (moto).
 
-On a terminal the bucket stays mounted until Ctrl-C. Elsewhere a scripted tour works in the mount,
-checks each step against the server with boto3, and ends with 1 if any check failed.
+It shows some scenes in real mounts, each of them checked against the server with boto3. On a
+terminal it does so with pictures, and the bucket stays mounted until Ctrl-C; elsewhere in plain
+text. The exit code is 1 if any check failed.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,15 +18,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bucketfs.cli import mounts
-from bucketfs.cli.commands import umount
+from bucketfs.cli.demo.mounter import Mounter, bucketfs
+from bucketfs.cli.demo.narrator import Narrator
+from bucketfs.cli.demo.network import network
+from bucketfs.cli.demo.scenes import RESULTS, Scenes
 from bucketfs.cli.failure import ExitCode, Failure
-from bucketfs.cli.process import unmounting
+from bucketfs.units import count
 
 USAGE = """usage: bucketfs demo [DIR]
 
-Starts a small S3 server on this machine, puts a bucket with a few files on it and mounts it at
-DIR (left out: a new directory). Ctrl-C unmounts. Needs: pip install 'bucketfs[demo]'"""
+Starts a small S3 server on this machine, puts a bucket with a few files on it, mounts it at DIR
+(left out: a new directory) and shows in two minutes what bucketfs does. Then the bucket stays
+mounted until Ctrl-C. If the input or the output is no terminal, it ends then, with 1 if anything
+that was shown is not as it should be. Needs: pip install 'bucketfs[demo]'"""
 
 BUCKET = "demo"
 
@@ -35,6 +39,9 @@ _ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "demo",
     "AWS_SECRET_ACCESS_KEY": "demo-secret",
     "AWS_DEFAULT_REGION": "us-east-1",
+    # a proxy of this machine's is not for servers on it
+    "NO_PROXY": "127.0.0.1",
+    "no_proxy": "127.0.0.1",
 }
 
 #: The smallest valid PNG: one grey pixel.
@@ -43,14 +50,15 @@ _PIXEL = bytes.fromhex(
     "0000000a49444154789c6360000000020001e221bc330000000049454e44ae426082"
 )
 
-#: Seconds.
-_DAY = 86400
+#: Seconds a round trip takes on the demo's network.
+_ROUND_TRIP = 0.02
 
 _FILES = {
     "README.txt": b"Every file here is an object in the bucket 'demo'.\n",
     "data/2025/measurements.csv": b"day,value\n1,3.4\n2,3.9\n",
     "data/2026/measurements.csv": b"day,value\n1,4.1\n2,4.4\n",
     "images/pixel.png": _PIXEL,
+    RESULTS: b"sample,result\nA,0.81\nB,0.79\n",
     "notes/names with spaces & \u00fcml\u00e4uts.txt": b"Any UTF-8 name works.\n",
 }
 
@@ -62,7 +70,9 @@ def run(argv: Sequence[str]) -> int:
         return ExitCode.OK
     if len(argv) > 1 or (argv and argv[0].startswith("-")):
         raise Failure(ExitCode.USAGE, "usage: bucketfs demo [DIR]")
-    missing = [name for name in ("moto", "boto3", "flask") if not importlib.util.find_spec(name)]
+    missing = [
+        name for name in ("moto", "boto3", "flask", "rich") if not importlib.util.find_spec(name)
+    ]
     if missing:
         raise Failure(
             ExitCode.FAILED,
@@ -70,16 +80,48 @@ def run(argv: Sequence[str]) -> int:
         )
     os.environ.pop("AWS_PROFILE", None)
     os.environ.update(_ENVIRONMENT)
-    with _server() as url, _directory(argv[0] if argv else None) as directory:
-        client = _client(url)
-        _fill(client)
-        with _mounted(url, directory):
-            if sys.stdin.isatty() and sys.stdout.isatty():
-                return _wait(client, directory)
-            # Only here: the tour needs boto3, which comes with the extra.
-            from bucketfs.cli.demo import tour  # noqa: PLC0415
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with (
+        _server() as url,
+        _directory(argv[0] if argv else None) as root,
+        tempfile.TemporaryDirectory(
+            prefix="bucketfs-demo-work-", ignore_cleanup_errors=True
+        ) as work,
+    ):
+        _fill(_client(url))
+        mounter = Mounter(BUCKET, url, Path(work))
+        with mounter.mounted("main", "open_ttl=0", directory=root):
+            return _show(root, mounter)
 
-            return tour.tour(directory, client, BUCKET)
+
+def _show(root: Path, mounter: Mounter) -> int:
+    """Play the scenes, and on a terminal wait for Ctrl-C. Raises Failure."""
+    is_watched = sys.stdin.isatty() and sys.stdout.isatty()
+    tell = _pictures() if is_watched else Narrator()
+    with network(mounter.url, _ROUND_TRIP) as between:
+        Scenes(root, _client(mounter.url), _client, between, mounter, tell).play()
+    code = conclusion(tell, mounter)
+    if is_watched and code is ExitCode.OK:
+        _wait(root)
+    return code
+
+
+def conclusion(tell: Narrator, mounter: Mounter) -> ExitCode:
+    """Say whether all was well, and if not, what the mounts logged."""
+    if not tell.failed:
+        print("\nAll checks passed.", flush=True)
+        return ExitCode.OK
+    print(f"\n{count(len(tell.failed), 'check')} failed.")
+    for name in mounter.names():
+        print("\n".join((f"What the mount '{name}' logged:", *mounter.logged(name))), flush=True)
+    return ExitCode.FAILED
+
+
+def _pictures() -> Narrator:
+    # rich is only needed, and only loaded, where there is a terminal
+    from bucketfs.cli.demo.pictures import Pictures  # noqa: PLC0415
+
+    return Pictures()
 
 
 @contextlib.contextmanager
@@ -119,6 +161,8 @@ def _client(url: str) -> Any:
 
 def _fill(client: Any) -> None:
     client.create_bucket(Bucket=BUCKET)
+    versions = {"Status": "Enabled"}
+    client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration=versions)
     for key, body in _FILES.items():
         client.put_object(Bucket=BUCKET, Key=key, Body=body)
 
@@ -140,45 +184,16 @@ def _directory(named: str | None) -> Iterator[Path]:
             path.rmdir()
 
 
-@contextlib.contextmanager
-def _mounted(url: str, directory: Path) -> Iterator[None]:
-    """Mount with the real command, so that the demo shows what a user gets."""
-    work = Path(tempfile.mkdtemp(prefix="bucketfs-demo-work-"))
-    command = [sys.executable, "-m", "bucketfs", "mount", BUCKET, str(directory)]
-    settings = f"url={url},use_cache={work / 'cache'},logfile={work / 'log'},nonempty,open_ttl=0"
-    done = subprocess.run([*command, "-o", settings], check=False)
-    if done.returncode:
-        shutil.rmtree(work, ignore_errors=True)
-        raise Failure(ExitCode(done.returncode), "the demo's bucket could not be mounted")
-    try:
-        yield
-    finally:
-        unmount(directory)
-        log = (work / "log").read_text(errors="replace") if (work / "log").exists() else ""
-        if log:
-            print(f"\nWhat bucketfs logged:\n{log}", file=sys.stderr)
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def unmount(directory: Path) -> None:
-    """Unmount and wait for it, lazily if a program still has files open there."""
-    path = unmounting.absolute(str(directory))
-    if mounts.mounted_at(path, mounts.current()) is None:
-        return
-    try:
-        umount.run([path])  # the cache and the server go next: the mount must be done with them
-    except Failure as failure:
-        print(f"bucketfs: {failure.line}", file=sys.stderr)
-        unmounting.unmount(path, lazy=True)
-
-
-def _wait(client: Any, directory: Path) -> int:
-    hello = client.generate_presigned_url(
-        "get_object", Params={"Bucket": BUCKET, "Key": "hello.txt"}, ExpiresIn=_DAY
-    )
+def _wait(directory: Path) -> None:
+    """Leave the mount to the user until Ctrl-C."""
+    hello = directory / "hello.txt"
+    hello.write_text("hello\n")
+    installed = Path(sys.executable).with_name("bucketfs")
+    command = installed if installed.exists() else "bucketfs"
+    url = bucketfs("presign", "--expires", "1d", str(hello)).stdout.strip()
     print(
         f"""
-The bucket '{BUCKET}' of an S3 server on this machine is mounted at
+The bucket '{BUCKET}' of an S3 server on this machine stays mounted at
 
     {directory}
 
@@ -186,19 +201,21 @@ Try, in another terminal:
 
     cd {directory}
     ls -lR
-    echo hello > hello.txt          # an object 'hello.txt' appears in the bucket
-    mv data archive                 # a rename of a directory
+    echo hi > new.txt               # an object 'new.txt' appears in the bucket
+    mv photos pictures              # a rename of a directory with 500 files
     ln -s README.txt link           # symlinks work
 
-The same file over S3, through a URL that is signed for a day:
+A file over S3, at an address that is signed for a day ({command} presign):
 
-    curl '{hello}'
+    curl '{url}'
+
+What the mount does, second by second:
+
+    {command} top
 
 Ctrl-C here unmounts it.""",
         flush=True,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         signal.pause()
     print("\nUnmounting.")
-    return ExitCode.OK
