@@ -21,12 +21,17 @@ from matplotlib import pyplot as plt
 
 # the same picture of the same figures, whenever it is drawn
 mpl.rcParams["svg.hashsalt"] = "bucketfs"
+# letters as text: a quarter of the size
+mpl.rcParams["svg.fonttype"] = "none"
 
 _COLOURS = {"s3fs": "#c44e52", "rclone": "#4c72b0", "geesefs": "#dd8452", "mount-s3": "#8172b3"}
 _BAR = 0.8 / len(PEERS)
 
 #: Less CPU (s) than this is below what /proc tells.
 _LEAST_CPU = 0.01
+
+#: The least of the axis of memory (MiB), so that what hardly grows looks like it.
+_LEAST_MEMORY = 10
 
 #: What a panel of growth shows, of what was measured, and how.
 _LINES = {
@@ -61,6 +66,11 @@ def ratios(results: Results, family: str, figure: Figure) -> list[float]:
     return found
 
 
+def _plain() -> Any:
+    """Numbers as people write them, on an axis that is logarithmic."""
+    return mpl.ticker.FuncFormatter(lambda x, _: f"{x:,g}")
+
+
 def _bars(panel: Any, results: Results, figure: Figure) -> None:
     rows = len(results.workloads())
     for number, family in enumerate(PEERS):
@@ -71,7 +81,7 @@ def _bars(panel: Any, results: Results, figure: Figure) -> None:
         panel.barh(at, lengths, _BAR, left=1, label=family, color=_COLOURS[family])
     panel.set_xscale("log")
     panel.axvline(1, color="black", linewidth=0.8)
-    panel.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+    panel.xaxis.set_major_formatter(_plain())
     panel.grid(axis="x", alpha=0.3)
 
 
@@ -127,11 +137,16 @@ def _grown(panel: Any, axis: Axis) -> None:
         if each is not None:
             each.set_xscale("log")
             each.set_yscale("log")
+            each.xaxis.set_major_formatter(_plain())
+            each.yaxis.set_major_formatter(_plain())
+            each.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    if right is not None:
+        right.set_ylim(_LEAST_MEMORY, 10 * max(y for _, y in axis.series("memory")))
     panel.set_title(axis.title)
     panel.set_xlabel(f"{axis.unit}s" if axis.unit != "MB" else axis.unit)
     panel.set_ylabel("s")
     panel.grid(alpha=0.3)
-    panel.legend(loc="upper left", fontsize="small")
+    panel.legend(loc="best", fontsize="small")
 
 
 def draw_growth(axes: Sequence[Axis], path: Path) -> None:
