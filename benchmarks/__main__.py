@@ -14,6 +14,7 @@ import json
 import mmap
 import os
 import platform
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -201,7 +202,7 @@ def _compare(args: argparse.Namespace, scratch: Path, run: report.Run) -> None:
 def _grow(args: argparse.Namespace, scratch: Path, run: report.Run) -> None:
     """Take the points of how cost grows."""
     names = [axis.name for axis, _ in AXES if _chosen(args, axis.name)]
-    run.machine = run.machine or _machine("", {"bucketfs": SYSTEMS["bucketfs"].version()}, [])
+    run.machine = run.machine or _machine("", _versions("bucketfs")[0], [])
     for axis in measure(names, scratch, LITTLE if args.quick else LARGE):
         run.growth.append(axis)
         _keep(args, run)
@@ -211,6 +212,8 @@ def main(argv: Sequence[str]) -> int:
     """Measure what the arguments ask for; 1 when a sample had no result."""
     args = _arguments(argv)
     run = report.Run()
+    # so that no server and no mount outlives us
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="bucketfs-bench-", dir=args.scratch) as directory:
         if _settings(args):
             _compare(args, Path(directory), run)

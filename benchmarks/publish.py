@@ -45,9 +45,7 @@ def publish(run: report.Run, docs: Path) -> None:
         text = between(text, "Tables", report.tables(run))
         draw(run.settings, docs / "benchmarks.svg")
     if run.growth:
-        parts = [report.described(run.machine), "![How cost grows](growth.svg)"]
-        parts += [report.growth(axis) for axis in run.growth]
-        text = between(text, "Growth", "\n\n".join(parts))
+        text = between(text, "Growth", report.grown(run, "![How cost grows](growth.svg)"))
         draw_growth(run.growth, docs / "growth.svg")
     path.write_text(text, encoding="utf-8")
 

@@ -300,6 +300,15 @@ def tables(run: Run) -> str:
     return "\n\n".join(parts)
 
 
+def grown(run: Run, picture: str = "") -> str:
+    """The axes, of which no other program and no other server is part."""
+    own = run.machine["versions"].get("bucketfs", "")
+    alone = {"server": "the benchmarks' own server", "versions": {"bucketfs": own}, "left_out": []}
+    parts = [described(run.machine | alone), *([picture] if picture else [])]
+    return "\n\n".join([*parts, *(growth(axis) for axis in run.growth)])
+
+
 def document(run: Run) -> str:
     """Everything for people, in Markdown."""
-    return "\n\n".join([tables(run), *(growth(axis) for axis in run.growth)])
+    parts = [tables(run)] if run.settings else []
+    return "\n\n".join([*parts, *([grown(run)] if run.growth else [])])
