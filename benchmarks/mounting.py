@@ -14,7 +14,7 @@ from benchmarks.systems import Place, System
 from tests.harness.endpoint import REPOSITORY
 
 #: Seconds until a mount must stand, if nothing else is said, and once unmounted have ended.
-START, STOP = 30.0, 60.0
+START, STOP = 90.0, 60.0
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 

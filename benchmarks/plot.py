@@ -81,7 +81,9 @@ def _bars(panel: Any, results: Results, figure: Figure) -> None:
         panel.barh(at, lengths, _BAR, left=1, label=family, color=_COLOURS[family])
     panel.set_xscale("log")
     panel.axvline(1, color="black", linewidth=0.8)
+    panel.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 3)))
     panel.xaxis.set_major_formatter(_plain())
+    panel.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     panel.grid(axis="x", alpha=0.3)
 
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from dataclasses import replace
 
 import pytest
+import trio
 
 from benchmarks import report
+from benchmarks.child import Child, WorkError
 from benchmarks.floor import FLOORS
-from benchmarks.growth import AXES, LARGE, LITTLE, names_served
+from benchmarks.growth import AXES, LARGE, LITTLE, _fill, names_served
 from benchmarks.measure import Sample
 from benchmarks.publish import DOCUMENT, between, publish
 from benchmarks.slopes import Axis, Goal, Point, each, exponent, judged, slope
 from benchmarks.systems import PEERS, SYSTEMS
 from benchmarks.workloads import WORKLOADS
+from bucketfs.cache.cache import DiskCache, Pool
+from bucketfs.cache.places import name_of
 from tests.harness.endpoint import REPOSITORY
 
 ROWS = {workload.name: workload for workload in WORKLOADS}
@@ -91,6 +97,11 @@ class TestVerdicts:
         assert len(report.verdicts(results(untar=samples), ROWS["untar"])) == 1
         last = report.verdicts(results("network", untar=samples), ROWS["untar"])[-1]
         assert (last.other, last.met) == ("floor", False)
+
+    def test_who_does_not_wait_is_shown_and_not_compared(self):
+        found = results(create={"bucketfs": Sample(2.0), "s3fs": Sample(4.0), "geesefs": Sample(1)})
+        assert [verdict.other for verdict in report.verdicts(found, ROWS["create"])] == ["s3fs"]
+        assert "1.000 (0.00)" in report.times(found)
 
     def test_our_variant_is_the_one_of_the_row(self):
         found = results(untar_later={"bucketfs-writeback": Sample(2.0), "rclone": Sample(1.0)})
@@ -272,3 +283,48 @@ def test_ratios_are_ones_where_nothing_can_be_compared():
     )
     assert ratios(found, "s3fs", _seconds) == [3.0, 1.0]
     assert ratios(found, "s3fs", _cpu) == [pytest.approx(20), 1.0]
+
+
+# newer Pythons warn of threads, which belong to pytest-xdist
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+class TestWorkInAProcessOfItsOwn:
+    def test_it_answers(self):
+        with Child(lambda: None, lambda: {"seconds": 1.5}) as child:
+            child.wait_ready()
+            assert child.work() == {"seconds": 1.5}
+            os.kill(child.pid, 0)  # it stays until what it used was read
+
+    def test_what_fails_before(self):
+        failing = Child(lambda: 1 // 0, lambda: None)
+        with failing as child, pytest.raises(WorkError, match="ZeroDivisionError"):
+            child.wait_ready()
+
+    def test_what_fails(self):
+        with Child(lambda: None, lambda: int("one")) as child:
+            child.wait_ready()
+            with pytest.raises(WorkError, match="ValueError: invalid literal"):
+                child.work()
+
+    def test_what_takes_too_long(self):
+        slow = Child(lambda: time.sleep(60), lambda: None, patience=0.05)
+        with slow as child, pytest.raises(WorkError, match=r"no result in 0\.05 s"):
+            child.wait_ready()
+
+    def test_a_process_that_dies(self):
+        with Child(lambda: None, lambda: os._exit(3)) as child:
+            child.wait_ready()
+            with pytest.raises(WorkError, match="process died"):
+                child.work()
+
+
+def test_a_cache_that_is_left_is_one_that_a_mount_finds(tmp_path):
+    url = "http://127.0.0.1:1"
+
+    async def look() -> None:
+        await _fill(tmp_path, url, 5)
+        pool = Pool(1 << 30, lambda _: 0)
+        cache = DiskCache(tmp_path, name=name_of(url, "made"), pool=pool)
+        assert [cache.had(f"cached/{number:07}") for number in range(6)] == [True] * 5 + [False]
+        cache.close()
+
+    trio.run(look)
