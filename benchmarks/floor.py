@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from benchmarks.bare import Bare, Request
 from benchmarks.data import ARCHIVE, MIB, SMALL, noise
@@ -30,6 +31,9 @@ _FETCH = 8 * MIB
 
 #: The least that a store takes for a part that is not the last.
 _LEAST_PART = 5 * MIB
+
+#: What the store copies in one request: all that it may, or a piece of it, side by side.
+_WHOLE, _PIECE = 5 << 30, 16 * MIB
 
 #: HEADs of one directory that bucketfs has under way at most.
 _MANY = 128
@@ -116,27 +120,42 @@ def _rename(bare: Bare) -> Callable[[], object]:
     return lambda: bare.one_by_one([copy, delete])
 
 
-def _append(bare: Bare) -> Callable[[], object]:
+def _pieces(start: int, stop: int, most: int) -> list[tuple[int, int]]:
+    """A range in equal pieces, each about as long as it may be."""
+    count = max(1, (stop - start) // most)
+    bounds = [start + (stop - start) * number // count for number in range(count + 1)]
+    return list(pairwise(bounds))
+
+
+def _append(piece: int) -> Prepare:
     """Each time the store copies what is there into an upload with one part more."""
 
-    def work() -> None:
-        for number in range(APPENDS):
-            size = bare.scale.appended + number * APPENDED
-            bare.multipart("big", [(0, size), b"+" * APPENDED])
+    def prepare(bare: Bare) -> Callable[[], object]:
+        def work() -> None:
+            for number in range(APPENDS):
+                size = bare.scale.appended + number * APPENDED
+                bare.multipart("big", [*_pieces(0, size, piece), b"+" * APPENDED])
 
-    return work
+        return work
+
+    return prepare
 
 
-def _patch(bare: Bare) -> Callable[[], object]:
+def _patch(piece: int) -> Prepare:
     """The store copies what is before and behind; the part between has to be large enough."""
-    size, at = bare.scale.big, bare.scale.big // 2
-    around = bare.gets("big", size, _LEAST_PART - MIB)[:1]
 
-    def work() -> None:
-        bare.one_by_one(around)
-        bare.multipart("big", [(0, at), noise(_LEAST_PART), (at + _LEAST_PART, size)])
+    def prepare(bare: Bare) -> Callable[[], object]:
+        size, at = bare.scale.big, bare.scale.big // 2
+        around = bare.gets("big", size, _LEAST_PART - MIB)[:1]
+        behind = _pieces(at + _LEAST_PART, size, piece)
 
-    return work
+        def work() -> None:
+            bare.one_by_one(around)
+            bare.multipart("big", [*_pieces(0, at, piece), noise(_LEAST_PART), *behind])
+
+        return work
+
+    return prepare
 
 
 def _listing(bare: Bare) -> Callable[[], object]:
@@ -188,6 +207,6 @@ FLOORS: dict[str, tuple[Way, ...]] = {
     "rm": _REMOVE,
     "rm-later": _REMOVE,
     "rename": (Way(1, _rename),),
-    "append": (Way(2, _append),),
-    "patch": (Way(3, _patch),),
+    "append": (Way(2, _append(_WHOLE)), Way(THREADS, _append(_PIECE))),
+    "patch": (Way(3, _patch(_WHOLE)), Way(THREADS, _patch(_PIECE))),
 }

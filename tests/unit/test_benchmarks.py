@@ -6,13 +6,15 @@ import json
 import os
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import trio
 
 from benchmarks import report
 from benchmarks.child import Child, WorkError
-from benchmarks.floor import FLOORS
+from benchmarks.data import MIB
+from benchmarks.floor import FLOORS, _pieces
 from benchmarks.growth import AXES, LARGE, LITTLE, _fill, names_served
 from benchmarks.measure import Sample
 from benchmarks.publish import DOCUMENT, between, publish
@@ -61,6 +63,13 @@ class TestWhatIsMeasured:
     def test_each_row_has_a_floor_but_the_one_that_asks_nothing(self):
         assert set(ROWS) - set(FLOORS) == {"read-warm"}
         assert set(FLOORS) <= set(ROWS)
+
+    @pytest.mark.parametrize("size", [1, 5 * MIB, 31 * MIB, 128 * MIB + 5])
+    def test_a_copy_in_pieces_leaves_nothing_out(self, size):
+        pieces = _pieces(7, 7 + size, 16 * MIB)
+        assert (pieces[0][0], pieces[-1][1]) == (7, 7 + size)
+        assert all(before[1] == after[0] for before, after in pairwise(pieces))
+        assert len(pieces) == 1 or min(stop - start for start, stop in pieces) >= 16 * MIB
 
     def test_what_a_peer_lacks_is_a_row(self):
         assert {row for system in SYSTEMS.values() for row in system.lacks} <= set(ROWS)
