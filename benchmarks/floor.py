@@ -1,189 +1,212 @@
-"""``python -m benchmarks.floor``: what the server alone takes for the requests of a workload.
+"""The column *floor*: what the requests of a workload take without a file system.
 
-No file system can be faster than the requests it must make. Here they are made over loopback by
-bare sockets that read answers and throw them away, with URLs signed beforehand. What a row of
-``python -m benchmarks`` takes beyond its floor is the client's; a bar below the floor is out of
-reach on this machine with these requests, whatever the client is written in.
+No file system can be faster than the requests it must make. Here they are made by bare sockets
+(`benchmarks.bare`), from the process and through the network that the mounts are measured with.
+What a row takes beyond its floor is the client's; a bar below the floor is out of reach on this
+machine with these requests, whatever the client is written in.
+
+Where it is open which requests a client makes, each way is measured and the fastest counts.
 """
 
 from __future__ import annotations
 
-import socket
-import statistics
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from itertools import pairwise
 
-from benchmarks.data import DATA, FULL, MIB, SMALL, noise
-from benchmarks.measure import cpu_seconds
-from benchmarks.server import server
-from benchmarks.workloads import THREADS
-from tests.harness.witness import Witness
+from benchmarks.bare import Bare, Request
+from benchmarks.data import ARCHIVE, MIB, SMALL, noise
+from benchmarks.workloads import (
+    APPENDED,
+    APPENDS,
+    BLOCK,
+    PAGE,
+    RANDOM_READS,
+    THREADED_READS,
+    THREADS,
+)
 
-_ROUNDS = 5
-_PAGE, _BLOCK, _FETCH, _KEYS = 4096, 64 * 1024, 8 * MIB, 1000
+#: Length of a GET or a part of something large, as bucketfs asks for it.
+_FETCH = 8 * MIB
 
+#: The least that a store takes for a part that is not the last.
+_LEAST_PART = 5 * MIB
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request, signed; `start` and `length` name the range of a GET (0: all)."""
+#: What the store copies in one request: all that it may, or a piece of it, side by side.
+_WHOLE, _PIECE = 5 << 30, 16 * MIB
 
-    method: str
-    url: str
-    start: int = 0
-    length: int = 0
-    body: bytes = b""
+#: HEADs of one directory that bucketfs has under way at most.
+_MANY = 128
 
-
-def _send(connection: socket.socket, request: Request) -> None:
-    """Make a request and read its answer to the end."""
-    parts = urlsplit(request.url)
-    last = request.start + request.length - 1
-    span = f"Range: bytes={request.start}-{last}\r\n" if request.length else ""
-    head = (
-        f"{request.method} {parts.path}?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
-        f"{span}Content-Length: {len(request.body)}\r\n\r\n"
-    )
-    connection.sendall(head.encode() + request.body)
-    answer = b""
-    while b"\r\n\r\n" not in answer:
-        answer += connection.recv(_PAGE)
-    text, _, early = answer.partition(b"\r\n\r\n")
-    if not text.startswith(b"HTTP/1.1 2"):
-        raise RuntimeError(f"{request.method} {parts.path}: {text.decode()} {early.decode()}")
-    if request.method == "HEAD":
-        return
-    fields = dict(line.lower().split(b": ", 1) for line in text.split(b"\r\n")[1:])
-    if b"transfer-encoding" in fields:
-        while not early.endswith(b"\r\n0\r\n\r\n"):
-            early += connection.recv(_BLOCK)
-        return
-    left = int(fields[b"content-length"]) - len(early)
-    buffer = memoryview(bytearray(MIB))
-    while left > 0:
-        left -= connection.recv_into(buffer[: min(left, MIB)])
-
-
-def _work(address: tuple[str, int], requests: Iterator[Request]) -> None:
-    with socket.create_connection(address) as connection:
-        for request in requests:
-            _send(connection, request)
-
-
-class Signer:
-    """Makes signed requests to one bucket."""
-
-    def __init__(self, bucket: Witness) -> None:
-        self._bucket = bucket
-
-    def __call__(
-        self,
-        operation: str,
-        method: str,
-        *,
-        start: int = 0,
-        length: int = 0,
-        body: bytes = b"",
-        **params: object,
-    ) -> Request:
-        url = self._bucket.client.generate_presigned_url(
-            operation, Params={"Bucket": self._bucket.name, **params}
-        )
-        return Request(method, url, start, length, body)
-
-    def gets(self, size: int, length: int, count: int = 0) -> list[Request]:
-        """GETs of ranges of ``big``: all of it in order, or `count` spread over it."""
-        one = self("get_object", "GET", Key="big")
-        step = length if not count else (size - length) // count
-        return [
-            Request("GET", one.url, start, length)
-            for start in range(0, step * (count or size // length), step)
-        ]
-
-    def each(self, operation: str, method: str, keys: Sequence[str], body: bytes) -> list[Request]:
-        """One request a key."""
-        return [self(operation, method, Key=key, body=body) for key in keys]
-
-    def listing(self, keys: Sequence[str]) -> list[Request]:
-        """The pages of a listing whose keys are known."""
-        after = [{"StartAfter": key} for key in keys[_KEYS - 1 :: _KEYS]]
-        return [self("list_objects_v2", "GET", **where) for where in ({}, *after)]
+#: Makes ready what can be, and answers what is to be timed.
+Prepare = Callable[[Bare], Callable[[], object]]
 
 
 @dataclass(frozen=True, slots=True)
-class Floor:
-    """A workload's requests, and on how many connections they can be made."""
+class Way:
+    """One way to do a workload's work, and the connections it may use."""
 
-    title: str
-    data: str
     connections: int
-    requests: Callable[[Signer, Sequence[str]], list[Request]]
+    prepare: Prepare
 
 
-_NEW = [f"new{number:05}" for number in range(FULL.parallel_creates)]
-FLOORS: tuple[Floor, ...] = (
-    Floor("sequential read", "big", 8, lambda sign, _: sign.gets(FULL.big, _FETCH)),
-    Floor("random 4 KiB × 200", "big", 1, lambda sign, _: sign.gets(FULL.big, _PAGE, 200)),
-    Floor(
-        "random 64 KiB × 800", "big", THREADS, lambda sign, _: sign.gets(FULL.big, _BLOCK, 800)
+def _requests(make: Callable[[Bare], list[Request]]) -> Prepare:
+    """Requests that all can be made at once."""
+
+    def prepare(bare: Bare) -> Callable[[], object]:
+        requests = make(bare)
+        return lambda: bare.all(requests)
+
+    return prepare
+
+
+def _after_listing(operation: str, method: str) -> Prepare:
+    """The pages of a listing, one after the other, and then a request for each key."""
+
+    def prepare(bare: Bare) -> Callable[[], object]:
+        keys = bare.bucket.keys()
+        pages, requests = bare.listing(keys), bare.each(operation, method, keys, b"")
+
+        def work() -> None:
+            bare.one_by_one(pages)
+            bare.all(requests)
+
+        return work
+
+    return prepare
+
+
+def _streams(bare: Bare) -> list[Request]:
+    each = [
+        bare.gets(f"stream{number}", bare.scale.stream, _FETCH)
+        for number in range(bare.scale.streams)
+    ]
+    return [request for requests in zip(*each, strict=True) for request in requests]
+
+
+def _write(bare: Bare) -> Callable[[], object]:
+    piece = noise(_FETCH)
+    parts = [piece[: min(_FETCH, bare.scale.big - at)] for at in range(0, bare.scale.big, _FETCH)]
+    return lambda: bare.multipart("big", parts)
+
+
+def _untar(bare: Bare) -> list[Request]:
+    """Each file, and each directory's marker before what is in it."""
+    requests = bare.each("put_object", "PUT", ["package/"], b"")
+    for directory in range(ARCHIVE[0]):
+        above = f"package/{directory:02}/"
+        requests += bare.each("put_object", "PUT", [above], b"")
+        files = [f"{above}{file:03}" for file in range(ARCHIVE[1])]
+        requests += bare.each("put_object", "PUT", files, noise(SMALL))
+    return requests
+
+
+def _puts(count: Callable[[Bare], int]) -> Prepare:
+    return _requests(
+        lambda bare: bare.each(
+            "put_object", "PUT", [f"{number:05}" for number in range(count(bare))], noise(SMALL)
+        )
+    )
+
+
+def _remove(bare: Bare) -> Callable[[], object]:
+    keys = bare.bucket.keys()
+    requests = [*bare.listing(keys), bare.delete(keys)]
+    return lambda: bare.one_by_one(requests)
+
+
+def _rename(bare: Bare) -> Callable[[], object]:
+    copy, delete = bare.copy("big", "other"), bare.sign("delete_object", "DELETE", {"Key": "big"})
+    return lambda: bare.one_by_one([copy, delete])
+
+
+def _pieces(start: int, stop: int, most: int) -> list[tuple[int, int]]:
+    """A range in equal pieces, each about as long as it may be."""
+    count = max(1, (stop - start) // most)
+    bounds = [start + (stop - start) * number // count for number in range(count + 1)]
+    return list(pairwise(bounds))
+
+
+def _append(piece: int) -> Prepare:
+    """Each time the store copies what is there into an upload with one part more."""
+
+    def prepare(bare: Bare) -> Callable[[], object]:
+        def work() -> None:
+            for number in range(APPENDS):
+                size = bare.scale.appended + number * APPENDED
+                bare.multipart("big", [*_pieces(0, size, piece), b"+" * APPENDED])
+
+        return work
+
+    return prepare
+
+
+def _patch(piece: int) -> Prepare:
+    """The store copies what is before and behind; the part between has to be large enough."""
+
+    def prepare(bare: Bare) -> Callable[[], object]:
+        size, at = bare.scale.big, bare.scale.big // 2
+        around = bare.gets("big", size, _LEAST_PART - MIB)[:1]
+        behind = _pieces(at + _LEAST_PART, size, piece)
+
+        def work() -> None:
+            bare.one_by_one(around)
+            bare.multipart("big", [*_pieces(0, at, piece), noise(_LEAST_PART), *behind])
+
+        return work
+
+    return prepare
+
+
+def _listing(bare: Bare) -> Callable[[], object]:
+    pages = bare.listing(bare.bucket.keys())
+    return lambda: bare.one_by_one(pages)
+
+
+_ALL_OF_IT = Way(THREADS, _requests(lambda bare: bare.gets("big", bare.scale.big, _FETCH)))
+_HEADS = (
+    Way(THREADS, _after_listing("head_object", "HEAD")),
+    Way(_MANY, _after_listing("head_object", "HEAD")),
+)
+_SMALL = (Way(THREADS, _after_listing("get_object", "GET")),)
+_PUTS_IN_ORDER = (Way(1, _puts(lambda bare: bare.scale.creates)),)
+_PUTS_AT_ONCE = (Way(THREADS, _puts(lambda bare: bare.scale.parallel_creates)),)
+_LISTING, _REMOVE = (Way(1, _listing),), (Way(1, _remove),)
+
+#: By the names of workloads. What a mount has in its cache needs no request: no floor.
+FLOORS: dict[str, tuple[Way, ...]] = {
+    "first-byte": (Way(1, _requests(lambda bare: bare.gets("big", bare.scale.big, BLOCK)[:1])),),
+    "read": (_ALL_OF_IT,),
+    "read-8": (Way(THREADS, _requests(_streams)),),
+    "random": (
+        Way(1, _requests(lambda bare: bare.gets("big", bare.scale.big, PAGE, RANDOM_READS))),
+        _ALL_OF_IT,
     ),
-    Floor(
-        "create small files", "nothing", 1,
-        lambda sign, _: sign.each("put_object", "PUT", _NEW[: FULL.creates], noise(SMALL)),
+    "random-16": (
+        Way(
+            THREADS,
+            _requests(lambda bare: bare.gets("big", bare.scale.big, BLOCK, THREADED_READS)),
+        ),
+        _ALL_OF_IT,
     ),
-    Floor(
-        "create small files, 16 threads", "nothing", THREADS,
-        lambda sign, _: sign.each("put_object", "PUT", _NEW, noise(SMALL)),
-    ),
-    Floor(
-        "read small files", "small", THREADS,
-        lambda sign, keys: sign.each("get_object", "GET", keys, b""),
-    ),
-    Floor("ls", "flat", 1, lambda sign, keys: sign.listing(keys)),
-    Floor(
-        "HEADs of ls -l", "flat", THREADS,
-        lambda sign, keys: sign.each("head_object", "HEAD", keys, b""),
-    ),
-    Floor(
-        "HEADs of find", "tree", THREADS,
-        lambda sign, keys: sign.each("head_object", "HEAD", keys, b""),
-    ),
-)  # fmt: skip
-
-
-def _measure(floor: Floor, bucket: Witness, servers: Sequence[int]) -> tuple[float, float]:
-    """Median seconds of the requests, and of the server's CPU."""
-    requests = floor.requests(Signer(bucket), bucket.keys())
-    parts = urlsplit(bucket.endpoint.url)
-    address = (parts.hostname or "", parts.port or 80)
-    seconds, cpu = [], []
-    for _ in range(_ROUNDS):
-        waiting, before = iter(requests), cpu_seconds(servers)
-        began = time.monotonic()
-        with ThreadPoolExecutor(floor.connections) as pool:
-            for done in [pool.submit(_work, address, waiting) for _ in range(floor.connections)]:
-                done.result()
-        seconds.append(time.monotonic() - began)
-        cpu.append(cpu_seconds(servers) - before)
-    return statistics.median(seconds), statistics.median(cpu)
-
-
-def main() -> int:
-    """Print the table."""
-    print("| requests of | number | connections | seconds | server CPU s |\n|---|---|---|---|---|")
-    with server() as (endpoint, servers):
-        for floor in FLOORS:
-            bucket = Witness.create(endpoint)
-            DATA[floor.data](bucket, FULL)
-            seconds, cpu = _measure(floor, bucket, servers)
-            number = len(floor.requests(Signer(bucket), bucket.keys()))
-            print(f"| {floor.title} | {number} | {floor.connections} | {seconds:.3f} | {cpu:.2f} |")
-            bucket.destroy()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    "write": (Way(THREADS, _write),),
+    "create": _PUTS_IN_ORDER,
+    "create-16": _PUTS_AT_ONCE,
+    "untar": (Way(1, _requests(_untar)),),
+    "create-later": (Way(THREADS, _puts(lambda bare: bare.scale.creates)),),
+    "create-16-later": _PUTS_AT_ONCE,
+    "untar-later": (Way(THREADS, _requests(_untar)),),
+    "small": _SMALL,
+    "small-16": _SMALL,
+    "ls": _LISTING,
+    "ls-l": _HEADS,
+    "ls-l-again": _LISTING,
+    "ls-l-list": _LISTING,
+    "find": _HEADS,
+    "find-list": _LISTING,
+    "rm": _REMOVE,
+    "rm-later": _REMOVE,
+    "rename": (Way(1, _rename),),
+    "append": (Way(2, _append(_WHOLE)), Way(THREADS, _append(_PIECE))),
+    "patch": (Way(3, _patch(_WHOLE)), Way(THREADS, _patch(_PIECE))),
+}

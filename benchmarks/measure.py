@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import Connection
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bare import Bare
+from benchmarks.child import Child, WorkError
 from benchmarks.data import DATA, Scale
+from benchmarks.floor import FLOORS
 from benchmarks.mounting import Mounted, MountError, cpu_seconds, machine_seconds
-from benchmarks.server import Network
+from benchmarks.server import Network, Serving
 from benchmarks.systems import Place, System
 from benchmarks.workloads import Job, Workload
-from tests.harness.endpoint import Endpoint
 from tests.harness.witness import Witness
-
-#: Seconds for one workload, and for what precedes it.
-PATIENCE = 240.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +27,9 @@ class Sample:
 
     Attributes:
         seconds: Until the last call returned and the bucket held the result.
-        cpu: User and system seconds of the mount's process meanwhile.
+        cpu: User and system seconds of the mount's process meanwhile; of the floor: its own.
         memory: The most bytes it had resident, from its start.
+        server: CPU seconds of the server's processes, as far as they are known.
         others: CPU seconds of processes that have nothing to do with it: noise.
         counted: Whether it went through a network that counts; the next three are empty else.
         error: Why there is no result, "" when there is one.
@@ -40,6 +38,7 @@ class Sample:
     seconds: float = 0
     cpu: float = 0
     memory: int = 0
+    server: float = 0
     others: float = 0
     counted: bool = False
     requests: dict[str, int] = field(default_factory=dict)
@@ -52,16 +51,15 @@ class Sample:
 
 
 class Laboratory:
-    """Takes samples against one endpoint.
+    """Takes samples against one server.
 
     Args:
-        endpoint: Asked directly, for preparing and for witnessing.
-        servers: The endpoint's processes, whose work is not noise.
+        serving: Asked directly, for preparing and for witnessing.
         scratch: An empty directory, in memory if results shall not depend on a disk.
     """
 
-    def __init__(self, endpoint: Endpoint, servers: list[int], scale: Scale, scratch: Path) -> None:
-        self._endpoint, self._servers = endpoint, servers
+    def __init__(self, serving: Serving, scale: Scale, scratch: Path) -> None:
+        self._serving, self._endpoint = serving, serving.endpoint
         self.scale, self._scratch = scale, scratch
         self._shared: dict[str, Witness] = {}
 
@@ -78,6 +76,8 @@ class Laboratory:
         """
         with ExitStack() as stack:
             bucket = stack.enter_context(self._bucket(workload))
+            if system.family == "floor":
+                return self._floor(workload, bucket, network)
             place = self._place(bucket, network)
             job = Job(place.mountpoint, self.scale, bucket, self._scratch / "archive.tar")
             try:
@@ -117,74 +117,73 @@ class Laboratory:
             passwd=passwd,
             cache=self._scratch / "cache",
             mountpoint=self._scratch / "mnt",
+            ceph=self._serving.ceph,
         )
 
     def _take(
         self, workload: Workload, mounted: Mounted, job: Job, network: Network | None
     ) -> Sample:
-        fork = multiprocessing.get_context("fork")
-        ours, theirs = fork.Pipe()
-        child = fork.Process(target=_child, args=(workload, job, theirs))
-        child.start()
-        theirs.close()
-        try:
-            return self._observe(mounted, ours, child.pid or 0, network)
-        except (TimeoutError, EOFError) as exc:
-            # An answer of the mount may be all the child waits for: without a mount it comes.
-            mounted.kill()
-            return Sample(error=str(exc) or "the workload's process died")
-        finally:
-            child.join(10)
-            child.kill()
+        def before() -> None:
+            # A mount may stand before it serves; and the witness needs its connection.
+            os.stat(job.root)
+            job.bucket.client.head_bucket(Bucket=job.bucket.name)
+            if workload.before:
+                workload.before(job)
 
-    def _observe(
-        self, mounted: Mounted, child: Connection, child_pid: int, network: Network | None
-    ) -> Sample:
+        with Child(before, _timed(lambda: workload.run(job))) as child:
+            try:
+                sample = self._observe(child, mounted.pid, network)
+            except WorkError as exc:
+                # An answer of the mount may be all the child waits for: without a mount it comes.
+                mounted.kill()
+                return Sample(error=str(exc))
+            return replace(sample, memory=mounted.peak_memory())
+
+    def _floor(self, workload: Workload, bucket: Witness, network: Network | None) -> Sample:
+        """The requests of a workload without a file system; of several ways the fastest counts."""
+        endpoint = network.endpoint if network else self._endpoint
+        asked = replace(bucket, endpoint=endpoint, client=endpoint.client())
+        taken = []
+        for way in FLOORS[workload.name]:
+            bare = Bare(asked, self.scale, way.connections)
+            prepared = way.prepare(bare)
+            with Child(bare.connect, _timed(prepared)) as child:
+                try:
+                    taken.append(self._observe(child, child.pid, network))
+                except WorkError as exc:
+                    return Sample(error=str(exc))
+        return min(taken, key=lambda sample: sample.seconds)
+
+    def _observe(self, child: Child[float], measured: int, network: Network | None) -> Sample:
         """Let the child begin once it is ready and compare what was used before and after."""
-        known = [mounted.pid, child_pid, os.getpid(), *self._servers]
+        servers = self._serving.pids
+        known = [*{measured, child.pid, os.getpid(), *servers}]
         if network:
             known.append(network.pid)
-        error = _receive(child)
-        if error:
-            return Sample(error=str(error))
-        before = network.traffic() if network else None
-        cpu, machine, all_known = cpu_seconds([mounted.pid]), machine_seconds(), cpu_seconds(known)
-        child.send("go")
-        result = _receive(child)
-        cpu = cpu_seconds([mounted.pid]) - cpu
+        child.wait_ready()
+        traffic = network.traffic() if network else None
+        cpu, served = cpu_seconds([measured]), cpu_seconds(servers)
+        machine, all_known = machine_seconds(), cpu_seconds(known)
+        seconds = child.work()
         others = machine_seconds() - machine - (cpu_seconds(known) - all_known)
-        if isinstance(result, str):
-            return Sample(error=result)
-        child.send("end")
-        assert isinstance(result, float)
-        found = Sample(result, cpu, mounted.peak_memory(), max(0.0, others))
-        if network is None or before is None:
+        found = Sample(
+            seconds,
+            cpu=cpu_seconds([measured]) - cpu,
+            server=cpu_seconds(servers) - served,
+            others=max(0.0, others),
+        )
+        if network is None or traffic is None:
             return found
-        seen = network.traffic().since(before)
-        counts = {"requests": seen.requests, "up": seen.up, "down": seen.down}
-        return Sample(**(found.as_dict() | counts | {"counted": True}))
+        seen = network.traffic().since(traffic)
+        return replace(found, counted=True, requests=seen.requests, up=seen.up, down=seen.down)
 
 
-def _receive(child: Connection) -> object:
-    if not child.poll(PATIENCE):
-        raise TimeoutError(f"no result in {PATIENCE:g} s")
-    return child.recv()
+def _timed(work: Callable[[], object]) -> Callable[[], float]:
+    """Seconds that `work` takes."""
 
-
-def _child(workload: Workload, job: Job, parent: Connection) -> None:
-    """The workload's process: says "" when ready, then the seconds it took, or what failed."""
-    try:
-        # A mount may stand before it serves; and the witness needs its connection.
-        os.stat(job.root)
-        job.bucket.client.head_bucket(Bucket=job.bucket.name)
-        if workload.before:
-            workload.before(job)
-        parent.send("")
-        parent.recv()
+    def timed() -> float:
         start = time.perf_counter()
-        workload.run(job)
-        parent.send(time.perf_counter() - start)
-        # Its CPU time is read before it is gone.
-        parent.recv()
-    except Exception as exc:  # noqa: BLE001  (the parent reports it)
-        parent.send(f"{type(exc).__name__}: {exc}")
+        work()
+        return time.perf_counter() - start
+
+    return timed

@@ -13,8 +13,8 @@ from typing import Self
 from benchmarks.systems import Place, System
 from tests.harness.endpoint import REPOSITORY
 
-#: Seconds until a mount must stand and, once unmounted, its process have ended.
-START, STOP = 30.0, 60.0
+#: Seconds until a mount must stand, if nothing else is said, and once unmounted have ended.
+START, STOP = 90.0, 60.0
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -24,10 +24,16 @@ class MountError(Exception):
 
 
 class Mounted:
-    """One system at one place; a context manager."""
+    """One system at one place; a context manager.
 
-    def __init__(self, system: System, place: Place, log: Path) -> None:
+    Args:
+        log: Where its output goes.
+        patience: Seconds until it must stand.
+    """
+
+    def __init__(self, system: System, place: Place, log: Path, *, patience: float = START) -> None:
         self.system, self.place, self.log = system, place, log
+        self._patience = patience
         self._process: subprocess.Popen[bytes]
 
     def __enter__(self) -> Self:
@@ -43,7 +49,7 @@ class Mounted:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + START
+        deadline = time.monotonic() + self._patience
         # The mount table is asked, not the mount: a question to it might be its first request.
         while f" {self.place.mountpoint} " not in _mount_table():
             if self._process.poll() is not None or time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Samples → medians, verdicts and tables."""
+"""Samples → medians, verdicts and tables. Pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 from benchmarks.data import MIB
 from benchmarks.measure import Sample
-from benchmarks.systems import PEERS
-from benchmarks.workloads import WORKLOADS, Bar, Workload
+from benchmarks.slopes import MEASURES, Axis, judged, slope
+from benchmarks.systems import FAMILIES, SYSTEMS
+from benchmarks.workloads import WORKLOADS, Workload
 
 
 @dataclass
@@ -51,7 +52,14 @@ class Results:
         return next((s for s in reversed(every) if s.counted and not s.error), None)
 
     def systems(self) -> list[str]:
-        return list(dict.fromkeys(system for _, system in self.samples))
+        """Those that were measured, in the order of their columns."""
+        present = {system for _, system in self.samples}
+        return [system for system in SYSTEMS if system in present]
+
+    def families(self) -> list[str]:
+        """The programs that were measured, in the order of their columns."""
+        present = {SYSTEMS[system].family for system in self.systems()}
+        return [family for family in FAMILIES if family in present]
 
     def workloads(self) -> list[Workload]:
         present = {workload for workload, _ in self.samples}
@@ -74,55 +82,63 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One bar and how it was met."""
+    """One bar and how it was met: `ratio` times as fast as `other`."""
 
-    bar: Bar
     factor: float
     ratio: float
+    other: str
 
     @property
     def met(self) -> bool:
         return self.ratio >= self.factor
 
     def __str__(self) -> str:
-        against = "" if set(self.bar.others) == set(PEERS) else f" {self.bar.others[0]}"
-        who = self.bar.system.removeprefix("bucketfs").lstrip("-")
-        what = f"{who + ': ' if who else ''}{self.ratio:.2f}× (≥ {self.factor:g}×{against})"
-        return f"{what} {'pass' if self.met else 'MISS'}"
+        verdict = "pass" if self.met else "MISS"
+        return f"{self.ratio:.2f}× {self.other} (≥ {self.factor:.3g}×) {verdict}"
 
 
 def verdicts(results: Results, workload: Workload) -> list[Verdict]:
     """All bars of a workload that can be judged by what was measured."""
     found = []
+    own = results.seconds(workload.name, workload.own)
     for bar in workload.bars:
         factor = bar.near if results.setting == "loopback" else bar.far
-        own = results.seconds(workload.name, bar.system)
-        others = [results.seconds(workload.name, other) for other in bar.others]
-        known = [seconds for seconds in others if seconds is not None]
-        if factor is not None and own and known:
-            found.append(Verdict(bar, factor, min(known) / own))
+        timed = {
+            other: seconds
+            for other in bar.others or workload.peers
+            if (seconds := results.seconds(workload.name, other)) is not None
+        }
+        if factor is not None and own and timed:
+            best = min(timed, key=lambda other: timed[other])
+            found.append(Verdict(factor, timed[best] / own, best))
     return found
 
 
 def limits(results: Results, workload: Workload) -> list[str]:
     """How bucketfs kept the limits of a workload."""
-    found = []
-    if workload.limit.memory and results.timed(workload.name, "bucketfs"):
-        memory = results.memory(workload.name, "bucketfs")
-        verdict = "pass" if memory <= workload.limit.memory else "MISS"
-        found.append(
-            f"{memory / MIB:.0f} MiB (≤ {workload.limit.memory / MIB:.0f}) resident {verdict}"
-        )
-    counted = results.counted(workload.name, "bucketfs")
-    if workload.limit.down and counted:
-        verdict = "pass" if counted.down <= workload.limit.down else "MISS"
-        found.append(
-            f"{counted.down / MIB:.1f} MiB (≤ {workload.limit.down / MIB:.1f}) fetched {verdict}"
-        )
-    return found
+    limit, name, own = workload.limit, workload.name, workload.own
+    if not results.timed(name, own):
+        return []
+    judged: list[tuple[float, float | None, str]] = [
+        (results.memory(name, own) / MIB, _in_mib(limit.memory), "MiB resident"),
+        (results.cpu(name, own), limit.cpu, "s CPU"),
+    ]
+    if counted := results.counted(name, own):
+        judged.append((counted.down / MIB, _in_mib(limit.down), "MiB fetched"))
+    if results.setting == "network":
+        judged.append((results.seconds(name, own) or 0, limit.far, "s"))
+    return [
+        f"{value:.3g} (≤ {most:.3g}) {unit} {'pass' if value <= most else 'MISS'}"
+        for value, most, unit in judged
+        if most is not None
+    ]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _in_mib(size: int | None) -> float | None:
+    return size / MIB if size else None
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns stand in line."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
 
@@ -134,20 +150,35 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(head), rule, *(line(row) for row in rows)])
 
 
+def variant(results: Results, workload: Workload, family: str) -> str:
+    """Which system of a family was measured in a row, "" if none."""
+    measured = (name for row, name in results.samples if row == workload.name)
+    return next((name for name in measured if SYSTEMS[name].family == family), "")
+
+
+def _cell(results: Results, workload: Workload, family: str) -> str:
+    """Seconds, and those of CPU in parentheses."""
+    name = variant(results, workload, family)
+    seconds = results.seconds(workload.name, name)
+    if seconds is not None:
+        return f"{seconds:.3f} ({results.cpu(workload.name, name):.2f})"
+    if name:
+        return "failed"
+    asked = any(SYSTEMS[peer].family == family for peer in workload.peers)
+    return "cannot" if asked and family in results.families() else ""
+
+
 def times(results: Results) -> str:
-    """Medians in seconds, the spread of bucketfs, and every bar."""
-    systems = results.systems()
+    """Medians in seconds with the daemon's CPU beside them, and every bar."""
+    families = results.families()
     rows = []
     for workload in results.workloads():
-        cells = []
-        for system in systems:
-            seconds = results.seconds(workload.name, system)
-            failed = (workload.name, system) in results.samples
-            cells.append(f"{seconds:.3f}" if seconds else "failed" if failed else "")
+        cells = [_cell(results, workload, family) for family in families]
         judged = [str(verdict) for verdict in verdicts(results, workload)]
         judged += limits(results, workload)
         rows.append([workload.title, *cells, "; ".join(judged)])
-    return _table([results.setting, *systems, "times as fast as the best peer (bar)"], rows)
+    titles = [f"{family} (CPU)" for family in families]
+    return table([f"{results.setting}, s", *titles, "times as fast as the best peer (goal)"], rows)
 
 
 def _spread(seconds: Sequence[float]) -> str:
@@ -175,11 +206,28 @@ def costs(results: Results) -> str:
                     " ".join(f"{n} {kind}" for kind, n in counted.requests.items()),
                     f"{counted.up / 1e6:.2f}",
                     f"{counted.down / 1e6:.2f}",
+                    f"{statistics.median(s.server for s in runs):.2f}",
                     f"{max(s.others for s in runs):.2f}",
                 ]
             )
+    end = ["server CPU s", "others' CPU s"]
     head = ["workload", "system", "seconds (runs)", "CPU s", "peak MiB", "requests", "MB up"]
-    return _table([results.setting, *head[1:], "MB down", "others' CPU s"], rows)
+    return table([results.setting, *head[1:], "MB down", *end], rows)
+
+
+def growth(axis: Axis) -> str:
+    """A table of an axis' points, its slopes, and its goals."""
+    measures = axis.measures()
+    titles = [f"{MEASURES[name][0]}, {MEASURES[name][1][0]}" for name in measures]
+    rows = [
+        [f"{point.size:,.0f}", *(f"{point.values.get(name, 0):.3f}" for name in measures)]
+        for point in axis.points
+    ]
+    texts = [slope(axis, name) for name in measures]
+    texts += [text for goal in axis.goals if (text := judged(axis, goal))]
+    if axis.failed:
+        texts.append(f"not measured further: {axis.failed}")
+    return f"{table([axis.title, *titles], rows)}\n\n{'; '.join(texts)}."
 
 
 def failures(results: Results) -> list[str]:
@@ -193,27 +241,74 @@ def failures(results: Results) -> list[str]:
 
 
 def summary(results: Results) -> str:
-    """How many bars were met."""
+    """How many goals were met."""
     every = [str(verdict) for w in results.workloads() for verdict in verdicts(results, w)]
     every += [text for w in results.workloads() for text in limits(results, w)]
     met = sum(text.endswith("pass") for text in every)
-    return f"{results.setting}: {met} of {len(every)} bars met"
+    return f"{results.setting}: {met} of {len(every)} goals met"
 
 
 def described(machine: dict[str, Any]) -> str:
     """Where and with what the samples were taken."""
     programs = sorted({text for text in machine["versions"].values() if text})
+    against = f" against {machine['server']}" if machine["server"] else ""
+    left_out = "".join(f" {text[0].upper()}{text[1:]}." for text in machine["left_out"])
     return (
         f"{machine['date']}; {machine['cpu']}, {machine['memory_gib']} GiB, "
-        f"Linux {machine['kernel']}, Python {machine['python']}; {'; '.join(programs)}. "
-        f"Load before: {machine['load'][0]:.1f}."
+        f"Linux {machine['kernel']}, Python {machine['python']}{against}: "
+        f"{'; '.join(programs)}.{left_out} Load before: {machine['load'][0]:.1f}."
     )
 
 
-def document(machine: dict[str, Any], results: Iterable[Results]) -> str:
-    """Everything for people, in Markdown."""
-    parts = [described(machine)]
-    for result in results:
-        parts += [summary(result), times(result), costs(result)]
-        parts += failures(result)
+@dataclass
+class Run:
+    """All that one run has measured."""
+
+    machine: dict[str, Any] = field(default_factory=dict)
+    settings: list[Results] = field(default_factory=list)
+    growth: list[Axis] = field(default_factory=list)
+
+    def failures(self) -> list[str]:
+        found = [text for results in self.settings for text in failures(results)]
+        return found + [
+            f"growth: {axis.name}: {axis.failed}" for axis in self.growth if axis.failed
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "machine": self.machine,
+            "settings": {results.setting: results.as_dict() for results in self.settings},
+            "growth": [axis.as_dict() for axis in self.growth],
+        }
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any], axes: Iterable[Axis]) -> Run:
+        """What `as_dict` told; `axes` are those that there are."""
+        named = {axis.name: axis for axis in axes}
+        return cls(
+            found["machine"],
+            [Results.from_dict(name, rows) for name, rows in found["settings"].items()],
+            [named[axis["name"]].with_points(axis) for axis in found["growth"]],
+        )
+
+
+def tables(run: Run) -> str:
+    """Both tables and what each system used."""
+    parts = [described(run.machine)]
+    for results in run.settings:
+        parts += [summary(results), times(results), costs(results), *failures(results)]
     return "\n\n".join(parts)
+
+
+def grown(run: Run, picture: str = "") -> str:
+    """The axes, of which no other program and no other server is part."""
+    own = run.machine["versions"].get("bucketfs", "")
+    alone = {"server": "the benchmarks' own server", "versions": {"bucketfs": own}, "left_out": []}
+    parts = [described(run.machine | alone), *([picture] if picture else [])]
+    return "\n\n".join([*parts, *(growth(axis) for axis in run.growth)])
+
+
+def document(run: Run) -> str:
+    """Everything for people, in Markdown."""
+    parts = [tables(run)] if run.settings else []
+    return "\n\n".join([*parts, *([grown(run)] if run.growth else [])])

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.harness.endpoint import Endpoint, configured
-from tests.harness.rgw import gateway
+from tests.harness.stores.ceph import Ceph
+from tests.harness.stores.seaweedfs import SeaweedFS
+from tests.harness.stores.server import Server
+
+#: The servers that are measured against.
+SERVERS: dict[str, Server] = {"ceph": Ceph(), "seaweedfs": SeaweedFS()}
 
 _SOURCE = Path(__file__).with_name("network.c")
 
@@ -77,13 +83,44 @@ def network(program: Path, endpoint: Endpoint, *, rtt: float, rate: float) -> It
         process.wait()
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A server that answers.
+
+    Attributes:
+        title: Its name and version, for people.
+        pids: The processes behind it, as far as they are ours.
+    """
+
+    endpoint: Endpoint
+    title: str
+    pids: list[int]
+    ceph: bool
+
+
 @contextmanager
-def server() -> Iterator[tuple[Endpoint, list[int]]]:
-    """An endpoint and the processes behind it: the one the environment names, else a Ceph RGW."""
+def server(name: str, scratch: Path) -> Iterator[Serving]:
+    """The server of this name with its data below `scratch`, or the one the environment names."""
     named = configured()
     if named:
-        yield named, []
+        yield Serving(named, "a server that the environment names", [], ceph=True)
         return
-    with gateway() as ceph:
-        pids = [int(file.read_text()) for file in (ceph.root / "run").glob("*.pid")]
-        yield Endpoint(ceph.url, moto=False), pids
+    kind = SERVERS[name]
+    missing = kind.missing()
+    if missing:
+        raise SystemExit(f"benchmarks: {kind.title} needs {missing}")
+    root = scratch / "server"
+    root.mkdir()
+    with kind.serve(root) as endpoint:
+        title = f"{kind.title} {kind.version()}"
+        yield Serving(endpoint, title, _processes_of(root), ceph=name == "ceph")
+
+
+def _processes_of(root: Path) -> list[int]:
+    """Whose command line names a directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it may end meanwhile
+            if os.fsencode(f"{root}/") in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return found
