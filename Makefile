@@ -1,7 +1,7 @@
 # bucketfs: make setup | demo | test | test-quick | lint | check | docs | install | deb | bench | bench-quick
 # test-quick: unit, tree and store, without what is slow there: about a minute, and no /dev/fuse.
 # Long tests: make nothing-lost | test-crash | test-races | test-faults | test-simulation | test-random |
-# test-large | test-ceph | test-stores | fuzz
+# test-large | test-ceph | test-stores | test-csi | fuzz
 
 PYTHON  ?= $(shell sh .ci/find-python)
 PREFIX  ?= /usr/local
@@ -30,7 +30,7 @@ export PYTHONDONTWRITEBYTECODE :=
 QUICK   := tests/unit tests/tree tests/store
 WORKERS := -n $$(($$(nproc) < 8 ? $$(nproc) + 1 : 8)) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup packages demo test test-quick lint check nothing-lost test-crash test-races test-faults test-simulation test-random test-large test-ceph test-stores fuzz bench bench-quick docs install uninstall deb clean
+.PHONY: setup packages demo test test-quick lint check nothing-lost test-crash test-races test-faults test-simulation test-random test-large test-ceph test-stores test-csi csi-proto fuzz bench bench-quick docs install uninstall deb clean
 
 setup: packages $(READY)
 
@@ -43,7 +43,7 @@ $(READY): pyproject.toml .ci/system-packages | packages
 	@echo "== Python environment in $(VENV); compiling pyfuse3 takes about a minute"
 	[ -x $(RUN) ] || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --editable '.[demo,test]'
+	$(RUN) -m pip install --quiet --editable '.[csi,demo,test]'
 	@touch $@
 
 # Whether anything can be mounted is said before minutes are spent on the environment.
@@ -124,6 +124,16 @@ test-stores: setup
 	sh .ci/store-servers $(STORES)
 	$(SUDO) $(RUN) -m tests.harness.stores --table $(STORES) -- \
 	    tests/store tests/mount --at-endpoint -q $(ARGS)
+
+# csi-sanity, the interface's own tests of a driver, and ours. Needs root and Go.
+test-csi: setup
+	sh .ci/csi-sanity
+	$(SUDO) env BUCKETFS_TEST_SANITY=.stores/csi-sanity/csi-sanity $(RUN) -m pytest tests/csi $(ARGS)
+
+# After a change of bucketfs/csi/proto/csi.proto, which is the interface's, unchanged.
+csi-proto: setup
+	$(RUN) -m pip install --quiet 'grpcio-tools==1.85.1'
+	$(RUN) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. bucketfs/csi/proto/csi.proto
 
 # Against s3fs and rclone, on a Ceph RGW: an hour. ARGS="--only 'read*'" and the like choose.
 bench: setup

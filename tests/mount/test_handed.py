@@ -20,13 +20,10 @@ from bucketfs.errors import MountRefused
 from bucketfs.fuse import handed
 from bucketfs.option_row import Handover
 from tests.harness.endpoint import REPOSITORY
-from tests.harness.mounts import Mount, Mounts
+from tests.harness.mounts import WITHOUT_RIGHTS, Mount, Mounts
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
-#: Takes every right from a process, that to mount among them. Another user would do, too, but may
-#: not be let into the folders of this Python.
-WITHOUT_RIGHTS = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
 #: What drivers send beside the descriptor, and how long their paths are.
 MESSAGES = {
     "gcsfuse": {"bucketName": "another", "options": ["implicit-dirs"]},
