@@ -30,7 +30,7 @@ export PYTHONDONTWRITEBYTECODE :=
 QUICK   := tests/unit tests/tree tests/store
 WORKERS := -n $$(($$(nproc) < 8 ? $$(nproc) + 1 : 8)) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup packages demo test test-quick lint check nothing-lost test-crash test-races test-faults test-simulation test-random test-large test-ceph test-stores test-csi csi-proto fuzz bench bench-quick docs install uninstall deb clean
+.PHONY: setup packages demo test test-quick lint check nothing-lost test-crash test-races test-faults test-simulation test-random test-large test-ceph test-stores test-csi kubernetes csi-proto fuzz bench bench-quick docs install uninstall deb clean
 
 setup: packages $(READY)
 
@@ -129,6 +129,10 @@ test-stores: setup
 test-csi: setup
 	sh .ci/csi-sanity
 	$(SUDO) env BUCKETFS_TEST_SANITY=.stores/csi-sanity/csi-sanity $(RUN) -m pytest tests/csi $(ARGS)
+
+# After a change of contrib/kubernetes/chart. Needs helm; HELM names another one.
+kubernetes:
+	contrib/kubernetes/render > contrib/kubernetes/bucketfs-csi.yaml
 
 # After a change of bucketfs/csi/proto/csi.proto, which is the interface's, unchanged.
 csi-proto: setup

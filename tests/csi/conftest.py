@@ -36,6 +36,7 @@ def driver(need_fuse: None, endpoint: Endpoint) -> Iterator[Driver]:
         pytest.skip("needs root: the driver mounts")
     # sockets' paths are short, and a mount is no place for the files of others
     scratch = Path(tempfile.mkdtemp(prefix="bucketfs-csi-"))
+    scratch.chmod(0o755)  # pods' users get to their mounts
     found = Driver(endpoint, scratch)
     try:
         found.start()
@@ -49,6 +50,7 @@ def driver(need_fuse: None, endpoint: Endpoint) -> Iterator[Driver]:
 def pods(driver: Driver) -> Iterator[Path]:
     """A directory for the mount points of pods; what is mounted in it is unmounted afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="pods", dir=driver.scratch))
+    folder.chmod(0o755)
     yield folder
     for target in sorted(folder.iterdir()):
         driver.unpublish(target)

@@ -12,6 +12,7 @@ import pytest
 
 from bucketfs.csi.proto import csi_pb2 as csi
 from tests.harness.csi import Driver, Mode
+from tests.harness.mounts import as_user
 from tests.harness.witness import Witness
 
 GIB = 1 << 30
@@ -87,6 +88,22 @@ def test_a_bucket_of_its_own(driver: Driver, pods: Path, own: Any) -> None:
     assert client.get_object(Bucket=name, Key="data/f")["Body"].read() == b"x"
     delete(driver, own.volume_id)
     assert name not in [each["Name"] for each in client.list_buckets()["Buckets"]]
+
+
+def test_a_job_writes_results_and_a_pod_reads_them(
+    driver: Driver, pods: Path, bucket: Witness
+) -> None:
+    """As contrib/kubernetes/examples/results.yaml: users of a group write, on two nodes at once."""
+    made = create(driver, "pvc-1", bucket=bucket.name)
+    for number in ("0", "1"):
+        driver.publish(pods / number, made.volume_id, group="1000", **made.volume_context)
+    for number in ("0", "1"):
+        path = pods / number / f"{number}.txt"
+        as_user(lambda path=path: path.write_text("x"))  # type: ignore[misc]
+        driver.unpublish(pods / number, made.volume_id)
+    driver.publish(pods / "report", made.volume_id, readonly=True, **made.volume_context)
+    assert sorted(os.listdir(pods / "report")) == ["0.txt", "1.txt"]
+    assert (pods / "report/1.txt").read_text() == "x"
 
 
 def test_what_others_put_into_a_bucket_of_its_own_stays(driver: Driver, own: Any) -> None:
