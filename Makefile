@@ -2,7 +2,7 @@
 # To install, or to give to others: make install | dist | deb | image
 # test-quick: unit, tree and store, without what is slow there: about a minute, and no /dev/fuse.
 # Long tests: make nothing-lost | test-crash | test-races | test-faults | test-simulation | test-random |
-# test-large | test-ceph | test-stores | test-pythons | fuzz
+# test-large | test-ceph | test-stores | test-csi | test-pythons | fuzz
 
 PYTHON  ?= $(shell sh .ci/find-python)
 PREFIX  ?= /usr/local
@@ -31,7 +31,7 @@ export PYTHONDONTWRITEBYTECODE :=
 QUICK   := tests/unit tests/tree tests/store
 WORKERS := -n $$(($$(nproc) < 8 ? $$(nproc) + 1 : 8)) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup packages demo test test-quick test-pythons lint check nothing-lost test-crash test-races test-faults test-simulation test-random test-large test-ceph test-stores fuzz bench bench-quick bench-tools docs install uninstall dist deb image clean
+.PHONY: setup packages demo test test-quick test-pythons lint check nothing-lost test-crash test-races test-faults test-simulation test-random test-large test-ceph test-stores test-csi fuzz bench bench-quick bench-tools docs kubernetes csi-proto install uninstall dist deb image clean
 
 setup: packages $(READY)
 
@@ -44,7 +44,7 @@ $(READY): pyproject.toml .ci/system-packages | packages
 	@echo "== Python environment in $(VENV); compiling pyfuse3 takes about a minute"
 	[ -x $(RUN) ] || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --editable '.[demo,test]'
+	$(RUN) -m pip install --quiet --editable '.[csi,demo,test]'
 	@touch $@
 
 # Whether anything can be mounted is said before minutes are spent on the environment.
@@ -129,6 +129,20 @@ test-stores: setup
 	sh .ci/store-servers $(STORES)
 	$(SUDO) $(RUN) -m tests.harness.stores --table $(STORES) -- \
 	    tests/store tests/mount --at-endpoint -q $(ARGS)
+
+# csi-sanity, the interface's own tests of a driver, and ours. Needs root and Go.
+test-csi: setup
+	sh .ci/csi-sanity
+	$(SUDO) env BUCKETFS_TEST_SANITY=.stores/csi-sanity/csi-sanity $(RUN) -m pytest tests/csi $(ARGS)
+
+# After a change of contrib/kubernetes/chart. Needs helm; HELM names another one.
+kubernetes:
+	contrib/kubernetes/render > contrib/kubernetes/bucketfs-csi.yaml
+
+# After a change of bucketfs/csi/proto/csi.proto, which is the interface's, unchanged.
+csi-proto: setup
+	$(RUN) -m pip install --quiet 'grpcio-tools==1.85.1'
+	$(RUN) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. bucketfs/csi/proto/csi.proto
 
 # What the benchmarks measure with, beside the system's packages: from PyPI, and of their own.
 bench-tools: setup

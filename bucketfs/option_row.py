@@ -20,6 +20,9 @@ from bucketfs.units import MIB, format_size, parse_count, parse_size, parse_swit
 #: Where nobody but this machine's users gets to.
 _LOOPBACK = "127.0.0.1"
 
+#: How a `Handover` is written.
+_CONNECT, _LISTEN = "unix:", "unix-listen:"
+
 
 class Group(StrEnum):
     """Headings of the help text, in its order."""
@@ -57,6 +60,22 @@ class Address:
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """A Unix socket through which the descriptor of a mount comes.
+
+    Attributes:
+        path: Absolute.
+        listens: Whether it is we who listen there; otherwise we connect.
+    """
+
+    path: str
+    listens: bool
+
+    def __str__(self) -> str:
+        return f"{_LISTEN if self.listens else _CONNECT}{self.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +190,15 @@ def address(text: str) -> Address:
         return Address(str(ip_address(_LOOPBACK if host == "localhost" else host)), int(port))
     except ValueError:
         raise ValueError(f"{host} is no address (IPv4, or IPv6 in brackets)") from None
+
+
+def handover(text: str) -> Handover:
+    """``unix:PATH`` to connect to a socket, ``unix-listen:PATH`` to listen at one."""
+    for scheme in (_LISTEN, _CONNECT):
+        path = text.removeprefix(scheme)
+        if path != text and path.startswith("/") and not path.endswith("/"):
+            return Handover(path, scheme == _LISTEN)
+    raise ValueError("must be unix:/PATH (connect to it) or unix-listen:/PATH (listen there)")
 
 
 def region(text: str) -> str | None:

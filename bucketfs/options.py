@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 
 from bucketfs import option_row as kind
-from bucketfs.option_row import Address, Encryption, Group, Row, row
+from bucketfs.option_row import Address, Encryption, Group, Handover, Row, row
 from bucketfs.units import (
     GIB,
     MIB,
@@ -30,10 +30,23 @@ from bucketfs.units import (
     parse_switch,
 )
 
-__all__ = ["ALL_BUCKETS", "BY_NAME", "IMMUTABLE", "TABLE", "Encryption", "Group", "Options", "Row"]
+__all__ = [
+    "ALL_BUCKETS",
+    "BY_NAME",
+    "HANDED_OVER",
+    "IMMUTABLE",
+    "TABLE",
+    "Encryption",
+    "Group",
+    "Options",
+    "Row",
+]
 
 _E, _C, _N, _O, _V, _K, _L = Group
 
+
+#: What stands in place of a mount point where the mount is handed over (``fuse_fd``).
+HANDED_OVER = "/dev/fuse"
 
 #: What stands in place of a bucket's name for all of them.
 ALL_BUCKETS = ":/"
@@ -185,6 +198,12 @@ class Options:
         metavar="MASK")
     allow_other: bool = row(_V, False, parse_switch,
         "Let other users in. Unless root mounts, /etc/fuse.conf must have user_allow_other.")
+    fuse_fd: Handover | None = row(  # noqa: RUF009 - rows are fields
+        _V, None, kind.handover,
+        "Serve a mount that somebody else has made, whose descriptor of /dev/fuse comes through "
+        "this Unix socket; MOUNTPOINT is left out then. unix: connects to the socket, unix-listen: "
+        "listens there.",
+        metavar="unix:PATH|unix-listen:PATH")
     plain_fuse: bool = row(_V, False, parse_switch,
         "Let libfuse mount and agree with the kernel by itself. Names in one directory are then "
         "looked up one after the other, and each write asks for an extended attribute.")

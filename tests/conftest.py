@@ -49,6 +49,7 @@ ORDER = (
     "crash",
     "faults",
     "system",
+    "csi",
     "mount",
 )
 

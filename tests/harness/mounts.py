@@ -29,6 +29,10 @@ START, STOP = 30.0, 60.0
 #: an administrator must have allowed it (user_allow_other in /etc/fuse.conf).
 SHARED = ("allow_other",) if os.geteuid() == 0 else ()
 
+#: Takes every right from a process, that to mount among them. Another user would do, too, but may
+#: not be let into the folders of this Python.
+WITHOUT_RIGHTS = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
+
 #: Log lines no test expects unless it says so.
 ALARMING = re.compile(r"Traceback|\bERROR\b|\bCRITICAL\b|Exception(Group)?:|never awaited")
 

@@ -1,4 +1,4 @@
-"""Imports run one way: cli → fuse → tree → file → cache → store.base, inside packages as well."""
+"""Imports run one way: csi → cli → fuse → tree → file → cache → store.base, in packages as well."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import bucketfs
 ROOT = Path(bucketfs.__file__).parent
 
 #: From the kernel's side to the bucket's; a package imports only what stands behind it.
-ORDER = ("cli", "fuse", "tree", "file", "cache", "store")
+ORDER = ("csi", "cli", "fuse", "tree", "file", "cache", "store")
 
 #: The rooms and modules of a package, from its door to its foundations; each imports only those
 #: behind it, and modules that are not named here are known to all of the package.
@@ -132,7 +132,7 @@ def test_no_two_modules_of_one_name() -> None:
 def test_only_the_store_interface_is_used_above_it(path: Path) -> None:
     own = layer(name_of(path))
     for imported in imports(path):
-        if layer(imported) != "store" or own in {"store", "cli"}:
+        if layer(imported) != "store" or own in {"store", "cli", "csi"}:
             continue
         allowed = imported == "bucketfs.store" or imported.startswith(INTERFACE)
         assert allowed, f"{name_of(path)} imports {imported}"

@@ -18,7 +18,7 @@ from bucketfs.cli.options.arguments import (
     tokenise,
     without_additions,
 )
-from bucketfs.option_row import Address
+from bucketfs.option_row import Address, Handover
 from bucketfs.options import BY_NAME, TABLE, Encryption, Options
 from bucketfs.units import (
     GIB,
@@ -46,6 +46,21 @@ def refusal(*argv: str) -> str:
     line = str(caught.value)
     assert "\n" not in line
     return line
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("unix:/run/a b/s", Handover("/run/a b/s", listens=False)),
+        ("unix-listen:/s", Handover("/s", listens=True)),
+    ],
+)
+def test_a_mount_that_is_handed_over_has_no_mount_point(value: str, expected: Handover) -> None:
+    for words in (["bucket"], ["-o", "bucket=bucket"]):
+        options = parse([*words, "-o", f"fuse_fd={value}"])
+        assert (options.bucket, options.fuse_fd) == ("bucket", expected)
+        assert str(options.fuse_fd) == value
+    assert "leave /mnt out" in refusal("bucket", "/mnt", "-o", f"fuse_fd={value}")
 
 
 class TestPositions:
@@ -234,6 +249,9 @@ class TestValues:
             ("multipart_size=x", "not a size"),
             ("multipart_size", "needs a value: multipart_size=SIZE"),
             ("umask=9", "octal"),
+            ("fuse_fd=/s", "must be unix:/PATH"),
+            ("fuse_fd=unix:s", "must be unix:/PATH"),
+            ("fuse_fd=unix:/s/", "must be unix:/PATH"),
             ("metrics=x", "must be PORT or ADDR:PORT"),
             ("metrics=65536", "must be PORT or ADDR:PORT"),
             ("metrics=host:9110", "host is no address"),

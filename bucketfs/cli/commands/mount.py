@@ -22,7 +22,8 @@ from bucketfs.credentials import (
     StaticKeys,
     resolve,
 )
-from bucketfs.fuse import descriptor
+from bucketfs.errors import MountRefused
+from bucketfs.fuse import descriptor, handed
 from bucketfs.options import Options
 
 log = logging.getLogger("bucketfs.mount")
@@ -52,8 +53,10 @@ def run(argv: Sequence[str]) -> int:
 def mount(options: Options) -> int:
     """Check, mount and serve; in the background unless ``-f``. Raises Failure."""
     options = bucket.with_endpoint(with_absolute_paths(_with_rights(options)), os.environ)
-    handed = descriptor.handed_over(options.mountpoint)
-    inherited = [fd for fd in daemon.inherited_descriptors() if fd != handed]
+    open_before = daemon.inherited_descriptors()
+    options = _with_descriptor(options)
+    ours = descriptor.handed_over(options.mountpoint)
+    inherited = [fd for fd in open_before if fd != ours]
     try:
         logs.setup(options)
     except OSError as error:
@@ -101,6 +104,17 @@ def _with_rights(options: Options) -> Options:
         return options
     kept = [word for word in options.fuse_options if word not in compat.PRIVILEGED_WORDS]
     return replace(options, fuse_options=tuple(kept))
+
+
+def _with_descriptor(options: Options) -> Options:
+    """With the mount that `fuse_fd` brings in place of a mount point. Raises Failure."""
+    if options.fuse_fd is None:
+        return options
+    try:
+        number = handed.receive(options.fuse_fd)
+    except MountRefused as error:
+        raise Failure(ExitCode.MOUNTPOINT, error.why) from None
+    return replace(options, mountpoint=f"/dev/fd/{number}")
 
 
 def with_absolute_paths(options: Options) -> Options:

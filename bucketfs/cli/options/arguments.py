@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from bucketfs.cli.options import compat, rclone
-from bucketfs.options import ALL_BUCKETS, BY_NAME, IMMUTABLE, Options, Row
+from bucketfs.options import ALL_BUCKETS, BY_NAME, HANDED_OVER, IMMUTABLE, Options, Row
 from bucketfs.units import Commit, VersionOf
 
 
@@ -100,6 +100,8 @@ def tokenise(argv: Sequence[str]) -> Arguments:
             raise ParseError(f"{word}: unknown option; options are written -o name=value")
         else:
             found.positions.append(word)
+    if any(name.replace("-", "_") == "fuse_fd" for name, _ in found.options):
+        found.positions.append(HANDED_OVER)
     return found
 
 
@@ -164,6 +166,8 @@ def build(arguments: Arguments) -> Options:
     if "single" in arguments.flags:
         gathered.notes.append("-s: without effect; requests are served side by side")
     _check_together(bucket, values)
+    if values.get("fuse_fd") is not None and mountpoint != HANDED_OVER:
+        raise ParseError(f"fuse_fd stands for the mount point: leave {mountpoint} out")
     if values.get("immutable") or values.get("at") is not None:
         values = {**IMMUTABLE, **values}
     if values.get("at") is not None:
@@ -307,6 +311,8 @@ def _positions(positions: Sequence[str], named: str | None) -> tuple[str, str, s
     if len(positions) < 2:
         missing = "BUCKET and MOUNTPOINT" if not positions else "MOUNTPOINT"
         raise ParseError(f"{missing} missing; usage: bucketfs BUCKET[:/PREFIX] MOUNTPOINT [-o …]")
+    if len(positions) == 3 and positions[2] == HANDED_OVER:
+        raise ParseError(f"fuse_fd stands for the mount point: leave {positions[1]} out")
     if len(positions) > 2:
         raise ParseError(f"{positions[2]}: one argument too many; quote names with spaces")
     if not positions[1]:
