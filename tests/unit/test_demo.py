@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bucketfs.cli.demo.demo import conclusion
-from bucketfs.cli.demo.mounter import Mounter
+from bucketfs.cli.demo.demo_mounts import Mounter
 from bucketfs.cli.demo.narrator import Narrator
 from bucketfs.cli.demo.network import network
 from bucketfs.cli.failure import ExitCode

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bucketfs.cli.demo.mounter import Mounter, bucketfs
+from bucketfs.cli.demo.demo_mounts import Mounter, bucketfs
 from bucketfs.cli.demo.narrator import Narrator
 from bucketfs.cli.demo.network import network
 from bucketfs.cli.demo.scenes import RESULTS, Scenes

@@ -20,7 +20,7 @@ from typing import Any
 
 from bucketfs.cli.commands import top
 from bucketfs.cli.demo import tour
-from bucketfs.cli.demo.mounter import Mounter, bucketfs
+from bucketfs.cli.demo.demo_mounts import Mounter, bucketfs
 from bucketfs.cli.demo.narrator import Narrator
 from bucketfs.cli.demo.network import Network
 from bucketfs.cli.failure import ExitCode, Failure
