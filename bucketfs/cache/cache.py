@@ -8,6 +8,7 @@ Caches of several buckets may share one budget (`Pool`).
 
 Invariants: `held` is the disk space of all files; a pinned file is never evicted;
 at most one file per (key, ETag); a file that the journal counts on outlives the mount.
+What earlier mounts have left is in the index alone until it is asked for (`Left`).
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ import errno
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from bucketfs import clock
 from bucketfs.cache import budget, orphans
-from bucketfs.cache.extents import Extents, Seals
+from bucketfs.cache.extents import Extents
 from bucketfs.cache.index import Index, PageRow
 from bucketfs.cache.journal import Journal
+from bucketfs.cache.left import Left
 from bucketfs.cache.pages import CHUNK, PageFile, sync_directory
 from bucketfs.cache.places import INDEX, JOURNAL, UNSAVED, claim, claim_this
 from bucketfs.errors import FsError
@@ -113,21 +115,14 @@ class DiskCache:
         #: Page files of an earlier mount's pending files, pinned, until they are asked for.
         self._kept: dict[str, PageFile] = {}
         self._load()
-        self._earlier = frozenset(key for key, _ in self._files)
 
     def _load(self) -> None:
-        now = clock.monotonic()
         known, lost = set(), self.journal.lost
-        try:
-            orphans.keep(self._directory, self.journal)
-        except OSError as error:
-            raise FsError(
-                error.errno or errno.EIO,
-                f"cannot move files that wait to {self._directory / UNSAVED}: {error}",
-            ) from error
+        in_order = self.index.complete and not lost  # else each page file is looked at
+        if not in_order:
+            self._keep_waiting()
         for pending in self.journal.pending():
             known.add(pending.file)
-            self.index.drop_pages(pending.file)
             path = self._directory / pending.file
             if not pending.error and not path.exists():
                 # no checksum tells whether this is the name that was written
@@ -137,28 +132,41 @@ class DiskCache:
             kept.pins = 1
             self._kept[pending.file] = kept
             self._anonymous.add(kept)
-        for row in self.index.pages():
-            path, left = self._directory / row.file, _loaded(row)
-            if not left or not path.exists():
-                self.index.drop_pages(row.file)
-                continue
-            known.add(row.file)
-            file = PageFile(path, size=row.size, identity=(row.key, row.etag), left=left)
-            # ages before this mount began: negative, in the order of their last use
-            file.used = now - max(0.0, clock.wall_ns() / 1e9 - row.used)
-            self._files[row.key, row.etag] = file
-        for path in self._directory.glob("*.pages"):
-            if path.name in known:
-                continue
-            if lost:
-                aside = path.replace(orphans.unsaved(self._directory) / path.name)
-                log.error("%s may have bytes that no bucket has; see bucketfs recover", aside)
-            else:
-                path.unlink()
+        if not in_order:
+            self._sort_out(known, lost=lost)
+        self._left = Left(self._directory, self.index, self._files)
         if self.journal.lost:
             self.journal.made_good()
         self._pool.members.append(self)
         self._evict(0)
+
+    def _keep_waiting(self) -> None:
+        try:
+            orphans.keep(self._directory, self.journal)
+        except OSError as error:
+            raise FsError(
+                error.errno or errno.EIO,
+                f"cannot move files that wait to {self._directory / UNSAVED}: {error}",
+            ) from error
+
+    def _sort_out(self, waiting: set[str], *, lost: bool) -> None:
+        """The mount before did not end in order: look for page files that are in no list.
+
+        Args:
+            waiting: Names of those that the journal counts on.
+            lost: The journal may lack some.
+        """
+        self.index.drop_files(sorted(waiting))
+        known = self.index.files() | waiting
+        with os.scandir(self._directory) as entries:
+            unknown = [e.name for e in entries if e.name.endswith(".pages") and e.name not in known]
+        for name in unknown:
+            path = self._directory / name
+            if lost:
+                aside = path.replace(orphans.unsaved(self._directory) / name)
+                log.error("%s may have bytes that no bucket has; see bucketfs recover", aside)
+            else:
+                path.unlink()
 
     @property
     def directory(self) -> Path:
@@ -178,7 +186,8 @@ class DiskCache:
     @property
     def held(self) -> int:
         """Bytes in all page files."""
-        return sum(f.held for f in self._files.values()) + sum(f.held for f in self._anonymous)
+        used = sum(f.held for f in self._files.values()) + sum(f.held for f in self._anonymous)
+        return used + self._left.held
 
     def add_reclaimer(self, reclaimer: Reclaimer) -> None:
         """Register who can drop clean pages of files in use when nothing else is left to evict."""
@@ -186,7 +195,7 @@ class DiskCache:
 
     def open(self, key: str, etag: str, size: int) -> PageFile:
         """The page file of a version, new or found, pinned once more."""
-        file = self._files.get((key, etag))
+        file = self._find(key, etag)
         if file is None or file.size != size:
             file = PageFile(self._new_path(), size=size, identity=(key, etag))
             self._replace((key, etag), file)
@@ -196,22 +205,22 @@ class DiskCache:
 
     def cached(self, key: str, etag: str) -> int:
         """How many bytes of a version are here."""
-        file = self._files.get((key, etag))
+        file = self._find(key, etag)
         return sum(stop - start for start, stop in file.valid) if file is not None else 0
 
     def holds(self, key: str, etag: str, size: int, first: int | None = None) -> bool:
         """Whether all bytes of a version are here, or its `first` ones."""
-        file = self._files.get((key, etag))
+        file = self._find(key, etag)
         wanted = size if first is None else first
         return file is not None and file.size == size and file.valid.covers(0, wanted)
 
     def had(self, key: str) -> bool:
         """Whether an earlier mount has left bytes of some version of an object."""
-        return key in self._earlier
+        return self._left.had(key)
 
     def touch(self, key: str, etag: str) -> None:
         """A version is wanted: what was used longer ago leaves before it."""
-        file = self._files.get((key, etag))
+        file = self._find(key, etag)
         if file is not None:
             file.used = clock.monotonic()
 
@@ -230,6 +239,7 @@ class DiskCache:
         Returns:
             How many files went, and how many bytes.
         """
+        self._take(self._left.of(wanted))
         files = freed = 0
         for file in list(self.evictable()):
             if file.identity is not None and wanted(file.identity[0]):
@@ -283,7 +293,7 @@ class DiskCache:
 
     def _detach(self, file: PageFile) -> None:
         if file.identity is not None:
-            self.index.drop_pages(file.path.name)
+            self.index.drop_pages(file.path.name, *file.identity)
             del self._files[file.identity]
             file.identity = None
             self._anonymous.add(file)
@@ -321,7 +331,7 @@ class DiskCache:
 
         Keep its pages under the copy's name.
         """
-        file = self._files.get((key, etag))
+        file = self._find(key, etag)
         if file is not None and new_etag:
             self.label(file, new_key, new_etag, file.size)
             if not file.pins:
@@ -345,7 +355,8 @@ class DiskCache:
 
     def shrink(self, file: PageFile, start: int, stop: int) -> None:
         """Give up pages of a file that stays open; the index never tells of more than there is."""
-        self.index.drop_pages(file.path.name)
+        if file.identity is not None:
+            self.index.drop_pages(file.path.name, *file.identity)
         file.drop(start, stop)
         self._pool.short = max(0, self._pool.short - (stop - start))
 
@@ -393,7 +404,7 @@ class DiskCache:
             else:
                 file.unlink()
         self.journal.close()
-        self.index.close()
+        self.index.close(complete=promised == set())
         os.close(self._lock_fd)
 
     def _promised(self) -> set[str] | None:
@@ -409,19 +420,41 @@ class DiskCache:
     def _save(self, file: PageFile) -> None:
         if file.changed and file.identity is not None:
             key, etag = file.identity
-            self.index.put_pages(file.path.name, key, etag, file.size, file.dump())
+            self.index.put_pages(
+                PageRow(
+                    file.path.name,
+                    key,
+                    etag,
+                    file.size,
+                    file.dump(),
+                    clock.wall_ns() / 1e9,
+                    file.held,
+                )
+            )
             file.changed = False
 
     def _replace(self, identity: tuple[str, str], file: PageFile) -> None:
-        old = self._files.get(identity)
+        old = self._find(*identity)
         self._files[identity] = file
         if old is not None and old is not file:
-            self.index.drop_pages(old.path.name)
+            self.index.drop_pages(old.path.name, *identity)
             old.identity = None
             if old.pins:
                 self._anonymous.add(old)
             else:
                 old.unlink()
+
+    def _find(self, key: str, etag: str) -> PageFile | None:
+        file = self._files.get((key, etag))
+        if file is None and (file := self._left.find(key, etag)) is not None:
+            self._files[key, etag] = file
+        return file
+
+    def _take(self, left: Iterable[PageFile]) -> None:
+        """Page files of earlier mounts are to be used, or to be evicted, as all others."""
+        for file in left:
+            assert file.identity is not None
+            self._files[file.identity] = file
 
     def _new_path(self) -> Path:
         return self._directory / f"{secrets.token_hex(8)}.pages"
@@ -439,6 +472,8 @@ class DiskCache:
             return
         slack = pool.slack
         goal = needed + slack
+        for member in pool.members:
+            member.take_oldest(goal)
         by_name = {
             file.path.name: (member, file) for member in pool.members for file in member.evictable()
         }
@@ -455,8 +490,12 @@ class DiskCache:
         if disk.f_bavail * disk.f_frsize < wanted:
             raise FsError(errno.ENOSPC, f"no space left on the disk of the cache {self._directory}")
 
+    def take_oldest(self, wanted: int) -> None:
+        """Have the oldest files of earlier mounts among the evictable, up to so many bytes."""
+        self._take(self._left.oldest(wanted))
+
     def evictable(self) -> Iterator[PageFile]:
-        """Page files that nobody needs now."""
+        """Page files that nobody needs now; of earlier mounts, those that were taken."""
         return (file for file in self._files.values() if not file.pins)
 
     def reclaim(self, wanted: int) -> int:
@@ -473,16 +512,5 @@ class DiskCache:
         assert file.identity is not None
         assert not file.pins
         del self._files[file.identity]
-        self.index.drop_pages(file.path.name)
+        self.index.drop_pages(file.path.name, *file.identity)
         file.unlink()
-
-
-def _loaded(row: PageRow) -> Seals:
-    """The seals of a row; none, if they are none."""
-    try:
-        return Seals.load(row.seals)
-    except ValueError as error:
-        log.warning(
-            "the cached copy of %r is dropped, its checksums cannot be read: %s", row.key, error
-        )
-        return Seals()

@@ -160,6 +160,7 @@ class Operations(pyfuse3.Operations):
         """Give lookups back; cannot fail and is not answered."""
         for ino, lookups in inode_list:
             self._table.forget(ino, lookups)
+        self._tree.pruner.given_back()
 
     @guarded()
     async def mkdir(

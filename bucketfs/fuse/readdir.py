@@ -1,12 +1,16 @@
-"""Reading a directory: a snapshot of its names, handed to the kernel piece by piece."""
+"""Reading a directory: its names, handed to the kernel piece by piece."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import pyfuse3
 
 from bucketfs import clock
 from bucketfs.fuse.encode import Encoder
 from bucketfs.tree.core.inode import NEVER, Directory
+from bucketfs.tree.lookup.reading import Reading
 from bucketfs.tree.tree import Tree
 
 #: Entries looked up together; Linux 6.18 takes 800 at a time, older kernels 25.
@@ -16,11 +20,26 @@ PIECE = 200
 FIRST = 32
 
 
+class _Answer(NamedTuple):
+    """A piece of the answer to one request.
+
+    Attributes:
+        taken: How many positions the kernel took.
+        told: It was told of an entry.
+        complete: All attributes are known.
+    """
+
+    taken: int
+    told: bool
+    complete: bool
+
+
 class OpenDirectory:
     """One open directory.
 
     Positions are stable while it is read: 0 and 1 are "." and "..", then the names as they were
-    when reading began at the start. A name removed meanwhile is left out, its position stays.
+    when reading began at the start, or, of a long listing, as its pages come. A name removed
+    meanwhile is left out, its position stays.
     """
 
     def __init__(self, tree: Tree, encoder: Encoder, directory: Directory, asker: int) -> None:
@@ -28,7 +47,7 @@ class OpenDirectory:
         self._asker = asker
         self._tree = tree
         self._encode = encoder
-        self._names: list[str] | None = None
+        self._reading: Reading | None = None
         #: Entries looked up together: as many as the kernel took the last time, and one more.
         self._piece = FIRST
         #: Monotonic time at which the names before the next ones left.
@@ -38,55 +57,67 @@ class OpenDirectory:
     def close(self) -> None:
         """Nobody reads it any more."""
         self.directory.readers -= 1
+        if self._reading is not None:
+            self._reading.close()
 
     async def read(self, start: int, token: pyfuse3.ReaddirToken) -> None:
         """Reply with entries from position `start` on, as many as fit.
 
         Raises:
             StoreError: The directory could not be listed.
+            FsError: ESTALE, it was removed meanwhile.
         """
-        if start == 0 or self._names is None:
-            await self._tree.subtree.ensure(self.directory)
-            self._names = sorted(self.directory.children)
-            self._replied, self._piece = NEVER, FIRST
+        reading = await self._at(start)
         for position in range(start, 2):
             if not self._dot(position, token):
                 return
         position = begin = max(start, 2)
         since = self._replied
-        while position < len(self._names) + 2:
-            looks = await self._tree.prefetcher.reads(
-                self.directory, self._next(position), self._asker, since
-            )
-            taken, complete = self._reply(position, token, asks=looks)
+        told = False  # an answer without entries would be the end of the directory
+        while True:
+            if not told:
+                await reading.behind(position - 2)
+            names = reading.names[position - 2 : position - 2 + self._piece]
+            if not names:
+                return
+            looks = await self._tree.prefetcher.reads(self.directory, names, self._asker, since)
+            answer = self._reply(names, position, token, asks=looks)
             self._replied = clock.monotonic()
-            position += taken
-            if taken < self._piece:
+            position += answer.taken
+            told |= answer.told
+            if answer.taken < self._piece:
                 self._piece = min(PIECE, position - begin + 1)
+                if told or answer.taken < len(names):
+                    return
+            else:
+                self._piece = PIECE
+            if since == NEVER and told and not (looks or answer.complete):
                 return
-            self._piece = PIECE
-            if since == NEVER and not (looks or complete):
-                return
 
-    def _next(self, start: int) -> list[str]:
-        assert self._names is not None
-        return self._names[start - 2 : start - 2 + self._piece]
+    async def _at(self, start: int) -> Reading:
+        if start == 0 or self._reading is None:
+            if self._reading is not None:
+                self._reading.close()
+            self._reading = await self._tree.subtree.read(self.directory)
+            self._replied, self._piece = NEVER, FIRST
+        return self._reading
 
-    def _reply(self, start: int, token: pyfuse3.ReaddirToken, *, asks: bool) -> tuple[int, bool]:
-        """Reply with some entries from a position on.
-
-        Returns how many positions the kernel took, and whether all attributes are known.
+    def _reply(
+        self, names: Sequence[str], start: int, token: pyfuse3.ReaddirToken, *, asks: bool
+    ) -> _Answer:
+        """Reply with some entries.
 
         Args:
-            start: The position.
+            names: Theirs.
+            start: Position of the first.
             token: As pyfuse3 has it.
             asks: Of the first one tell the name alone: whether the kernel then asks for it says
                 whether the program still looks.
         """
         children = self.directory.children
-        names = self._next(start)
         there = [child for name in names if (child := children.get(name)) is not None]
         posix = dict(zip(there, self._tree.glances(there), strict=True))
+        told = False
         for taken, name in enumerate(names):
             child = children.get(name)
             if child is None:
@@ -94,9 +125,10 @@ class OpenDirectory:
             known = None if asks and not taken else posix[child]
             entry = self._encode.glanced(child, known)
             if not pyfuse3.readdir_reply(token, name.encode(), entry, start + taken + 1):
-                return taken, True
+                return _Answer(taken, told=told, complete=True)
             self._tree.state.table.count(child)
-        return len(names), None not in posix.values()
+            told = True
+        return _Answer(len(names), told=told, complete=None not in posix.values())
 
     def _dot(self, position: int, token: pyfuse3.ReaddirToken) -> bool:
         directory = self.directory

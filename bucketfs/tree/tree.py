@@ -22,6 +22,7 @@ from bucketfs.tree.lookup.first_bytes import Guess
 from bucketfs.tree.lookup.follow import Follower
 from bucketfs.tree.lookup.forget import Refresher
 from bucketfs.tree.lookup.lister import Lister
+from bucketfs.tree.lookup.prune import Pruner
 from bucketfs.tree.namespace.caching import Caching
 from bucketfs.tree.namespace.entries import Entries
 from bucketfs.tree.namespace.object_xattrs import ObjectXattrs
@@ -47,7 +48,7 @@ class Tree:
 
     Attributes:
         state: Inodes, keys and configuration.
-        finder, lister, refresher, follower, subtree, prefetcher, locks, attributes, behind,
+        finder, pruner, lister, refresher, follower, subtree, prefetcher, locks, attributes, behind,
         changer, entries, markers, renamer, removals, opener, outstanding, drain, promises, later,
         saver, objects, caching, object_xattrs, replay: See their modules.
     """
@@ -64,7 +65,8 @@ class Tree:
         self.state = TreeState(
             files, config, watcher or Nobody(), lambda inode: Outlet(self.saver, inode), root
         )
-        self.lister = Lister(self.state)
+        self.pruner = Pruner(self.state)
+        self.lister = Lister(self.state, self.pruner)
         self.attributes = Attributes(
             self.state,
             on_look=lambda inode, asker: self.prefetcher.looked_at(inode, asker),  # noqa: PLW0108 - made below

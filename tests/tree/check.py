@@ -228,6 +228,7 @@ def _pages(tree: Tree) -> Iterator[str]:
         if abs(pages.held - _disk(pages)) > SLACK:
             yield f"{name}: holds {_disk(pages)} bytes of disk, not {pages.held}"
     known = {pages.path for pages in (*named, *nameless)}
+    known |= {cache.directory / name for name in cache.index.files()}
     if left := set(cache.directory.glob("*.pages")) - known:
         yield f"page files that nobody knows: {[path.name for path in left]}"
 

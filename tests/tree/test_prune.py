@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from pathlib import Path
 
 import pytest
 import trio
 
+from bucketfs import clock
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.lookup import prune
-from tests.tree.builder import Bucket, Mount, planted
+from tests.tree.builder import TTL, Bucket, Mount, planted
 
 pytestmark = pytest.mark.mock_clock
 
@@ -70,3 +73,59 @@ async def test_the_count_is_right_after_all_sorts_of_changes(
         mount.expire()
         await mount.names()
         assert mount.tree.state.entries == counted(mount.root)
+
+
+async def test_what_the_kernel_gives_back_goes_when_it_is_trusted_no_more(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prune, "MANY_GIVEN_BACK", 400)
+    for number in range(500):
+        bucket.poke(f"d/{number:03}", bytes(5000))
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names("d")
+        directory = await mount.directory("d")
+        table, pruner = mount.tree.state.table, mount.tree.pruner
+        held = list(directory.children.values())[:10]
+        for child in directory.children.values():
+            table.count(child)
+        await trio.sleep(TTL / 2)
+        for child in [c for c in directory.children.values() if c not in held]:
+            table.forget(child.ino, 1)
+            pruner.given_back()
+        await trio.sleep(TTL / 3)
+        assert len(directory.children) == 500, "a listing is trusted so long"
+        looked_up = await mount.find("d/400")
+        looked_up.checked = clock.monotonic()
+        await trio.sleep(TTL * 2 / 3 + 1)
+        assert list(directory.children.values()) == [*held, looked_up]
+        assert mount.tree.state.entries == counted(mount.root)
+        assert len(await mount.names("d")) == 500
+        assert directory.children["005"] is held[5]
+
+
+async def test_entries_that_went_leave_no_memory_behind(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prune, "MANY_GIVEN_BACK", 5_000)
+    for number in range(5_000):
+        bucket.poke(f"d/{number:04}", b"")
+    async with planted(bucket, tmp_path) as mount:
+        directory = await mount.directory("d")
+        gc.collect()
+        tracemalloc.start()
+        try:
+            await mount.names("d")
+            for child in directory.children.values():
+                mount.tree.state.table.count(child)
+            held, _ = tracemalloc.get_traced_memory()
+            for child in list(directory.children.values()):
+                mount.tree.state.table.forget(child.ino, 1)
+            del child
+            mount.tree.pruner.given_back()
+            await trio.sleep(2 * TTL)
+            gc.collect()
+            left, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert not directory.children
+        assert left < held / 20

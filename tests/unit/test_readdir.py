@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bucketfs.fuse.readdir import PIECE, OpenDirectory
 from bucketfs.tree.core.inode import Directory, Inode
+from bucketfs.tree.lookup.reading import Reading
 
 
 class Kernel:
@@ -31,8 +32,10 @@ class Kernel:
         return True
 
 
-async def nothing(*_: object) -> None:
-    pass
+async def read(directory: Directory) -> Reading:
+    reading = Reading()
+    reading.finish(directory.children)
+    return reading
 
 
 def tree_of(looks: list[int], *, only_looks: bool) -> Any:
@@ -45,7 +48,7 @@ def tree_of(looks: list[int], *, only_looks: bool) -> Any:
 
     return SimpleNamespace(
         glances=glances,
-        subtree=SimpleNamespace(ensure=nothing),
+        subtree=SimpleNamespace(read=read),
         prefetcher=SimpleNamespace(reads=reads),
         state=SimpleNamespace(table=SimpleNamespace(count=lambda _: None)),
     )

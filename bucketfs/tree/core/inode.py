@@ -331,6 +331,9 @@ class InodeTable:
 
     Args:
         root: Number of the root; all others are above it.
+
+    Attributes:
+        given_back: How many inodes the kernel has forgotten since `compact`.
     """
 
     def __init__(self, root: int = ROOT_INO) -> None:
@@ -338,6 +341,7 @@ class InodeTable:
         self._last = root + (secrets.randbits(22) << 9)
         self.root = Directory(root, None, "")
         self._known: dict[int, Inode] = {root: self.root}
+        self.given_back = 0
 
     def new_number(self) -> int:
         """A number that no inode has had."""
@@ -380,6 +384,12 @@ class InodeTable:
         if inode.lookups <= 0 and inode is not self.root:
             inode.lookups = 0
             del self._known[ino]
+            self.given_back += 1
+
+    def compact(self) -> None:
+        """Give back the room of those that were forgotten: a dict does not shrink by itself."""
+        self._known = dict(self._known)
+        self.given_back = 0
 
 
 def is_below(inode: Inode, directory: Directory) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from bucketfs import clock
 from bucketfs.store.base import ListPage, ObjectInfo
 from bucketfs.store.long_listing import Repeats, read_pages
@@ -10,6 +13,7 @@ from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.merge import Merge, Picture, sort
 from bucketfs.tree.lookup.prune import Pruner
+from bucketfs.tree.lookup.reading import Reading
 
 #: Cold lookups in one directory after which it is listed instead: a LIST page costs as much as
 #: twelve HEADs, and whoever looks up four names one after the other will look up more.
@@ -25,10 +29,12 @@ FULL_PAGE = 1000
 class Lister:
     """Keeps directories listed."""
 
-    def __init__(self, state: TreeState) -> None:
+    def __init__(self, state: TreeState, pruner: Pruner) -> None:
         self._state = state
         self._store = state.files.store
-        self._pruner = Pruner(state)
+        self._pruner = pruner
+        #: Who is told of names while a listing is under way.
+        self._readings: dict[Directory, list[Reading]] = {}
 
     async def ensure(
         self, directory: Directory, *, pages: int | None = None, anew: bool = False
@@ -61,6 +67,18 @@ class Lister:
             finally:
                 directory.loading = None
         return True
+
+    @contextmanager
+    def telling(self, directory: Directory, reading: Reading) -> Iterator[None]:
+        """Have a reading told of what listings of a directory show while the block lasts."""
+        readings = self._readings.setdefault(directory, [])
+        readings.append(reading)
+        try:
+            yield
+        finally:
+            readings.remove(reading)
+            if not readings:
+                del self._readings[directory]
 
     async def objects_below(self, prefix: str) -> list[ObjectInfo]:
         """Every object whose key begins with `prefix`, hidden ones too, removed ones not."""
@@ -102,6 +120,10 @@ class Lister:
                     sort(picture, prefix, page)
                     merge.add(picture)
                     self._pruner.check()
+                    if readings := self._readings.get(directory):
+                        merge.confirm(picture)
+                        for reading in readings:
+                            reading.show({*picture.files, *picture.directories})
 
             complete = await read_pages(self._store, prefix, take, most=most)
             if not complete:

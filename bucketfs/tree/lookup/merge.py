@@ -124,6 +124,19 @@ class Merge:
                 self._merge_file(child, info)
         self._present.update(picture.files, picture.directories)
 
+    def confirm(self, picture: Picture) -> None:
+        """What was added last is told before the listing is complete: it needs no question then.
+
+        Only that of which nothing was known but what listings show: `checked` stands for more.
+        """
+        directory, began = self._directory, self._began
+        if self._state.freshness.is_outdated(directory, began):
+            return
+        for name in (*picture.files, *picture.directories):
+            child = directory.children.get(name)
+            if child is not None and child.posix is None and name not in self._doubtful:
+                child.checked = max(child.checked, began)
+
     def _leave_out(self, picture: Picture) -> None:
         """Do not show what the bucket has under the name that is ours; the log says so once."""
         name = self._state.config.own_name
@@ -192,6 +205,8 @@ class Merge:
         if not isinstance(child, Directory):
             if child is not None and child.open_state is not None:
                 return
+            if child is not None and child.lookups:  # a page before has shown a file
+                self._state.watcher.moved(self._directory, name)
             self._state.appears(self._directory, name)
             child = self._state.new_directory(self._directory, name)
         if markers:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 from cachetools import LRUCache
@@ -25,6 +26,7 @@ from bucketfs.tree.core.inode import NEVER, Directory
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.lister import LOOKUP_PAGES, Lister
 from bucketfs.tree.lookup.merge import Picture, sort
+from bucketfs.tree.lookup.reading import Reading
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +107,37 @@ class Subtree:
         if directory.parent is not None:
             self._foresight[directory.parent] = True
         await self._ensure(directory, ahead=PAGES)
+
+    async def read(self, directory: Directory) -> Reading:
+        """As `ensure`, for who hands its names on: those that it has shown, if it takes long.
+
+        Raises:
+            StoreError: The directory could not be listed.
+            FsError: ESTALE, it was removed meanwhile.
+        """
+        reading = Reading()
+        if self._state.freshness.is_current(directory):
+            await self.ensure(directory)
+            reading.finish(directory.children)
+            return reading
+        self._background.start(
+            partial(self._list_for, directory, reading), "list a directory", failed=reading.fail
+        )
+        try:
+            await reading.first()
+        except BaseException:
+            reading.close()
+            raise
+        return reading
+
+    async def _list_for(self, directory: Directory, reading: Reading) -> None:
+        with reading.scope, self._lister.telling(directory, reading):
+            try:
+                await self.ensure(directory)
+            except (StoreError, FsError) as error:
+                reading.fail(error)
+            else:
+                reading.finish(directory.children)
 
     async def looked_at(self, directory: Directory) -> None:
         """Somebody looks at a directory right after reading one beside it: it is read next.
