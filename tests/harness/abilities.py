@@ -235,7 +235,30 @@ def _keeps_tags(bucket: Witness) -> bool:
     tag = {"Key": "a", "Value": "b"}
     bucket.client.put_object_tagging(Bucket=bucket.name, Key="k", Tagging={"TagSet": [tag]})
     answer = bucket.client.get_object_tagging(Bucket=bucket.name, Key="k")
+    # some take the tags for the object
+    return bool(answer["TagSet"] == [tag]) and bucket.get("k") == b"x"
+
+
+def _keeps_tags_of_markers(bucket: Witness) -> bool:
+    bucket.put("d/")
+    tag = {"Key": "a", "Value": "b"}
+    bucket.client.put_object_tagging(Bucket=bucket.name, Key="d/", Tagging={"TagSet": [tag]})
+    answer = bucket.client.get_object_tagging(Bucket=bucket.name, Key="d/")
     return bool(answer["TagSet"] == [tag])
+
+
+def _lists_versions_of_others(bucket: Witness) -> bool:
+    bucket.put(".versions/k", b"x")
+    return bucket.keys() == [".versions/k"]
+
+
+def _refuses_gone_buckets(bucket: Witness) -> bool:
+    bucket.client.delete_bucket(Bucket=bucket.name)
+    try:
+        bucket.put("k", b"x")
+    except ClientError:
+        return True
+    return False
 
 
 def _has_plain_keys(bucket: Witness) -> bool:
@@ -327,6 +350,9 @@ _ABILITIES: dict[str, tuple[Callable[[Witness], bool], str]] = {
     "md5": (_compares_md5, "ends an upload with the first part whose MD5 is wrong"),
     "archive": (_has_an_archive, "reads what is archived"),
     "tags": (_keeps_tags, "keeps no tags"),
+    "marker_tags": (_keeps_tags_of_markers, "keeps no tags of directories"),
+    "dot_versions": (_lists_versions_of_others, "hides what is below a name in .versions"),
+    "gone_buckets": (_refuses_gone_buckets, "makes a bucket for what is put into none"),
     "plain_keys": (_has_plain_keys, "has colons in its keys, which lines of keys cannot have"),
     "versions": (_versions, "keeps no versions"),
 }

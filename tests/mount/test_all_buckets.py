@@ -128,6 +128,7 @@ class TestBuckets:
         assert os.listdir(path) == ["new"]
         assert not (path / "d").exists()
 
+    @pytest.mark.needs("gone_buckets")
     def test_writing_into_one_that_is_gone_is_an_error(
         self, mount: Mounts, bucket: Witness, second: Witness
     ) -> None:
@@ -371,6 +372,7 @@ class TestPromises:
         for witness in (bucket, second):
             assert witness.keys() == ["f0", "f1", "f2"]
 
+    @pytest.mark.needs("gone_buckets")
     def test_one_bucket_is_gone_meanwhile(
         self, mount: Mounts, bucket: Witness, second: Witness, counted: Proxy
     ) -> None:
