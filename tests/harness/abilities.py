@@ -261,6 +261,15 @@ def _refuses_gone_buckets(bucket: Witness) -> bool:
     return False
 
 
+def _knows_own_buckets(bucket: Witness) -> bool:
+    """us-east-1 says that all is well, other regions that it is yours."""
+    try:
+        bucket.client.create_bucket(Bucket=bucket.name)
+    except ClientError as exc:
+        return bool(exc.response["Error"]["Code"] == "BucketAlreadyOwnedByYou")
+    return True
+
+
 def _has_plain_keys(bucket: Witness) -> bool:
     return ":" not in bucket.endpoint.access_key
 
@@ -353,6 +362,7 @@ _ABILITIES: dict[str, tuple[Callable[[Witness], bool], str]] = {
     "marker_tags": (_keeps_tags_of_markers, "keeps no tags of directories"),
     "dot_versions": (_lists_versions_of_others, "hides what is below a name in .versions"),
     "gone_buckets": (_refuses_gone_buckets, "makes a bucket for what is put into none"),
+    "own_buckets": (_knows_own_buckets, "says of one's own buckets that others have them"),
     "plain_keys": (_has_plain_keys, "has colons in its keys, which lines of keys cannot have"),
     "versions": (_versions, "keeps no versions"),
 }

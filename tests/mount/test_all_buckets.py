@@ -211,6 +211,7 @@ class TestBuckets:
         with counted.fault("CreateBucket", status=409, code="BucketAlreadyExists"):
             fails(errno.EEXIST, (mounted.path / name).mkdir)
 
+    @pytest.mark.needs("own_buckets")
     def test_lost_answers(self, mount: Mounts, bucket: Witness, counted: Proxy) -> None:
         path = entire(mount, bucket, url=counted.url).path
         name = f"{bucket.name}-lost"
@@ -414,6 +415,7 @@ class TestPromises:
 
 
 class TestCommands:
+    @pytest.mark.needs("versions")
     def test_tell_of_all_buckets(
         self, mount: Mounts, bucket: Witness, second: Witness, counted: Proxy
     ) -> None:

@@ -167,6 +167,7 @@ def test_keys_that_cannot_be_names_are_hidden(foreign: Folder, module_bucket: Wi
     assert (foreign / "seen").read_bytes() == b"seen"
 
 
+@pytest.mark.needs("any_key")
 def test_a_directory_of_hidden_keys_is_not_empty(foreign: Folder, module_bucket: Witness) -> None:
     module_bucket.put(foreign.prefix + "a/")
     module_bucket.put(foreign.prefix + "a//b", b"hidden")

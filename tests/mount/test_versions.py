@@ -22,6 +22,8 @@ from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
+pytestmark = pytest.mark.needs("versions")
+
 OLD = "2020-01-01T00:00:00Z"
 LISTING = "ListObjectVersions"
 
