@@ -78,6 +78,12 @@ def _keeps_metadata_of_markers(bucket: Witness) -> bool:
     return bucket.metadata("d/") == {"mode": "a"} and not bucket.exists("d")
 
 
+def _tells_of_no_directory(bucket: Witness) -> bool:
+    bucket.put("d/k", b"x")
+    bucket.head("d")
+    return True
+
+
 def _lists_markers(bucket: Witness) -> bool:
     bucket.put("d/")
     return bucket.keys() == bucket.keys("d/") == ["d/"]
@@ -289,6 +295,13 @@ def _complete(bucket: Witness, upload: dict[str, str]) -> None:
     bucket.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
 
 
+def _lists_no_parts(bucket: Witness) -> bool:
+    upload = _begin(bucket, b"part")
+    listed = bucket.keys()
+    bucket.client.abort_multipart_upload(**upload)
+    return listed == []
+
+
 def _refuses_small_parts(bucket: Witness) -> bool:
     upload = _begin(bucket, b"small", b"small")
     try:
@@ -335,6 +348,7 @@ _ABILITIES: dict[str, tuple[Callable[[Witness], bool], str]] = {
     "metadata": (_keeps_metadata, "keeps no user metadata"),
     "marker_metadata": (_keeps_metadata_of_markers, "keeps no metadata of directories"),
     "kept_markers": (_keeps_markers, "finds d where d/ is asked for, or the other way round"),
+    "directories": (_tells_of_no_directory, "fails where the name of a directory is asked for"),
     "markers": (_lists_markers, "does not list a marker under its own key"),
     "no_directories": (_has_no_directories, "has directories, which stay when they are empty"),
     "order": (_lists_in_order, "lists in another order than that of the keys"),
@@ -355,6 +369,7 @@ _ABILITIES: dict[str, tuple[Callable[[Witness], bool], str]] = {
     "one_winner": (lambda b: _lets_one_win(b, marker=""), "lets many of one key's makers win"),
     "one_marker": (lambda b: _lets_one_win(b, marker="/"), "lets many make one directory"),
     "copied_parts": (_copies_parts, "copies no parts"),
+    "hidden_parts": (_lists_no_parts, "lists the parts of unfinished uploads"),
     "part_limit": (_refuses_small_parts, "takes parts of less than 5 MiB"),
     "md5": (_compares_md5, "ends an upload with the first part whose MD5 is wrong"),
     "archive": (_has_an_archive, "reads what is archived"),

@@ -38,7 +38,13 @@ def short(name: str) -> str:
 CONTROL = ["newline\nin it", "bell\x07", "escape\x1b[0m", "\x01", "del\x7f"]
 
 
-@pytest.mark.parametrize("name", NAMES, ids=short)
+def needs(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.needs("full_names")] if len(name.encode()) == 255 else []
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, id=short(name), marks=needs(name)) for name in NAMES]
+)
 def test_a_file_of_any_name(folder: Folder, module_bucket: Witness, name: str) -> None:
     path = folder / name
     path.write_bytes(b"content")
