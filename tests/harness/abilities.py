@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import crc32c
 from botocore.auth import S3SigV4Auth
@@ -276,6 +277,15 @@ def _knows_own_buckets(bucket: Witness) -> bool:
     return True
 
 
+def _tells_of_unknown_keys(bucket: Witness) -> bool:
+    stranger = replace(bucket.endpoint, secret_key="wrong" * 8)
+    try:
+        stranger.client().list_objects_v2(Bucket=bucket.name)
+    except ClientError as exc:
+        return bool(exc.response["Error"]["Code"] != "AccessDenied")
+    return True
+
+
 def _has_plain_keys(bucket: Witness) -> bool:
     return ":" not in bucket.endpoint.access_key
 
@@ -378,6 +388,7 @@ _ABILITIES: dict[str, tuple[Callable[[Witness], bool], str]] = {
     "dot_versions": (_lists_versions_of_others, "hides what is below a name in .versions"),
     "gone_buckets": (_refuses_gone_buckets, "makes a bucket for what is put into none"),
     "own_buckets": (_knows_own_buckets, "says of one's own buckets that others have them"),
+    "told_keys": (_tells_of_unknown_keys, "says AccessDenied where keys are wrong"),
     "plain_keys": (_has_plain_keys, "has colons in its keys, which lines of keys cannot have"),
     "versions": (_versions, "keeps no versions"),
 }
