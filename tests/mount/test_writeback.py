@@ -79,11 +79,14 @@ def test_a_name_is_others_after_a_conflict_in_the_background(
         assert (path / "f").read_bytes() == ours
         bucket.put("f", theirs)
 
-    def found() -> list[str]:
-        return bucket.keys("f")  # no probe
+    names: list[str] = []
 
-    until(lambda: len(found()) == 2, "ours is beside theirs")
-    name, beside = found()
+    def both() -> bool:
+        names[:] = bucket.keys("f")  # no probe
+        return len(names) == 2
+
+    until(both, "ours is beside theirs")
+    name, beside = names
     assert (name, beside.partition(".conflict-")[0]) == ("f", "f")
     until(lambda: (path / "f").read_bytes() == theirs, "the name is theirs")
     assert (path / beside).read_bytes() == ours
