@@ -157,6 +157,12 @@ def _turn(item: pytest.Item) -> int:
     return ORDER.index(folder) if folder in ORDER else len(ORDER)
 
 
+def _mounts_endpoint(item: pytest.Item) -> bool:
+    """Whether a test mounts a bucket of the endpoint."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return params.get("folder") == "mount" or "need_fuse" in getattr(item, "fixturenames", ())
+
+
 def _asks_endpoint(item: pytest.Item) -> bool:
     """Whether a test needs the fixture `endpoint`, for `subject` and `folder` in this very case."""
     params = item.callspec.params if hasattr(item, "callspec") else {}
@@ -199,6 +205,8 @@ def abilities(endpoint: Endpoint) -> Abilities:
 def able(request: pytest.FixtureRequest) -> None:
     """Skips what the endpoint cannot do, with the reason."""
     needed = [name for marker in request.node.iter_markers("needs") for name in marker.args]
+    if _mounts_endpoint(request.node):
+        needed.insert(0, "directories")  # each lookup asks
     if needed and _asks_endpoint(request.node):
         found: Abilities = request.getfixturevalue("abilities")
         for name in needed:

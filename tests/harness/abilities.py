@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import crc32c
 from botocore.auth import S3SigV4Auth
@@ -76,6 +77,12 @@ def _keeps_markers(bucket: Witness) -> bool:
 def _keeps_metadata_of_markers(bucket: Witness) -> bool:
     bucket.put("d/", b"", mode="a")
     return bucket.metadata("d/") == {"mode": "a"} and not bucket.exists("d")
+
+
+def _tells_of_no_directory(bucket: Witness) -> bool:
+    bucket.put("d/k", b"x")
+    bucket.head("d")
+    return True
 
 
 def _lists_markers(bucket: Witness) -> bool:
@@ -235,7 +242,48 @@ def _keeps_tags(bucket: Witness) -> bool:
     tag = {"Key": "a", "Value": "b"}
     bucket.client.put_object_tagging(Bucket=bucket.name, Key="k", Tagging={"TagSet": [tag]})
     answer = bucket.client.get_object_tagging(Bucket=bucket.name, Key="k")
+    # some take the tags for the object
+    return bool(answer["TagSet"] == [tag]) and bucket.get("k") == b"x"
+
+
+def _keeps_tags_of_markers(bucket: Witness) -> bool:
+    bucket.put("d/")
+    tag = {"Key": "a", "Value": "b"}
+    bucket.client.put_object_tagging(Bucket=bucket.name, Key="d/", Tagging={"TagSet": [tag]})
+    answer = bucket.client.get_object_tagging(Bucket=bucket.name, Key="d/")
     return bool(answer["TagSet"] == [tag])
+
+
+def _lists_versions_of_others(bucket: Witness) -> bool:
+    bucket.put(".versions/k", b"x")
+    return bucket.keys() == [".versions/k"]
+
+
+def _refuses_gone_buckets(bucket: Witness) -> bool:
+    bucket.client.delete_bucket(Bucket=bucket.name)
+    try:
+        bucket.put("k", b"x")
+    except ClientError:
+        return True
+    return False
+
+
+def _knows_own_buckets(bucket: Witness) -> bool:
+    """us-east-1 says that all is well, other regions that it is yours."""
+    try:
+        bucket.client.create_bucket(Bucket=bucket.name)
+    except ClientError as exc:
+        return bool(exc.response["Error"]["Code"] == "BucketAlreadyOwnedByYou")
+    return True
+
+
+def _tells_of_unknown_keys(bucket: Witness) -> bool:
+    stranger = replace(bucket.endpoint, secret_key="wrong" * 8)
+    try:
+        stranger.client().list_objects_v2(Bucket=bucket.name)
+    except ClientError as exc:
+        return bool(exc.response["Error"]["Code"] != "AccessDenied")
+    return True
 
 
 def _has_plain_keys(bucket: Witness) -> bool:
@@ -255,6 +303,13 @@ def _complete(bucket: Witness, upload: dict[str, str]) -> None:
     listed = bucket.client.list_parts(**upload)["Parts"]
     parts = [{"PartNumber": one["PartNumber"], "ETag": one["ETag"]} for one in listed]
     bucket.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+
+
+def _lists_no_parts(bucket: Witness) -> bool:
+    upload = _begin(bucket, b"part")
+    listed = bucket.keys()
+    bucket.client.abort_multipart_upload(**upload)
+    return listed == []
 
 
 def _refuses_small_parts(bucket: Witness) -> bool:
@@ -303,6 +358,7 @@ _ABILITIES: dict[str, tuple[Callable[[Witness], bool], str]] = {
     "metadata": (_keeps_metadata, "keeps no user metadata"),
     "marker_metadata": (_keeps_metadata_of_markers, "keeps no metadata of directories"),
     "kept_markers": (_keeps_markers, "finds d where d/ is asked for, or the other way round"),
+    "directories": (_tells_of_no_directory, "fails where the name of a directory is asked for"),
     "markers": (_lists_markers, "does not list a marker under its own key"),
     "no_directories": (_has_no_directories, "has directories, which stay when they are empty"),
     "order": (_lists_in_order, "lists in another order than that of the keys"),
@@ -323,10 +379,16 @@ _ABILITIES: dict[str, tuple[Callable[[Witness], bool], str]] = {
     "one_winner": (lambda b: _lets_one_win(b, marker=""), "lets many of one key's makers win"),
     "one_marker": (lambda b: _lets_one_win(b, marker="/"), "lets many make one directory"),
     "copied_parts": (_copies_parts, "copies no parts"),
+    "hidden_parts": (_lists_no_parts, "lists the parts of unfinished uploads"),
     "part_limit": (_refuses_small_parts, "takes parts of less than 5 MiB"),
     "md5": (_compares_md5, "ends an upload with the first part whose MD5 is wrong"),
     "archive": (_has_an_archive, "reads what is archived"),
     "tags": (_keeps_tags, "keeps no tags"),
+    "marker_tags": (_keeps_tags_of_markers, "keeps no tags of directories"),
+    "dot_versions": (_lists_versions_of_others, "hides what is below a name in .versions"),
+    "gone_buckets": (_refuses_gone_buckets, "makes a bucket for what is put into none"),
+    "own_buckets": (_knows_own_buckets, "says of one's own buckets that others have them"),
+    "told_keys": (_tells_of_unknown_keys, "says AccessDenied where keys are wrong"),
     "plain_keys": (_has_plain_keys, "has colons in its keys, which lines of keys cannot have"),
     "versions": (_versions, "keeps no versions"),
 }

@@ -43,7 +43,7 @@ def listed_headers(proxy: Proxy, client: Any, bucket: str) -> Iterator[Fault]:
     def stored(key: str) -> str:
         head = client.head_object(Bucket=bucket, Key=key)
         said = {f"X-Amz-Meta-{name.title()}": value for name, value in head["Metadata"].items()}
-        said["content-type"] = head["ContentType"]
+        said["content-type"] = head.get("ContentType", "binary/octet-stream")
         for name in ("CacheControl", "ContentEncoding"):
             if name in head:
                 said[re.sub("(?<=[a-z])(?=[A-Z])", "-", name)] = head[name]

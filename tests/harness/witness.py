@@ -96,7 +96,12 @@ class Witness:
 
     def uploads(self) -> list[str]:
         """Keys of unfinished multipart uploads."""
-        answer = self.client.list_multipart_uploads(Bucket=self.name)
+        try:
+            answer = self.client.list_multipart_uploads(Bucket=self.name)
+        except ClientError as exc:
+            if exc.response["Error"]["Code"] != "NoSuchUpload":
+                raise
+            return []  # rclone's way to say that there are none
         return [item["Key"] for item in answer.get("Uploads", [])]
 
     def multipart(self, key: str, parts: Iterable[bytes], **metadata: str) -> None:

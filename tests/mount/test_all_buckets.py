@@ -128,6 +128,7 @@ class TestBuckets:
         assert os.listdir(path) == ["new"]
         assert not (path / "d").exists()
 
+    @pytest.mark.needs("gone_buckets")
     def test_writing_into_one_that_is_gone_is_an_error(
         self, mount: Mounts, bucket: Witness, second: Witness
     ) -> None:
@@ -210,6 +211,7 @@ class TestBuckets:
         with counted.fault("CreateBucket", status=409, code="BucketAlreadyExists"):
             fails(errno.EEXIST, (mounted.path / name).mkdir)
 
+    @pytest.mark.needs("own_buckets")
     def test_lost_answers(self, mount: Mounts, bucket: Witness, counted: Proxy) -> None:
         path = entire(mount, bucket, url=counted.url).path
         name = f"{bucket.name}-lost"
@@ -371,6 +373,7 @@ class TestPromises:
         for witness in (bucket, second):
             assert witness.keys() == ["f0", "f1", "f2"]
 
+    @pytest.mark.needs("gone_buckets")
     def test_one_bucket_is_gone_meanwhile(
         self, mount: Mounts, bucket: Witness, second: Witness, counted: Proxy
     ) -> None:
@@ -412,6 +415,7 @@ class TestPromises:
 
 
 class TestCommands:
+    @pytest.mark.needs("versions")
     def test_tell_of_all_buckets(
         self, mount: Mounts, bucket: Witness, second: Witness, counted: Proxy
     ) -> None:

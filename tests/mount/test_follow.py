@@ -73,6 +73,7 @@ def test_what_others_make_change_and_remove_shows(
     assert (path / "sub/new").read_bytes() == b"3"
 
 
+@pytest.mark.needs("no_directories", "checksums")
 def test_a_directory_without_objects_is_gone(
     following: Callable[..., Mount], other: Witness
 ) -> None:

@@ -159,6 +159,7 @@ def s3fs(mount: Mount) -> Iterator[Path]:
         shutil.rmtree(base)
 
 
+@pytest.mark.needs("marker_metadata")
 @pytest.mark.skipif(not shutil.which("s3fs"), reason="s3fs is not installed")
 def test_s3fs_shows_what_we_wrote(mount: Mounts, bucket: Witness) -> None:
     mounted = mount(bucket)
@@ -184,6 +185,7 @@ def test_s3fs_shows_what_we_wrote(mount: Mounts, bucket: Witness) -> None:
         assert (theirs / "l").read_bytes() == b"content"
 
 
+@pytest.mark.needs("marker_metadata")
 @pytest.mark.skipif(not shutil.which("s3fs"), reason="s3fs is not installed")
 def test_we_show_what_s3fs_wrote(mount: Mounts, bucket: Witness) -> None:
     mounted = mount(bucket, "stat_cache_expire=0")
@@ -216,6 +218,7 @@ def test_a_directory_without_a_slash_after_a_remount(bucket: Witness, mount: Mou
     assert (mounted.path / "old").stat().st_mode == stat.S_IFDIR | 0o750
 
 
+@pytest.mark.needs("versions")
 def test_versioning_switched_on_under_a_mount(
     mount: Mounts, bucket: Witness, outlives: ExitStack
 ) -> None:

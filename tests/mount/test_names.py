@@ -38,7 +38,13 @@ def short(name: str) -> str:
 CONTROL = ["newline\nin it", "bell\x07", "escape\x1b[0m", "\x01", "del\x7f"]
 
 
-@pytest.mark.parametrize("name", NAMES, ids=short)
+def needs(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.needs("full_names")] if len(name.encode()) == 255 else []
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, id=short(name), marks=needs(name)) for name in NAMES]
+)
 def test_a_file_of_any_name(folder: Folder, module_bucket: Witness, name: str) -> None:
     path = folder / name
     path.write_bytes(b"content")
@@ -167,6 +173,7 @@ def test_keys_that_cannot_be_names_are_hidden(foreign: Folder, module_bucket: Wi
     assert (foreign / "seen").read_bytes() == b"seen"
 
 
+@pytest.mark.needs("any_key")
 def test_a_directory_of_hidden_keys_is_not_empty(foreign: Folder, module_bucket: Witness) -> None:
     module_bucket.put(foreign.prefix + "a/")
     module_bucket.put(foreign.prefix + "a//b", b"hidden")

@@ -107,6 +107,7 @@ def sticky(mount: Mounts, bucket: Witness) -> Mount:
     return mount(bucket, *SHARED)
 
 
+@pytest.mark.needs("marker_metadata")
 @pytest.mark.parametrize("look", LOOKS)
 def test_removing_in_a_sticky_directory(
     sticky: Mount, bucket: Witness, look: Callable[[Path], None]
@@ -127,6 +128,7 @@ def test_removing_in_a_sticky_directory(
     assert sorted(os.listdir(path)) == ["theirdir", "theirs"]
 
 
+@pytest.mark.needs("marker_metadata")
 def test_removing_asks_nothing_more(mount: Mounts, bucket: Witness, counted: Proxy) -> None:
     for number in range(20):
         put(bucket, f"d/{number}", UID)

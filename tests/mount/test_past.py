@@ -22,6 +22,8 @@ from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
+pytestmark = pytest.mark.needs("versions")
+
 
 @pytest.fixture
 def versioned(bucket: Witness) -> Iterator[Witness]:

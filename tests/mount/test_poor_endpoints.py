@@ -81,9 +81,11 @@ def test_without_copies(
         assert (made.path / "moved").stat().st_mode & 0o777 == 0o600
     assert bucket.get("moved large") == body + b"tail"
     assert bucket.keys() == ["e/f", "moved", "moved large"]
-    assert counted.count(operation) <= 2, counted.story()
+    # an endpoint that compares checksums is asked without one, too, and both without a condition
+    assert counted.count(operation) <= 3, counted.story()
 
 
+@pytest.mark.needs("no_directories")
 def test_without_batches_and_new_listings(
     mounted: Callable[..., Mount], counted: Proxy, bucket: Witness
 ) -> None:

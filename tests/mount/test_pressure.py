@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 
+import pytest
+
 from tests.harness.mounts import Mounts
 from tests.harness.witness import Witness
 
@@ -13,6 +15,7 @@ CACHE = 64
 SIZE = 160
 
 
+@pytest.mark.needs("hidden_parts")
 def test_a_file_larger_than_the_cache(bucket: Witness, mount: Mounts) -> None:
     mounted = mount(bucket, f"cache_size={CACHE}")
     data = bytearray(random.Random(3).randbytes(SIZE * MIB))

@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+import pytest
 import trio
 
 from bucketfs.tree.saving import later
@@ -119,6 +120,7 @@ def test_no_part_of_a_large_file_waits_at_the_store(mount: Mounts, bucket: Witne
     assert bucket.get("f") == piece * 12
 
 
+@pytest.mark.needs("hidden_parts")
 def test_a_file_that_the_cache_cannot_hold(mount: Mounts, bucket: Witness) -> None:
     mounted = held(mount, bucket, "cache_size=64M")
     piece = os.urandom(8 * MIB)
@@ -129,6 +131,7 @@ def test_a_file_that_the_cache_cannot_hold(mount: Mounts, bucket: Witness) -> No
     assert mounted.stop() == 0
 
 
+@pytest.mark.needs("markers")
 def test_what_is_removed_before_the_end_was_never_there(mount: Mounts, bucket: Witness) -> None:
     mounted = held(mount, bucket)
     os.mkdir(mounted.path / "d")

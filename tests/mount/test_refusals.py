@@ -92,12 +92,14 @@ def test_no_such_bucket(attempt: Attempt) -> None:
     fails(attempt, attempt.bucket)
 
 
+@pytest.mark.needs("told_keys")
 @pytest.mark.real_endpoint
 def test_unknown_access_key(attempt: Attempt) -> None:
     attempt.passwd.write_text("AKIAUNKNOWN:SECRETTEST\n")
     fails(attempt, "key")
 
 
+@pytest.mark.needs("told_keys")
 @pytest.mark.real_endpoint
 def test_wrong_secret_key(attempt: Attempt) -> None:
     attempt.passwd.write_text(passwd_lines(replace(attempt.endpoint, secret_key="WRONG")))

@@ -103,6 +103,7 @@ def test_a_directory_with_everything_below(folder: Folder) -> None:
     assert os.listdir(folder / "d") == []
 
 
+@pytest.mark.needs("any_key")
 def test_hidden_keys_move_with_their_directory(foreign: Folder, module_bucket: Witness) -> None:
     module_bucket.put(foreign.prefix + "d/seen", b"1")
     module_bucket.put(foreign.prefix + "d//hidden", b"2")

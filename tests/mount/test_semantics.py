@@ -24,6 +24,7 @@ from tests.harness.witness import Witness
 
 DOCUMENT = REPOSITORY / "docs/semantics.md"
 _BLOCK = re.compile(r"^```sh *(?P<options>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+MARKERS = pytest.mark.needs("kept_markers", "markers")
 #: Between the outputs of two commands.
 _END = "---- end of a command ----"
 
@@ -91,7 +92,15 @@ def matches(expected: str, printed: str) -> bool:
     return re.fullmatch(pattern, printed) is not None
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"line {example.line}")
+def needs(example: Example) -> list[pytest.MarkDecorator]:
+    """Where an example shows the marker of a directory, there has to be one."""
+    shown = [line for _, output in example.steps for line in output.splitlines()]
+    return [MARKERS] if any(line.endswith("/") for line in shown) else []
+
+
+@pytest.mark.parametrize(
+    "example", [pytest.param(one, id=f"line {one.line}", marks=needs(one)) for one in EXAMPLES]
+)
 def test_example(example: Example, mount: Mounts, bucket: Witness, tmp_path: Path) -> None:
     mounted = mount(bucket, *example.options)
     mounted.expected.append("changed by someone else")

@@ -77,6 +77,7 @@ def test_a_change_keeps_them(
     assert tags(bucket, "f") == TAGS
 
 
+@pytest.mark.needs("marker_tags")
 def test_a_rename_keeps_them(mount: Mounts, bucket: Witness) -> None:
     for key in ("f", "d/inner", "d/"):
         bucket.put(key, b"x" if key != "d/" else b"")

@@ -22,6 +22,8 @@ from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
+pytestmark = pytest.mark.needs("versions")
+
 OLD = "2020-01-01T00:00:00Z"
 LISTING = "ListObjectVersions"
 
@@ -219,6 +221,7 @@ class TestUse:
         assert versioned.keys() == ["f"]
         assert len(versions(versioned, "f")) == 1
 
+    @pytest.mark.needs("dot_versions")
     def test_the_name_is_taken(self, mount: Mounts, versioned: Witness) -> None:
         versioned.put(".versions/theirs", b"x")
         versioned.put("f", b"y")
@@ -232,6 +235,7 @@ class TestUse:
         with refused(errno.EEXIST):
             (made.path / ".versions").mkdir()
 
+    @pytest.mark.needs("dot_versions")
     def test_the_name_is_taken_in_what_is_listed_ahead(
         self, mount: Mounts, versioned: Witness
     ) -> None:
@@ -264,6 +268,7 @@ class TestUse:
         assert contents(made.path / second.name / ".versions" / "f") == [b"unversioned"]
         assert not (made.path / ".versions").exists()
 
+    @pytest.mark.needs("marker_metadata")
     @pytest.mark.needs_root("another user looks")
     def test_is_as_open_as_its_directory(self, mount: Mounts, versioned: Witness) -> None:
         versioned.put("closed/", mode=str(0o040700))
@@ -332,6 +337,7 @@ class TestRequests:
         assert counted.counts()[LISTING] == 1, counted.story()
         assert counted.count() <= 3, counted.story()
 
+    @pytest.mark.needs("dot_versions")
     def test_nothing_without_the_option(
         self, mount: Mounts, versioned: Witness, counted: Proxy
     ) -> None:

@@ -415,7 +415,7 @@ def test_tar_and_diff(folder: Folder, tmp_path: Path) -> None:
     assert [line for line in output.splitlines() if not line.startswith(".d")] == []
 
 
-@pytest.mark.needs("checksums")
+@pytest.mark.needs("checksums", "copied_parts")
 def test_appending_where_copied_parts_lack_a_checksum(
     mount: Mounts, bucket: Witness, counted: Proxy
 ) -> None:

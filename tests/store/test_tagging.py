@@ -134,3 +134,43 @@ async def test_an_upload_waits_for_tags_that_cannot_be_asked_for_now() -> None:
     with pytest.raises(StoreError):
         await store.put("k", BytesBody(b"x"), KEEP)
     assert memory.peek("k") == bytes(30)
+
+
+#: GetObjectTagging at `rclone serve s3`, which reads the object for it.
+NO_WORD = StoreError("500", status=500, message="Internal Server Error")
+
+
+def without_a_word(name: str, key: str, number: int) -> Fault | None:
+    return Fault(NO_WORD) if name == "GetObjectTagging" else None
+
+
+@pytest.mark.parametrize("wanted", [TAGS, {}])
+async def test_no_tags_are_set_where_none_can_be_read(wanted: Mapping[str, str]) -> None:
+    """`rclone serve s3` would take them for the object's bytes, or delete the object."""
+    store, memory = layered(fault=without_a_word)
+    with pytest.raises(Unsupported):
+        await store.set_tags("k", wanted)
+    assert memory.requests == {"GetObjectTagging": 1}
+
+
+async def test_a_file_is_saved_where_none_can_be_read() -> None:
+    store, memory = layered(fault=without_a_word)
+    for _ in range(2):
+        await store.put("k", BytesBody(b"x"), KEEP)
+    assert memory.requests == {"PutObject": 2, "GetObjectTagging": 1}
+
+
+async def test_who_may_not_read_them_may_set_them() -> None:
+    error = StoreError("AccessDenied", status=403)
+    store, memory = layered(
+        fault=lambda name, key, number: Fault(error) if name == "GetObjectTagging" else None
+    )
+    await store.set_tags("k", {"new": "1"})
+    assert tags(memory, "k") == {"new": "1"}
+
+
+async def test_whether_they_can_be_read_is_asked_once() -> None:
+    store, memory = layered()
+    for _ in range(2):
+        await store.set_tags("k", {"new": "1"})
+    assert memory.requests == {"GetObjectTagging": 1, "PutObjectTagging": 2}

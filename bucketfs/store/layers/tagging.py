@@ -9,7 +9,7 @@ the tags that they are begun with there. Whoever stores an object asks for its t
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Final, TypeVar
@@ -19,7 +19,7 @@ from bucketfs.errors import NotFound, StoreError
 from bucketfs.store.base import Body, Headers, ObjectInfo, Store, tag_query
 from bucketfs.store.capability import Provider
 from bucketfs.store.layers.wrapper import StoreWrapper
-from bucketfs.store.refusal import is_refusal
+from bucketfs.store.refusal import is_refusal, unsupported
 
 T = TypeVar("T")
 
@@ -52,9 +52,19 @@ async def _tags(store: Store, provider: Provider, key: str) -> str:
             log.warning("the tags of an object may not be read, and are not kept: %s", exc)
         elif is_refusal(exc):
             provider.learn(tags=False)
+        elif _is_no_answer_of_s3(exc):
+            provider.learn(remember=False, tags=False)
         else:
             raise
         return ""
+
+
+def _is_no_answer_of_s3(exc: StoreError) -> bool:
+    """Whether a request has failed again and again without a word of S3.
+
+    ``rclone serve s3`` answers so to GetObjectTagging: it does not know it, and reads the object.
+    """
+    return exc.status == HTTPStatus.INTERNAL_SERVER_ERROR and exc.code == str(exc.status)
 
 
 class TagStore(StoreWrapper):
@@ -71,6 +81,32 @@ class TagStore(StoreWrapper):
         self._uploads: dict[str, str] = {}
         #: Whether a copy with new headers keeps tags, None while nobody knows.
         self._copies_keep: bool | None = None
+        #: Tags of an object have been read.
+        self._read = False
+
+    async def tags(self, key: str) -> Mapping[str, str]:
+        try:
+            tags = await self.inner.tags(key)
+        except StoreError as exc:
+            if not _is_no_answer_of_s3(exc):
+                raise
+            raise unsupported(exc) from exc
+        self._read = True
+        return tags
+
+    async def set_tags(self, key: str, tags: Mapping[str, str]) -> None:
+        """As `Store.set_tags`, where tags can be read.
+
+        What does not know these requests may take the tags for new bytes of the object, as
+        ``rclone serve s3`` does, and their deletion for that of the object.
+        """
+        if not self._read:
+            try:
+                await self.tags(key)
+            except StoreError as exc:
+                if exc.status != HTTPStatus.FORBIDDEN:
+                    raise
+        await self.inner.set_tags(key, tags)
 
     async def put(
         self,
