@@ -70,14 +70,15 @@ class Workload:
         period: Seconds from one step to the next.
         step: One step; its number counts from 0.
         budget: What it may ask.
-        room: How far a count may be from the budget.
+        room: How far a count may be from the budget: an interval more or less may fall into the
+            time that is counted.
     """
 
     title: str
     period: float
     step: Callable[[Node, int], Awaitable[None]]
     budget: Budget
-    room: float = 0.05
+    room: float = 0.12
 
     async def run(self, node: Node, start: float) -> None:
         """Steps until cancelled; one that takes longer than a period delays the next."""
