@@ -79,7 +79,7 @@ def network(
         yield Network(process, endpoint.at(f"http://{address}:{own}"))
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 @contextmanager
