@@ -1,8 +1,8 @@
 # bucketfs: make setup | demo | test | test-quick | lint | check | docs | bench | bench-quick
 # To install, or to give to others: make install | dist | deb | image
 # test-quick: unit, tree and store, without what is slow there: about a minute, and no /dev/fuse.
-# Long tests: make nothing-lost | test-crash | test-races | test-faults | test-simulation | test-random |
-# test-large | test-ceph | test-stores | test-csi | test-pythons | fuzz
+# Long tests: make nothing-lost | test-crash | test-races | test-faults | test-simulation | test-scale |
+# test-random | test-large | test-ceph | test-stores | test-csi | test-pythons | fuzz
 
 PYTHON  ?= $(shell sh .ci/find-python)
 PREFIX  ?= /usr/local
@@ -31,7 +31,7 @@ export PYTHONDONTWRITEBYTECODE :=
 QUICK   := tests/unit tests/tree tests/store
 WORKERS := -n $$(($$(nproc) < 8 ? $$(nproc) + 1 : 8)) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup packages demo test test-quick test-pythons lint check nothing-lost test-crash test-races test-faults test-simulation test-random test-large test-ceph test-stores test-csi fuzz bench bench-quick bench-tools docs kubernetes csi-proto install uninstall dist deb image clean
+.PHONY: setup packages demo test test-quick test-pythons lint check nothing-lost test-crash test-races test-faults test-simulation test-scale test-random test-large test-ceph test-stores test-csi fuzz bench bench-quick bench-tools docs kubernetes csi-proto install uninstall dist deb image clean
 
 setup: packages $(READY)
 
@@ -109,6 +109,11 @@ test-simulation: setup
 	$(RUN) -m tests.simulation $(if $(SEED),--seed $(SEED),--first $(or $(FIRST),0) \
 	    --seeds $(or $(SEEDS),10000) --jobs $$(nproc)) $(ARGS)
 
+# 1,000 mounts of a bucket in memory, in virtual time: what they ask is compared with the budget of
+# requests, and stands in docs/scale.md afterwards. A quarter of an hour; MOUNTS=100 is a minute.
+test-scale: setup
+	$(RUN) -m tests.scale --mounts $(or $(MOUNTS),1000) $(if $(MOUNTS),,--docs docs) $(ARGS)
+
 # All properties with other examples than in `make test`, and RANDOM times as many: some minutes.
 test-random: setup
 	BUCKETFS_TEST_RANDOM=$(or $(RANDOM),10) $(RUN) -m pytest -m hypothesis \
@@ -166,6 +171,7 @@ docs: setup
 	$(RUN) -m bucketfs.cli.commands.completion docs/completion
 	$(RUN) -m bucketfs.cli.socket.exposition docs/metrics.md
 	$(RUN) -m tests.pictures docs
+	$(RUN) -m tests.scale.document docs
 
 # A private environment under $(PREFIX)/lib/bucketfs; mount(8) finds its helpers in $(SBINDIR).
 install:

@@ -1,8 +1,8 @@
 /* A TCP proxy on 127.0.0.1 that puts a network between a client and a server of this machine.
  *
- *     network SERVER_PORT RTT_MS MB_PER_S
+ *     network SERVER_PORT RTT_MS MB_PER_S [ADDRESS]
  *
- * Prints the port it listens on. What a client sends is held back for RTT_MS, so that each exchange
+ * Prints the port it listens on, at 127.0.0.1 unless an address of this machine is given. What a client sends is held back for RTT_MS, so that each exchange
  * takes that much longer; the answers come at once. Every connection carries at most MB_PER_S
  * million bytes a second each way (0: no limit). For each line on standard input it prints what it
  * has seen so far as one line of JSON: requests by kind and bytes each way. It ends with its input.
@@ -261,8 +261,8 @@ static void report(void)
 
 int main(int argc, char **argv)
 {
-    if (argc != 4) {
-        fprintf(stderr, "usage: network SERVER_PORT RTT_MS MB_PER_S\n");
+    if (argc != 4 && argc != 5) {
+        fprintf(stderr, "usage: network SERVER_PORT RTT_MS MB_PER_S [ADDRESS]\n");
         return 2;
     }
     signal(SIGPIPE, SIG_IGN); /* a write says itself that the other side is gone */
@@ -272,6 +272,10 @@ int main(int argc, char **argv)
     rate = atof(argv[3]) / 1000;
 
     struct sockaddr_in own = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    if (argc == 5 && !inet_aton(argv[4], &own.sin_addr)) {
+        fprintf(stderr, "network: %s is no address\n", argv[4]);
+        return 2;
+    }
     socklen_t size = sizeof own;
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     if (bind(listener, (void *)&own, size) || listen(listener, 1024))

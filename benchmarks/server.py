@@ -65,11 +65,16 @@ def compile_network(scratch: Path) -> Path:
 
 
 @contextmanager
-def network(program: Path, endpoint: Endpoint, *, rtt: float, rate: float) -> Iterator[Network]:
-    """`endpoint` seen through `rtt` milliseconds and `rate` MB/s a connection (0: unlimited)."""
+def network(
+    program: Path, endpoint: Endpoint, *, rtt: float, rate: float, address: str = "127.0.0.1"
+) -> Iterator[Network]:
+    """`endpoint` seen through `rtt` milliseconds and `rate` MB/s a connection (0: unlimited).
+
+    It stands at an address of this machine.
+    """
     port = urlsplit(endpoint.url).port
     process = subprocess.Popen(
-        [str(program), str(port), str(rtt), str(rate)],
+        [str(program), str(port), str(rtt), str(rate), address],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -77,10 +82,10 @@ def network(program: Path, endpoint: Endpoint, *, rtt: float, rate: float) -> It
     try:
         assert process.stdout is not None
         own = process.stdout.readline().strip()
-        yield Network(process, endpoint.at(f"http://127.0.0.1:{own}"))
+        yield Network(process, endpoint.at(f"http://{address}:{own}"))
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ ORDER = (
     "kernel",
     "model",
     "simulation",
+    "scale",
     "crash",
     "faults",
     "system",

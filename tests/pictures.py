@@ -47,9 +47,9 @@ def moves() -> str:
 PICTURES: dict[str, Callable[[], str]] = {"architecture.md": stages, "concurrency.md": moves}
 
 
-def pieces(text: str) -> tuple[str, str, str]:
+def pieces(text: str, begin: str = BEGIN.format(source=SOURCE)) -> tuple[str, str, str]:
     """What stands before a document's picture, the picture, and what stands behind it."""
-    before, begin, rest = text.partition(BEGIN.format(source=SOURCE))
+    before, begin, rest = text.partition(begin)
     picture, end, after = rest.partition(END)
     assert begin, "the document has no place for its picture"
     assert end, "the picture has no end"

@@ -368,11 +368,11 @@ class Kernel:
 
     async def _names_once(self, path: str) -> set[str]:
         found: set[str] = set()
-        position = 0
+        read = 0
 
-        def take(name: bytes, entry: pyfuse3.EntryAttributes, behind: int) -> bool:
-            nonlocal position
-            position = behind
+        def take(name: bytes, entry: pyfuse3.EntryAttributes, position: int) -> bool:
+            nonlocal read
+            read = position
             if name not in {b".", b".."}:
                 found.add(name.decode())
                 self._lookups[entry.st_ino] += 1
@@ -381,10 +381,10 @@ class Kernel:
         async with self._directory(path) as ino:
             fh = await self._ask(self._operations.opendir(ino, _context(0)))
             try:
-                begin = -1
-                while begin < position:
-                    begin = position
-                    await self._ask(self._operations.readdir(fh, begin, take))
+                start = -1
+                while read != start:
+                    start = read
+                    await self._ask(self._operations.readdir(fh, start, take))
             finally:
                 await self._operations.releasedir(fh)
         return found
@@ -465,7 +465,7 @@ def install() -> None:
     """Take the place of the kernel for all mounts of this process."""
     pyfuse3.invalidate_inode = lambda *_args, **_options: None  # no page is remembered here
     pyfuse3.invalidate_entry = pyfuse3.invalidate_entry_async = _invalidate_entry
-    pyfuse3.readdir_reply = lambda token, name, entry, behind: token(name, entry, behind)
+    pyfuse3.readdir_reply = lambda token, *answer: token(*answer)
     operations.is_open_for_writing = lambda *_args: False
 
 

