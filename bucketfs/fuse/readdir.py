@@ -25,15 +25,27 @@ class OpenDirectory:
 
     def __init__(self, tree: Tree, encoder: Encoder, directory: Directory, asker: int) -> None:
         self.directory = directory
-        self._asker = asker
+        self.asker = asker
         self._tree = tree
         self._encode = encoder
         self._names: list[str] | None = None
+        #: An earlier daemon knew what is in the directory; this one has yet to ask.
+        self._restored = False
         #: Entries looked up together: as many as the kernel took the last time, and one more.
         self._piece = FIRST
         #: Monotonic time at which the names before the next ones left.
         self._replied = NEVER
         directory.readers += 1
+
+    @property
+    def names(self) -> list[str] | None:
+        """The names as they were when reading began, None before."""
+        return self._names
+
+    def restore(self, names: list[str] | None) -> None:
+        """Go on with what an earlier daemon has begun to read."""
+        self._names = names
+        self._restored = True
 
     def close(self) -> None:
         """Nobody reads it any more."""
@@ -45,8 +57,10 @@ class OpenDirectory:
         Raises:
             StoreError: The directory could not be listed.
         """
-        if start == 0 or self._names is None:
+        if start == 0 or self._names is None or self._restored:
             await self._tree.subtree.ensure(self.directory)
+            self._restored = False
+        if start == 0 or self._names is None:
             self._names = sorted(self.directory.children)
             self._replied, self._piece = NEVER, FIRST
         for position in range(start, 2):
@@ -56,7 +70,7 @@ class OpenDirectory:
         since = self._replied
         while position < len(self._names) + 2:
             looks = await self._tree.prefetcher.reads(
-                self.directory, self._next(position), self._asker, since
+                self.directory, self._next(position), self.asker, since
             )
             taken, complete = self._reply(position, token, asks=looks)
             self._replied = clock.monotonic()

@@ -29,6 +29,7 @@ from bucketfs.file.content import Content
 from bucketfs.file.promise import COPIED, Promise
 from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Directory, Inode, OpenState, is_below
+from bucketfs.tree.core.posix import Defaults, Posix, decode
 from bucketfs.tree.core.state import TreeState
 
 log = logging.getLogger(__name__)
@@ -290,6 +291,15 @@ class Promises:
         if old is not None and old.pages is not pages:
             self._outdated.append(old.pages)
 
+    def unfinished(self, inode: Inode, content: Content) -> Row:
+        """What a row would say of a file that a program is writing.
+
+        Raises:
+            FsError: ENOSPC, ENAMETOOLONG; ESTALE for an inode without a name.
+        """
+        valid = tuple(content.local.pages.valid.within(0, content.size))
+        return replace(self._row(inode, content, Seals()), valid=valid)
+
     def _row(self, inode: Inode, content: Content, seals: Seals) -> Row:
         target, base, pages = self._state.target(inode), content.base, content.local.pages
         return Row(
@@ -309,6 +319,17 @@ class Promises:
             attempts=tuple(content.attempts),
             seals=seals.dump(),
         )
+
+
+def attributes_of(row: Row, defaults: Defaults) -> Posix:
+    """The attributes of a file as its row has them."""
+    return decode(
+        replace(row.headers, tag_count=0) if row.new else row.headers,
+        size=row.size,
+        modified=int(row.since),
+        directory=False,
+        defaults=defaults,
+    )
 
 
 def _known_by(content: Content, headers: Headers) -> list[Attempt]:
