@@ -6,17 +6,23 @@ import errno
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bucketfs.fuse.keeper import RECORD, Record
 from tests.harness.keeper import Keeper
 from tests.harness.mounts import Mount, Mounts
 from tests.harness.posix import refused
 from tests.harness.program import Program
+from tests.harness.proxy import Proxy
+from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
 MIB = 1 << 20
+#: The byte of the kernel's first request that says whether it can ask again.
+REQUEST_FLAGS2 = 40 + 16
 
 
 @pytest.fixture
@@ -89,6 +95,38 @@ class TestOrderly:
         assert bucket.get("new") == b""
         assert not list(here.scratch.glob("cache/*/unsaved/*"))
 
+    def test_a_removed_file_goes_on(self, here: Mount, bucket: Witness, program: Program) -> None:
+        bucket.put("old", b"0123456789")
+        program("old = os.open(top + '/old', os.O_RDONLY)", top=str(here.path))
+        program("new = os.open(top + '/new', os.O_RDWR | os.O_CREAT); os.write(new, b'abc')")
+        program("os.pread(old, 1, 0); os.unlink(top + '/old'); os.unlink(top + '/new')")
+        here.restart()
+        assert program("os.pread(old, 10, 0)") == b"0123456789"
+        program("os.pwrite(new, b'd', 3)")
+        assert program("os.pread(new, 10, 0)") == b"abcd"
+        assert program("os.fstat(new).st_nlink") == 0
+        program("os.close(old); os.close(new)")
+        assert os.listdir(here.path) == []
+        assert bucket.keys() == []
+        assert not list(here.scratch.glob("cache/*/unsaved/*"))
+
+    def test_what_waits_is_uploaded_by_the_next(
+        self, mount: Mounts, bucket: Witness, keeper: Keeper, counted: Proxy, program: Program
+    ) -> None:
+        here = mount(bucket, "dbglevel=info", "writeback", url=counted.url, start=False)
+        here.keeper = keeper
+        here.start()
+        with counted.fault("PutObject", status=403, code="AccessDenied"):
+            program("open(top + '/closed', 'w').write('1' * 50000)", top=str(here.path))
+            program("open(top + '/again', 'w').write('1' * 50000)")
+            program("again = open(top + '/again', 'ab', buffering=0); again.write(b'2')")
+            here.restart()
+            assert program("os.stat(top + '/closed').st_size") == 50000
+            program("again.write(b'3')")
+        program("again.close()")
+        until(lambda: bucket.exists("closed"), "the upload")
+        until(lambda: bucket.get("again") == b"1" * 50000 + b"23", "what was written last")
+
     def test_who_asks_meanwhile_waits(self, here: Mount, bucket: Witness, program: Program) -> None:
         bucket.put("f", b"x")
         here.signal(signal.SIGUSR1)
@@ -140,3 +178,86 @@ class TestKilled:
         here.die()
         here.start()
         assert program.end() == "x"
+
+    def test_a_request_in_flight_is_asked_again(
+        self, mount: Mounts, bucket: Witness, keeper: Keeper, counted: Proxy, program: Program
+    ) -> None:
+        bucket.put("d/f", b"x")
+        here = mount(bucket, url=counted.url, start=False)
+        here.keeper = keeper
+        here.start()
+        with counted.fault(key="d/f", stall=True) as stalled:
+            program.begin("open(path).read()", path=str(here.path / "d/f"))
+            until(lambda: stalled.struck, "the question")
+            here.die()
+        here.start()
+        assert program.end() == "x"
+
+    def test_a_writer_hears_of_it(self, here: Mount, bucket: Witness, program: Program) -> None:
+        """What was not closed is lost, as ever; what was closed is not."""
+        program("file = open(path, 'wb', buffering=0); file.write(b'x')", path=str(here.path / "f"))
+        (here.path / "g").write_text("y")
+        here.die()
+        here.start()
+        with refused(errno.ESTALE):
+            program("file.write(b'y')")
+        with refused(errno.ESTALE):
+            program("file.close()")
+        assert bucket.keys() == ["g"]
+        assert os.listdir(here.path) == ["g"]
+
+    def test_an_older_kernel(
+        self, here: Mount, bucket: Witness, keeper: Keeper, program: Program
+    ) -> None:
+        """Before Linux 6.9 nobody could find out what the daemon had read."""
+        bucket.put("f", b"x")
+        program("file = open(path, 'rb')", path=str(here.path / "f"))
+        here.die()
+        record = Record.load(os.pread(keeper.held[RECORD], 1 << 20, 0))
+        request = bytearray(record.request)
+        request[REQUEST_FLAGS2] &= ~0x80
+        changed = os.memfd_create("record")
+        os.write(changed, replace(record, request=bytes(request)).dump())
+        os.dup2(changed, keeper.held[RECORD])
+        os.close(changed)
+        here.start()
+        assert (here.path / "f").read_text() == "x"
+        with refused(errno.ENOTCONN):
+            program("file.read()")
+        assert "from 6.9 on" in here.log.read_text()
+
+
+def test_other_options(here: Mount, bucket: Witness, program: Program) -> None:
+    """The kernel would go on with the old ones."""
+    bucket.put("f", b"x")
+    program("file = open(path, 'rb')", path=str(here.path / "f"))
+    here.options = (*here.options, "ro")
+    here.restart()
+    assert (here.path / "f").read_text() == "x"
+    with refused(errno.EROFS):
+        (here.path / "g").write_text("y")
+    with refused(errno.ENOTCONN):
+        program("file.read()")
+
+
+def test_nobody_goes_on(here: Mount, bucket: Witness, keeper: Keeper, program: Program) -> None:
+    """What was being written is kept, as at the end of a mount; a later mount is a new one."""
+    program("file = open(path, 'wb', buffering=0); file.write(b'x')", path=str(here.path / "f"))
+    here.signal(signal.SIGUSR1)
+    here.signal(signal.SIGTERM)
+    assert here.wait() == 0
+    keeper.release()
+    with refused(errno.ENOTCONN):
+        program("file.write(b'y')")
+    here.start()
+    assert not bucket.exists("f")
+    (kept,) = here.scratch.glob("cache/*/unsaved/*")
+    assert kept.read_bytes() == b"x"
+
+
+def test_without_a_keeper_the_signal_changes_nothing(mount: Mounts, bucket: Witness) -> None:
+    here = mount(bucket)
+    here.signal(signal.SIGUSR1)
+    here.signal(signal.SIGTERM)
+    assert here.wait() == 0
+    assert not here.path.is_mount()

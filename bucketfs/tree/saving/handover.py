@@ -8,7 +8,8 @@ programs are still writing. The bytes of these go where the end of a mount puts 
 What waits for its upload is in the journal, and comes back by `Replay`, between `restore_nodes` and
 `restore_files`. Attributes are not in the picture: the index has them, or the bucket.
 
-Left out, so that it is ESTALE afterwards: what has lost its name.
+A removed file that a program has open goes on, too. Left out, so that it is ESTALE afterwards: what
+has lost its name to others.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Final
 from bucketfs.cache import rows
 from bucketfs.errors import FsError, StoreError
 from bucketfs.file.content import Content
-from bucketfs.tree.core.inode import Directory, Inode
+from bucketfs.tree.core.inode import Directory, Inode, OpenState
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.saving.leave import Leaver
 from bucketfs.tree.saving.promises import Promises, attributes_of
@@ -62,20 +63,20 @@ class HandOver:
         """
         for inode in list(self._state.open_inodes):
             open_state = inode.open_state
-            if open_state is None or open_state.unlinked or not open_state.being_written:
+            if open_state is None or open_state.content is None:
                 continue
             try:
-                await self._take(inode)
+                if open_state.unlinked:
+                    self._keep(inode, open_state.content)
+                elif open_state.being_written:
+                    await self._take(inode, open_state, open_state.content)
             except (FsError, StoreError, OSError) as error:
                 log.warning(
-                    "%s is being written, and does not go on after the restart: %s",
+                    "%s is open, and does not go on after the restart: %s",
                     self._state.shown(inode), error,
                 )  # fmt: skip
 
-    async def _take(self, inode: Inode) -> None:
-        open_state, content = inode.open_state, inode.content
-        assert open_state is not None
-        assert content is not None
+    async def _take(self, inode: Inode, open_state: OpenState, content: Content) -> None:
         if content.early_upload.has_upload_only:
             await content.early_upload.publish_early()  # nobody else has these bytes
             if not open_state.being_written:
@@ -87,22 +88,33 @@ class HandOver:
                 return
         await content.prove()
         content.early_upload.drop()
+        path = self._keep(inode, content)
+        error = InterruptedError("a program was writing it when its mount was restarted")
+        self._promises.fail(inode, path, error)
+
+    def _keep(self, inode: Inode, content: Content) -> str:
+        """Keep the bytes of a file; answers where, below the cache's directory.
+
+        Raises:
+            FsError, OSError: It cannot be.
+        """
         row = self._promises.unfinished(inode, content)
         kept = self._cache.rescue(content.local.pages, inode.name, content.size)
         path = str(kept.relative_to(self._cache.directory))
-        error = InterruptedError("a program was writing it when its mount was restarted")
-        self._promises.fail(inode, path, error)
         text, seals, total = rows.encode(row)
         self._unfinished.append(
             {
                 "number": inode.ino,
+                "lookups": inode.lookups,
+                "removed": inode.unlinked,
                 "path": path,
                 "row": [row.file, row.key, "", text, base64.b64encode(seals).decode(), total],
-                "exclusive": open_state.exclusive,
+                "exclusive": inode.open_state is not None and inode.open_state.exclusive,
                 "conflicts": content.conflicts,
             }
         )
         self._leaver.left.add(inode)
+        return path
 
     def picture(self) -> Picture:
         """The tree as the kernel knows it; nothing may change it any more."""
@@ -145,7 +157,8 @@ class HandOver:
         for one in picture["unfinished"]:
             inode = self._state.table.find(one["number"])
             if inode is None:
-                continue
+                inode = Inode(one["number"], None, "")
+                self._state.table.restore(inode, one["lookups"])
             try:
                 self._restore(inode, one)
             except (FsError, OSError) as error:
@@ -168,6 +181,8 @@ class HandOver:
         open_state = self._state.ensure_open_state(inode)
         open_state.take(content)
         open_state.exclusive = one["exclusive"]
+        if one["removed"]:
+            open_state.removed()
         self._state.note_change(inode)
 
 

@@ -95,7 +95,7 @@ class Opener:
         Raises:
             FsError: ESTALE where the file has nothing that it could be of.
         """
-        if inode.content is None and not inode.etag:
+        if inode.content is None and not (inode.etag and inode.parent is not None):
             raise FsError(errno.ESTALE, "nothing is known of the file")
         handle = self._handle(inode, writable=writable, keep_cache=False, pid=pid)
         handle.content.served = True  # as far as anybody knows
