@@ -43,9 +43,10 @@ def can_go_on(options: Options) -> bool:
     """Whether another daemon could go on with the mount.
 
     The numbers of inodes of several trees are made as these are entered; what libfuse or somebody
-    else mounts has not been agreed on here.
+    else mounts has not been agreed on here; and with `follow` the kernel trusts for an hour what
+    nobody could tell it of between two daemons.
     """
-    if options.all_buckets or options.versions or options.plain_fuse:
+    if options.all_buckets or options.versions or options.plain_fuse or options.follow:
         return False
     if "auto_unmount" in options.fuse_options:
         return False

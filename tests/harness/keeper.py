@@ -14,6 +14,8 @@ _HAND_OVER = """
 import os, sys
 numbers = [int(word) for word in sys.argv[1].split(",") if word]
 spare = [os.dup2(number, 100 + at) for at, number in enumerate(numbers)]
+for number in numbers:
+    os.close(number)
 for at, number in enumerate(spare):
     os.dup2(number, 3 + at, inheritable=True)
     os.close(number)

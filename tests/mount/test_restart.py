@@ -255,8 +255,8 @@ def test_nobody_goes_on(here: Mount, bucket: Witness, keeper: Keeper, program: P
     assert kept.read_bytes() == b"x"
 
 
-def test_without_a_keeper_the_signal_changes_nothing(mount: Mounts, bucket: Witness) -> None:
-    here = mount(bucket)
+def test_what_nobody_can_go_on_with_ends(mount: Mounts, bucket: Witness) -> None:
+    here = mount(bucket, "plain_fuse")
     here.signal(signal.SIGUSR1)
     here.signal(signal.SIGTERM)
     assert here.wait() == 0
