@@ -168,6 +168,20 @@ class TestKilled:
         with refused(errno.ESTALE):
             program("os.fsync(file.fileno())")
 
+    def test_a_large_file_is_read_and_appended_to(
+        self, here: Mount, bucket: Witness, program: Program
+    ) -> None:
+        """The cache may have less of it than the daemon that died knew."""
+        data = os.urandom(24 * MIB)
+        bucket.put("big", data)
+        program("old = open(path, 'rb'); old.read(1 << 20)", path=str(here.path / "big"))
+        here.die()
+        here.start()
+        assert program("open(path, 'rb').read()") == data
+        program("file = open(path, 'ab'); file.write(b'new'); file.close()")
+        assert bucket.get("big") == data + b"new"
+        assert program("open(path, 'rb').read()") == data + b"new"
+
     def test_what_was_asked_is_answered(
         self, here: Mount, bucket: Witness, program: Program
     ) -> None:
