@@ -28,6 +28,7 @@ from bucketfs.cache.journal import Journal
 from bucketfs.cache.left import Left
 from bucketfs.cache.pages import CHUNK, PageFile, sync_directory
 from bucketfs.cache.places import INDEX, JOURNAL, UNSAVED, claim, claim_this
+from bucketfs.cache.rows import PendingRow
 from bucketfs.errors import FsError
 
 log = logging.getLogger(__name__)
@@ -257,6 +258,20 @@ class DiskCache:
     def take_kept(self, name: str) -> PageFile:
         """The page file of an earlier mount's pending file, whose pin passes over to the caller."""
         return self._kept.pop(name)
+
+    def take_back(self, path: Path, row: PendingRow) -> PageFile:
+        """The page file of a file that was put under ``unsaved/``, pinned once.
+
+        Raises:
+            OSError: It is not there any more.
+        """
+        place = path.replace(self._new_path())
+        file = PageFile(place, size=row.size, identity=None, exists=True)
+        file.valid = Extents(row.valid)
+        file.pins = 1
+        self._anonymous.add(file)
+        self.journal.drop_failed(str(path.relative_to(self._directory)))
+        return file
 
     def own(self, file: PageFile) -> PageFile:
         """A page file with the same bytes that only the caller holds and may change, pinned once.

@@ -98,6 +98,17 @@ class Content:
         content.may_have_arrived = True
         return content
 
+    @classmethod
+    def unfinished(
+        cls, context: FileContext, row: PendingRow, pages: PageFile, *, outlet: Outlet | None = None
+    ) -> Content:
+        """As `promised`, of a file that a program is still writing: nothing is promised of it."""
+        base = Version(*row.base) if row.base else None
+        content = cls(context, base, pages, overlay=Overlay.promised(row), outlet=outlet)
+        content.attempts = [*row.attempts]
+        content.may_have_arrived = bool(row.attempts)
+        return content
+
     @property
     def size(self) -> int:
         """Current length in bytes."""

@@ -23,8 +23,13 @@ _IN_HEADER_SIZE: Final = 40
 _INIT_IN: Final = struct.Struct("=IIII")
 #: length, error, unique.
 _OUT_HEADER: Final = struct.Struct("=IiQ")
+#: major, minor, max_readahead, flags, flags2 (of kernels that know INIT_EXT).
+_INIT_IN_EXT: Final = struct.Struct("=IIIII")
 #: major, minor, max_readahead, flags, max_background, congestion_threshold.
 _INIT_OUT: Final = struct.Struct("=IIIIHH")
+#: Where flags2 stands in struct fuse_init_out.
+_FLAGS2: Final = struct.Struct("=I")
+_FLAGS2_AT: Final = 32
 #: The version of the protocol that reads the limits (process_init_limits in fs/fuse/inode.c).
 _MAJOR, _MINOR_WITH_LIMITS = 7, 13
 
@@ -36,6 +41,12 @@ PARALLEL_DIROPS: Final = 1 << 18
 #: the first write after an open, not before each.
 HANDLE_KILLPRIV_V2: Final = 1 << 28
 WANTED: Final = PARALLEL_DIROPS | HANDLE_KILLPRIV_V2
+
+#: FUSE_INIT_EXT: there are flags2.
+_INIT_EXT: Final = 1 << 30
+#: FUSE_HAS_RESEND, of flags2, and what asks for it (FUSE_NOTIFY_RESEND): from Linux 6.9 on.
+_HAS_RESEND: Final = 1 << (39 - 32)
+_NOTIFY_RESEND: Final = 7
 
 #: Background requests (read-ahead) that the kernel may have open at once; by itself 12.
 MAX_BACKGROUND: Final = 64
@@ -57,6 +68,51 @@ def refusal(request: bytes) -> bytes:
         return b""
     _, _, unique = _IN_HEADER.unpack_from(request)
     return _OUT_HEADER.pack(_OUT_HEADER.size, -errno.EIO, unique)
+
+
+def offers_resend(request: bytes) -> bool:
+    """Whether the kernel of an INIT can be told to send again what nobody has answered."""
+    _, offered = _offered(request)
+    return bool(offered & _HAS_RESEND)
+
+
+def resend() -> bytes:
+    """Tells the kernel to send again all that was read from it and is not answered."""
+    return _OUT_HEADER.pack(_OUT_HEADER.size, _NOTIFY_RESEND, 0)
+
+
+def repeated(request: bytes, answer: bytes) -> bytes:
+    """INIT for a libfuse that is to agree on what was agreed on before.
+
+    It offers what the kernel has been told is taken, and nothing else.
+
+    Args:
+        request: The kernel's.
+        answer: What the kernel got.
+    """
+    changed = bytearray(request)
+    flags, more = _offered(request)
+    _, _, _, taken, _, _ = _INIT_OUT.unpack_from(answer, _OUT_HEADER.size)
+    at = _OUT_HEADER.size + _FLAGS2_AT
+    taken_more = _FLAGS2.unpack_from(answer, at)[0] if len(answer) >= at + _FLAGS2.size else 0
+    major, minor, readahead, _ = _INIT_IN.unpack_from(request, _IN_HEADER_SIZE)
+    _INIT_IN.pack_into(changed, _IN_HEADER_SIZE, major, minor, readahead, flags & taken)
+    if flags & _INIT_EXT:
+        _INIT_IN_EXT.pack_into(
+            changed,
+            _IN_HEADER_SIZE,
+            *(major, minor, readahead, flags & taken, more & taken_more),
+        )
+    return bytes(changed)
+
+
+def _offered(request: bytes) -> tuple[int, int]:
+    """The flags of an INIT, and its flags2."""
+    _, _, _, flags = _INIT_IN.unpack_from(request, _IN_HEADER_SIZE)
+    if not flags & _INIT_EXT or len(request) < _IN_HEADER_SIZE + _INIT_IN_EXT.size:
+        return flags, 0
+    *_, more = _INIT_IN_EXT.unpack_from(request, _IN_HEADER_SIZE)
+    return flags, more
 
 
 def amended(request: bytes, answer: bytes) -> bytes:

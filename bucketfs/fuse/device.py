@@ -10,6 +10,9 @@ The same serves a mount point /dev/fd/N of the command line: a descriptor of /de
 with more rights has mounted and left open for us, as container engines do. Who mounted it has
 chosen its options, and unmounts it.
 
+Of a mount that an earlier daemon has left, the `Record` says what was agreed on: libfuse is asked
+as the kernel would (`keeper`).
+
 Where any of that cannot be, libfuse mounts and agrees with the kernel as it does by itself.
 """
 
@@ -29,6 +32,7 @@ import trio
 
 from bucketfs.errors import MountRefused
 from bucketfs.fuse import agreement, descriptor
+from bucketfs.fuse.keeper import Record, Taken
 
 log = logging.getLogger(__name__)
 
@@ -50,28 +54,47 @@ class Session:
     """A mount that pyfuse3 is to serve.
 
     Attributes:
-        agreed: Whether the kernel has heard what bucketfs wants, background limits among it.
+        number: Of libfuse's descriptor if libfuse has not mounted by itself, else -1.
+        agreed: The kernel's first request and the answer with what bucketfs wants, background
+            limits among it; None where libfuse has answered alone.
+        is_new: No earlier daemon has served it.
     """
 
-    def __init__(self, mountpoint: str, *, agreed: bool = False, number: int = -1) -> None:
-        """`number`: of libfuse's descriptor if libfuse has not mounted by itself, else -1."""
+    def __init__(
+        self,
+        mountpoint: str,
+        *,
+        agreed: tuple[bytes, bytes] | None = None,
+        number: int = -1,
+        is_new: bool = True,
+    ) -> None:
+        self.number = number
+        self.is_new = is_new
         self.agreed = agreed
         self._mountpoint = mountpoint
-        self._number = number
 
     async def device(self) -> int:
         """st_dev of the files in the mount, 0 if unknown; returns when the kernel gets answers."""
         if descriptor.handed_over(self._mountpoint) is not None:
-            return descriptor.device_of(self._number)
+            return descriptor.device_of(self.number)
         status = await trio.to_thread.run_sync(os.stat, self._mountpoint, abandon_on_cancel=True)
         return status.st_dev
 
+    @property
+    def stands(self) -> bool:
+        """Whether it is known that the kernel has the mount still."""
+        return self.number >= 0 and not descriptor.is_over(self.number)
+
+    def leave(self) -> None:
+        """Give up the descriptor, which somebody else has as well: the mount stands."""
+        pyfuse3.close(unmount=False)
+
     def close(self) -> None:
         """Give up the descriptor, and the mount point if it is ours and taken still."""
-        if self._number < 0:
+        if self.number < 0:
             pyfuse3.close(unmount=True)
             return
-        stands = not descriptor.is_over(self._number)
+        stands = not descriptor.is_over(self.number)
         # before the mount point is touched: from now on nobody waits for an answer of ours
         pyfuse3.close(unmount=False)
         if stands and descriptor.handed_over(self._mountpoint) is None:
@@ -79,7 +102,13 @@ class Session:
 
 
 async def begin(
-    operations: pyfuse3.Operations, mountpoint: str, settings: AbstractSet[str], *, plain: bool
+    operations: pyfuse3.Operations,
+    mountpoint: str,
+    settings: AbstractSet[str],
+    *,
+    plain: bool,
+    taken: Taken | None = None,
+    again: bool = False,
 ) -> Session:
     """Mount, or take over what is mounted.
 
@@ -88,10 +117,20 @@ async def begin(
         mountpoint: A directory, or /dev/fd/N.
         settings: Options of the mount in the words of libfuse, escaped for it.
         plain: libfuse is to do it alone.
+        taken: What an earlier daemon has left there. If libfuse does not agree on what that has
+            agreed on, it is unmounted, and mounted anew.
+        again: The kernel is to ask again what that one has not answered.
 
     Raises:
         MountRefused: The mount point, or the descriptor, cannot be used.
     """
+    if taken is not None:
+        try:
+            return await _introduce(
+                operations, taken.kernel, mountpoint, settings, taken.record, again=again
+            )
+        except _NotAgreed as error:
+            log.warning("%s is mounted anew, what is open there fails: %s", mountpoint, error)
     handed = descriptor.handed_over(mountpoint)
     if handed is not None:
         if reason := descriptor.unusable(handed):
@@ -101,8 +140,7 @@ async def begin(
     if not plain and "auto_unmount" not in settings:
         try:
             kernel = handed if handed is not None else _mount(mountpoint, settings)
-            number = await _introduce(operations, kernel, mountpoint, settings)
-            return Session(mountpoint, agreed=True, number=number)
+            return await _introduce(operations, kernel, mountpoint, settings)
         except _NotAgreed as error:
             if handed is not None:
                 raise MountRefused(errno.EIO, f"{mountpoint}: {error}") from error
@@ -186,15 +224,23 @@ def _hand_to_libfuse(
 
 
 async def _introduce(
-    operations: pyfuse3.Operations, kernel: int, mountpoint: str, settings: AbstractSet[str]
-) -> int:
-    """Have libfuse serve a mount after the first request; the number that it knows it by.
+    operations: pyfuse3.Operations,
+    kernel: int,
+    mountpoint: str,
+    settings: AbstractSet[str],
+    before: Record | None = None,
+    *,
+    again: bool = False,
+) -> Session:
+    """Have libfuse serve a mount after the first request.
 
-    `kernel`, the mount's descriptor, gets that number and is closed under its own.
+    `kernel`, the mount's descriptor, gets the number that libfuse knows and is closed under its
+    own. With a record of what was agreed on `before`, the kernel is not asked: libfuse gets to see
+    that request once more, and has to give the same answer. `again` as `begin` takes it.
 
     Raises:
-        _NotAgreed: The first request was not what begins a mount, or libfuse did not answer it. The
-            descriptor is closed, and of ours the mount as well.
+        _NotAgreed: The first request was not what begins a mount, or libfuse did not answer it, or
+            not as before. The descriptor is closed, and of ours the mount as well.
         MountRefused: libfuse does not take the settings.
     """
     begun = False
@@ -202,11 +248,16 @@ async def _introduce(
     number = its.detach()
     try:
         with ours:
-            request = _first_request(kernel)
+            request = before.repeated if before is not None else _first_request(kernel)
             _hand_to_libfuse(operations, f"/dev/fd/{number}", settings)
             begun = True
-            answer = await _answer(ours, request)
-            _tell(kernel, agreement.amended(request, answer))
+            answer = agreement.amended(request, await _answer(ours, request))
+            if before is None:
+                _tell(kernel, answer)
+            elif answer != before.answer:
+                raise _NotAgreed("libfuse does not agree on what the last one has agreed on")
+            if again:
+                _tell(kernel, agreement.resend())
         os.dup2(kernel, number, inheritable=False)
         os.close(kernel)
     except BaseException:
@@ -218,7 +269,8 @@ async def _introduce(
         if descriptor.handed_over(mountpoint) is None:
             _unmount(mountpoint)
         raise
-    return number
+    agreed = (request, answer) if before is None else (before.request, before.answer)
+    return Session(mountpoint, agreed=agreed, number=number, is_new=before is None)
 
 
 def _first_request(kernel: int) -> bytes:

@@ -10,6 +10,7 @@ import trio
 
 from bucketfs.cache.cache import Pool
 from bucketfs.fuse.calls import Calls
+from bucketfs.fuse.keeper import Keeper, Taken
 from bucketfs.tree.lookup.forget import Forgotten
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 from bucketfs.tree.tree import Tree
@@ -89,9 +90,15 @@ class Host(Protocol):
 
     Attributes:
         hurry: Set when the mount is to end without waiting for the bucket any longer.
+        keeper: Who keeps the mount for the next daemon, if anybody does.
+        taken: The mount that an earlier daemon has left.
+        goes_on: The mount is to stand when this daemon ends.
     """
 
     hurry: trio.Event
+    keeper: Keeper | None
+    taken: Taken | None
+    goes_on: bool
 
     async def attend(
         self, service: Service, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

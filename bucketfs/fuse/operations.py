@@ -124,14 +124,19 @@ class Operations(pyfuse3.Operations):
         self._encode = encoder
         self._size = size
         self._xattrs = xattrs
-        self._handles: dict[int, Handle | OpenDirectory] = {}
+        #: What programs have open, by the numbers that the kernel knows.
+        self.handles: dict[int, Handle | OpenDirectory] = {}
         self._last_handle = first
+
+    def begin_above(self, number: int) -> None:
+        """Handles have numbers up to this one already."""
+        self._last_handle = max(self._last_handle, number)
 
     def subject(self, handler: str, number: int) -> str:
         """The path that a call is about, as `Counted.subject`; a name's is its directory."""
         inode: Inode | None
         if handler in OF_HANDLES:
-            handle = self._handles.get(number)
+            handle = self.handles.get(number)
             inode = handle.directory if isinstance(handle, OpenDirectory) else None
             inode = handle.inode if isinstance(handle, Handle) else inode
         else:
@@ -421,7 +426,7 @@ class Operations(pyfuse3.Operations):
         # the same process may have opened the file several times
         others = [
             other
-            for other in self._handles.values()
+            for other in self.handles.values()
             if isinstance(other, Handle) and other is not handle
             if other.inode is inode and other.writable and other.pid == handle.pid
         ]
@@ -438,7 +443,7 @@ class Operations(pyfuse3.Operations):
     async def release(self, fh: int) -> None:
         """The last descriptor is closed; nobody waits for this answer."""
         handle = self._file(fh)
-        del self._handles[fh]
+        del self.handles[fh]
         await self._tree.opener.release(handle)
 
     # ---- directories -----------------------------------------------------------------------------
@@ -449,7 +454,7 @@ class Operations(pyfuse3.Operations):
         directory = self._table.directory(inode)
         if directory.presumed:
             await self._tree.lister.ensure(directory)
-        return self._new_handle(OpenDirectory(self._tree, self._encode, directory, ctx.pid))
+        return self._new_handle(self.directory_opened(directory, ctx.pid))
 
     @guarded()
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -460,12 +465,16 @@ class Operations(pyfuse3.Operations):
     async def releasedir(self, fh: int) -> None:
         """Close a directory."""
         self._directory(fh).close()
-        del self._handles[fh]
+        del self.handles[fh]
 
     @guarded(bounded=False)
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """Save the directory's attributes, and wait until what was removed from it has left."""
         await self._tree.saver.save_directory(self._directory(fh).directory)
+
+    def directory_opened(self, directory: Directory, asker: int) -> OpenDirectory:
+        """A directory that a process has opened."""
+        return OpenDirectory(self._tree, self._encode, directory, asker)
 
     # ---- helpers ---------------------------------------------------------------------------------
 
@@ -506,24 +515,24 @@ class Operations(pyfuse3.Operations):
 
     def _new_handle(self, handle: Handle | OpenDirectory) -> int:
         self._last_handle += 1
-        self._handles[self._last_handle] = handle
+        self.handles[self._last_handle] = handle
         return self._last_handle
 
     @property
     def open_files(self) -> int:
         """How many handles of files programs hold."""
-        return sum(isinstance(handle, Handle) for handle in self._handles.values())
+        return sum(isinstance(handle, Handle) for handle in self.handles.values())
 
     def _file(self, fh: int) -> Handle:
-        handle = self._handles.get(fh)
+        handle = self.handles.get(fh)
         if not isinstance(handle, Handle):
-            raise FsError(errno.EBADF)
+            raise FsError(errno.ESTALE, "it was opened before a crash")
         return handle
 
     def _directory(self, fh: int) -> OpenDirectory:
-        handle = self._handles.get(fh)
+        handle = self.handles.get(fh)
         if not isinstance(handle, OpenDirectory):
-            raise FsError(errno.EBADF)
+            raise FsError(errno.ESTALE, "it was opened before a crash")
         return handle
 
     async def _parent(self, ino: int, mode: int, ctx: RequestContext) -> tuple[Directory, int]:

@@ -44,15 +44,26 @@ class OpenDirectory:
 
     def __init__(self, tree: Tree, encoder: Encoder, directory: Directory, asker: int) -> None:
         self.directory = directory
-        self._asker = asker
+        self.asker = asker
         self._tree = tree
         self._encode = encoder
         self._reading: Reading | None = None
+        #: What an earlier daemon has told, if this one has yet to ask what is in the directory.
+        self._told_before: list[str] | None = None
         #: Entries looked up together: as many as the kernel took the last time, and one more.
         self._piece = FIRST
         #: Monotonic time at which the names before the next ones left.
         self._replied = NEVER
         directory.readers += 1
+
+    @property
+    def names(self) -> list[str] | None:
+        """Those that may be told by now, in the order of positions; None before reading began."""
+        return None if self._reading is None else self._reading.names
+
+    def restore(self, names: list[str] | None) -> None:
+        """Go on with what an earlier daemon has begun to read."""
+        self._told_before = names
 
     def close(self) -> None:
         """Nobody reads it any more."""
@@ -80,7 +91,7 @@ class OpenDirectory:
             names = reading.names[position - 2 : position - 2 + self._piece]
             if not names:
                 return
-            looks = await self._tree.prefetcher.reads(self.directory, names, self._asker, since)
+            looks = await self._tree.prefetcher.reads(self.directory, names, self.asker, since)
             answer = self._reply(names, position, token, asks=looks)
             self._replied = clock.monotonic()
             position += answer.taken
@@ -98,9 +109,16 @@ class OpenDirectory:
         if start == 0 or self._reading is None:
             if self._reading is not None:
                 self._reading.close()
-            self._reading = await self._tree.subtree.read(self.directory)
+            self._reading = await self._begin(start)
             self._replied, self._piece = NEVER, FIRST
         return self._reading
+
+    async def _begin(self, start: int) -> Reading:
+        before, self._told_before = self._told_before, None
+        if not start or before is None:
+            return await self._tree.subtree.read(self.directory)
+        await self._tree.subtree.ensure(self.directory)
+        return Reading.resumed(before, self.directory.children)
 
     def _reply(
         self, names: Sequence[str], start: int, token: pyfuse3.ReaddirToken, *, asks: bool

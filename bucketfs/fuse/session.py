@@ -16,12 +16,14 @@ import trio
 
 from bucketfs.cache.cache import DiskCache, Pool
 from bucketfs.cache.places import cache_root, name_of
+from bucketfs.errors import FsError
 from bucketfs.file.context import FileContext
-from bucketfs.fuse import agreement, descriptor, device, kernel_cache, read_only
+from bucketfs.fuse import agreement, device, kernel_cache, read_only, settings
 from bucketfs.fuse.calls import Calls
 from bucketfs.fuse.encode import Encoder, View
 from bucketfs.fuse.host import Host, OneTree, Service
 from bucketfs.fuse.operations import Operations
+from bucketfs.fuse.passage import Drain, Passage
 from bucketfs.fuse.versioned import Versioned, old_versions
 from bucketfs.options import Options
 from bucketfs.store.base import VERSIONS, Store
@@ -30,7 +32,6 @@ from bucketfs.tree.core.inode import ROOT_INO
 from bucketfs.tree.core.posix import Defaults
 from bucketfs.tree.core.state import TreeConfig, Watcher
 from bucketfs.tree.lookup.forget import Forgotten
-from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 from bucketfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ async def serve(store: Store, options: Options, *, host: Host) -> None:
         MountRefused: The mount point cannot be.
     """
     shared = pool(options)
-    cache = open_cache(options, shared=shared)
+    cache = _open_same_cache(options, shared, host)
     try:
         await despite_cancellation(functools.partial(_serve, store, options, cache, shared, host))
     finally:
@@ -117,11 +118,16 @@ async def _serve(
     async with trio.open_nursery() as nursery:
         tree = plant(store, options, cache, Background(nursery), kernel_cache)
         operations = handlers(tree, options, view(options))
+        passage = Passage.of(host, options, tree, operations)
+        if passage is not None:
+            passage.restore_nodes()
         await tree.attributes.ensure(tree.state.root)
         await resume(tree, options)
+        if passage is not None:
+            passage.restore_files()
         follow(tree, options)
         await nursery.start(host.attend, Service(OneTree(tree), shared, operations))
-        await until_unmounted(operations, options, host, stop, tree.drain.run)
+        await until_unmounted(operations, options, host, stop, tree.drain.run, passage)
         nursery.cancel_scope.cancel()
 
 
@@ -173,13 +179,20 @@ async def until_unmounted(
     options: Options,
     host: Host,
     stop: Stop,
-    drain: Callable[[trio.Event, Callable[[Remaining], None]], Awaitable[LeftBehind]],
+    drain: Drain,
+    passage: Passage | None = None,
 ) -> None:
-    """Mount, serve until the mount is to end, drain, and free the mount point."""
-    served = read_only.refusing(operations) if _refuses(options) else operations
-    session = await device.begin(
-        served, options.mountpoint, _settings(options), plain=options.plain_fuse
+    """Mount, serve until the mount is to end, drain, and free the mount point.
+
+    With a `passage` an earlier daemon may have mounted, and a later one may go on with the mount.
+    """
+    served = read_only.refusing(operations) if settings.refuses_writes(options) else operations
+    begin = functools.partial(
+        device.begin,
+        *(served, options.mountpoint, settings.settings(options)),
+        plain=options.plain_fuse,
     )
+    session = await (begin() if passage is None else passage.begin(begin, drain, host))
     gc.freeze()  # what the imports made is never garbage
     gc.set_threshold(*GC_THRESHOLDS)
     try:
@@ -191,10 +204,23 @@ async def until_unmounted(
                 serving.cancel_scope.cancel()
         finally:
             stop.over()
+            if passage is not None:
+                drain = passage.end(session, host, drain)
             left = await drain(host.hurry, host.drains)
     finally:
-        session.close()
+        if passage is None or not passage.leave(session, host):
+            session.close()
     await host.drained(left)
+
+
+def _open_same_cache(options: Options, shared: Pool, host: Host) -> DiskCache:
+    """The cache of the mount that an earlier daemon has left, or any. Raises FsError."""
+    if host.taken is not None:
+        try:
+            return open_cache(options, only=Path(host.taken.record.cache), shared=shared)
+        except FsError as error:
+            log.warning("what is open fails from now on: %s", error.why)
+    return open_cache(options, shared=shared)
 
 
 def plant(
@@ -287,32 +313,11 @@ def open_cache(
     )
 
 
-def _refuses(options: Options) -> bool:
-    """Whether writes are refused here: whoever mounted may not have told the kernel to."""
-    return options.read_only and descriptor.handed_over(options.mountpoint) is not None
-
-
-def _settings(options: Options) -> set[str]:
-    """Options of the mount in libfuse's words."""
-    settings = {
-        "default_permissions",
-        "subtype=bucketfs",
-        # as in fstab: mount -a takes what is not there under this name for unmounted
-        "fsname=" + (options.spec or options.source).replace("\\", "\\\\").replace(",", "\\,"),
-        *options.fuse_options,
-    }
-    if options.read_only:
-        settings.add("ro")
-    if options.allow_other:
-        settings.add("allow_other")
-    return settings
-
-
 async def _announce(session: device.Session, host: Host) -> None:
     """Tell that the mount stands as soon as the kernel gets an answer through it."""
     number = await session.device()
     if number:
-        _tune(number, agreed=session.agreed)
+        _tune(number, agreed=session.agreed is not None)
     host.stands(number)
 
 

@@ -32,6 +32,7 @@ from bucketfs.tree.prefetch.prefetcher import Prefetcher
 from bucketfs.tree.prefetch.subtree import Subtree
 from bucketfs.tree.saving.change import Changer
 from bucketfs.tree.saving.drain import Drain
+from bucketfs.tree.saving.handover import HandOver
 from bucketfs.tree.saving.later import Later
 from bucketfs.tree.saving.leave import Leaver
 from bucketfs.tree.saving.markers import Markers
@@ -89,7 +90,10 @@ class Tree:
         )
         self.saver = Saver(self.state, self.locks, self.removals, self.promises, self.later)
         self.outstanding = Outstanding(self.state, self.saver, self.removals)
-        self.drain = Drain(self.state, self.saver, self.removals, leaver, self.outstanding)
+        self.handover = HandOver(self.state, self.promises, leaver)
+        self.drain = Drain(
+            self.state, self.saver, self.removals, leaver, self.outstanding, self.handover
+        )
         self.changer = Changer(self.state, self.promises)
         self.finder = Finder(self.state, self.attributes, guess, on_misses=self.subtree.searched)
         self.refresher = Refresher(self.state, self.finder)

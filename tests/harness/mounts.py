@@ -15,10 +15,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty
 
 import pytest
 
 from tests.harness.endpoint import REPOSITORY, Endpoint
+from tests.harness.keeper import Keeper
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
@@ -59,6 +61,7 @@ class Mount:
         source: What is mounted in place of the bucket.
         handed: Descriptor of /dev/fuse that `mounted_for_others` has mounted there; the daemon gets
             it in place of the mountpoint.
+        keeper: Keeps the mount from one daemon to the next.
     """
 
     bucket: Witness
@@ -69,6 +72,7 @@ class Mount:
     expected: list[str] = field(default_factory=list)
     source: str = ""
     handed: int | None = None
+    keeper: Keeper | None = None
     _process: subprocess.Popen[bytes] | None = None
     _checked: int = 0
 
@@ -118,6 +122,9 @@ class Mount:
         with suppress(FileExistsError):
             # not exist_ok: that looks at what is there, which may be a dead mount
             self.path.mkdir()
+        if self.keeper is not None:
+            self._start_kept(self.keeper)
+            return
         notify = self.scratch / "notify"
         notify.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
@@ -134,6 +141,36 @@ class Mount:
                     pass_fds=[] if self.handed is None else [self.handed],
                 )
             self._wait_ready(ready)
+
+    def _start_kept(self, keeper: Keeper) -> None:
+        """As `start`, with what the keeper has."""
+        command, environment, descriptors = keeper.command(self.command())
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+        environ |= {"PYTHONWARNINGS": "default", **environment}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env=environ,
+                stdout=log,
+                stderr=log,
+                pass_fds=descriptors,
+            )
+        try:
+            while "READY=1" not in keeper.said.get(timeout=START):
+                pass
+        except Empty:
+            raise AssertionError(
+                f"bucketfs is not ready after {START:g} s\n{self.tail()}"
+            ) from None
+
+    def restart(self) -> None:
+        """End the daemon so that the mount goes on, and start the next one."""
+        self.signal(signal.SIGUSR1)
+        self.signal(signal.SIGTERM)
+        code = self.wait()
+        assert code == 0, f"bucketfs ended with {code}\n{self.tail()}"
+        self.start()
 
     def _wait_ready(self, ready: socket.socket) -> None:
         assert self._process is not None

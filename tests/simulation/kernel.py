@@ -294,7 +294,7 @@ class Kernel:
         return await ask()
 
     def _file(self, fh: int, ino: int, then: Callable[[File], None]) -> File:
-        handle = self._operations._handles[fh]
+        handle = self._operations.handles[fh]
         assert isinstance(handle, Handle)
         self._used[ino] += 1
         file = File(fh, ino, handle.content)

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,50 @@ def test_systemd_calls_the_service_no_worse_than_ok(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stdout
+
+
+#: Says which of two signals it gets first.
+LISTENS = """
+import signal
+both = {signal.SIGUSR1, signal.SIGTERM}
+signal.pthread_sigmask(signal.SIG_BLOCK, both)
+print("ready", flush=True)
+print(signal.Signals(signal.sigwait(both)).name)
+"""
+
+
+@pytest.mark.parametrize("unit", ["bucketfs@.service", "user/bucketfs@.service"])
+@pytest.mark.parametrize(
+    ("job", "told"),
+    [
+        (r"7 bucketfs@a\x2db.service restart running", "SIGUSR1"),
+        (r"7 bucketfs@a\x2db.service stop running", "SIGTERM"),
+        ("7 bucketfs@other.service restart running", "SIGTERM"),
+        ("", "SIGTERM"),
+    ],
+)
+def test_the_process_is_told_of_a_restart(unit: str, job: str, told: str, tmp_path: Path) -> None:
+    (line,) = re.findall(r"^ExecStop=-(.*)$", (UNITS / unit).read_text(), re.MULTILINE)
+    manager = tmp_path / "systemctl"
+    manager.write_text(f"#!/bin/sh\necho '{job}'\n")
+    manager.chmod(0o755)
+    with subprocess.Popen(
+        [sys.executable, "-c", LISTENS], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        values = {"%n": r"bucketfs@a\x2db.service", "$MAINPID": str(process.pid)}
+        words = [values.get(word, word).replace("$$", "$") for word in shlex.split(line)]
+        subprocess.run(words, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=False)
+        process.terminate()
+        assert process.stdout.read() == f"{told}\n"
+
+
+def test_nothing_looks_at_the_mount_point_before_the_process() -> None:
+    """Nobody would answer. mkdir(1) with -p does, without it does not."""
+    for unit in ("bucketfs@.service", "user/bucketfs@.service"):
+        (line,) = re.findall(r"^ExecStartPre=-(.*)$", (UNITS / unit).read_text(), re.MULTILINE)
+        assert 'mkdir -p "$$(dirname "$$0")"; mkdir "$$0"' in line
 
 
 def test_others_get_through_to_the_mount_point(tmp_path: Path) -> None:

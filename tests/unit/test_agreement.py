@@ -101,3 +101,34 @@ def test_any_bytes(data: bytes) -> None:
     agreement.refusal(data)
     assert agreement.amended(REQUEST, data)[:16] == data[:16]
     assert not agreement.is_init(data) or len(data) >= 56
+
+
+def flags_of(request: bytes) -> tuple[int, int]:
+    found = struct.unpack_from("=I", request, 52)[0], struct.unpack_from("=I", request, 56)[0]
+    return int(found[0]), int(found[1])
+
+
+@given(flags, flags)
+def test_a_repeated_request_offers_what_was_taken(offered: int, taken: int) -> None:
+    asked = request(offered)
+    again = agreement.repeated(asked, answer(taken))
+    assert flags_of(again)[0] == offered & taken
+    assert flags_of(again)[1] in (0, 0x5FD)  # of a kernel without them nobody reads these
+    assert (again[:52], again[60:]) == (asked[:52], asked[60:])
+    # whoever takes no more than that is answered for as before
+    assert agreement.is_init(again)
+
+
+def test_a_repeated_request_is_amended_to_the_same_answer() -> None:
+    told = agreement.amended(REQUEST, ANSWER)
+    again = agreement.repeated(REQUEST, told)
+    assert agreement.amended(again, ANSWER) == told
+
+
+def test_who_can_ask_again() -> None:
+    assert agreement.offers_resend(REQUEST)
+    assert not agreement.offers_resend(request(0x33FFFFFB))  # without INIT_EXT
+    older = bytearray(REQUEST)
+    struct.pack_into("=I", older, 56, 0x57D)
+    assert not agreement.offers_resend(bytes(older))
+    assert struct.unpack("=IiQ", agreement.resend()) == (16, 7, 0)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from bucketfs import log as logs
 from bucketfs.cli import show
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.options import arguments, bucket, compat, complete, manual, trust
-from bucketfs.cli.process import checks, daemon
+from bucketfs.cli.process import checks, daemon, fdstore, unmounting
 from bucketfs.credentials import (
     Credentials,
     CredentialsError,
@@ -23,7 +24,9 @@ from bucketfs.credentials import (
     resolve,
 )
 from bucketfs.errors import MountRefused
-from bucketfs.fuse import descriptor, handed
+from bucketfs.fuse import descriptor, handed, settings
+from bucketfs.fuse import keeper as keepers
+from bucketfs.fuse.keeper import Keeper, Taken
 from bucketfs.options import Options
 
 log = logging.getLogger("bucketfs.mount")
@@ -62,7 +65,9 @@ def mount(options: Options) -> int:
     except OSError as error:
         raise Failure(ExitCode.FAILED, f"logfile={options.logfile}: {error.strerror}") from None
     checks.fuse(options)
-    checks.mountpoint(options)
+    keeper, taken = _kept(options)
+    if taken is None:
+        checks.mountpoint(options)  # of one that nobody serves now it would get no answer
     checks.cache_directory(options)
     credentials = find_credentials(options)
     bucket.tell_keys(credentials)
@@ -78,7 +83,7 @@ def mount(options: Options) -> int:
         # and a wrong option is reported without waiting for them.
         from bucketfs.cli.process import serve  # noqa: PLC0415
 
-        return serve.serve(options, credentials, find_credentials, report)
+        return serve.serve(options, credentials, find_credentials, report, keeper, taken)
 
     if options.foreground:
         return body(daemon.ForegroundReport())
@@ -88,7 +93,7 @@ def mount(options: Options) -> int:
 
 def _check_order(positions: Sequence[str]) -> None:
     """Notice a mount point that stands first. Raises Failure."""
-    if len(positions) != 2 or os.path.exists(positions[1]) or not os.path.isdir(positions[0]):
+    if len(positions) != 2 or not os.path.isdir(positions[0]) or os.path.exists(positions[1]):
         return
     first, second = map(show.name, positions)
     raise Failure(
@@ -96,6 +101,22 @@ def _check_order(positions: Sequence[str]) -> None:
         f"{second}: the mount point does not exist; if {first} is the mount point, it stands last:"
         f" bucketfs {second} {first}; if not, run: mkdir -p {second}",
     )
+
+
+def _kept(options: Options) -> tuple[Keeper | None, Taken | None]:
+    """Who keeps the mount from one daemon to the next, and what an earlier one has left."""
+    store = fdstore.offered(os.environ)
+    if store is None or not options.foreground:
+        return None, None
+    if not settings.can_go_on(options):
+        keepers.discard(store)
+        return None, None
+    taken, reason = keepers.take(store, settings.record(options))
+    if reason:
+        log.warning("%s is mounted anew, what is open there fails: %s", options.mountpoint, reason)
+        with suppress(Failure):  # it is looked at once more before the mount
+            unmounting.unmount(options.mountpoint, lazy=True)
+    return store, taken
 
 
 def _with_rights(options: Options) -> Options:

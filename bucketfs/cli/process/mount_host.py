@@ -29,6 +29,7 @@ from bucketfs.cli.socket.protocol import ProtocolError, Request
 from bucketfs.errors import FsError, StoreError
 from bucketfs.fuse import kernel_cache
 from bucketfs.fuse.host import Service, Trees
+from bucketfs.fuse.keeper import Keeper, Taken
 from bucketfs.options import Options
 from bucketfs.store.layers.trace import Tally, TraceStore
 from bucketfs.tasks import Turns
@@ -54,6 +55,7 @@ class MountHost:
         starter: Told that it stands.
         listener: Where figures are asked for by HTTP, if they may be.
         at: What moment or commit it shows, in words; "" for what is there now.
+        keeper, taken: As `Host` has them.
 
     Attributes:
         ready: Whether the mount stands, or stood.
@@ -67,6 +69,8 @@ class MountHost:
         *,
         listener: socket.socket | None = None,
         at: str = "",
+        keeper: Keeper | None = None,
+        taken: Taken | None = None,
     ) -> None:
         self._options = options
         self._at_moment = at
@@ -82,6 +86,9 @@ class MountHost:
         self._progress: tuple[Remaining, int] | None = None
         self._logged = 0.0
         self._turns = Turns()
+        self.keeper = keeper
+        self.taken = taken
+        self.goes_on = False
         self.ready = False
         self.left = LeftBehind()
         self.hurry = trio.Event()
@@ -122,7 +129,7 @@ class MountHost:
         self.ready = True
         self._device = device
         where = f"{self._options.source} at {self._options.mountpoint}"
-        log.info("mounted %s", where)
+        log.info("%s %s", "mounted" if self.taken is None else "went on with", where)
         self._starter.ready()
         notify("READY=1", f"STATUS={where}")
 

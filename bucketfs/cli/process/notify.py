@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 
 import trio
 
 
-def notify(*lines: str) -> None:
-    """Tell systemd, if it listens: ``READY=1``, ``STATUS=…``, ``STOPPING=1``. Never raises."""
+def notify(*lines: str, descriptors: Sequence[int] = ()) -> None:
+    """Tell systemd, if it listens: ``READY=1``, ``STATUS=…``, ``STOPPING=1``. Never raises.
+
+    `descriptors` go along (``FDSTORE=1``).
+    """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
@@ -18,7 +22,7 @@ def notify(*lines: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
         try:
             sender.connect(address)
-            sender.send("\n".join(lines).encode())
+            socket.send_fds(sender, ["\n".join(lines).encode()], descriptors)
         except OSError:
             # A service manager that went away must not take the mount with it.
             return

@@ -27,6 +27,7 @@ from bucketfs.cli.socket import scrape
 from bucketfs.credentials import Anonymous, Credentials, CredentialsError, buckets_with_keys
 from bucketfs.errors import NotFound
 from bucketfs.fuse import account_session, session
+from bucketfs.fuse.keeper import Keeper, Taken
 from bucketfs.options import Options
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.opening import open_account, open_store
@@ -43,6 +44,8 @@ def serve(
     credentials: Credentials,
     find: Callable[[Options], Credentials],
     report: daemon.Report,
+    keeper: Keeper | None = None,
+    taken: Taken | None = None,
 ) -> int:
     """Mount and serve until the end; returns the exit code.
 
@@ -51,13 +54,16 @@ def serve(
         credentials: What signs the first request.
         find: Finds the keys of a bucket, also after the endpoint refused some; raises Failure.
         report: Told once when the mount stands.
+        keeper: Who keeps the mount for the next daemon, if anybody does.
+        taken: What an earlier one has left.
 
     Raises:
         Failure: Before the mount stood, with what was in the way.
     """
     config = _config(options, credentials, find)
     listener = scrape.listen(options.metrics) if options.metrics is not None else None
-    host = MountHost(options, report, listener=listener, at=bucket.told_at(options, config))
+    at = bucket.told_at(options, config)
+    host = MountHost(options, report, listener=listener, at=at, keeper=keeper, taken=taken)
     body = functools.partial(_one_bucket, options, config, host)
     if options.all_buckets:
         body = functools.partial(_all_buckets, options, config, host, find)
@@ -75,7 +81,10 @@ def serve(
         notify("STOPPING=1")
     if not host.ready:
         raise Failure(ExitCode.FAILED, "interrupted; nothing is mounted")
-    log.info("unmounted %s from %s", options.source, options.mountpoint)
+    if host.goes_on:
+        log.info("left %s at %s to the next daemon", options.source, options.mountpoint)
+    else:
+        log.info("unmounted %s from %s", options.source, options.mountpoint)
     if host.left.files:
         log.error(
             "%d files are not in the bucket; their bytes are here: bucketfs recover",
@@ -104,7 +113,8 @@ def _find_again(options: Options, find: Callable[[Options], Credentials]) -> Cre
 
 
 async def _main(body: Callable[[], Awaitable[None]], host: MountHost) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    numbers = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1
+    with trio.open_signal_receiver(*numbers) as signals:
         async with trio.open_nursery() as nursery:
             with trio.CancelScope() as mounted:
                 # outside of what it cancels: it has to hear the second signal, too
@@ -177,18 +187,27 @@ async def _tell_repeats() -> None:
 
 
 async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope, host: MountHost) -> None:
-    """SIGTERM and SIGINT end the mount, and again the draining; SIGHUP opens the log file anew."""
+    """SIGTERM and SIGINT end the mount, and again the draining; SIGHUP opens the log file anew.
+
+    After SIGUSR1 the mount goes on when this daemon ends, where somebody keeps it.
+    """
     async for number in signals:
         if number == signal.SIGHUP:
             logs.reopen()
+            continue
+        if number == signal.SIGUSR1:
+            host.goes_on = host.keeper is not None
+            if not host.goes_on:
+                log.warning("SIGUSR1: nobody keeps the mount for another daemon, so it will end")
             continue
         name = signal.Signals(number).name
         if scope.cancel_called:
             log.warning("%s again: what is not in the bucket yet stays on this machine", name)
             host.hurry.set()
             continue
-        log.info("%s: unmounting", name)
-        notify("STOPPING=1", "STATUS=unmounting")
+        words = "leaving the mount to the next daemon" if host.goes_on else "unmounting"
+        log.info("%s: %s", name, words)
+        notify("STOPPING=1", f"STATUS={words}")
         scope.cancel()
 
 

@@ -348,6 +348,20 @@ class InodeTable:
         self._last += 1
         return self._last
 
+    def begin_above(self, number: int) -> None:
+        """Numbers up to this one may have been given out by earlier daemons of the mount."""
+        self._last = max(self._last, number)
+
+    def known(self) -> list[Inode]:
+        """All that the kernel counts lookups on, and the root."""
+        return list(self._known.values())
+
+    def restore(self, inode: Inode, lookups: int) -> None:
+        """The kernel has counted so many lookups on an inode before this daemon began."""
+        inode.lookups = lookups
+        if lookups:
+            self._known[inode.ino] = inode
+
     def get(self, ino: int) -> Inode:
         """The inode of a number the kernel holds.
 

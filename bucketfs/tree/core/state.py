@@ -212,6 +212,13 @@ class TreeState:
         self.link(parent, name, inode)
         return inode
 
+    def file_that_waits(self, parent: Directory, name: str) -> Inode:
+        """The file inode of a name of which nothing is known but that its bytes wait."""
+        there = parent.children.get(name)
+        if there is not None and not isinstance(there, Directory) and there.content is None:
+            return there  # the kernel knows it
+        return self.new_file(parent, name)
+
     def found_file(self, parent: Directory, name: str, info: ObjectInfo) -> Inode:
         """A file inode under a name that is free, as a listing shows it."""
         inode = Inode(self.table.new_number(), parent, name)

@@ -37,6 +37,15 @@ class Reading:
         self._turns = Turns()
         self._begun = False
 
+    @classmethod
+    def resumed(cls, told: Iterable[str], names: Iterable[str]) -> Reading:
+        """Of a directory with these names, of which an earlier daemon has told some."""
+        reading = cls()
+        reading.names += told
+        reading._begun = True
+        reading.finish(names)
+        return reading
+
     @property
     def ended(self) -> bool:
         """Whether nothing more comes."""

@@ -17,6 +17,7 @@ from bucketfs.errors import FsError, NotFound, StoreError
 from bucketfs.tasks import gather
 from bucketfs.tree.core.inode import Inode
 from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.saving.handover import HandOver
 from bucketfs.tree.saving.leave import Leaver
 from bucketfs.tree.saving.outstanding import LeftBehind, Outstanding, Remaining
 from bucketfs.tree.saving.remove import Removals
@@ -43,20 +44,25 @@ class Drain:
         removals: Removals,
         leaver: Leaver,
         outstanding: Outstanding,
+        handover: HandOver,
     ) -> None:
         self._state = state
         self._saver = saver
         self._removals = removals
         self._leaver = leaver
         self._outstanding = outstanding
+        self._handover = handover
         self.undeleted: set[str] = set()
 
-    async def run(self, hurry: trio.Event, tell: Callable[[Remaining], None]) -> LeftBehind:
+    async def run(
+        self, hurry: trio.Event, tell: Callable[[Remaining], None], *, goes_on: bool = False
+    ) -> LeftBehind:
         """Save everything, as `save_all` does; what is left when `hurry` is set stays here.
 
         Args:
             hurry: Nobody wants to wait any longer.
             tell: Told how much is left, now and then.
+            goes_on: As `save_all` takes it.
 
         Returns:
             What could not be done, or was not waited for.
@@ -66,7 +72,7 @@ class Drain:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._look, tell)
                 nursery.start_soon(_cancel_when, hurry, scope)
-                await self.save_all()
+                await self.save_all(goes_on=goes_on)
                 nursery.cancel_scope.cancel()
         if scope.cancelled_caught:
             self._abandon()
@@ -78,12 +84,18 @@ class Drain:
             + len(set(self._removals.failures()) - back),
         )
 
-    async def save_all(self) -> None:
+    async def save_all(self, *, goes_on: bool = False) -> None:
         """Save everything that is unsaved, once; what cannot be is left on the local disk.
 
         So is what no close and no fsync has finished: it may be half of a file. Removals come
         first: they have been promised longer.
+
+        Args:
+            goes_on: Another daemon takes the mount over: it gets what programs are still writing,
+                and what the journal has of files that wait.
         """
+        if goes_on:
+            await self._handover.take_along()
         self._leave_unfinished()
         await self._removals.wait_for_all()
         for key in list(self._state.deferred):
@@ -91,7 +103,11 @@ class Drain:
                 self.undeleted.add(key)
                 await self._delete(key, inode.etag)
         unsaved = self._state.open_inodes - self._leaver.left
-        jobs = [functools.partial(self._save_last, inode) for inode in unsaved]
+        jobs = [
+            functools.partial(self._save_last, inode, goes_on=goes_on)
+            for inode in unsaved
+            if not (goes_on and _is_promised(inode))
+        ]
         if jobs:
             await gather(jobs, limit=self._state.files.parallel)
 
@@ -107,6 +123,8 @@ class Drain:
             open_state = inode.open_state
             if open_state is None or open_state.unlinked or not open_state.being_written:
                 continue
+            if inode in self._leaver.left:
+                continue
             content = open_state.content
             words = "; there is nothing in it"
             if content is not None and content.size:
@@ -118,8 +136,8 @@ class Drain:
             log.error("%s is not saved: %s%s", self._state.shown(inode), error, words)
             self._leaver.left.add(inode)
 
-    async def _save_last(self, inode: Inode) -> None:
-        to_next_mount = self._state.config.writeback
+    async def _save_last(self, inode: Inode, *, goes_on: bool) -> None:
+        to_next_mount = self._state.config.writeback or goes_on
         try:
             await self._saver.save(inode)
         except (StoreError, FsError) as error:
@@ -163,6 +181,12 @@ class Drain:
         else:
             self.undeleted.discard(key)
             self._state.files.cache.journal.removed([key])
+
+
+def _is_promised(inode: Inode) -> bool:
+    """Whether the journal has all that the bucket lacks of a file."""
+    content = inode.content
+    return content is not None and content.unsaved and content.promised_as_it_is
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -89,6 +89,19 @@ class Opener:
         """A handle on a file that was just created."""
         return self._handle(inode, writable=True, keep_cache=False, pid=pid)
 
+    def reopen(self, inode: Inode, *, writable: bool, pid: int, conflicts: int) -> Handle:
+        """A handle that a program had already when this daemon began.
+
+        Raises:
+            FsError: ESTALE where the file has nothing that it could be of.
+        """
+        if inode.content is None and not (inode.etag and inode.parent is not None):
+            raise FsError(errno.ESTALE, "nothing is known of the file")
+        handle = self._handle(inode, writable=writable, keep_cache=False, pid=pid)
+        handle.content.served = True  # as far as anybody knows
+        handle.conflicts = conflicts
+        return handle
+
     async def read(self, handle: Handle, start: int, length: int) -> bytes:
         """Bytes of an open file.
 

@@ -27,8 +27,10 @@ from bucketfs.cache.rows import PendingRow as Row
 from bucketfs.errors import FsError
 from bucketfs.file.content import Content
 from bucketfs.file.promise import COPIED, Promise
+from bucketfs.file.target import Target
 from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Directory, Inode, OpenState, is_below
+from bucketfs.tree.core.posix import Defaults, Posix, decode
 from bucketfs.tree.core.state import TreeState
 
 log = logging.getLogger(__name__)
@@ -290,8 +292,23 @@ class Promises:
         if old is not None and old.pages is not pages:
             self._outdated.append(old.pages)
 
-    def _row(self, inode: Inode, content: Content, seals: Seals) -> Row:
-        target, base, pages = self._state.target(inode), content.base, content.local.pages
+    def unfinished(self, inode: Inode, content: Content) -> Row:
+        """What a row would say of a file that a program is writing, or has removed.
+
+        Raises:
+            FsError: ENOSPC, ENAMETOOLONG; ESTALE for an inode that has lost its name.
+        """
+        target = None
+        if inode.unlinked:
+            target = Target("", inode.headers(), changes=0, if_match="", if_none_match=False)
+        valid = tuple(content.local.pages.valid.within(0, content.size))
+        return replace(self._row(inode, content, Seals(), target), valid=valid)
+
+    def _row(
+        self, inode: Inode, content: Content, seals: Seals, target: Target | None = None
+    ) -> Row:
+        target = target or self._state.target(inode)
+        base, pages = content.base, content.local.pages
         return Row(
             file=pages.path.name,
             key=target.key,
@@ -309,6 +326,17 @@ class Promises:
             attempts=tuple(content.attempts),
             seals=seals.dump(),
         )
+
+
+def attributes_of(row: Row, defaults: Defaults) -> Posix:
+    """The attributes of a file as its row has them."""
+    return decode(
+        replace(row.headers, tag_count=0) if row.new else row.headers,
+        size=row.size,
+        modified=int(row.since),
+        directory=False,
+        defaults=defaults,
+    )
 
 
 def _known_by(content: Content, headers: Headers) -> list[Attempt]:

@@ -34,11 +34,10 @@ from bucketfs.store.base import ObjectInfo
 from bucketfs.tasks import gather
 from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.names import is_visible
-from bucketfs.tree.core.posix import decode
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.lister import Lister
 from bucketfs.tree.saving.later import Later
-from bucketfs.tree.saving.promises import Promises
+from bucketfs.tree.saving.promises import Promises, attributes_of
 from bucketfs.units import count
 
 log = logging.getLogger(__name__)
@@ -268,7 +267,7 @@ class Replay:
                 "%r cannot be uploaded by this mount, the next one tries again: %s", row.key, error
             )
             return
-        inode = self._state.new_file(parent, name)
+        inode = self._state.file_that_waits(parent, name)
         self._furnish(inode, row)
         content = Content.promised(self._state.files, row, pages, outlet=self._state.outlet(inode))
         open_state = self._state.ensure_open_state(inode)
@@ -282,13 +281,7 @@ class Replay:
     def _furnish(self, inode: Inode, row: Row) -> None:
         inode.etag = row.if_match
         inode.size = row.base[2] if row.base else 0
-        inode.posix = decode(
-            replace(row.headers, tag_count=0) if row.new else row.headers,
-            size=row.size,
-            modified=int(row.since),
-            directory=False,
-            defaults=self._state.config.defaults,
-        )
+        inode.posix = attributes_of(row, self._state.config.defaults)
 
     def _pages(self, row: Row, data: bytes | None) -> PageFile:
         """The page file with the bytes that were promised; raises FsError ENOSPC."""

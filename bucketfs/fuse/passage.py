@@ -1,0 +1,130 @@
+"""How one mount goes from daemon to daemon: what is taken over, and what is left at the end.
+
+At the beginning an earlier daemon has left a `Record` with the keeper, and after an orderly end a
+picture in the cache directory. At the end the keeper has the mount's descriptor; only when the
+mount is to go on (`Host.goes_on`) the picture is drawn, and the mount point is not freed.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from bucketfs.fuse import keeper, picture, settings
+from bucketfs.fuse.device import Session
+from bucketfs.fuse.host import Host
+from bucketfs.fuse.keeper import Keeper, Record, Taken
+from bucketfs.fuse.operations import Operations
+from bucketfs.options import Options
+from bucketfs.tree.saving.handover import Picture
+from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
+from bucketfs.tree.tree import Tree
+
+log = logging.getLogger(__name__)
+
+#: Brings what is unsaved to the bucket at the end of the mount (`tree.saving.drain.Drain.run`).
+Drain = Callable[[trio.Event, Callable[[Remaining], None]], Awaitable[LeftBehind]]
+
+
+class Begin(Protocol):
+    """`device.begin` of a mount."""
+
+    async def __call__(self, *, taken: Taken | None, again: bool) -> Session:
+        """Raises MountRefused."""
+        ...
+
+
+@dataclass(slots=True)
+class Passage:
+    """Takes a mount over, and leaves it.
+
+    Attributes:
+        keeper: Who holds the descriptor meanwhile.
+        record: Of the mount, as far as it is known before it stands.
+        taken: The mount that an earlier daemon has left.
+        tree, operations: Of this daemon.
+        picture: What that one has told of it.
+    """
+
+    keeper: Keeper
+    record: Record
+    taken: Taken | None
+    tree: Tree
+    operations: Operations
+    picture: Picture | None = None
+
+    @classmethod
+    def of(cls, host: Host, options: Options, tree: Tree, operations: Operations) -> Passage | None:
+        """The passage of a mount that somebody keeps; None for any other."""
+        if host.keeper is None:
+            return None
+        record = settings.record(options) if host.taken is None else host.taken.record
+        record = replace(record, cache=str(tree.state.files.cache.directory))
+        return cls(host.keeper, record, host.taken, tree, operations)
+
+    @property
+    def _directory(self) -> Path:
+        return self.tree.state.files.cache.directory
+
+    def restore_nodes(self) -> None:
+        """Know what the kernel knows, before anything else is made in the tree."""
+        if self.taken is None:
+            return
+        self.tree.state.table.begin_above(self.record.first)
+        self.operations.begin_above(self.record.first)
+        self.picture = picture.find(self._directory, self.record.mount)
+        if self.picture is not None:
+            self.tree.handover.restore_nodes(self.picture)
+
+    def restore_files(self) -> None:
+        """Have what programs have open; what waited for its upload is there again."""
+        picture.forget(self._directory)
+        if self.picture is not None:
+            self.tree.handover.restore_files(self.picture)
+            picture.restore_handles(self.picture, self.tree, self.operations)
+        elif self.taken is not None:
+            log.warning("the last daemon did not end by itself: what it had open is stale")
+
+    async def begin(self, begin: Begin, drain: Drain, host: Host) -> Session:
+        """Mount or take over, and have the mount kept. Raises MountRefused."""
+        try:
+            again = self.taken is not None and self.picture is None
+            session = await begin(taken=self.taken, again=again)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await drain(host.hurry, host.drains)  # nobody else has what was taken back
+            keeper.release(self.keeper)
+            raise
+        if session.agreed is None:
+            keeper.release(self.keeper)
+            return session
+        request, answer = session.agreed
+        self.record = replace(self.record, request=request, answer=answer)
+        keeper.keep(self.keeper, self.record, session.number if session.is_new else None)
+        return session
+
+    def end(self, session: Session, host: Host, drain: Drain) -> Drain:
+        """How to drain, now that no more requests come."""
+        if not host.goes_on or session.agreed is None or not session.stands:
+            return drain
+        return functools.partial(self.tree.drain.run, goes_on=True)
+
+    def leave(self, session: Session, host: Host) -> bool:
+        """Leave the mount to the next daemon, if it is to go on; else have nobody keep it.
+
+        Returns:
+            Whether the mount stands.
+        """
+        host.goes_on = host.goes_on and session.agreed is not None and session.stands
+        if not host.goes_on:
+            keeper.release(self.keeper)
+            return False
+        picture.leave(self._directory, self.record.mount, self.tree, self.operations)
+        session.leave()
+        return True

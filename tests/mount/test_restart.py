@@ -1,0 +1,277 @@
+"""A mount that outlives its daemon: an orderly restart, and one that was killed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bucketfs.fuse.keeper import RECORD, Record
+from tests.harness.keeper import Keeper
+from tests.harness.mounts import Mount, Mounts
+from tests.harness.posix import refused
+from tests.harness.program import Program
+from tests.harness.proxy import Proxy
+from tests.harness.waiting import until
+from tests.harness.witness import Witness
+
+MIB = 1 << 20
+#: The byte of the kernel's first request that says whether it can ask again.
+REQUEST_FLAGS2 = 40 + 16
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> Iterator[Keeper]:
+    keeper = Keeper(tmp_path / "notify")
+    yield keeper
+    keeper.close()
+
+
+@pytest.fixture
+def here(mount: Mounts, bucket: Witness, keeper: Keeper) -> Mount:
+    """A mount that is kept."""
+    made = mount(bucket, "dbglevel=info", start=False)
+    made.keeper = keeper
+    made.start()
+    return made
+
+
+@pytest.fixture
+def program() -> Iterator[Program]:
+    with Program() as program:
+        yield program
+
+
+class TestOrderly:
+    def test_a_reader_goes_on(self, here: Mount, bucket: Witness, program: Program) -> None:
+        data = os.urandom(24 * MIB)
+        bucket.put("d/big", data)
+        program("file = open(path, 'rb')", path=str(here.path / "d/big"))
+        assert program("file.read(1 << 20)") == data[:MIB]
+        here.restart()
+        assert program("file.read()") == data[MIB:]
+
+    def test_a_writer_goes_on(self, here: Mount, bucket: Witness, program: Program) -> None:
+        program("file = open(path, 'wb', buffering=0)", path=str(here.path / "f"))
+        program("file.write(b'a' * (1 << 20))")
+        here.restart()
+        assert not bucket.exists("f")
+        assert program("os.fstat(file.fileno()).st_size") == MIB
+        program("file.write(b'b' * (1 << 20)); file.close()")
+        assert bucket.get("f") == b"a" * MIB + b"b" * MIB
+
+    def test_many_things_go_on(self, here: Mount, bucket: Witness, program: Program) -> None:
+        """What has a name: files, directories, the place in a listing, the working directory."""
+        for number in range(300):
+            bucket.put(f"d/{number:03}", b"x")
+        bucket.put("e/changed", b"0123456789")
+        top = str(here.path)
+        program("os.chdir(top + '/d')", top=top)
+        program("listing = os.scandir('.'); first = next(listing).name")
+        program("changed = os.open(top + '/e/changed', os.O_RDWR); os.pwrite(changed, b'ab', 2)")
+        program("moved = os.open(top + '/moved', os.O_WRONLY | os.O_CREAT)")
+        program("new = os.open(top + '/new', os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)")
+        program("os.mkdir(top + '/made')")
+        number = program("os.stat('007').st_ino")
+        here.restart()
+        assert program("os.stat('007').st_ino") == number
+        assert program("os.getcwd()") == f"{top}/d"
+        left = program("[entry.name for entry in listing]")
+        assert sorted([program("first"), *left]) == [f"{number:03}" for number in range(300)]
+        assert program("os.pread(changed, 20, 0)") == b"01ab456789"
+        program("os.pwrite(changed, b'cd', 4); os.close(changed)")
+        assert bucket.get("e/changed") == b"01abcd6789"
+        program(
+            "os.rename(top + '/moved', top + '/made/m'); os.write(moved, b'm'); os.close(moved)"
+        )
+        assert bucket.get("made/m") == b"m"
+        assert program("os.fstat(new).st_mode & 0o777") == 0o640
+        program("os.close(new)")
+        assert bucket.get("new") == b""
+        assert not list(here.scratch.glob("cache/*/unsaved/*"))
+
+    def test_a_removed_file_goes_on(self, here: Mount, bucket: Witness, program: Program) -> None:
+        bucket.put("old", b"0123456789")
+        program("old = os.open(top + '/old', os.O_RDONLY)", top=str(here.path))
+        program("new = os.open(top + '/new', os.O_RDWR | os.O_CREAT); os.write(new, b'abc')")
+        program("os.pread(old, 1, 0); os.unlink(top + '/old'); os.unlink(top + '/new')")
+        here.restart()
+        assert program("os.pread(old, 10, 0)") == b"0123456789"
+        program("os.pwrite(new, b'd', 3)")
+        assert program("os.pread(new, 10, 0)") == b"abcd"
+        assert program("os.fstat(new).st_nlink") == 0
+        program("os.close(old); os.close(new)")
+        assert os.listdir(here.path) == []
+        assert bucket.keys() == []
+        assert not list(here.scratch.glob("cache/*/unsaved/*"))
+
+    def test_what_waits_is_uploaded_by_the_next(
+        self, mount: Mounts, bucket: Witness, keeper: Keeper, counted: Proxy, program: Program
+    ) -> None:
+        here = mount(bucket, "dbglevel=info", "writeback", url=counted.url, start=False)
+        here.keeper = keeper
+        here.start()
+        with counted.fault("PutObject", status=403, code="AccessDenied"):
+            program("open(top + '/closed', 'w').write('1' * 50000)", top=str(here.path))
+            program("open(top + '/again', 'w').write('1' * 50000)")
+            program("again = open(top + '/again', 'ab', buffering=0); again.write(b'2')")
+            here.restart()
+            assert program("os.stat(top + '/closed').st_size") == 50000
+            program("again.write(b'3')")
+        program("again.close()")
+        until(lambda: bucket.exists("closed"), "the upload")
+        until(lambda: bucket.get("again") == b"1" * 50000 + b"23", "what was written last")
+
+    def test_who_asks_meanwhile_waits(self, here: Mount, bucket: Witness, program: Program) -> None:
+        bucket.put("f", b"x")
+        here.signal(signal.SIGUSR1)
+        here.signal(signal.SIGTERM)
+        assert here.wait() == 0
+        program.begin("open(path).read()", path=str(here.path / "f"))
+        here.start()
+        assert program.end() == "x"
+
+    def test_the_next_signal_unmounts(
+        self, here: Mount, bucket: Witness, keeper: Keeper, program: Program
+    ) -> None:
+        here.restart()
+        here.restart()
+        program("file = open(path, 'w'); file.write('x'); file.close()", path=str(here.path / "f"))
+        here.signal(signal.SIGTERM)
+        assert here.wait() == 0
+        assert bucket.get("f") == b"x"
+        assert not here.path.is_mount()
+        assert keeper.held == {}
+
+    def test_unmounting_ends_it(self, here: Mount, keeper: Keeper) -> None:
+        here.restart()
+        assert here.stop() == 0
+        assert keeper.held == {}
+
+
+class TestKilled:
+    def test_the_mount_stands(self, here: Mount, bucket: Witness, program: Program) -> None:
+        bucket.put("d/f", b"x" * 10)
+        program("file = open(path, 'rb', buffering=0); file.read(1)", path=str(here.path / "d/f"))
+        here.die()
+        program.begin("open(path).read()", path=str(here.path / "d/f"))
+        here.start()
+        assert program.end() == "x" * 10
+        assert os.listdir(here.path / "d") == ["f"]
+        (here.path / "d/g").write_text("y")
+        assert bucket.get("d/g") == b"y"
+        with refused(errno.ESTALE):
+            program("os.fsync(file.fileno())")
+
+    def test_a_large_file_is_read_and_appended_to(
+        self, here: Mount, bucket: Witness, program: Program
+    ) -> None:
+        """The cache may have less of it than the daemon that died knew."""
+        data = os.urandom(24 * MIB)
+        bucket.put("big", data)
+        program("old = open(path, 'rb'); old.read(1 << 20)", path=str(here.path / "big"))
+        here.die()
+        here.start()
+        assert program("open(path, 'rb').read()") == data
+        program("file = open(path, 'ab'); file.write(b'new'); file.close()")
+        assert bucket.get("big") == data + b"new"
+        assert program("open(path, 'rb').read()") == data + b"new"
+
+    def test_what_was_asked_is_answered(
+        self, here: Mount, bucket: Witness, program: Program
+    ) -> None:
+        """The kernel asks the next daemon what this one has read and not answered."""
+        bucket.put("d/f", b"x")
+        here.signal(signal.SIGSTOP)
+        program.begin("open(path).read()", path=str(here.path / "d/f"))
+        here.die()
+        here.start()
+        assert program.end() == "x"
+
+    def test_a_request_in_flight_is_asked_again(
+        self, mount: Mounts, bucket: Witness, keeper: Keeper, counted: Proxy, program: Program
+    ) -> None:
+        bucket.put("d/f", b"x")
+        here = mount(bucket, url=counted.url, start=False)
+        here.keeper = keeper
+        here.start()
+        with counted.fault(key="d/f", stall=True) as stalled:
+            program.begin("open(path).read()", path=str(here.path / "d/f"))
+            until(lambda: stalled.struck, "the question")
+            here.die()
+        here.start()
+        assert program.end() == "x"
+
+    def test_a_writer_hears_of_it(self, here: Mount, bucket: Witness, program: Program) -> None:
+        """What was not closed is lost, as ever; what was closed is not."""
+        program("file = open(path, 'wb', buffering=0); file.write(b'x')", path=str(here.path / "f"))
+        (here.path / "g").write_text("y")
+        here.die()
+        here.start()
+        with refused(errno.ESTALE):
+            program("file.write(b'y')")
+        with refused(errno.ESTALE):
+            program("file.close()")
+        assert bucket.keys() == ["g"]
+        assert os.listdir(here.path) == ["g"]
+
+    def test_an_older_kernel(
+        self, here: Mount, bucket: Witness, keeper: Keeper, program: Program
+    ) -> None:
+        """Before Linux 6.9 nobody could find out what the daemon had read."""
+        bucket.put("f", b"x")
+        program("file = open(path, 'rb')", path=str(here.path / "f"))
+        here.die()
+        record = Record.load(os.pread(keeper.held[RECORD], 1 << 20, 0))
+        request = bytearray(record.request)
+        request[REQUEST_FLAGS2] &= ~0x80
+        changed = os.memfd_create("record")
+        os.write(changed, replace(record, request=bytes(request)).dump())
+        os.dup2(changed, keeper.held[RECORD])
+        os.close(changed)
+        here.start()
+        assert (here.path / "f").read_text() == "x"
+        with refused(errno.ENOTCONN):
+            program("file.read()")
+        assert "from 6.9 on" in here.log.read_text()
+
+
+def test_other_options(here: Mount, bucket: Witness, program: Program) -> None:
+    """The kernel would go on with the old ones."""
+    bucket.put("f", b"x")
+    program("file = open(path, 'rb')", path=str(here.path / "f"))
+    here.options = (*here.options, "ro")
+    here.restart()
+    assert (here.path / "f").read_text() == "x"
+    with refused(errno.EROFS):
+        (here.path / "g").write_text("y")
+    with refused(errno.ENOTCONN):
+        program("file.read()")
+
+
+def test_nobody_goes_on(here: Mount, bucket: Witness, keeper: Keeper, program: Program) -> None:
+    """What was being written is kept, as at the end of a mount; a later mount is a new one."""
+    program("file = open(path, 'wb', buffering=0); file.write(b'x')", path=str(here.path / "f"))
+    here.signal(signal.SIGUSR1)
+    here.signal(signal.SIGTERM)
+    assert here.wait() == 0
+    keeper.release()
+    with refused(errno.ENOTCONN):
+        program("file.write(b'y')")
+    here.start()
+    assert not bucket.exists("f")
+    (kept,) = here.scratch.glob("cache/*/unsaved/*")
+    assert kept.read_bytes() == b"x"
+
+
+def test_what_nobody_can_go_on_with_ends(mount: Mounts, bucket: Witness) -> None:
+    here = mount(bucket, "plain_fuse")
+    here.signal(signal.SIGUSR1)
+    here.signal(signal.SIGTERM)
+    assert here.wait() == 0
+    assert not here.path.is_mount()
