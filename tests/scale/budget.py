@@ -1,7 +1,8 @@
 """What the budget of requests allows one mount, in requests an hour.
 
-Sums of what `tests/budget` pins for single steps, and of how long an answer counts. With N mounts
-it is N times as much: no mount knows of another.
+Worked out from what `tests/budget` pins for single steps, from how long an answer counts, and from
+constants that the simulation has shown. With N mounts it is N times as much: no mount knows of
+another.
 """
 
 from __future__ import annotations
