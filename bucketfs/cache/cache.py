@@ -217,7 +217,7 @@ class DiskCache:
 
     def had(self, key: str) -> bool:
         """Whether an earlier mount has left bytes of some version of an object."""
-        return self._left.had(key)
+        return self._left.any and self._left.had(key)
 
     def touch(self, key: str, etag: str) -> None:
         """A version is wanted: what was used longer ago leaves before it."""
@@ -461,7 +461,7 @@ class DiskCache:
 
     def _find(self, key: str, etag: str) -> PageFile | None:
         file = self._files.get((key, etag))
-        if file is None and (file := self._left.find(key, etag)) is not None:
+        if file is None and self._left.count and (file := self._left.find(key, etag)):
             self._files[key, etag] = file
         return file
 

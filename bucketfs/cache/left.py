@@ -25,6 +25,10 @@ class Left:
         directory: Where they are.
         index: What is known of them.
         used: Those that were handed out, or made since, by key and ETag.
+
+    Attributes:
+        any: Whether there were some when this mount began.
+        count: How many are left to be handed out.
     """
 
     def __init__(self, directory: Path, index: Index, used: Container[tuple[str, str]]) -> None:
@@ -32,8 +36,8 @@ class Left:
         self._index = index
         self._used = used
         self._began = clock.monotonic(), clock.wall_ns() / 1e9
-        self._count, self._held = index.total
-        self._any = self._count > 0
+        self.count, self._held = index.total
+        self.any = self.count > 0
 
     @property
     def held(self) -> int:
@@ -42,12 +46,12 @@ class Left:
         return 0 if self._index.lost else self._held
 
     def had(self, key: str) -> bool:
-        """Whether there are bytes of some version of an object, if any mount has left some."""
-        return self._any and self._index.has_pages(key)
+        """Whether there are bytes of some version of an object."""
+        return self._index.has_pages(key)
 
     def find(self, key: str, etag: str) -> PageFile | None:
         """The page file of a version that is not used yet."""
-        row = self._index.page(key, etag) if self._count else None
+        row = self._index.page(key, etag)
         return None if row is None else self._hand_out(row)
 
     def oldest(self, wanted: int) -> Iterator[PageFile]:
@@ -59,7 +63,7 @@ class Left:
         return self._first(self._held + 1, wanted)
 
     def _first(self, wanted: int, chosen: Callable[[str], bool]) -> Iterator[PageFile]:
-        versions = self._index.versions() if self._count and wanted > 0 else iter(())
+        versions = self._index.versions() if self.count and wanted > 0 else iter(())
         for key, etag in versions:
             if (key, etag) in self._used or not chosen(key):
                 continue
@@ -67,11 +71,11 @@ class Left:
             if file is not None:
                 yield file
                 wanted -= file.held
-            if wanted <= 0 or not self._count:
+            if wanted <= 0 or not self.count:
                 return
 
     def _hand_out(self, row: PageRow) -> PageFile | None:
-        self._count -= 1
+        self.count -= 1
         self._held -= row.held
         path, left = self._directory / row.file, _loaded(row)
         if not left or not path.exists():
