@@ -298,13 +298,19 @@ class DiskCache:
         try:
             for start, stop in file.valid.within(0, size):
                 for at in range(start, stop, CHUNK):
-                    data = file.read(at, min(at + CHUNK, stop))
-                    if self.write(fork, at, data) < len(data):
-                        raise FsError(errno.ENOSPC, "no space left on the disk of the cache")
+                    self._copy(file, fork, at, min(at + CHUNK, stop))
         except FsError:
             self.release(fork)
             raise
         return fork
+
+    def _copy(self, file: PageFile, fork: PageFile, start: int, stop: int) -> None:
+        self.admit(stop - start)
+        # what made room may be clean pages of the very same file, which others have open, too
+        for a, b in file.valid.within(start, stop):
+            data = file.read(a, b)
+            if self.write(fork, a, data) < len(data):
+                raise FsError(errno.ENOSPC, "no space left on the disk of the cache")
 
     def _detach(self, file: PageFile) -> None:
         if file.identity is not None:

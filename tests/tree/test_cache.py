@@ -129,6 +129,28 @@ async def test_keeping_the_disk_free_costs_no_enospc(tmp_path: Path) -> None:
     cache.close()
 
 
+async def test_making_room_for_a_copy_takes_pages_of_what_is_copied(tmp_path: Path) -> None:
+    """Two have a version open, and one of them changes it: what went is not copied as zeros."""
+    cache, data = opened(tmp_path, limit=40 * MIB), noise(32 * MIB)
+    shared = cache.open("k", "e", len(data))
+    assert cache.open("k", "e", len(data)) is shared
+
+    def other(wanted: int) -> int:
+        cache.shrink(shared, 4 * MIB, 28 * MIB)
+        return wanted
+
+    cache.write(shared, 0, data)
+    cache.add_reclaimer(other)
+    own = cache.own(shared)
+    assert shared.valid.missing(0, len(data)) == [(4 * MIB, 28 * MIB)]
+    assert own.valid.covers(28 * MIB, len(data))
+    for start, stop in own.valid:
+        assert own.read(start, stop) == data[start:stop]
+    for file in (own, shared):
+        cache.release(file)
+    cache.close()
+
+
 async def test_two_mounts_of_one_bucket_do_not_share(tmp_path: Path) -> None:
     first, second = opened(tmp_path), opened(tmp_path)
     file = first.open("k", "e", 4)
