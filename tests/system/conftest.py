@@ -10,6 +10,7 @@ import fcntl
 import io
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -73,6 +74,13 @@ def run(words: Sequence[str], **environment: str) -> subprocess.CompletedProcess
         timeout=240,
         check=False,
     )
+
+
+def hear(listener: socket.socket, word: str) -> None:
+    """Wait until the service manager is told `word`; other messages may come before it."""
+    listener.settimeout(60)
+    while word not in listener.recv(1000).decode().splitlines():
+        pass
 
 
 def daemon_of(path: Path) -> int:

@@ -23,7 +23,7 @@ from bucketfs.cli import mounts
 from tests.harness.endpoint import REPOSITORY
 from tests.harness.proxy import proxy
 from tests.harness.waiting import until
-from tests.system.conftest import Place, daemon_of
+from tests.system.conftest import Place, daemon_of, hear
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
@@ -317,7 +317,6 @@ class TestForeground:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_signals_unmount(self, place: Place, tmp_path: Path, number: signal.Signals) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-            listener.settimeout(60)
             listener.bind(str(tmp_path / "notify"))
             command = [sys.executable, "-m", "bucketfs", place.bucket.name, str(place.path), "-f"]
             process = subprocess.Popen(
@@ -325,11 +324,11 @@ class TestForeground:
                 cwd=REPOSITORY,
                 env=os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")},
             )
-            assert listener.recv(1000).startswith(b"READY=1\n")
+            hear(listener, "READY=1")
             assert place.path.is_mount()
             (place.path / "file").write_bytes(b"content")
             process.send_signal(number)
-            assert b"STOPPING=1" in listener.recv(1000)
+            hear(listener, "STOPPING=1")
             assert process.wait(60) == 0
         assert not place.path.is_mount()
         assert place.bucket.get("file") == b"content"

@@ -21,7 +21,7 @@ from tests.harness.endpoint import REPOSITORY
 from tests.harness.mounts import as_user
 from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
-from tests.system.conftest import Place
+from tests.system.conftest import Place, hear
 from tests.system.test_command import daemon_of
 
 
@@ -398,8 +398,7 @@ class TestSignals:
                         lines += listener.recv(1000).decode().splitlines()
                 return lines
 
-            listener.settimeout(60)
-            assert listener.recv(1000).startswith(b"READY=1\n")
+            hear(listener, "READY=1")
             yield process, told
             process.kill()
             process.wait()
