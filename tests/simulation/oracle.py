@@ -196,23 +196,16 @@ class Oracle:
         self._end(call, "ok")
         states = self._history[path]
         is_others = states and states[-1].content is not None and states[-1].mount != call.mount
-        if (
-            is_others
-            or call.disturbed
-            or any(
-                p.mount != call.mount and any(_is_at(name, path) for name in self.names(p.path))
-                for p in self._waiting()
-            )
-        ):
+        if is_others or call.disturbed or self._others_wait(call.mount, path):
             self._forget(call)
         else:
             self._drop(path)
             self._set(path, Fact(False, None, call.mount, call.ended, call.what))
 
     def renamed(self, call: Call, old: str, new: str) -> None:
-        """A rename succeeded."""
+        """A rename succeeded: of what the bucket had, not of what others are yet to upload."""
         self._end(call, "ok")
-        if call.disturbed:
+        if call.disturbed or self._others_wait(call.mount, old):
             self._forget(call)
             return
         moved = {
@@ -474,6 +467,13 @@ class Oracle:
     def _waiting(self) -> Iterator[Promise]:
         """Promises that may not be in the bucket yet; of empty files one looks like the other."""
         return (p for p in self.promises if not p.content or not self._is_published(p))
+
+    def _others_wait(self, mount: str, path: str) -> bool:
+        """Whether other mounts have promised something at or below a path that may yet come."""
+        return any(
+            p.mount != mount and any(_is_at(name, path) for name in self.names(p.path))
+            for p in self._waiting()
+        )
 
     def _is_published(self, promise: Promise) -> bool:
         """Whether the bucket has had it, under the file's names or as a conflict copy."""
