@@ -160,6 +160,7 @@ def s3fs(mount: Mount) -> Iterator[Path]:
 
 
 @pytest.mark.needs("marker_metadata")
+@pytest.mark.needs_root("gives a file to somebody else")
 @pytest.mark.skipif(not shutil.which("s3fs"), reason="s3fs is not installed")
 def test_s3fs_shows_what_we_wrote(mount: Mounts, bucket: Witness) -> None:
     mounted = mount(bucket)
