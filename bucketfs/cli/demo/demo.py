@@ -191,8 +191,10 @@ def _wait(directory: Path) -> None:
     installed = Path(sys.executable).with_name("bucketfs")
     command = installed if installed.exists() else "bucketfs"
     url = bucketfs("presign", "--expires", "1d", str(hello)).stdout.strip()
-    print(
-        f"""
+    # who is quick may press it while this is being written
+    with contextlib.suppress(KeyboardInterrupt):
+        print(
+            f"""
 The bucket '{BUCKET}' of an S3 server on this machine stays mounted at
 
     {directory}
@@ -214,8 +216,7 @@ What the mount does, second by second:
     {command} top
 
 Ctrl-C here unmounts it.""",
-        flush=True,
-    )
-    with contextlib.suppress(KeyboardInterrupt):
+            flush=True,
+        )
         signal.pause()
     print("\nUnmounting.")
