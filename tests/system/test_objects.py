@@ -118,3 +118,21 @@ def test_an_address_for_others(mounted: Place) -> None:
         words = ["presign", *wrong, *([str(path)] if wrong else [])]
         assert mounted.here(*words).returncode == 2
     assert mounted.here("presign", str(mounted.path)).returncode == 1
+
+
+def test_paths_of_old_versions(place: Place) -> None:
+    """They are read as files, and commands say so instead of finding nothing there."""
+    place.bucket.versioning()
+    place.bucket.put("f", b"one")
+    place.bucket.put("f", b"two")
+    assert place.mount("versions").returncode == 0
+    one = min((place.path / ".versions" / "f").iterdir())
+    assert one.read_bytes() == b"one"
+    for command in ("info", "presign", "versions", "refresh", "warm", "evict", "restore"):
+        words = ["--from-archive"] if command == "restore" else []
+        done = place.here(command, *words, str(one))
+        assert (done.returncode, done.stdout) == (1, ""), command
+        assert "without .versions (bucketfs versions PATH" in done.stderr, done.stderr
+    assert place.here("info", str(place.path / "f")).returncode == 0
+    place.here("umount", str(place.path))
+    place.bucket.forget_versions()

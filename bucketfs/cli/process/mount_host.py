@@ -31,6 +31,7 @@ from bucketfs.fuse import kernel_cache
 from bucketfs.fuse.host import Service, Trees
 from bucketfs.fuse.keeper import Keeper, Taken
 from bucketfs.options import Options
+from bucketfs.store.base import VERSIONS
 from bucketfs.store.layers.trace import Tally, TraceStore
 from bucketfs.tasks import Turns
 from bucketfs.tree.saving.outstanding import FailedFlush, LeftBehind, Remaining
@@ -92,23 +93,24 @@ class MountHost:
         self.ready = False
         self.left = LeftBehind()
         self.hurry = trio.Event()
-        self._server = control.Server(
-            {
-                "hello": lambda _request, _tell: self._hello(),
-                "status": lambda _request, _tell: self._status(),
-                "top": lambda _request, _tell: self._top(),
-                "flush": lambda request, tell: self._flush(request.path, tell),
-                "refresh": lambda request, tell: self._refresh(request.path, tell),
-                "watch": lambda _request, tell: self._watch(tell),
-                "info": lambda request, _tell: self._info(request),
-                "set": lambda request, _tell: self._set(request),
-                "warm": lambda request, tell: warming.warm(self._buckets, request, tell),
-                "evict": lambda request, _tell: self._evict(request),
-                "versions": lambda request, _tell: self._versions(request),
-                "restore": lambda request, _tell: self._restore(request),
-                "presign": lambda request, _tell: self._presign(request),
-            }
-        )
+        commands: dict[str, control.Command] = {
+            "hello": lambda _request, _tell: self._hello(),
+            "status": lambda _request, _tell: self._status(),
+            "top": lambda _request, _tell: self._top(),
+            "flush": lambda request, tell: self._flush(request.path, tell),
+            "refresh": lambda request, tell: self._refresh(request.path, tell),
+            "watch": lambda _request, tell: self._watch(tell),
+            "info": lambda request, _tell: self._info(request),
+            "set": lambda request, _tell: self._set(request),
+            "warm": lambda request, tell: warming.warm(self._buckets, request, tell),
+            "evict": lambda request, _tell: self._evict(request),
+            "versions": lambda request, _tell: self._versions(request),
+            "restore": lambda request, _tell: self._restore(request),
+            "presign": lambda request, _tell: self._presign(request),
+        }
+        if options.versions:
+            commands = {name: _of_what_is_now(command) for name, command in commands.items()}
+        self._server = control.Server(commands)
 
     def trace(self, store: TraceStore) -> None:
         """`store` counts requests of this mount."""
@@ -315,6 +317,21 @@ async def _lag() -> float:
     began = clock.monotonic()
     await trio.lowlevel.checkpoint()
     return clock.monotonic() - began
+
+
+def _of_what_is_now(command: control.Command) -> control.Command:
+    """A command that refuses paths of old versions: it knows files as they are now."""
+
+    async def refusing(request: Request, tell: control.Tell) -> control.Message:
+        if VERSIONS in request.path.split("/"):
+            raise FsError(
+                errno.EINVAL,
+                f"commands take the path of the file itself, without {VERSIONS}"
+                " (bucketfs versions PATH lists what it was)",
+            )
+        return await command(request, tell)
+
+    return refusing
 
 
 def _number(text: str) -> int:
