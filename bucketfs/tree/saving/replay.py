@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from bucketfs import clock
 from bucketfs.cache.extents import Extents, Seals
 from bucketfs.cache.pages import PageFile, read_exactly
 from bucketfs.cache.rows import Attempt, Removal, Rename
@@ -371,6 +372,8 @@ def check(row: Row, data: bytes | None, directory: Path) -> bytes | None:
     """
     if row.error:
         raise DamagedError(row.error)
+    if row.boot not in ("", clock.boot_id()):
+        raise DamagedError("the machine went down before all of its bytes were on the disk")
     try:
         seals = Seals.load(row.seals)
     except ValueError as error:
