@@ -25,7 +25,7 @@ from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.prefetch.prefetcher import FILE_MAX, Prefetcher
 from bucketfs.tree.saving.change import Changer
 from bucketfs.tree.saving.later import Later
-from bucketfs.tree.saving.save import Saver
+from bucketfs.tree.saving.save import Outlet, Saver
 
 #: Seconds for which an object that was seen without tags is taken for one without.
 TAGS_TRUSTED = 60.0
@@ -204,7 +204,8 @@ class Opener:
         handle.conflicts = content.conflicts
         content.add_reader(handle.reader)
         content.writers += writable
-        content.early_upload.allowed |= writable
+        if writable:
+            content.early_upload.outlet = Outlet(self._saver, inode)
         self._state.ensure_open_state(inode).find_saver()
         return handle
 

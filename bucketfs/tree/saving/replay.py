@@ -270,7 +270,7 @@ class Replay:
             return
         inode = self._state.file_that_waits(parent, name)
         self._furnish(inode, row)
-        content = Content.promised(self._state.files, row, pages, outlet=self._state.outlet(inode))
+        content = Content.promised(self._state.files, row, pages)
         open_state = self._state.ensure_open_state(inode)
         open_state.take(content)
         open_state.find_saver()
