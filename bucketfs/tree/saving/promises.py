@@ -125,6 +125,7 @@ class Promises:
             )  # fmt: skip
         while self._outdated:
             self._cache.release(self._outdated.pop())
+        self._take_to_disk(content)
 
     def update(self, inode: Inode) -> None:
         """The inode has another key, other attributes, or replaces another version now."""
@@ -225,11 +226,12 @@ class Promises:
         assert content.promise is not None
         self.count += 1
         self.bytes += content.promise.row.size
-        self._take_to_disk(content, content.promise)
+        self._take_to_disk(content)
 
-    def _take_to_disk(self, content: Content, promise: Promise) -> None:
-        """In the background, if that has not been done."""
-        if promise.row.boot:
+    def _take_to_disk(self, content: Content) -> None:
+        """Do so in the background with what is promised, if that has not been done."""
+        promise = content.promise
+        if promise is not None and promise.row.boot:
             self._state.files.background.start(
                 lambda: self._secure(content, promise), "take a file to the disk"
             )
@@ -315,7 +317,6 @@ class Promises:
             if old is not None and old.row.file != row.file:
                 self._journal.drop(old.row.file)
         content.promise = Promise(pages, row, inline=inline, revision=revision)
-        self._take_to_disk(content, content.promise)
         open_state.find_saver()
         self.count += old is None
         self.bytes += row.size - (old.row.size if old is not None else 0)
