@@ -339,7 +339,7 @@ class Steps:
         if old == new:
             return
         call = self._begin(f"rename {old} {new} {'' if replace else 'noreplace'}", old, new)
-        self._oracle.renaming(old, new)
+        self._oracle.renaming(call, old, new)
         with self._answer(call) as answer:
             asked = functools.partial(self._oracle.asked, call)
             await self._kernel.rename(old, new, replace=replace, asked=asked)
