@@ -14,7 +14,7 @@ from bucketfs.cache.pages import PageFile
 from bucketfs.cache.rows import PendingRow, encode
 from bucketfs.file.content import Content
 from bucketfs.tree.core.inode import Directory, Inode, OpenState
-from bucketfs.tree.core.stages import ATTEMPTING, Stage
+from bucketfs.tree.core.stages import ATTEMPTING, OURS_TO_SAVE, Stage
 from bucketfs.tree.tree import Tree
 
 #: Bytes by which the file system may change its mind about a file that was closed meanwhile.
@@ -240,7 +240,11 @@ def _disk(pages: PageFile) -> int:
 def _tried(tree: Tree) -> Iterator[str]:
     """What is unsaved has somebody who saves it."""
     for _, open_state, shown in _open_inodes(tree):
-        handles = open_state.content.handles if open_state.content is not None else 0
+        handles, content = 0, open_state.content
+        if content is not None:
+            # bytes that are closed are saved by nobody who has them open for reading
+            is_closed = open_state.stage in OURS_TO_SAVE and content.unsaved
+            handles = content.writers if is_closed else content.handles
         cared_for = (
             handles or open_state.users or open_state.retrying or open_state.saving_attributes
         )

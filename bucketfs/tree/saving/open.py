@@ -20,6 +20,7 @@ from bucketfs.file.context import Version
 from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
 from bucketfs.tree.core.posix import without_set_ids
+from bucketfs.tree.core.stages import OURS_TO_SAVE
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.prefetch.prefetcher import FILE_MAX, Prefetcher
@@ -216,6 +217,9 @@ class Opener:
             return
         open_state.find_saver()
         if content.handles:
+            # whoever has it open yet only reads, perhaps for days
+            if content.unsaved and open_state.stage in OURS_TO_SAVE:
+                self._later.keep_trying(inode)
             return
         if open_state.unlinked:
             await self._bury(inode)
