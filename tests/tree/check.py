@@ -242,9 +242,10 @@ def _tried(tree: Tree) -> Iterator[str]:
     for _, open_state, shown in _open_inodes(tree):
         handles, content = 0, open_state.content
         if content is not None:
-            # bytes that are closed are saved by nobody who has them open for reading
-            is_closed = open_state.stage in OURS_TO_SAVE and content.unsaved
-            handles = content.writers if is_closed else content.handles
+            handles = content.handles
+            if open_state.stage in OURS_TO_SAVE and content.unsaved:
+                # who has it open for reading saves nothing; a truncation of its path does
+                handles -= len(content.local.readers) - content.writers
         cared_for = (
             handles or open_state.users or open_state.retrying or open_state.saving_attributes
         )
