@@ -250,7 +250,9 @@ class Steps:
                 self._versions.changes += 1
                 content = inode.content
                 if content is None:
-                    answer.facts = {path: self._versions.stored(inode.etag)}
+                    stored = self._versions.stored(inode.etag)
+                    answer.facts = {path: stored}
+                    self._oracle.visible(path, stored)  # what another cut begins with
                     return
                 old = self._versions.of(content)
                 answer.facts = {path: old[:size].ljust(size, b"\0")}
