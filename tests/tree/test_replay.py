@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from bucketfs import clock
+from bucketfs.cache.pages import Tag
 from bucketfs.cli.commands import leftovers as left
 from bucketfs.errors import StoreError
 from bucketfs.store.base import Headers
@@ -716,3 +717,25 @@ async def test_what_waits_counts_as_held_from_the_beginning(bucket: Bucket, tmp_
     bucket.fault = None
     async with planted(bucket, tmp_path, replay=False) as mount:
         assert mount.cache.held >= held >= 200_000
+
+
+@pytest.mark.parametrize("size", [5, 100_000])
+async def test_a_power_cut_that_takes_the_last_change_of_a_row_takes_no_bytes(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    """A change of headers is not synced, and the tag of the page file may outlive it."""
+
+    async def before(mount: Mount) -> None:
+        bucket.fault = _uploads_fail
+        await mount.save("f", noise(size))
+        await trio.sleep(0.01)
+        (row,) = mount.cache.journal.pending()
+        path = mount.cache.directory / row.file
+        Tag(row.key, row.size, whole=True, written=row.written + 1).put(path)
+        if size == 5:
+            os.truncate(path, 0)  # its bytes are in the journal, and were never synced
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await until_at_rest(mount)
+        assert mount.bucket.peek("f") == noise(size)
+    caplog.clear()
