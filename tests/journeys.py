@@ -91,12 +91,11 @@ async def replay_and_upload(directory: Path) -> set[str]:
 
 
 #: Journey and how many modules it may cross. The last one contains the first, between the journal
-#: that is read (journal, rows, names, replay) and the row that goes (later, promises; tree, which
-#: puts the two sides of saving together).
+#: that is read (journal, rows, names, replay) and the row that goes (later, promises).
 JOURNEYS: dict[str, tuple[Callable[[Path], Awaitable[set[str]]], int]] = {
     "flush of a new small file": (flush_of_a_new_file, 15),
     "rename of a directory of three": (rename_of_a_directory, 15),
-    "replay and its upload": (replay_and_upload, 22),
+    "replay and its upload": (replay_and_upload, 21),
 }
 
 

@@ -187,7 +187,7 @@ class Journal:
             self._untagged.append(row)
 
     def change(self, row: PendingRow) -> None:
-        """The file has another key or other headers; its bytes are as they were, or unsealed."""
+        """The file has another key or other headers, or its bytes are unsealed, or on the disk."""
         row = self._stamped(row)
         with self.batch():
             self._do(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import secrets
@@ -9,8 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from bucketfs.cache.extents import Seals
 from bucketfs.cache.journal import Journal
-from bucketfs.cache.pages import Tag, sync_directory
+from bucketfs.cache.pages import Tag, read_exactly, sync_directory
 from bucketfs.cache.places import UNSAVED
 from bucketfs.cache.rows import FailedRow, PendingRow
 
@@ -44,8 +46,13 @@ def keep(directory: Path, journal: Journal) -> list[Path]:
     kept = []
     for path, tag in _tagged(directory):
         row = rows.get(path.name)
-        if row is None or _is_older(row, tag):
-            kept.append(_keep(directory, journal, path, tag))
+        if row is not None and not _is_older(row, tag):
+            continue
+        data = journal.data(path.name)
+        stands = row is not None and _stands(row, path, data)
+        # a page file beside bytes in the journal may have newer ones, or what a power cut left
+        if not stands or (data is not None and not _has(path, data)):
+            kept.append(_keep(directory, journal, path, tag, stands=stands))
     return kept
 
 
@@ -61,7 +68,28 @@ def _is_older(row: PendingRow, tag: Tag) -> bool:
     return row.unreadable or row.written < tag.written
 
 
-def _keep(directory: Path, journal: Journal, path: Path, tag: Tag) -> Path:
+def _has(path: Path, data: bytes) -> bool:
+    return path.stat().st_size == len(data) and path.read_bytes() == data
+
+
+def _stands(row: PendingRow, path: Path, data: bytes | None) -> bool:
+    """Whether all bytes of an older row are there.
+
+    A change of its key or headers is not synced, and a power cut may take that alone.
+    """
+    try:
+        seals = Seals.load(row.seals)
+    except ValueError:
+        return False
+    if row.unreadable or (data is None and not len(seals)):
+        return False
+    if data is not None:
+        return len(data) == row.size and seals.broken(lambda a, b: data[a:b]) is None
+    with path.open("rb") as file:
+        return seals.broken(functools.partial(read_exactly, file.fileno())) is None
+
+
+def _keep(directory: Path, journal: Journal, path: Path, tag: Tag, *, stands: bool) -> Path:
     if path.stat().st_size < tag.size:
         os.truncate(path, tag.size)  # zeros at the end take no room
     aside = unsaved(directory) / name_for(tag.key or path.name)
@@ -71,7 +99,8 @@ def _keep(directory: Path, journal: Journal, path: Path, tag: Tag) -> Path:
     rest = "" if tag.whole else "; the version in the bucket may have bytes where these are zero"
     error = f"the journal is damaged and has lost its row{rest}"
     with journal.batch():
-        journal.drop(path.name)
+        if not stands:
+            journal.drop(path.name)
         journal.fail(FailedRow(str(aside.relative_to(directory)), key, error, time.time()))
     Tag.beside(path).unlink(missing_ok=True)
     log.error("%r is not in the bucket yet: %s; its bytes are in %s", key, error, aside)

@@ -92,6 +92,8 @@ class PendingRow:
         ahead: The same of uploads of later states of the file, begun after its promise.
         seals: Of what is valid, for `bucketfs.cache.extents.Seals.load`; b"" when the bytes may
             change without another row.
+        boot: The run of the machine (`clock.boot_id`) whose end the bytes may not have outlived; ""
+            when they are on the disk.
         error: Why it cannot be uploaded at all; "" when it can.
         written: When the row was written, in nanoseconds of the Unix clock; 0 before version 0.1.
         unreadable: The row is not what was written: nothing but `file` says anything.
@@ -113,6 +115,7 @@ class PendingRow:
     attempts: tuple[Attempt, ...] = ()
     ahead: tuple[Attempt, ...] = ()
     seals: bytes = b""
+    boot: str = ""
     error: str = ""
     written: int = 0
     unreadable: bool = False
@@ -121,13 +124,15 @@ class PendingRow:
 
 
 _PLAIN = ("since", "size", "stored", "limit", "new", "cut", "if_match")
-_OTHERS = ("valid", "dirty", "base", "headers", "attempts", "ahead", "written")
+_OTHERS = ("valid", "dirty", "base", "headers", "attempts", "ahead", "written", "boot")
 
 
 def encode(row: PendingRow) -> tuple[str, bytes, int]:
     """The columns ``state``, ``seals`` and ``sum`` of a row."""
     state: dict[str, Any] = {**row.more, **{name: getattr(row, name) for name in _PLAIN}}
     state |= {"valid": row.valid, "dirty": row.dirty, "base": row.base, "written": row.written}
+    if row.boot:
+        state["boot"] = row.boot
     headers = row.headers
     state["headers"] = [dict(headers.metadata), headers.content_type, dict(headers.other)]
     for name in ("attempts", "ahead"):
@@ -158,6 +163,7 @@ def decode(file: str, key: str, error: str, text: str, seals: bytes, total: int)
         headers=Headers(metadata=metadata, content_type=content_type, other=other),
         seals=seals,
         written=state.get("written", 0),
+        boot=state.get("boot", ""),
         more={name: value for name, value in state.items() if name not in (*_PLAIN, *_OTHERS)},
         **{name: state[name] for name in _PLAIN},
     )

@@ -31,7 +31,7 @@ from bucketfs.cache.rows import PendingRow
 from bucketfs.errors import FsError
 from bucketfs.file import window
 from bucketfs.file.context import FileContext, Version
-from bucketfs.file.early_upload import ALLOWANCE, EarlyUpload, Outlet
+from bucketfs.file.early_upload import ALLOWANCE, EarlyUpload
 from bucketfs.file.local_pages import LocalPages
 from bucketfs.file.overlay import Overlay
 from bucketfs.file.promise import Promise
@@ -62,7 +62,6 @@ class Content:
         pages: PageFile | None = None,
         *,
         overlay: Overlay | None = None,
-        outlet: Outlet | None = None,
     ) -> None:
         self._context = context
         if pages is None:
@@ -73,7 +72,7 @@ class Content:
             )
         self.overlay = overlay or Overlay(base.size if base else None)
         self.local = LocalPages(context, self.overlay, pages, base)
-        self.early_upload = EarlyUpload(context, self.overlay, self.local, outlet)
+        self.early_upload = EarlyUpload(context, self.overlay, self.local)
         self.handles = 0
         self.writers = 0
         self.served = False
@@ -86,25 +85,21 @@ class Content:
         self.may_have_arrived = False
 
     @classmethod
-    def promised(
-        cls, context: FileContext, row: PendingRow, pages: PageFile, *, outlet: Outlet | None = None
-    ) -> Content:
+    def promised(cls, context: FileContext, row: PendingRow, pages: PageFile) -> Content:
         """What an earlier mount promised; the caller's pin on `pages` passes over to it."""
         base = Version(*row.base) if row.base else None
         overlay = Overlay.promised(row)
-        content = cls(context, base, pages, overlay=overlay, outlet=outlet)
+        content = cls(context, base, pages, overlay=overlay)
         content.promise = Promise(pages, row, inline=False, revision=overlay.revision)
         content.attempts = [*row.attempts, *row.ahead, (row.size, row.headers.metadata)]
         content.may_have_arrived = True
         return content
 
     @classmethod
-    def unfinished(
-        cls, context: FileContext, row: PendingRow, pages: PageFile, *, outlet: Outlet | None = None
-    ) -> Content:
+    def unfinished(cls, context: FileContext, row: PendingRow, pages: PageFile) -> Content:
         """As `promised`, of a file that a program is still writing: nothing is promised of it."""
         base = Version(*row.base) if row.base else None
-        content = cls(context, base, pages, overlay=Overlay.promised(row), outlet=outlet)
+        content = cls(context, base, pages, overlay=Overlay.promised(row))
         content.attempts = [*row.attempts]
         content.may_have_arrived = bool(row.attempts)
         return content

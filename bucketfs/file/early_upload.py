@@ -48,19 +48,16 @@ class EarlyUpload:
     """The way out of one file's bytes.
 
     Attributes:
-        allowed: Programs have opened the file for writing: it may be published before they close
-            it, where it has an outlet.
+        outlet: Who may publish the file before it is closed; None until a program has opened it for
+            writing.
         stream: The upload that runs beside the writer.
     """
 
-    def __init__(
-        self, context: FileContext, overlay: Overlay, local: LocalPages, outlet: Outlet | None
-    ) -> None:
+    def __init__(self, context: FileContext, overlay: Overlay, local: LocalPages) -> None:
         self._context = context
         self._overlay = overlay
         self._local = local
-        self._outlet = outlet
-        self.allowed = False
+        self.outlet: Outlet | None = None
         self.stream: StreamedUpload | None = None
         self._pinned: trio.Event | None = None
 
@@ -83,9 +80,8 @@ class EarlyUpload:
         Raises:
             FsError, StoreError: As saving does.
         """
-        outlet = self._way_out()
-        assert outlet is not None, "only what has a writer is streamed"
-        await outlet.publish()
+        assert self.outlet is not None, "only what has a writer is streamed"
+        await self.outlet.publish()
 
     async def within_reach(self, start: int, stop: int) -> None:
         """Have nothing of ``[start, stop)`` in the upload only.
@@ -158,10 +154,9 @@ class EarlyUpload:
                     return True
         if reclaim(wanted):
             return True
-        outlet = self._way_out()
-        if outlet is None or self._stuck() <= ALLOWANCE:
+        if self.outlet is None or self._stuck() <= ALLOWANCE:
             return False
-        await outlet.publish()
+        await self.outlet.publish()
         return reclaim(wanted) > 0
 
     def _stuck(self) -> int:
@@ -187,20 +182,16 @@ class EarlyUpload:
 
     def feed(self) -> None:
         """Send what is complete of a file that has been written up to its end."""
-        outlet = self._way_out()
-        if outlet is not None and self.upload() is None and self._streamable():
+        if self.outlet is not None and self.upload() is None and self._streamable():
             try:
                 self.stream = StreamedUpload(
-                    self._context, self.send_part, outlet.target(),
+                    self._context, self.send_part, self.outlet.target(),
                     copies=self._local.base is not None,
                 )  # fmt: skip
             except FsError:
                 return  # it has no name now: publishing will deal with that
         if self.stream is not None:
             self.stream.advance(self._overlay.size)
-
-    def _way_out(self) -> Outlet | None:
-        return self._outlet if self.allowed else None
 
     def _streamable(self) -> bool:
         """Whether it pays to send parts before the file is closed."""

@@ -290,10 +290,10 @@ class LocalPages:
 
     def _begin(self, flight: _Flight) -> None:
         flight.leave_alone()
-        self._flights.append(flight)
         self._context.background.start(
             functools.partial(self._fly, flight), "fetch", failed=flight.fail
         )
+        self._flights.append(flight)  # nothing begins any more once the mount has ended
 
     def _under_way(self, overtakes: bool) -> list[_Flight]:
         """The fetches that were not given up; for who overtakes, those of reads alone."""

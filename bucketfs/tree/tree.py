@@ -33,7 +33,6 @@ from bucketfs.tree.prefetch.subtree import Subtree
 from bucketfs.tree.saving.change import Changer
 from bucketfs.tree.saving.drain import Drain
 from bucketfs.tree.saving.handover import HandOver
-from bucketfs.tree.saving.later import Later
 from bucketfs.tree.saving.leave import Leaver
 from bucketfs.tree.saving.markers import Markers
 from bucketfs.tree.saving.open import Opener
@@ -41,7 +40,7 @@ from bucketfs.tree.saving.outstanding import Outstanding
 from bucketfs.tree.saving.promises import Promises
 from bucketfs.tree.saving.remove import Removals
 from bucketfs.tree.saving.replay import Replay
-from bucketfs.tree.saving.save import Outlet, Saver
+from bucketfs.tree.saving.save import Saver
 
 
 class Tree:
@@ -63,9 +62,7 @@ class Tree:
         root: int = ROOT_INO,
     ) -> None:
         # what is made later is named in functions, which nobody calls before all is there
-        self.state = TreeState(
-            files, config, watcher or Nobody(), lambda inode: Outlet(self.saver, inode), root
-        )
+        self.state = TreeState(files, config, watcher or Nobody(), root)
         self.pruner = Pruner(self.state)
         self.lister = Lister(self.state, self.pruner)
         self.attributes = Attributes(
@@ -85,10 +82,8 @@ class Tree:
         )
         self.promises = Promises(self.state)
         leaver = Leaver(self.state, self.promises)
-        self.later = Later(
-            self.state, self.promises, leaver, save=lambda inode: self.saver.save(inode, late=True)
-        )
-        self.saver = Saver(self.state, self.locks, self.removals, self.promises, self.later)
+        self.saver = Saver(self.state, self.locks, self.removals, self.promises, leaver)
+        self.later = self.saver.later
         self.outstanding = Outstanding(self.state, self.saver, self.removals)
         self.handover = HandOver(self.state, self.promises, leaver)
         self.drain = Drain(

@@ -13,12 +13,14 @@ import secrets
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import trio
 from trio._core import _run
 
+from bucketfs import clock
 from bucketfs.cache.pages import PageFile
 from bucketfs.file.readers import Reader
 from bucketfs.tree.core.inode import Inode
@@ -54,6 +56,8 @@ class _Clock:
 
 
 _clock = _Clock()
+#: How often the machine of each mount has lost its power.
+power_cuts: Counter[str] = Counter()
 _dice = random.Random()
 
 
@@ -69,6 +73,10 @@ def _host() -> str:
     return f"host-{mount_name.get()}"
 
 
+def _boot() -> str:
+    return f"{mount_name.get()}.{power_cuts[mount_name.get()]}"
+
+
 def _hash_by(cls: type, key: Callable[[Any], object]) -> None:
     """Have sets of these objects in the same order in each process."""
     cls.__hash__ = lambda self: hash(key(self))  # type: ignore[assignment, method-assign]
@@ -81,6 +89,7 @@ def install() -> None:
     secrets.token_hex = lambda length=16: _dice.randbytes(length).hex()
     secrets.randbits = _dice.getrandbits
     socket.gethostname = _host
+    clock.boot_id = _boot
     trio.to_thread.run_sync = in_place
     _hash_by(Inode, lambda inode: inode.ino)
     _hash_by(PageFile, lambda file: file.path.name)
@@ -91,6 +100,7 @@ def install() -> None:
 def seed(number: int) -> None:
     """Begin a run."""
     _clock.looks = 0
+    power_cuts.clear()
     _dice.seed(number)
     random.seed(number)
     _run._r.seed(number)

@@ -33,7 +33,8 @@ class Call:
     Attributes:
         mount: Who was asked.
         what: What it is, for people.
-        paths: Paths whose names or contents it may change.
+        paths: Paths whose names or contents it may change; a file that is renamed meanwhile has
+            several.
         began / ended: Virtual seconds.
         asked: When the kernel has asked last: once more after ESTALE.
         disturbed: Another one came near.
@@ -160,9 +161,13 @@ class Oracle:
         """The kernel asks, perhaps again: what is there by now is what the call is about."""
         call.asked = trio.current_time()
 
-    def renaming(self, old: str, new: str) -> None:
-        """A rename begins."""
+    def renaming(self, call: Call, old: str, new: str) -> None:
+        """A rename begins: what its mount has open goes along, and is written to there."""
         self._renames.add((old, new))
+        for other in self._active:
+            if other.mount == call.mount and other is not call:
+                moved = [new + path[len(old) :] for path in other.paths if _is_at(path, old)]
+                other.paths = tuple(dict.fromkeys((*other.paths, *moved)))
 
     def directory(self, path: str) -> None:
         """A directory may be made."""

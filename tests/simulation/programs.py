@@ -250,7 +250,9 @@ class Steps:
                 self._versions.changes += 1
                 content = inode.content
                 if content is None:
-                    answer.facts = {path: self._versions.stored(inode.etag)}
+                    stored = self._versions.stored(inode.etag)
+                    answer.facts = {path: stored}
+                    self._oracle.visible(path, stored)  # what another cut begins with
                     return
                 old = self._versions.of(content)
                 answer.facts = {path: old[:size].ljust(size, b"\0")}
@@ -339,7 +341,7 @@ class Steps:
         if old == new:
             return
         call = self._begin(f"rename {old} {new} {'' if replace else 'noreplace'}", old, new)
-        self._oracle.renaming(old, new)
+        self._oracle.renaming(call, old, new)
         with self._answer(call) as answer:
             asked = functools.partial(self._oracle.asked, call)
             await self._kernel.rename(old, new, replace=replace, asked=asked)

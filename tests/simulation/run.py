@@ -159,6 +159,7 @@ class Mount:
         self._world.note(f"{self.name} {'loses its power' if power else 'is killed'}")
         left = self._root.with_suffix(f".{self._lives}")
         if power:
+            chance.power_cuts[self.name] += 1
             disk.cut_off(self._root, left, self._dice)
         else:
             disk.killed(self._root, left)

@@ -33,12 +33,13 @@ class Versions:
         """What an open file contained before a change; None for the version that it stands for."""
         if content.unsaved and content in self._changed:
             return self._changed[content][1]
-        return self._left(content) if content.unsaved else None
+        # a removal that was cut off leaves a file that stands for no version, and is all here
+        return self._here(content) if content.unsaved or content.base is None else None
 
-    def _left(self, content: Content) -> bytes:
-        """What an earlier mount has left to this one."""
+    def _here(self, content: Content) -> bytes:
+        """What an earlier mount has left to this one, or had fetched before a removal."""
         data = bytearray(self.base(content)[: content.size].ljust(content.size, b"\0"))
-        for start, stop in content.overlay.dirty:
+        for start, stop in content.overlay.ours(0, content.size):
             data[start:stop] = content.local.pages.read(start, stop)
         return bytes(data)
 

@@ -191,8 +191,8 @@ async def test_a_lost_answer_makes_nobody_elses_lock_ours() -> None:
         )
 
 
-async def _upload(store: RetryStore) -> tuple[str, list[tuple[int, str]]]:
-    upload = await store.create_upload("k", PLAIN)
+async def _upload(store: RetryStore, headers: Headers = PLAIN) -> tuple[str, list[tuple[int, str]]]:
+    upload = await store.create_upload("k", headers)
     return upload, [(1, await store.upload_part("k", upload, 1, BytesBody(b"data")))]
 
 
@@ -203,6 +203,48 @@ async def test_a_lost_answer_to_a_complete() -> None:
     info = await store.complete("k", upload, parts, size=4)
     assert (memory.peek("k"), info.etag) == (b"data", memory.objects["k"].etag)
     assert not memory.uploads
+
+
+@pytest.mark.mock_clock
+async def test_a_lost_answer_to_a_complete_of_an_encrypted_object() -> None:
+    """Its ETag is none that can be computed: it is known by its metadata."""
+
+    def lose(operation: str, _key: str, number: int) -> Fault | None:
+        if operation == "HeadObject":
+            memory.objects["k"] = replace(memory.objects["k"], etag="0" * 32 + "-1")
+        return (
+            Fault(LOST, after=True)
+            if (operation, number) == ("CompleteMultipartUpload", 1)
+            else None
+        )
+
+    store, memory = retrying(lose)
+    upload, parts = await _upload(store, Headers({"mtime": "1.000000002"}))
+    info = await store.complete("k", upload, parts, size=4, if_none_match=True)
+    assert (memory.peek("k"), info.etag) == (b"data", "0" * 32 + "-1")
+
+
+@pytest.mark.mock_clock
+@pytest.mark.parametrize("failure", [LOST, StoreError("InternalError", status=500)])
+@pytest.mark.parametrize("over", [False, True])
+async def test_a_failed_complete_makes_nobody_elses_object_ours(
+    failure: StoreError, over: bool
+) -> None:
+    """What others made meanwhile is as long as ours, and of as many parts."""
+
+    def interfere(operation: str, _key: str, _number: int) -> Fault | None:
+        if operation != "CompleteMultipartUpload":
+            return None
+        theirs = memory.poke("k", b"them", Headers({"mtime": "9.9"}))
+        memory.objects["k"] = replace(memory.objects["k"], etag=f"{theirs.etag}-1")
+        return Fault(failure)
+
+    store, memory = retrying(interfere)
+    known = memory.poke("k", b"old").etag if over else ""
+    upload, parts = await _upload(store, Headers({"mtime": "1.000000002"}))
+    with pytest.raises(StoreError):
+        await store.complete("k", upload, parts, size=4, if_match=known, if_none_match=not over)
+    assert memory.peek("k") == b"them"
 
 
 @pytest.mark.mock_clock

@@ -14,7 +14,7 @@ from bucketfs.cache.pages import PageFile
 from bucketfs.cache.rows import PendingRow, encode
 from bucketfs.file.content import Content
 from bucketfs.tree.core.inode import Directory, Inode, OpenState
-from bucketfs.tree.core.stages import ATTEMPTING, Stage
+from bucketfs.tree.core.stages import ATTEMPTING, OURS_TO_SAVE, Stage
 from bucketfs.tree.tree import Tree
 
 #: Bytes by which the file system may change its mind about a file that was closed meanwhile.
@@ -240,7 +240,12 @@ def _disk(pages: PageFile) -> int:
 def _tried(tree: Tree) -> Iterator[str]:
     """What is unsaved has somebody who saves it."""
     for _, open_state, shown in _open_inodes(tree):
-        handles = open_state.content.handles if open_state.content is not None else 0
+        handles, content = 0, open_state.content
+        if content is not None:
+            handles = content.handles
+            if open_state.stage in OURS_TO_SAVE and content.unsaved:
+                # who has it open for reading saves nothing; a truncation of its path does
+                handles -= len(content.local.readers) - content.writers
         cared_for = (
             handles or open_state.users or open_state.retrying or open_state.saving_attributes
         )

@@ -270,3 +270,23 @@ async def test_unmounting_leaves_what_it_could_not_save_on_the_disk(
         await mount.tree.drain.save_all()
         assert mount.stored() == ["b"]
     assert rescued(tmp_path) == [b"bytes"]
+
+
+async def test_what_a_close_could_not_save_is_tried_again_while_others_read_it(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Who only reads saves nothing: the mount does not wait for the end of `tail -f`."""
+    bucket.poke("f", b"old")
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("f")
+        writer = await mount.open("f", os.O_WRONLY)
+        await mount.write(writer, 3, b" and new")
+        bucket.refuse("PutObject", "SlowDown")
+        with pytest.raises(StoreError):
+            await mount.close(writer)
+        assert len(mount.cache.journal.pending()) == 1
+        bucket.fault = None
+        await trio.sleep(5)
+        assert bucket.peek("f") == b"old and new"
+        await mount.close(reader)
+        assert not mount.tree.state.open_inodes

@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 import trio
 
+from bucketfs import clock
+from bucketfs.cache.pages import Tag
 from bucketfs.cli.commands import leftovers as left
 from bucketfs.errors import StoreError
 from bucketfs.store.base import Headers
+from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.saving.replay import Replayed
 from tests.harness.memory import Fault, FaultHook
-from tests.tree.builder import MIB, Bucket, Mount, killed, noise, planted
+from tests.tree.builder import MIB, Bucket, Mount, in_place, killed, noise, planted
 
 pytestmark = pytest.mark.mock_clock
 
@@ -301,6 +304,80 @@ async def test_a_large_file_may_change_after_its_promise(bucket: Bucket, tmp_pat
     async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
         await until_at_rest(mount)
         assert mount.bucket.peek("f") == wanted
+
+
+def _power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "boot_id", lambda: "another run of the machine")
+
+
+async def _fail_to_close(mount: Mount, *, sync: float) -> Handle:
+    """Change all of a large file; it is taken to the disk in so many seconds."""
+
+    async def disk(job: Callable[[], None]) -> None:
+        await trio.sleep(sync)
+        await in_place(job)
+
+    mount.bucket.poke("f", b"old")
+    mount.bucket.fault = _uploads_fail
+    mount.cache.journal.in_thread = disk
+    handle = await mount.open("f", os.O_RDWR)
+    await mount.write(handle, 0, noise(17 * MIB))
+    with pytest.raises(StoreError):
+        await mount.close(handle)
+    await trio.sleep(1)
+    return handle
+
+
+async def test_a_power_cut_before_a_large_file_was_on_the_disk(
+    bucket: Bucket,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its close had failed. It has no checksums that tell what is gone, and is not uploaded."""
+
+    async def before(mount: Mount) -> None:
+        handle = await _fail_to_close(mount, sync=1000)
+        # what had not reached the disk reads as zeros
+        os.pwrite(handle.content.local.pages.fd, bytes(MIB), 5 * MIB)
+        _power_cut(monkeypatch)
+
+    async with after_a_crash(bucket, tmp_path, before) as mount:
+        await trio.sleep(100)
+        assert mount.bucket.peek("f") == b"old"
+        assert "'f' is damaged and cannot be uploaded: the machine went down" in caplog.text
+        (row,) = mount.cache.journal.pending()
+        assert row.size == 17 * MIB
+    caplog.clear()
+
+
+async def test_a_power_cut_after_a_large_file_was_on_the_disk(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def before(mount: Mount) -> None:
+        await _fail_to_close(mount, sync=0)
+        _power_cut(monkeypatch)
+
+    async with after_a_crash(bucket, tmp_path, before) as mount:
+        await until_at_rest(mount)
+        assert mount.bucket.peek("f") == noise(17 * MIB)
+
+
+async def test_the_next_mount_takes_a_large_file_to_the_disk(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """The one whose close had failed was killed before it had done so."""
+
+    async def before(mount: Mount) -> None:
+        await _fail_to_close(mount, sync=1000)
+        assert [bool(row.boot) for row in mount.cache.journal.pending()] == [True]
+
+    async with after_a_crash(bucket, tmp_path, before, fault=_uploads_fail) as mount:
+        await trio.sleep(1)
+        assert [row.boot for row in mount.cache.journal.pending()] == [""]
+        mount.bucket.fault = None
+        await until_at_rest(mount)
+        assert mount.bucket.peek("f") == noise(17 * MIB)
 
 
 async def test_page_files_outlive_a_damaged_journal(
@@ -640,3 +717,25 @@ async def test_what_waits_counts_as_held_from_the_beginning(bucket: Bucket, tmp_
     bucket.fault = None
     async with planted(bucket, tmp_path, replay=False) as mount:
         assert mount.cache.held >= held >= 200_000
+
+
+@pytest.mark.parametrize("size", [5, 100_000])
+async def test_a_power_cut_that_takes_the_last_change_of_a_row_takes_no_bytes(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    """A change of headers is not synced, and the tag of the page file may outlive it."""
+
+    async def before(mount: Mount) -> None:
+        bucket.fault = _uploads_fail
+        await mount.save("f", noise(size))
+        await trio.sleep(0.01)
+        (row,) = mount.cache.journal.pending()
+        path = mount.cache.directory / row.file
+        Tag(row.key, row.size, whole=True, written=row.written + 1).put(path)
+        if size == 5:
+            os.truncate(path, 0)  # its bytes are in the journal, and were never synced
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await until_at_rest(mount)
+        assert mount.bucket.peek("f") == noise(size)
+    caplog.clear()

@@ -15,6 +15,7 @@ from bucketfs.errors import FsError, NoAnswer, StoreError
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.core.state import Nobody, Watcher
 from bucketfs.tree.saving import promises as pending_module
+from bucketfs.tree.saving.change import Change
 from bucketfs.tree.saving.later import LULL, LULL_MOST
 from tests.harness.memory import Fault
 from tests.tree.builder import MIB, Bucket, Mount, in_place, noise, planted
@@ -639,3 +640,22 @@ async def test_an_open_that_waited_for_a_conflict_tells_of_it(
             await mount.tree.saver.sync(handle)
         assert caught.value.errno == errno.ESTALE
         await mount.close(handle)
+
+
+async def test_what_is_closed_while_attributes_are_being_saved_is_uploaded(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Who saves these does not go before the bytes are saved, too."""
+    async with writing(bucket, tmp_path) as mount:
+        await mount.save("f", b"old")
+        await trio.sleep(5)
+        handle = await mount.open("f", os.O_WRONLY)
+        mount.tree.changer.change(handle.inode, Change(mode=0o600))
+        mount.tree.later.attributes(handle.inode)
+        bucket.latency = 1.0
+        await trio.sleep(0.1)  # the copy with the new attributes is on its way
+        await mount.write(handle, 0, b"new")
+        await mount.close(handle)
+        await trio.sleep(5)
+        assert bucket.peek("f") == b"new"
+        assert not mount.tree.state.open_inodes

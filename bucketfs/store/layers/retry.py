@@ -146,8 +146,8 @@ class RetryStore(StoreWrapper):
         self._renew = renew
         self._on_retry = on_retry
         self._luck = luck
-        #: Ids of the uploads that were begun here and have not ended.
-        self._uploads: set[str] = set()
+        #: The uploads that were begun here and have not ended: what they are to carry, by id.
+        self._uploads: dict[str, Headers] = {}
 
     async def around(self, call: Call, send: Callable[[], Awaitable[T]]) -> T:
         if self._outage.over:
@@ -361,7 +361,7 @@ class RetryStore(StoreWrapper):
                 raise
 
         upload_id = await self.around(Call("CreateMultipartUpload", key), send)
-        self._uploads.add(upload_id)
+        self._uploads[upload_id] = headers
         if lost:
             await self._abort_lost(key, upload_id, clock.monotonic() - began)
         return upload_id
@@ -377,7 +377,7 @@ class RetryStore(StoreWrapper):
 
     async def abort(self, key: str, upload_id: str) -> None:
         await super().abort(key, upload_id)
-        self._uploads.discard(upload_id)
+        self._uploads.pop(upload_id, None)
 
     async def complete(
         self,
@@ -399,14 +399,14 @@ class RetryStore(StoreWrapper):
                 return False
             if found.etag == multipart_etag([etag for _, etag in parts]):
                 return True
-            # Encrypted objects have other ETags. That it is not the one replaced must do.
-            is_new = if_none_match or (if_match and found.etag != if_match)
-            return bool(is_new) and found.etag.endswith(f"-{len(parts)}")
+            # Encrypted objects have other ETags; then what we wrote about the object must do. That
+            # it is new, as long, and of as many parts says nothing: so is what another client made.
+            return _same_metadata(found, self._uploads.get(upload_id, Headers()))
 
         call = Call("CompleteMultipartUpload", key)
         condition = Condition("complete", key, if_match, if_none_match)
         info = await self._with_known_outcome(call, condition, send, is_ours)
-        self._uploads.discard(upload_id)
+        self._uploads.pop(upload_id, None)
         return info
 
     async def _with_known_outcome(

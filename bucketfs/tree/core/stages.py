@@ -146,6 +146,8 @@ MOVES: Mapping[Stage, Mapping[Event, Stage]] = MappingProxyType(
 
 #: An attempt is under way.
 ATTEMPTING = frozenset({Stage.PUBLISHING, Stage.CONFLICT})
+#: The mount is to save it, whoever has it open for reading.
+OURS_TO_SAVE = frozenset({Stage.PROMISED, Stage.RETRYING})
 #: The bucket lacks nothing that it is to have.
 ENDS = frozenset({Stage.CLEAN, Stage.REMOVED})
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -19,7 +19,6 @@ from bucketfs import clock
 from bucketfs.errors import FsError
 from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version
-from bucketfs.file.early_upload import Outlet
 from bucketfs.file.overlay import Overlay
 from bucketfs.file.target import Target
 from bucketfs.store.base import ObjectInfo
@@ -121,7 +120,6 @@ class TreeState:
         files: The surroundings of the files' bytes.
         config: How the bucket is shown.
         watcher: Hears what is not as it was told any more.
-        outlet: Answers who publishes an inode's file.
         root: Number of the mounted directory's inode.
     """
 
@@ -130,11 +128,9 @@ class TreeState:
         files: FileContext,
         config: TreeConfig,
         watcher: Watcher,
-        outlet: Callable[[Inode], Outlet],
         root: int = ROOT_INO,
     ) -> None:
         self.files = files
-        self.outlet = outlet
         self.config = config
         self.table = InodeTable(root)
         self.mounted_ns = clock.wall_ns()
@@ -406,13 +402,13 @@ class TreeState:
         content = inode.content
         if content is None:
             base = Version(self.key(inode), inode.etag, inode.size) if inode.etag else None
-            content = Content(self.files, base, outlet=self.outlet(inode))
+            content = Content(self.files, base)
             self.ensure_open_state(inode).take(content)
         return content
 
     def empty_content(self, inode: Inode) -> Content:
         """The inode's bytes as O_TRUNC leaves them: none, which the bucket does not know yet."""
-        content = Content(self.files, None, overlay=Overlay.emptied(), outlet=self.outlet(inode))
+        content = Content(self.files, None, overlay=Overlay.emptied())
         self.ensure_open_state(inode).take(content)
         return content
 

@@ -174,9 +174,7 @@ class HandOver:
             raise FsError(errno.EIO, row.error)
         pages = self._cache.take_back(self._cache.directory / one["path"], row)
         inode.posix = attributes_of(row, self._state.config.defaults)
-        content = Content.unfinished(
-            self._state.files, row, pages, outlet=self._state.outlet(inode)
-        )
+        content = Content.unfinished(self._state.files, row, pages)
         content.conflicts = one["conflicts"]
         open_state = self._state.ensure_open_state(inode)
         open_state.take(content)

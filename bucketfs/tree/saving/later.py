@@ -139,11 +139,15 @@ class Later:
                 await self._wait_for_lull()
             while not open_state.being_written and not self._is_held_back(open_state):
                 try:
-                    return await self._save_in_turn(inode, open_state)
+                    await self._save_in_turn(inode, open_state)
+                    if not _has_unsaved_bytes(open_state):
+                        return
+                    pause = RETRY_FIRST  # written and closed while attributes were being saved
+                    continue
                 except (StoreError, FsError) as error:
                     hopeless = _is_hopeless(inode, open_state, error)
                     if hopeless and self._give_up(inode, open_state, error):
-                        return None
+                        return
                     log.log(
                         self._outages.level("save", error, logging.WARNING),
                         "%s is not saved yet, next try in %.0f s: %s",
@@ -199,6 +203,11 @@ class Later:
         ):
             self._state.close_content(inode)
         self._state.drop_if_idle(inode)
+
+
+def _has_unsaved_bytes(open_state: OpenState) -> bool:
+    content = open_state.content
+    return content is not None and content.unsaved and not open_state.unlinked
 
 
 def _is_hopeless(inode: Inode, open_state: OpenState, error: StoreError | FsError) -> bool:

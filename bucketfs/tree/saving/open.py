@@ -20,12 +20,13 @@ from bucketfs.file.context import Version
 from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
 from bucketfs.tree.core.posix import without_set_ids
+from bucketfs.tree.core.stages import OURS_TO_SAVE
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.prefetch.prefetcher import FILE_MAX, Prefetcher
 from bucketfs.tree.saving.change import Changer
 from bucketfs.tree.saving.later import Later
-from bucketfs.tree.saving.save import Saver
+from bucketfs.tree.saving.save import Outlet, Saver
 
 #: Seconds for which an object that was seen without tags is taken for one without.
 TAGS_TRUSTED = 60.0
@@ -204,7 +205,8 @@ class Opener:
         handle.conflicts = content.conflicts
         content.add_reader(handle.reader)
         content.writers += writable
-        content.early_upload.allowed |= writable
+        if writable:
+            content.early_upload.outlet = Outlet(self._saver, inode)
         self._state.ensure_open_state(inode).find_saver()
         return handle
 
@@ -215,6 +217,9 @@ class Opener:
             return
         open_state.find_saver()
         if content.handles:
+            # whoever has it open yet only reads, perhaps for days
+            if content.unsaved and open_state.stage in OURS_TO_SAVE:
+                self._later.keep_trying(inode)
             return
         if open_state.unlinked:
             await self._bury(inode)

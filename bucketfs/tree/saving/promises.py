@@ -20,6 +20,7 @@ from dataclasses import replace
 
 import trio
 
+from bucketfs import clock
 from bucketfs.cache.extents import Extent, Seals
 from bucketfs.cache.pages import PageFile, read_exactly, sync_directory
 from bucketfs.cache.rows import Attempt, FailedRow
@@ -100,7 +101,9 @@ class Promises:
     def note(self, inode: Inode) -> None:
         """Have the journal know the unsaved bytes of a file, so that they survive kill -9.
 
-        A file that cannot be noted is no worse off than before.
+        After a power cut its checksums tell whether they are all there. A large one gets none, but
+        is taken to the disk in the background. A file that cannot be noted is no worse off than
+        before.
         """
         open_state = inode.open_state
         content = open_state.content if open_state is not None else None
@@ -122,6 +125,7 @@ class Promises:
             )  # fmt: skip
         while self._outdated:
             self._cache.release(self._outdated.pop())
+        self._take_to_disk(content)
 
     def update(self, inode: Inode) -> None:
         """The inode has another key, other attributes, or replaces another version now."""
@@ -222,6 +226,31 @@ class Promises:
         assert content.promise is not None
         self.count += 1
         self.bytes += content.promise.row.size
+        self._take_to_disk(content)
+
+    def _take_to_disk(self, content: Content) -> None:
+        """Do so in the background with what is promised, if that has not been done."""
+        promise = content.promise
+        if promise is not None and promise.row.boot:
+            self._state.files.background.start(
+                lambda: self._secure(content, promise), "take a file to the disk"
+            )
+
+    async def _secure(self, content: Content, promise: Promise) -> None:
+        """Have the bytes of a row survive a power cut, which have no checksums to tell of it."""
+        try:
+            # shielded: it has to be done at the end of the mount, too
+            with trio.CancelScope(shield=True):
+                await self._sync_pages(promise.pages)
+            if content.promise is promise:
+                promise.row = replace(promise.row, boot="")
+                self._journal.change(promise.row)
+                await self._journal.synced()
+        except (FsError, OSError) as error:
+            log.warning(
+                "%r cannot be taken to the disk, a power cut before its upload would lose it: %s",
+                promise.row.key, error,
+            )  # fmt: skip
 
     def _seals(self, content: Content) -> Seals:
         """Of a file that is noted at once; none of a large one, which would take long to read."""
@@ -246,7 +275,7 @@ class Promises:
         pages, revision = content.local.pages, content.overlay.revision
         seals = Seals()
         if not _is_inline(content):
-            seals = await self._seal(pages, _counted(content))
+            seals = await self._sync_pages(pages, _counted(content))
             if (content.overlay.revision, content.local.pages) != (revision, pages):
                 return False
             if open_state.content is not content or not content.unsaved or not self._may_wait(
@@ -256,7 +285,7 @@ class Promises:
         self._put(inode, open_state, content, seals)
         return True
 
-    async def _seal(self, pages: PageFile, valid: Sequence[Extent]) -> Seals:
+    async def _sync_pages(self, pages: PageFile, valid: Sequence[Extent] = ()) -> Seals:
         """Take a page file to the disk, in a thread; answers the seals of what is `valid`."""
         fd = os.dup(pages.fd)  # the file's own may be closed for others' sake meanwhile
         seals = Seals()
@@ -281,6 +310,8 @@ class Promises:
             data = pages.read(0, content.size)
             seals = Seals.of([(0, len(data))], lambda start, stop: data[start:stop])
         row = self._row(inode, content, seals)
+        if row.valid and not row.seals:
+            row = replace(row, boot=clock.boot_id())
         with self._journal.batch():
             self._journal.put(row, data)
             if old is not None and old.row.file != row.file:

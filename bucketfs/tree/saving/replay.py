@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from bucketfs import clock
 from bucketfs.cache.extents import Extents, Seals
 from bucketfs.cache.pages import PageFile, read_exactly
 from bucketfs.cache.rows import Attempt, Removal, Rename
@@ -269,7 +270,7 @@ class Replay:
             return
         inode = self._state.file_that_waits(parent, name)
         self._furnish(inode, row)
-        content = Content.promised(self._state.files, row, pages, outlet=self._state.outlet(inode))
+        content = Content.promised(self._state.files, row, pages)
         open_state = self._state.ensure_open_state(inode)
         open_state.take(content)
         open_state.find_saver()
@@ -371,6 +372,8 @@ def check(row: Row, data: bytes | None, directory: Path) -> bytes | None:
     """
     if row.error:
         raise DamagedError(row.error)
+    if row.boot not in ("", clock.boot_id()):
+        raise DamagedError("the machine went down before all of its bytes were on the disk")
     try:
         seals = Seals.load(row.seals)
     except ValueError as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.saving.attributes_alone import NOT_THE_OBJECT, AttributesAlone
 from bucketfs.tree.saving.conflict import Conflicts, Published
 from bucketfs.tree.saving.later import Later
+from bucketfs.tree.saving.leave import Leaver
 from bucketfs.tree.saving.lost_answers import find_arrived
 from bucketfs.tree.saving.promises import Promises
 from bucketfs.tree.saving.remove import Removals
@@ -76,6 +78,7 @@ class Saver:
     """Brings what the bucket lacks of an inode there, under its lock.
 
     Attributes:
+        later: Does it in the background, when nobody waits.
         uploaded: Counts what has been.
     """
 
@@ -85,13 +88,13 @@ class Saver:
         locks: Locks,
         removals: Removals,
         promises: Promises,
-        later: Later,
+        leaver: Leaver,
     ) -> None:
         self._state = state
         self._locks = locks
         self._removals = removals
         self._promises = promises
-        self._later = later
+        self.later = Later(state, promises, leaver, save=functools.partial(self.save, late=True))
         self._store = state.files.store
         self._index = state.files.cache.index
         self._conflicts = Conflicts(state)
@@ -138,7 +141,7 @@ class Saver:
         if self._state.config.writeback and await self._promises.promise(
             inode, self._state.ensure_open_state(inode)
         ):
-            self._later.closed(inode)
+            self.later.closed(inode)
             return
         if self._state.files.held_back and not self._overflowed:
             self._overflowed = True
@@ -206,7 +209,7 @@ class Saver:
                 self._state.retain(published.target.key)
             self._note_saved(inode, open_state, published.info, published.target)
         if open_state.attributes_unsaved:
-            self._later.attributes(inode)
+            self.later.attributes(inode)
         if published.conflict is not None:
             content.conflicts += 1
             raise published.conflict
@@ -272,7 +275,7 @@ class Saver:
             if carrier is not None:
                 self._note_saved(inode, open_state, carrier.info, target, sure=carrier.sure)
         if open_state.attributes_unsaved:
-            self._later.attributes(inode)
+            self.later.attributes(inode)
 
     async def finish_upload(self, inode: Inode, open_state: OpenState) -> None:
         """Have nothing of a file in an unfinished upload only; the caller has the inode's lock.
