@@ -10,7 +10,7 @@ import pytest
 
 from bucketfs.errors import NoAnswer, PreconditionFailed, StoreError
 from bucketfs.store import capability
-from bucketfs.store.aws.list_answers import Listing, parse_listing
+from bucketfs.store.aws.list_answers import Listing, parse_listing, parse_versions
 from bucketfs.store.base import BytesBody, Capabilities, Headers, ObjectInfo, Store, UploadInfo
 from bucketfs.store.long_listing import read_pages
 from tests.store.test_transport import HEAD, talking
@@ -320,3 +320,33 @@ def test_a_listing_with_what_was_stored() -> None:
         assert (first, bare) == (expected, None)
         assert second is not None
         assert second.other["expires"] == "Sat, 21 Nov 2026 07:39:22 GMT"
+
+
+VERSIONS = (
+    "<ListVersionsResult><IsTruncated>true</IsTruncated><NextKeyMarker>k</NextKeyMarker>"
+    "<NextVersionIdMarker>{}</NextVersionIdMarker>{}</ListVersionsResult>"
+)
+
+
+@pytest.mark.parametrize(
+    ("told", "ids", "marker"),
+    [
+        ("two", ["one", "two"], "two"),
+        ("three", ["one", "two"], "three"),
+        ("null", ["one", "null"], "null"),
+        ("null", ["one", "two"], "two"),
+        ("null", [], "null"),
+    ],
+)
+def test_where_a_page_of_versions_ends(told: str, ids: list[str], marker: str) -> None:
+    """Swift's s3api says "null" of any; the page after that is empty, whatever is left."""
+    listed = [
+        GOOD.format("k")
+        .replace("Contents", "Version")
+        .replace("<Key>", f"<VersionId>{each}</VersionId><Key>")
+        for each in ids
+    ]
+    page = parse_versions(VERSIONS.format(told, "".join(listed)).encode())
+    assert page is not None
+    assert page.markers == ("k", marker)
+    assert len(page.versions) == len(ids)

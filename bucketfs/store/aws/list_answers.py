@@ -8,7 +8,7 @@ size that is no number, is left out and counted; the others are none the worse f
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 from urllib.parse import unquote_plus
@@ -187,16 +187,17 @@ def parse_versions(body: bytes) -> VersionPage | None:
     if read is None or read.root == "Error":
         return None
     versions, bad_versions = read.entries(("Version", "DeleteMarker"), _VERSION_FIELDS, _version)
-    # Amazon has them in this order; moto shows all delete markers behind all versions
-    versions.sort(key=lambda one: (one.info.key, not one.latest, -one.info.last_modified))
-    prefixes, bad_prefixes = read.entries(("CommonPrefixes",), ("Prefix",), _prefix)
     markers = None
     try:
         if read.text("IsTruncated") == "true":
             key = _sendable(read.name(read.text("NextKeyMarker")))
-            markers = key, _sendable(read.restore(read.text("NextVersionIdMarker")))
+            told = _sendable(read.restore(read.text("NextVersionIdMarker")))
+            markers = key, _version_marker(told, [v for v in versions if v.info.key == key])
     except ValueError:
         return None
+    # Amazon has them in this order; moto shows all delete markers behind all versions
+    versions.sort(key=lambda one: (one.info.key, not one.latest, -one.info.last_modified))
+    prefixes, bad_prefixes = read.entries(("CommonPrefixes",), ("Prefix",), _prefix)
     return VersionPage(versions, prefixes, markers, bad_versions + bad_prefixes)
 
 
@@ -336,6 +337,17 @@ def _object(texts: list[str | None], name: _Name, stored: Headers | None) -> Obj
         stored,
         storage_class(kept),
     )
+
+
+def _version_marker(told: str, listed: Sequence[ObjectVersion]) -> str:
+    """Where the next page begins: as told, but Swift's s3api 2.30 always says "null".
+
+    Args:
+        told: The id of the answer.
+        listed: The page's versions of the key at which it ends, in the answer's order.
+    """
+    ids = [version.version_id for version in listed]
+    return ids[-1] if told == "null" and ids and told not in ids else told
 
 
 def _version(texts: list[str | None], name: _Name, stored: Headers | None) -> ObjectVersion:
