@@ -16,8 +16,9 @@ from typing import Protocol
 
 import trio
 
-from bucketfs.fuse import keeper, picture, settings
+from bucketfs.fuse import diary, keeper, picture, settings
 from bucketfs.fuse.device import Session
+from bucketfs.fuse.diary import Diary
 from bucketfs.fuse.host import Host
 from bucketfs.fuse.keeper import Keeper, Record, Taken
 from bucketfs.fuse.operations import Operations
@@ -25,6 +26,7 @@ from bucketfs.options import Options
 from bucketfs.tree.saving.handover import Picture
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 from bucketfs.tree.tree import Tree
+from bucketfs.units import count
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ class Passage:
         taken: The mount that an earlier daemon has left.
         tree, operations: Of this daemon.
         picture: What that one has told of it.
+        died: It did not end by itself.
+        diary: What is open, for the case that this one does not.
     """
 
     keeper: Keeper
@@ -58,6 +62,9 @@ class Passage:
     tree: Tree
     operations: Operations
     picture: Picture | None = None
+    died: bool = False
+    diary: Diary | None = None
+    _stale: int = 0
 
     @classmethod
     def of(cls, host: Host, options: Options, tree: Tree, operations: Operations) -> Passage | None:
@@ -79,6 +86,9 @@ class Passage:
         self.tree.state.table.begin_above(self.record.first)
         self.operations.begin_above(self.record.first)
         self.picture = picture.find(self._directory, self.record.mount)
+        self.died = self.picture is None
+        if self.died:
+            self.picture, self._stale = diary.find(self._directory, self.record.mount)
         if self.picture is not None:
             self.tree.handover.restore_nodes(self.picture)
 
@@ -88,14 +98,19 @@ class Passage:
         if self.picture is not None:
             self.tree.handover.restore_files(self.picture)
             picture.restore_handles(self.picture, self.tree, self.operations)
-        elif self.taken is not None:
-            log.warning("the last daemon did not end by itself: what it had open is stale")
+        if self.died:
+            what = "all that was"
+            if self.picture is not None:
+                what = count(self._stale, "file and all directories", "files and all directories")
+            log.warning("the last daemon did not end by itself: %s open are stale", what)
+        self.diary = Diary(self._directory, self.record.mount, self.operations.handles)
+        self.operations.write_down(self.diary)
+        self.tree.state.write_down(self.diary)
 
     async def begin(self, begin: Begin, drain: Drain, host: Host) -> Session:
         """Mount or take over, and have the mount kept. Raises MountRefused."""
         try:
-            again = self.taken is not None and self.picture is None
-            session = await begin(taken=self.taken, again=again)
+            session = await begin(taken=self.taken, again=self.died)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await drain(host.hurry, host.drains)  # nobody else has what was taken back
@@ -121,6 +136,8 @@ class Passage:
         Returns:
             Whether the mount stands.
         """
+        if self.diary is not None:
+            self.diary.close()
         host.goes_on = host.goes_on and session.agreed is not None and session.stands
         if not host.goes_on:
             keeper.release(self.keeper)

@@ -165,8 +165,98 @@ class TestKilled:
         assert os.listdir(here.path / "d") == ["f"]
         (here.path / "d/g").write_text("y")
         assert bucket.get("d/g") == b"y"
+        assert program("file.read()") == b"x" * 9
+
+    def test_a_reader_goes_on(self, here: Mount, bucket: Witness, program: Program) -> None:
+        data = os.urandom(24 * MIB)
+        bucket.put("d/e/big", data)
+        path = str(here.path / "d/e/big")
+        program("file = open(path, 'rb'); first = file.read(1 << 20)", path=path)
+        number = program("os.fstat(file.fileno()).st_ino")
+        here.die()
+        here.start()
+        assert program("first + file.read()") == data
+        status = program("os.fstat(file.fileno())")
+        assert (status.st_ino, status.st_size) == (number, len(data))
+        assert program("os.stat(path).st_ino") == number
+        program("open(path, 'ab').write(b'new'); os.rename(path, path + '2')")
+        assert program("os.pread(file.fileno(), 9, 24 << 20)") == b"new"
+        assert bucket.get("d/e/big2") == data + b"new"
+        here.die()
+        here.start()
+        assert program("os.pread(file.fileno(), 1 << 20, 23 << 20)") == data[-MIB:]
+        here.restart()
+        assert program("os.pread(file.fileno(), 9, 24 << 20)") == b"new"
+        here.die()
+        here.start()
+        program("file.seek(0)")
+        assert program("file.read()") == data + b"new"
+        program("file.close()")
+
+    def test_who_has_saved_writes_on(self, here: Mount, bucket: Witness, program: Program) -> None:
+        bucket.put("log", b"0")
+        program("log = open(path, 'ab', buffering=0)", path=str(here.path / "log"))
+        here.die()
+        here.start()
+        program("log.write(b'1'); os.fsync(log.fileno())")
+        here.die()
+        here.start()
+        program("log.write(b'2')")
+        assert program("os.fstat(log.fileno()).st_size") == 3
+        program("log.close()")
+        assert bucket.get("log") == b"012"
+
+    def test_who_is_moved_goes_on(self, here: Mount, bucket: Witness, program: Program) -> None:
+        bucket.put("a/b/f", b"0123456789")
+        bucket.put("a/g", b"abc")
+        program("f = os.open(top + '/a/b/f', os.O_RDWR)", top=str(here.path))
+        program("g = os.open(top + '/a/g', os.O_RDONLY)")
+        program("os.rename(top + '/a/g', top + '/a/b/h'); os.rename(top + '/a', top + '/c')")
+        here.die()
+        here.start()
+        assert program("os.pread(f, 20, 0), os.pread(g, 20, 0)") == (b"0123456789", b"abc")
+        program("os.pwrite(f, b'x', 0); os.close(f); os.close(g)")
+        assert bucket.get("c/b/f") == b"x123456789"
+        assert bucket.keys() == ["c/b/f", "c/b/h"]
+
+    def test_what_was_being_changed_is_stale(
+        self, here: Mount, bucket: Witness, program: Program
+    ) -> None:
+        """A reader may have read what is lost with the writer."""
+        for name in ("written", "cut", "emptied", "removed", "replaced"):
+            bucket.put(name, b"x" * 10)
+        bucket.put("other", b"other")
+        top = str(here.path)
+        program("names = ('written', 'cut', 'emptied', 'removed', 'replaced')", top=top)
+        program("files = {name: os.open(f'{top}/{name}', os.O_RDONLY) for name in names}")
+        program("writer = os.open(top + '/written', os.O_RDWR); os.pwrite(writer, b'y', 0)")
+        program("cutter = os.open(top + '/cut', os.O_RDWR); os.ftruncate(cutter, 5)")
+        program("emptier = os.open(top + '/emptied', os.O_RDWR | os.O_TRUNC)")
+        program("os.unlink(top + '/removed'); os.rename(top + '/other', top + '/replaced')")
+        here.die()
+        here.start()
+        for name in ("written", "cut", "emptied", "removed", "replaced"):
+            with refused(errno.ESTALE):
+                program("os.pread(files[name], 10, 0)", name=name)
+        for name in ("writer", "cutter", "emptier"):
+            with refused(errno.ESTALE):
+                program(f"os.pwrite({name}, b'z', 0)")
+        assert (here.path / "written").read_bytes() == b"x" * 10
+        assert (here.path / "replaced").read_bytes() == b"other"
+        assert bucket.keys() == ["cut", "emptied", "replaced", "written"]
+
+    def test_versions_do_not_mix(self, here: Mount, bucket: Witness, program: Program) -> None:
+        """Others replace the object between the crash and the next daemon."""
+        bucket.put("f", b"a" * (24 * MIB))
+        program("file = open(path, 'rb', buffering=0)", path=str(here.path / "f"))
+        assert program("os.pread(file.fileno(), 9, 0)") == b"a" * 9
+        here.die()
+        bucket.put("f", b"b" * (24 * MIB))
+        here.start()
         with refused(errno.ESTALE):
-            program("os.fsync(file.fileno())")
+            program("os.pread(file.fileno(), 9, 20 << 20)")
+        assert program("open(path, 'rb').read(9)") == b"b" * 9
+        program("file.close()")
 
     def test_a_large_file_is_read_and_appended_to(
         self, here: Mount, bucket: Witness, program: Program

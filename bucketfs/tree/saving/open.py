@@ -143,6 +143,7 @@ class Opener:
         content.renew(Version(info.key, info.etag, info.size))
         inode.etag, inode.size, inode.modified = info.etag, info.size, info.last_modified
         inode.opened = info.etag
+        self._state.scribe.changed(inode)
         self._attributes.reread(inode, info)
 
     async def write(self, handle: Handle, offset: int, data: bytes) -> int:
