@@ -65,6 +65,14 @@ class TestOrderly:
         program("file.write(b'b' * (1 << 20)); file.close()")
         assert bucket.get("f") == b"a" * MIB + b"b" * MIB
 
+    def test_who_has_saved_writes_on(self, here: Mount, bucket: Witness, program: Program) -> None:
+        program("log = open(path, 'ab', buffering=0)", path=str(here.path / "log"))
+        program("os.fchmod(log.fileno(), 0o640); log.write(b'1'); os.fsync(log.fileno())")
+        here.restart()
+        program("log.write(b'2'); log.close()")
+        assert bucket.get("log") == b"12"
+        assert program("os.stat(path).st_mode & 0o777") == 0o640
+
     def test_many_things_go_on(self, here: Mount, bucket: Witness, program: Program) -> None:
         """What has a name: files, directories, the place in a listing, the working directory."""
         for number in range(300):
@@ -201,10 +209,10 @@ class TestKilled:
         program("log.write(b'1'); os.fsync(log.fileno())")
         here.die()
         here.start()
-        program("log.write(b'2')")
+        program("log.write(b'2'); os.fsync(log.fileno())")
+        assert bucket.get("log") == b"012"
         assert program("os.fstat(log.fileno()).st_size") == 3
         program("log.close()")
-        assert bucket.get("log") == b"012"
 
     def test_who_is_moved_goes_on(self, here: Mount, bucket: Witness, program: Program) -> None:
         bucket.put("a/b/f", b"0123456789")
