@@ -19,7 +19,7 @@ import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -196,8 +196,16 @@ def _text(lines: Iterable[_Line]) -> bytes:
 # ---- the next daemon -----------------------------------------------------------------------------
 
 
-def find(directory: Path, mount: str) -> tuple[Picture | None, int]:
+def find(
+    directory: Path, mount: str, is_leaving: Callable[[str], bool]
+) -> tuple[Picture | None, int]:
     """What the daemon of a mount had open when it died.
+
+    Args:
+        directory: Of the cache.
+        mount: As `Record.mount`.
+        is_leaving: Whether a path below the mount point was being renamed or removed. What is open
+            of it is stale: it may be somewhere else, or nowhere, when that has been done.
 
     Returns:
         As an orderly end would have left it (`picture`), and how many handles are stale; None
@@ -209,7 +217,7 @@ def find(directory: Path, mount: str) -> tuple[Picture | None, int]:
             first, *lines, _ = file.read().split(b"\n")
         if json.loads(first) != [mount]:
             return None, 0
-        return _picture([json.loads(line) for line in lines])
+        return _picture([json.loads(line) for line in lines], is_leaving)
     except FileNotFoundError:
         return None, 0
     except (OSError, NotOwnError, ValueError, TypeError, KeyError) as error:
@@ -217,7 +225,7 @@ def find(directory: Path, mount: str) -> tuple[Picture | None, int]:
         return None, 0
 
 
-def _picture(lines: Iterable[list[Any]]) -> tuple[Picture, int]:
+def _picture(lines: Iterable[list[Any]], is_leaving: Callable[[str], bool]) -> tuple[Picture, int]:
     files: dict[int, list[Any]] = {}
     places: dict[int, tuple[int, str]] = {}
     handles: dict[int, tuple[int, bool, int]] = {}
@@ -243,10 +251,14 @@ def _picture(lines: Iterable[list[Any]]) -> tuple[Picture, int]:
             raise ValueError(f"unknown line {kind!r}")
     nodes: dict[int, list[Any]] = {ROOT_INO: [ROOT_INO, 0, "", "d", 1, {}]}
     for ino, (parent, name, etag, size, modified) in files.items():
-        if _has_place(parent, places, nodes):
-            # the kernel has counted more, and gives all back at once
-            facts_of_file = {"etag": etag, "size": size, "modified": modified}
-            nodes[ino] = [ino, parent, name, "f", 1, facts_of_file]
+        way = _way(parent, places)
+        if way is None or is_leaving("/".join([*(places[each][1] for each in way), name])):
+            continue
+        for each in way:
+            above, name_of_directory = places[each]
+            nodes[each] = [each, above, name_of_directory, "d", 1, {}]
+        # the kernel has counted more, and gives all back at once
+        nodes[ino] = [ino, parent, name, "f", 1, {"etag": etag, "size": size, "modified": modified}]
     known = [
         [number, ino, {"writable": writable, "pid": pid, "conflicts": 0}]
         for number, (ino, writable, pid) in handles.items()
@@ -256,17 +268,12 @@ def _picture(lines: Iterable[list[Any]]) -> tuple[Picture, int]:
     return picture, len(handles) - len(known)
 
 
-def _has_place(
-    number: int, places: Mapping[int, tuple[int, str]], nodes: dict[int, list[Any]]
-) -> bool:
-    """Whether a directory is below the root; those on the way become nodes, from there on."""
-    way = []
-    while number not in nodes:
+def _way(number: int, places: Mapping[int, tuple[int, str]]) -> list[int] | None:
+    """The directories on the way to one, from below the root on; None if it is not there."""
+    way: list[int] = []
+    while number != ROOT_INO:
         if number not in places or number in way:
-            return False
+            return None
         way.append(number)
         number = places[number][0]
-    for each in reversed(way):
-        above, name = places[each]
-        nodes[each] = [each, above, name, "d", 1, {}]
-    return True
+    return way[::-1]

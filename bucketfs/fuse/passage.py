@@ -88,9 +88,25 @@ class Passage:
         self.picture = picture.find(self._directory, self.record.mount)
         self.died = self.picture is None
         if self.died:
-            self.picture, self._stale = diary.find(self._directory, self.record.mount)
+            self.picture, self._stale = diary.find(
+                self._directory, self.record.mount, self._leaving()
+            )
         if self.picture is not None:
             self.tree.handover.restore_nodes(self.picture)
+
+    def _leaving(self) -> Callable[[str], bool]:
+        """Whether a path is taken away by what the journal has to finish."""
+        prefix, journal = self.tree.state.config.prefix, self.tree.state.files.cache.journal
+        removed = {row.key for row in journal.removals()}
+        renamed = journal.renames()
+
+        def is_leaving(path: str) -> bool:
+            key = prefix + path
+            return key in removed or any(
+                key == row.old or (row.is_tree and key.startswith(row.old)) for row in renamed
+            )
+
+        return is_leaving
 
     def restore_files(self) -> None:
         """Have what programs have open; what waited for its upload is there again."""
