@@ -1,10 +1,10 @@
 """Open files, written down as they are opened, saved and moved: after a crash they go on.
 
 Only where somebody keeps the mount. A file in the cache directory has a line for each change, which
-kill -9 does not take away once it is written (some microseconds); what happened to a request and is
-not written yet, the kernel asks for again. Three things are told of:
+kill -9 does not take away once it is written; of a request whose change is not written yet, the
+kernel has no answer, and asks the next daemon. Three things are told of:
 
-- handles, from `open` to the last close;
+- handles that have been open for a moment (`_MOMENT`), to the last close: most are closed before;
 - files *at rest* that have handles: the bucket has all their bytes, under the place that they have.
   What is being written is not at rest: a crash loses some of it, which programs may have read;
 - places of the directories above these files.
@@ -24,6 +24,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+import trio
+
 from bucketfs import owned
 from bucketfs.owned import NotOwnError
 from bucketfs.tree.core.handle import Handle
@@ -35,6 +37,9 @@ log = logging.getLogger(__name__)
 _NAME: Final = "diary"
 #: The file is written anew when it has so many lines, and four times as many as are needed.
 _MANY: Final = 10_000
+
+#: Seconds between the opening of a file and its line. A crash in between makes the handle stale.
+_MOMENT: Final = 0.1
 
 #: The first word of a line. Behind it: handle, inode, writable, process.
 _OPENED: Final = "o"
@@ -49,6 +54,8 @@ _PLACE: Final = "d"
 
 _Line = tuple[Any, ...]
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class Diary:
     """Writes down what is open. Implements `bucketfs.tree.core.state.Scribe`.
@@ -62,7 +69,10 @@ class Diary:
     def __init__(self, directory: Path, mount: str, handles: Mapping[int, object]) -> None:
         self._path = directory / _NAME
         self._mount = mount
+        #: Those that are written down, by the numbers of their inodes; and those that are not yet.
         self._handles: defaultdict[int, dict[int, Handle]] = defaultdict(dict)
+        self._new: dict[int, Handle] = {}
+        self._any_new = trio.Event()
         for number, handle in handles.items():
             if isinstance(handle, Handle):
                 self._handles[handle.inode.ino][number] = handle
@@ -73,13 +83,33 @@ class Diary:
         self._fd = -1
         self._rewrite()
 
+    async def run(self) -> None:
+        """Write down what has been open for a moment, until cancelled."""
+        while True:
+            await self._any_new.wait()
+            await trio.sleep(_MOMENT)
+            self._any_new = trio.Event()
+            self.settle()
+
+    def settle(self) -> None:
+        """Write down now what has been opened."""
+        lines: list[_Line] = []
+        for number, handle in self._new.items():
+            self._handles[handle.inode.ino][number] = handle
+            lines += [_opened(number, handle), *self._news(handle.inode)]
+        self._new.clear()
+        if lines:
+            self._write(lines)
+
     def opened(self, number: int, handle: Handle) -> None:
         """A program has opened a file."""
-        self._handles[handle.inode.ino][number] = handle
-        self._write([_opened(number, handle), *self._news(handle.inode)])
+        self._new[number] = handle
+        self._any_new.set()
 
     def closed(self, number: int, inode: Inode) -> None:
         """A handle is gone."""
+        if self._new.pop(number, None) is not None:
+            return
         of_same = self._handles.get(inode.ino)
         if of_same is None or of_same.pop(number, None) is None:
             return
@@ -190,7 +220,7 @@ def _at_rest(inode: Inode) -> _Line | None:
 
 
 def _text(lines: Iterable[_Line]) -> bytes:
-    return b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)
+    return b"".join(_encode(line).encode() + b"\n" for line in lines)
 
 
 # ---- the next daemon -----------------------------------------------------------------------------

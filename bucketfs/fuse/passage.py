@@ -122,6 +122,7 @@ class Passage:
         self.diary = Diary(self._directory, self.record.mount, self.operations.handles)
         self.operations.write_down(self.diary)
         self.tree.state.write_down(self.diary)
+        self.tree.state.files.background.start(self.diary.run, "diary")
 
     async def begin(self, begin: Begin, drain: Drain, host: Host) -> Session:
         """Mount or take over, and have the mount kept. Raises MountRefused."""

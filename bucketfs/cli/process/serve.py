@@ -196,7 +196,8 @@ async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope, host: Moun
             logs.reopen()
             continue
         if number == signal.SIGUSR1:
-            host.goes_on = host.keeper is not None
+            keeper = host.keeper
+            host.goes_on = keeper is not None and await trio.to_thread.run_sync(keeper.hears)
             if not host.goes_on:
                 log.warning("SIGUSR1: nobody keeps the mount for another daemon, so it will end")
             continue
