@@ -115,10 +115,13 @@ class Passage:
             self.tree.handover.restore_files(self.picture)
             picture.restore_handles(self.picture, self.tree, self.operations)
         if self.died:
-            what = "all that was"
-            if self.picture is not None:
-                what = count(self._stale, "file and all directories", "files and all directories")
-            log.warning("the last daemon did not end by itself: %s open are stale", what)
+            known = self.picture is not None
+            what = count(self._stale, "open file") if known else "all that was open"
+            log.warning(
+                "the last daemon did not end by itself: stale are %s, open directories, and what"
+                " was opened in its last moment",
+                what,
+            )
         self.diary = Diary(self._directory, self.record.mount, self.operations.handles)
         self.operations.write_down(self.diary)
         self.tree.state.write_down(self.diary)

@@ -17,6 +17,7 @@ import os
 import random
 import sys
 import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -29,6 +30,8 @@ WRITERS = 3
 MOST, PIECE = 3 << 20, 1 << 20
 #: How many may come within one call and its repetitions.
 CRASHES = 5
+#: Seconds within which a handle may not be written down yet, on a busy machine.
+MOMENT = 2.0
 
 Found = TypeVar("Found")
 
@@ -57,14 +60,30 @@ class Reader:
 
     def __init__(self, path: Path, data: bytes, seed: str) -> None:
         self._path, self._data, self._rng = path, data, random.Random(seed)
-        self._fd = os.open(path, os.O_RDONLY)
+        self._open()
         self._at = 0
         self.done: Counter[str] = Counter()
 
+    def _open(self) -> None:
+        self._fd = by_name(lambda: os.open(self._path, os.O_RDONLY))
+        self._opened = time.monotonic()
+
     def step(self) -> None:
+        began = time.monotonic()
+        try:
+            self._read()
+        except OSError as error:
+            if error.errno != errno.ESTALE or began - self._opened > MOMENT:
+                raise
+            self.done["stale, just opened"] += 1
+            with suppress(OSError):  # the same
+                os.close(self._fd)
+            self._open()
+
+    def _read(self) -> None:
         if self._rng.random() < 0.02:
             os.close(self._fd)
-            self._fd = by_name(lambda: os.open(self._path, os.O_RDONLY))
+            self._open()
         if self._rng.random() < 0.3:
             self._at = self._rng.randrange(len(self._data))
         length = self._rng.randrange(1, PIECE)
@@ -153,8 +172,12 @@ class Writer:
         moved = self._top / str(self._moves)
         if moved != self._path and by_name(moved.exists):
             self._path = moved
-        self._fd = by_name(lambda: os.open(self._path, os.O_RDWR))
-        found = os.pread(self._fd, MOST + PIECE, 0)
+
+        def read() -> bytes:
+            self._fd = os.open(self._path, os.O_RDWR)
+            return os.pread(self._fd, MOST + PIECE, 0)
+
+        found = by_name(read)
         assert found in self._saved, f"{self._path} is neither what was saved nor what was to be"
         self._is, self._saved = bytearray(found), [found]
 

@@ -111,13 +111,16 @@ def test_without_its_keeper_a_daemon_goes_on(place: Place) -> None:
     assert place.bucket.get("f") == b"x"
 
 
-def test_signals_are_handed_on(place: Place) -> None:
+def test_signals_are_handed_on(place: Place, tmp_path: Path) -> None:
     assert place.mount("restart").returncode == 0
     daemon = daemon_of(place)
     keeper = parent_of(daemon)
+    # as systemd ends what a mount unit has left: both are told
+    os.kill(daemon, signal.SIGTERM)
     os.kill(keeper, signal.SIGTERM)
     until(lambda: is_gone(daemon) and is_gone(keeper), "the end of both")
     assert not place.path.is_mount()
+    assert "SIGTERM again" not in (tmp_path / "log").read_text()
 
 
 def test_what_another_start_does_not_mend(place: Place) -> None:
@@ -145,20 +148,24 @@ def test_it_fails_as_any_mount(place: Place) -> None:
     assert "restart: no other daemon" in done.stderr
 
 
-def test_in_the_foreground(place: Place) -> None:
+def test_in_the_foreground(place: Place, tmp_path: Path) -> None:
     """The process that was started is the keeper, as a container's first."""
     words = [place.bucket.name, str(place.path), "-f", "-o", f"{place.options},restart"]
     environ = {name: text for name, text in os.environ.items() if name != "NOTIFY_SOCKET"}
     with subprocess.Popen(
-        [sys.executable, "-m", "bucketfs", *words], cwd=REPOSITORY, env=environ
+        [sys.executable, "-m", "bucketfs", *words],
+        cwd=REPOSITORY,
+        env=environ,
+        process_group=0,
     ) as process:
         first = daemon_of(place)
         assert parent_of(first) == process.pid
         os.kill(first, signal.SIGKILL)
         daemon_of(place, but=first)
         (place.path / "f").write_text("x")
-        process.terminate()
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
         assert process.wait(60) == 0
+    assert "SIGINT again" not in (tmp_path / "log").read_text()
     assert not place.path.is_mount()
     assert place.bucket.get("f") == b"x"
 

@@ -40,6 +40,7 @@ _PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 #: Exit codes of what another start does not mend: options, mount point, keys, bucket, rights,
 #: /dev/fuse (`bucketfs.cli.failure.ExitCode`).
 _FINAL = frozenset({2, 3, 4, 5, 6, 8})
+_HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: SD_LISTEN_FDS_START, and numbers that are not in its way.
 _FIRST, _ASIDE = 3, 100
 #: pid, uid, gid of who sends (struct ucred).
@@ -74,19 +75,21 @@ class Supervisor:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._socket.bind("")  # the kernel chooses an abstract name
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        self._ends = False
+        for number in _HANDED_ON:
             signal.signal(number, self._hand_on)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
     def run(self) -> int:
         """Until the mount has ended, or nobody can serve it; the program's exit code."""
         while True:
             code = self._live()
-            if not self._stands():
+            if self._ends or not self._stands():
                 return code
             if code in _FINAL and not self._ready:
                 _tell(f"given up, what is mounted fails from now on: it ended with code {code}")
                 return code
-            if code != 0 and not self._wait_after_death(code):
+            if code != 0 and not (self._wait_after_death(code) and self._stands()):
                 return code
 
     def _live(self) -> int:
@@ -123,8 +126,10 @@ class Supervisor:
 
     def _become(self) -> None:
         """The child's part: never returns, but raises OSError."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        for number in (*_HANDED_ON, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
+        if not self._in_background:
+            os.setsid()  # a terminal's Ctrl-C comes from here, and only once
         environment = {name: text for name, text in os.environ.items() if name not in _OURS}
         environment["NOTIFY_SOCKET"] = "@" + self._socket.getsockname()[1:].decode()
         environment[VARIABLE] = str(self._report)
@@ -217,9 +222,10 @@ class Supervisor:
 
     def _hand_on(self, number: int, _frame: object) -> None:
         """Signals are the program's; between two of them they end this process as well."""
+        self._ends |= number != signal.SIGHUP
         if self._pid:
             os.kill(self._pid, number)
-        elif number in (signal.SIGTERM, signal.SIGINT):
+        elif self._ends:
             sys.exit(128 + number)
 
 
