@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from bucketfs.file.content import Content
+from bucketfs.file.context import Version
 from bucketfs.fuse import diary
+from bucketfs.tree.core.handle import Handle
+from bucketfs.tree.core.inode import Directory, Inode, OpenState
 
 #: A file in two directories, with two handles.
 LINES = [
@@ -105,3 +111,65 @@ def test_what_cannot_be_written_is_not_believed(
     (tmp_path / "diary.new").mkdir()
     diary.Diary(tmp_path, "m", {})
     assert "stale after a crash" in caplog.text
+
+
+def opened(etag: str = "etag") -> Handle:
+    """A handle of a file at rest, d/f."""
+    root = Directory(1, None, "")
+    inode = Inode(30, Directory(20, root, "d"), "f")
+    inode.etag = etag
+    content = SimpleNamespace(unsaved=False, base=Version("d/f", etag, 5))
+    inode.open_state = OpenState(content=cast("Content", content))
+    return Handle(inode, cast("Content", content), False, False, 7)
+
+
+def test_what_is_open_for_a_moment_is_written_down(tmp_path: Path) -> None:
+    written, handle, brief = diary.Diary(tmp_path, "m", {}), opened(), opened()
+    written.opened(1, handle)
+    written.opened(2, brief)
+    written.closed(2, brief.inode)
+    written.changed(handle.inode)
+    assert (tmp_path / "diary").read_text() == '["m"]\n'
+    written.settle()
+    lines = (tmp_path / "diary").read_text().splitlines()
+    assert lines == [
+        '["m"]',
+        '["o",1,30,false,7]',
+        '["d",20,1,"d"]',
+        '["f",30,20,"f","etag",5,0]',
+    ]
+    handle.inode.etag = "other"
+    written.changed(handle.inode)
+    written.changed(handle.inode)
+    written.closed(1, handle.inode)
+    assert (tmp_path / "diary").read_text().splitlines()[4:] == ['["x",30]', '["c",1]']
+    written.close()
+
+
+def test_it_is_written_anew_when_it_is_long(tmp_path: Path) -> None:
+    written, handle, brief = diary.Diary(tmp_path, "m", {}), opened(), opened()
+    written.opened(1, handle)
+    written.settle()
+    for _ in range(10_000):
+        written.opened(2, brief)
+        written.settle()
+        written.closed(2, brief.inode)
+    assert len((tmp_path / "diary").read_text().splitlines()) < 11_000
+    assert diary.find(tmp_path, "m", lambda _path: False)[0] is not None
+    written.close()
+
+
+def test_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is better than what is out of date."""
+    written, handle = diary.Diary(tmp_path, "m", {}), opened()
+    written.opened(1, handle)
+    written.settle()
+    with monkeypatch.context() as patched:
+        patched.setattr(diary.os, "write", lambda _fd, _text: 0)
+        handle.inode.etag = "other"
+        written.changed(handle.inode)
+    assert "no space left for a whole line" in caplog.text
+    assert diary.find(tmp_path, "m", lambda _path: False) == (None, 0)
+    written.closed(1, handle.inode)
