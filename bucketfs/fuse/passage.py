@@ -1,8 +1,8 @@
 """How one mount goes from daemon to daemon: what is taken over, and what is left at the end.
 
-At the beginning an earlier daemon has left a `Record` with the keeper, and after an orderly end a
-picture in the cache directory. At the end the keeper has the mount's descriptor; only when the
-mount is to go on (`Host.goes_on`) the picture is drawn, and the mount point is not freed.
+At the beginning an earlier daemon has left a `Record` with the keeper, and in the cache directory a
+picture after an orderly end, or its diary. At the end the keeper has the mount's descriptor; only
+when the mount is to go on (`Host.goes_on`) the picture is drawn, and the mount point is not freed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Passage:
         tree, operations: Of this daemon.
         picture: What that one has told of it.
         died: It did not end by itself.
-        diary: What is open, for the case that this one does not.
+        diary: Writes down what is open, for the case that this one does not either.
     """
 
     keeper: Keeper
@@ -156,12 +156,12 @@ class Passage:
         Returns:
             Whether the mount stands.
         """
+        host.goes_on = host.goes_on and session.agreed is not None and session.stands
+        if host.goes_on:
+            picture.leave(self._directory, self.record.mount, self.tree, self.operations)
+            session.leave()
+        else:
+            keeper.release(self.keeper)
         if self.diary is not None:
             self.diary.close()
-        host.goes_on = host.goes_on and session.agreed is not None and session.stands
-        if not host.goes_on:
-            keeper.release(self.keeper)
-            return False
-        picture.leave(self._directory, self.record.mount, self.tree, self.operations)
-        session.leave()
-        return True
+        return host.goes_on

@@ -55,6 +55,17 @@ def by_name(call: Callable[[], Found]) -> Found:
     return call()
 
 
+def whole(fd: int, length: int, at: int) -> bytes:
+    """Bytes of a file, fewer than `length` only at its end.
+
+    What the kernel has of them comes first, also where the rest is an error.
+    """
+    got = b""
+    while len(got) < length and (more := os.pread(fd, length - len(got), at + len(got))):
+        got += more
+    return got
+
+
 class Reader:
     """Reads a file that nobody changes, with handles that it opens and closes now and then."""
 
@@ -87,7 +98,7 @@ class Reader:
         if self._rng.random() < 0.3:
             self._at = self._rng.randrange(len(self._data))
         length = self._rng.randrange(1, PIECE)
-        got = os.pread(self._fd, length, self._at)
+        got = whole(self._fd, length, self._at)
         assert got == self._data[self._at : self._at + length], f"{self._path}: at {self._at}"
         self._at = (self._at + length) % len(self._data)
         self.done["reads"] += 1
@@ -122,7 +133,7 @@ class Writer:
     def _read(self) -> None:
         at, length = self._rng.randrange(MOST), self._rng.randrange(1, PIECE)
         assert os.fstat(self._fd).st_size == len(self._is), self._path
-        assert os.pread(self._fd, length, at) == self._is[at : at + length], self._path
+        assert whole(self._fd, length, at) == self._is[at : at + length], self._path
         self.done["own reads"] += 1
 
     def _write(self) -> None:
@@ -175,7 +186,7 @@ class Writer:
 
         def read() -> bytes:
             self._fd = os.open(self._path, os.O_RDWR)
-            return os.pread(self._fd, MOST + PIECE, 0)
+            return whole(self._fd, MOST + PIECE, 0)
 
         found = by_name(read)
         assert found in self._saved, f"{self._path} is neither what was saved nor what was to be"
