@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.crash.holder import pattern
 from tests.crash.test_crash import PATIENCE, ROUNDS, SEED
 from tests.harness.endpoint import REPOSITORY
@@ -25,6 +27,7 @@ FILES, SIZE = 3, 40 * MIB
 OPTIONS = ("cache_size=80M",)
 
 
+@pytest.mark.time_limit(60 + 30 * ROUNDS)
 def test_holding(mount: Mounts, bucket: Witness, tmp_path: Path) -> None:
     rng = random.Random(SEED)
     print(f"BUCKETFS_TEST_SEED={SEED}")
