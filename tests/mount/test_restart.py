@@ -145,6 +145,7 @@ class TestOrderly:
             program("again.write(b'3')")
         program("again.close()")
         until(lambda: bucket.exists("closed"), "the upload")
+        until(lambda: bucket.exists("again"), "the upload")
         until(lambda: bucket.get("again") == b"1" * 50000 + b"23", "what was written last")
 
     def test_who_asks_meanwhile_waits(self, here: Mount, bucket: Witness, program: Program) -> None:
