@@ -204,6 +204,10 @@ class Options:
         "this Unix socket; MOUNTPOINT is left out then. unix: connects to the socket, unix-listen: "
         "listens there.",
         metavar="unix:PATH|unix-listen:PATH")
+    restart: bool = row(_V, False, parse_switch,
+        "Keep a small process beside the daemon, which starts it again when it has died, or by "
+        "bucketfs restart; the mount stands meanwhile. Where systemd runs bucketfs@NAME it does "
+        "the same.")
     plain_fuse: bool = row(_V, False, parse_switch,
         "Let libfuse mount and agree with the kernel by itself. Names in one directory are then "
         "looked up one after the other, and each write asks for an extended attribute.")

@@ -36,9 +36,15 @@ class Keeper(Protocol):
 
     Attributes:
         kept: Those of an earlier daemon, by name; whoever uses one takes it out.
+        restarts: A daemon that leaves the mount to the next one is followed by it.
     """
 
     kept: dict[str, int]
+    restarts: bool
+
+    def hears(self) -> bool:
+        """Whether it is there, and has heard all that it was told; takes seconds at most."""
+        ...
 
     def keep(self, name: str, descriptor: int) -> None:
         """Hold a copy of a descriptor, in place of others of that name."""

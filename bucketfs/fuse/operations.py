@@ -17,6 +17,7 @@ from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, St
 from bucketfs.errors import FsError
 from bucketfs.fuse import kernel_cache, owners
 from bucketfs.fuse.calls import OF_HANDLES, Calls
+from bucketfs.fuse.diary import Diary
 from bucketfs.fuse.encode import BLOCK_SIZE, Encoder, negative
 from bucketfs.fuse.guard import guarded
 from bucketfs.fuse.open_descriptors import is_open_for_writing, process_of, writable_descriptors
@@ -127,10 +128,15 @@ class Operations(pyfuse3.Operations):
         #: What programs have open, by the numbers that the kernel knows.
         self.handles: dict[int, Handle | OpenDirectory] = {}
         self._last_handle = first
+        self._diary: Diary | None = None
 
     def begin_above(self, number: int) -> None:
         """Handles have numbers up to this one already."""
         self._last_handle = max(self._last_handle, number)
+
+    def write_down(self, diary: Diary) -> None:
+        """Have it written down what is open, from now on."""
+        self._diary = diary
 
     def subject(self, handler: str, number: int) -> str:
         """The path that a call is about, as `Counted.subject`; a name's is its directory."""
@@ -444,6 +450,8 @@ class Operations(pyfuse3.Operations):
         """The last descriptor is closed; nobody waits for this answer."""
         handle = self._file(fh)
         del self.handles[fh]
+        if self._diary is not None:
+            self._diary.closed(fh, handle.inode)
         await self._tree.opener.release(handle)
 
     # ---- directories -----------------------------------------------------------------------------
@@ -511,7 +519,10 @@ class Operations(pyfuse3.Operations):
         return entry
 
     def _opened(self, handle: Handle) -> FileInfo:
-        return FileInfo(fh=self._new_handle(handle), keep_cache=handle.keep_cache)
+        number = self._new_handle(handle)
+        if self._diary is not None:
+            self._diary.opened(number, handle)
+        return FileInfo(fh=number, keep_cache=handle.keep_cache)
 
     def _new_handle(self, handle: Handle | OpenDirectory) -> int:
         self._last_handle += 1

@@ -1,8 +1,8 @@
 """How one mount goes from daemon to daemon: what is taken over, and what is left at the end.
 
-At the beginning an earlier daemon has left a `Record` with the keeper, and after an orderly end a
-picture in the cache directory. At the end the keeper has the mount's descriptor; only when the
-mount is to go on (`Host.goes_on`) the picture is drawn, and the mount point is not freed.
+At the beginning an earlier daemon has left a `Record` with the keeper, and in the cache directory a
+picture after an orderly end, or its diary. At the end the keeper has the mount's descriptor; only
+when the mount is to go on (`Host.goes_on`) the picture is drawn, and the mount point is not freed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Protocol
 
 import trio
 
-from bucketfs.fuse import keeper, picture, settings
+from bucketfs.fuse import diary, keeper, picture, settings
 from bucketfs.fuse.device import Session
+from bucketfs.fuse.diary import Diary
 from bucketfs.fuse.host import Host
 from bucketfs.fuse.keeper import Keeper, Record, Taken
 from bucketfs.fuse.operations import Operations
@@ -25,6 +26,7 @@ from bucketfs.options import Options
 from bucketfs.tree.saving.handover import Picture
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 from bucketfs.tree.tree import Tree
+from bucketfs.units import count
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ class Passage:
         taken: The mount that an earlier daemon has left.
         tree, operations: Of this daemon.
         picture: What that one has told of it.
+        died: It did not end by itself.
+        diary: Writes down what is open, for the case that this one does not either.
     """
 
     keeper: Keeper
@@ -58,6 +62,9 @@ class Passage:
     tree: Tree
     operations: Operations
     picture: Picture | None = None
+    died: bool = False
+    diary: Diary | None = None
+    _stale: int = 0
 
     @classmethod
     def of(cls, host: Host, options: Options, tree: Tree, operations: Operations) -> Passage | None:
@@ -79,8 +86,27 @@ class Passage:
         self.tree.state.table.begin_above(self.record.first)
         self.operations.begin_above(self.record.first)
         self.picture = picture.find(self._directory, self.record.mount)
+        self.died = self.picture is None
+        if self.died:
+            self.picture, self._stale = diary.find(
+                self._directory, self.record.mount, self._leaving()
+            )
         if self.picture is not None:
             self.tree.handover.restore_nodes(self.picture)
+
+    def _leaving(self) -> Callable[[str], bool]:
+        """Whether a path is taken away by what the journal has to finish."""
+        prefix, journal = self.tree.state.config.prefix, self.tree.state.files.cache.journal
+        removed = {row.key for row in journal.removals()}
+        renamed = journal.renames()
+
+        def is_leaving(path: str) -> bool:
+            key = prefix + path
+            return key in removed or any(
+                key == row.old or (row.is_tree and key.startswith(row.old)) for row in renamed
+            )
+
+        return is_leaving
 
     def restore_files(self) -> None:
         """Have what programs have open; what waited for its upload is there again."""
@@ -88,14 +114,23 @@ class Passage:
         if self.picture is not None:
             self.tree.handover.restore_files(self.picture)
             picture.restore_handles(self.picture, self.tree, self.operations)
-        elif self.taken is not None:
-            log.warning("the last daemon did not end by itself: what it had open is stale")
+        if self.died:
+            known = self.picture is not None
+            what = count(self._stale, "open file") if known else "all that was open"
+            log.warning(
+                "the last daemon did not end by itself: stale are %s, open directories, and what"
+                " was opened in its last moment",
+                what,
+            )
+        self.diary = Diary(self._directory, self.record.mount, self.operations.handles)
+        self.operations.write_down(self.diary)
+        self.tree.state.write_down(self.diary)
+        self.tree.state.files.background.start(self.diary.run, "diary")
 
     async def begin(self, begin: Begin, drain: Drain, host: Host) -> Session:
         """Mount or take over, and have the mount kept. Raises MountRefused."""
         try:
-            again = self.taken is not None and self.picture is None
-            session = await begin(taken=self.taken, again=again)
+            session = await begin(taken=self.taken, again=self.died)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await drain(host.hurry, host.drains)  # nobody else has what was taken back
@@ -122,9 +157,11 @@ class Passage:
             Whether the mount stands.
         """
         host.goes_on = host.goes_on and session.agreed is not None and session.stands
-        if not host.goes_on:
+        if host.goes_on:
+            picture.leave(self._directory, self.record.mount, self.tree, self.operations)
+            session.leave()
+        else:
             keeper.release(self.keeper)
-            return False
-        picture.leave(self._directory, self.record.mount, self.tree, self.operations)
-        session.leave()
-        return True
+        if self.diary is not None:
+            self.diary.close()
+        return host.goes_on

@@ -11,6 +11,7 @@ complete -c bucketfs -n __fish_use_subcommand -a warm
 complete -c bucketfs -n __fish_use_subcommand -a evict
 complete -c bucketfs -n __fish_use_subcommand -a set
 complete -c bucketfs -n __fish_use_subcommand -a log-level
+complete -c bucketfs -n __fish_use_subcommand -a restart
 complete -c bucketfs -n __fish_use_subcommand -a versions
 complete -c bucketfs -n __fish_use_subcommand -a restore
 complete -c bucketfs -n __fish_use_subcommand -a presign
@@ -54,6 +55,8 @@ complete -c bucketfs -n '__fish_seen_subcommand_from log-level' -a warn
 complete -c bucketfs -n '__fish_seen_subcommand_from log-level' -a info
 complete -c bucketfs -n '__fish_seen_subcommand_from log-level' -a dbg
 complete -c bucketfs -n '__fish_seen_subcommand_from log-level' -l help
+complete -c bucketfs -n '__fish_seen_subcommand_from restart' -l timeout
+complete -c bucketfs -n '__fish_seen_subcommand_from restart' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from versions' -l json
 complete -c bucketfs -n '__fish_seen_subcommand_from versions' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from restore' -l version
@@ -92,4 +95,4 @@ complete -c bucketfs -n '__fish_seen_subcommand_from completion' -a zsh
 complete -c bucketfs -n '__fish_seen_subcommand_from completion' -a fish
 complete -c bucketfs -n '__fish_seen_subcommand_from completion' -l help
 complete -c bucketfs -n '__fish_seen_subcommand_from demo' -l help
-complete -c bucketfs -s o -x -a "(__fish_append , url= region= use_path_request_style sigv2 enable_unsigned_payload checksum= enable_content_md5 probe requester_pays passwd_file= profile= public_bucket iam_role use_session_token retries= connect_timeout= readwrite_timeout= op_timeout= max_thread_count= no_check_certificate ca_bundle= ssl_verify_hostname storage_class= default_acl= use_sse all_buckets ro at= versions uid= gid= umask= mp_umask= allow_other fuse_fd= plain_fuse use_xattr enable_acl metadata= conflict= exclusive_create= compat_dir stat_cache_expire= open_ttl= immutable follow bucket_size= use_cache= tmpdir= check_cache_dir_exist cache_size= free_space_ratio= ensure_diskfree= writeback publish= multipart_size= nomultipart logfile= dbglevel= log_format= no_time_stamp_msg instance_name= metrics= rw nonempty)"
+complete -c bucketfs -s o -x -a "(__fish_append , url= region= use_path_request_style sigv2 enable_unsigned_payload checksum= enable_content_md5 probe requester_pays passwd_file= profile= public_bucket iam_role use_session_token retries= connect_timeout= readwrite_timeout= op_timeout= max_thread_count= no_check_certificate ca_bundle= ssl_verify_hostname storage_class= default_acl= use_sse all_buckets ro at= versions uid= gid= umask= mp_umask= allow_other fuse_fd= restart plain_fuse use_xattr enable_acl metadata= conflict= exclusive_create= compat_dir stat_cache_expire= open_ttl= immutable follow bucket_size= use_cache= tmpdir= check_cache_dir_exist cache_size= free_space_ratio= ensure_diskfree= writeback publish= multipart_size= nomultipart logfile= dbglevel= log_format= no_time_stamp_msg instance_name= metrics= rw nonempty)"

@@ -31,12 +31,14 @@ class Keeper:
         path: The socket, for NOTIFY_SOCKET.
         said: What was said, one text a message.
         held: Descriptors by name.
+        room: How many it keeps (FileDescriptorStoreMax=).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, room: int = 4) -> None:
         self.path = path
+        self.room = room
         self.said: Queue[str] = Queue()
-        self.held: dict[str, int] = {}
+        self.held: dict[str, list[int]] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
         self._thread = Thread(target=self._hear, daemon=True)
@@ -49,27 +51,28 @@ class Keeper:
             if text == "close":
                 return
             words = dict(line.partition("=")[::2] for line in text.splitlines())
-            if "FDSTORE" in words:
-                self._put(words["FDNAME"], descriptors[0])
+            if "FDSTORE" in words and sum(map(len, self.held.values())) < self.room:
+                self.held.setdefault(words["FDNAME"], []).extend(descriptors)
+                descriptors = []
             if "FDSTOREREMOVE" in words:
-                self._put(words["FDNAME"], -1)
+                self._drop(words["FDNAME"])
+            for descriptor in descriptors:
+                os.close(descriptor)
             self.said.put(text)
 
-    def _put(self, name: str, descriptor: int) -> None:
-        old = self.held.pop(name, -1)
-        if old >= 0:
-            os.close(old)
-        if descriptor >= 0:
-            self.held[name] = descriptor
+    def _drop(self, name: str) -> None:
+        for descriptor in self.held.pop(name, []):
+            os.close(descriptor)
 
     def command(self, words: list[str]) -> tuple[list[str], dict[str, str], list[int]]:
         """How to start a program with what is held: its words, environment, and descriptors."""
-        numbers = list(self.held.values())
+        named = [(name, number) for name, numbers in self.held.items() for number in numbers]
+        numbers = [number for _, number in named]
         environment = {"NOTIFY_SOCKET": str(self.path)}
         if numbers:
             environment |= {
                 "LISTEN_FDS": str(len(numbers)),
-                "LISTEN_FDNAMES": ":".join(self.held),
+                "LISTEN_FDNAMES": ":".join(name for name, _ in named),
             }
         first = [sys.executable, "-c", _HAND_OVER, ",".join(map(str, numbers))]
         return [*first, *words], environment, numbers
@@ -77,7 +80,7 @@ class Keeper:
     def release(self) -> None:
         """Close all that is held, as when a service has been stopped."""
         for name in list(self.held):
-            self._put(name, -1)
+            self._drop(name)
 
     def close(self) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:

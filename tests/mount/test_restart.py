@@ -47,6 +47,18 @@ def program() -> Iterator[Program]:
         yield program
 
 
+def killed(here: Mount, *, written: int) -> None:
+    """Kill a daemon as soon as it has written down so many open files."""
+
+    def is_written() -> bool:
+        (diary,) = here.scratch.glob("cache/*/diary")
+        lines = diary.read_text().splitlines()
+        return sum(line[:4] == '["o"' for line in lines) >= written
+
+    until(is_written, "the diary")
+    here.die()
+
+
 class TestOrderly:
     def test_a_reader_goes_on(self, here: Mount, bucket: Witness, program: Program) -> None:
         data = os.urandom(24 * MIB)
@@ -64,6 +76,14 @@ class TestOrderly:
         assert program("os.fstat(file.fileno()).st_size") == MIB
         program("file.write(b'b' * (1 << 20)); file.close()")
         assert bucket.get("f") == b"a" * MIB + b"b" * MIB
+
+    def test_who_has_saved_writes_on(self, here: Mount, bucket: Witness, program: Program) -> None:
+        program("log = open(path, 'ab', buffering=0)", path=str(here.path / "log"))
+        program("os.fchmod(log.fileno(), 0o640); log.write(b'1'); os.fsync(log.fileno())")
+        here.restart()
+        program("log.write(b'2'); log.close()")
+        assert bucket.get("log") == b"12"
+        assert program("os.stat(path).st_mode & 0o777") == 0o640
 
     def test_many_things_go_on(self, here: Mount, bucket: Witness, program: Program) -> None:
         """What has a name: files, directories, the place in a listing, the working directory."""
@@ -125,6 +145,7 @@ class TestOrderly:
             program("again.write(b'3')")
         program("again.close()")
         until(lambda: bucket.exists("closed"), "the upload")
+        until(lambda: bucket.exists("again"), "the upload")
         until(lambda: bucket.get("again") == b"1" * 50000 + b"23", "what was written last")
 
     def test_who_asks_meanwhile_waits(self, here: Mount, bucket: Witness, program: Program) -> None:
@@ -158,15 +179,105 @@ class TestKilled:
     def test_the_mount_stands(self, here: Mount, bucket: Witness, program: Program) -> None:
         bucket.put("d/f", b"x" * 10)
         program("file = open(path, 'rb', buffering=0); file.read(1)", path=str(here.path / "d/f"))
-        here.die()
+        killed(here, written=1)
         program.begin("open(path).read()", path=str(here.path / "d/f"))
         here.start()
         assert program.end() == "x" * 10
         assert os.listdir(here.path / "d") == ["f"]
         (here.path / "d/g").write_text("y")
         assert bucket.get("d/g") == b"y"
+        assert program("file.read()") == b"x" * 9
+
+    def test_a_reader_goes_on(self, here: Mount, bucket: Witness, program: Program) -> None:
+        data = os.urandom(24 * MIB)
+        bucket.put("d/e/big", data)
+        path = str(here.path / "d/e/big")
+        program("file = open(path, 'rb'); first = file.read(1 << 20)", path=path)
+        number = program("os.fstat(file.fileno()).st_ino")
+        killed(here, written=1)
+        here.start()
+        assert program("first + file.read()") == data
+        status = program("os.fstat(file.fileno())")
+        assert (status.st_ino, status.st_size) == (number, len(data))
+        assert program("os.stat(path).st_ino") == number
+        program("open(path, 'ab').write(b'new'); os.rename(path, path + '2')")
+        assert program("os.pread(file.fileno(), 9, 24 << 20)") == b"new"
+        assert bucket.get("d/e/big2") == data + b"new"
+        killed(here, written=1)
+        here.start()
+        assert program("os.pread(file.fileno(), 1 << 20, 23 << 20)") == data[-MIB:]
+        here.restart()
+        assert program("os.pread(file.fileno(), 9, 24 << 20)") == b"new"
+        killed(here, written=1)
+        here.start()
+        program("file.seek(0)")
+        assert program("file.read()") == data + b"new"
+        program("file.close()")
+
+    def test_who_has_saved_writes_on(self, here: Mount, bucket: Witness, program: Program) -> None:
+        bucket.put("log", b"0")
+        program("log = open(path, 'ab', buffering=0)", path=str(here.path / "log"))
+        killed(here, written=1)
+        here.start()
+        program("log.write(b'1'); os.fsync(log.fileno())")
+        killed(here, written=1)
+        here.start()
+        program("log.write(b'2'); os.fsync(log.fileno())")
+        assert bucket.get("log") == b"012"
+        assert program("os.fstat(log.fileno()).st_size") == 3
+        program("log.close()")
+
+    def test_who_is_moved_goes_on(self, here: Mount, bucket: Witness, program: Program) -> None:
+        bucket.put("a/b/f", b"0123456789")
+        bucket.put("a/g", b"abc")
+        program("f = os.open(top + '/a/b/f', os.O_RDWR)", top=str(here.path))
+        program("g = os.open(top + '/a/g', os.O_RDONLY)")
+        program("os.rename(top + '/a/g', top + '/a/b/h'); os.rename(top + '/a', top + '/c')")
+        killed(here, written=2)
+        here.start()
+        assert program("os.pread(f, 20, 0), os.pread(g, 20, 0)") == (b"0123456789", b"abc")
+        program("os.pwrite(f, b'x', 0); os.close(f); os.close(g)")
+        assert bucket.get("c/b/f") == b"x123456789"
+        assert bucket.keys() == ["c/b/f", "c/b/h"]
+
+    def test_what_was_being_changed_is_stale(
+        self, here: Mount, bucket: Witness, program: Program
+    ) -> None:
+        """A reader may have read what is lost with the writer."""
+        for name in ("written", "cut", "emptied", "removed", "replaced"):
+            bucket.put(name, b"x" * 10)
+        bucket.put("other", b"other")
+        top = str(here.path)
+        program("names = ('written', 'cut', 'emptied', 'removed', 'replaced')", top=top)
+        program("files = {name: os.open(f'{top}/{name}', os.O_RDONLY) for name in names}")
+        program("writer = os.open(top + '/written', os.O_RDWR); os.pwrite(writer, b'y', 0)")
+        program("cutter = os.open(top + '/cut', os.O_RDWR); os.ftruncate(cutter, 5)")
+        program("emptier = os.open(top + '/emptied', os.O_RDWR | os.O_TRUNC)")
+        program("os.unlink(top + '/removed'); os.rename(top + '/other', top + '/replaced')")
+        killed(here, written=8)
+        here.start()
+        for name in ("written", "cut", "emptied", "removed", "replaced"):
+            with refused(errno.ESTALE):
+                program("os.pread(files[name], 10, 0)", name=name)
+        for name in ("writer", "cutter", "emptier"):
+            with refused(errno.ESTALE):
+                program(f"os.pwrite({name}, b'z', 0)")
+        assert (here.path / "written").read_bytes() == b"x" * 10
+        assert (here.path / "replaced").read_bytes() == b"other"
+        assert bucket.keys() == ["cut", "emptied", "replaced", "written"]
+
+    def test_versions_do_not_mix(self, here: Mount, bucket: Witness, program: Program) -> None:
+        """Others replace the object between the crash and the next daemon."""
+        bucket.put("f", b"a" * (24 * MIB))
+        program("file = open(path, 'rb', buffering=0)", path=str(here.path / "f"))
+        assert program("os.pread(file.fileno(), 9, 0)") == b"a" * 9
+        killed(here, written=1)
+        bucket.put("f", b"b" * (24 * MIB))
+        here.start()
         with refused(errno.ESTALE):
-            program("os.fsync(file.fileno())")
+            program("os.pread(file.fileno(), 9, 20 << 20)")
+        assert program("open(path, 'rb').read(9)") == b"b" * 9
+        program("file.close()")
 
     def test_a_large_file_is_read_and_appended_to(
         self, here: Mount, bucket: Witness, program: Program
@@ -227,12 +338,12 @@ class TestKilled:
         bucket.put("f", b"x")
         program("file = open(path, 'rb')", path=str(here.path / "f"))
         here.die()
-        record = Record.load(os.pread(keeper.held[RECORD], 1 << 20, 0))
+        record = Record.load(os.pread(keeper.held[RECORD][0], 1 << 20, 0))
         request = bytearray(record.request)
         request[REQUEST_FLAGS2] &= ~0x80
         changed = os.memfd_create("record")
         os.write(changed, replace(record, request=bytes(request)).dump())
-        os.dup2(changed, keeper.held[RECORD])
+        os.dup2(changed, keeper.held[RECORD][0])
         os.close(changed)
         here.start()
         assert (here.path / "f").read_text() == "x"
@@ -275,3 +386,41 @@ def test_what_nobody_can_go_on_with_ends(mount: Mounts, bucket: Witness) -> None
     here.signal(signal.SIGTERM)
     assert here.wait() == 0
     assert not here.path.is_mount()
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_service_manager_that_keeps_too_little(
+    mount: Mounts, bucket: Witness, tmp_path: Path, room: int
+) -> None:
+    """As systemd with FileDescriptorStoreMax=0: what is left to the next daemon would be dead."""
+    here, keeper = mount(bucket, "dbglevel=info", start=False), Keeper(tmp_path / "small", room)
+    here.keeper = keeper
+    here.start()
+    here.signal(signal.SIGUSR1)
+    here.signal(signal.SIGTERM)
+    assert here.wait() == 0
+    assert not here.path.is_mount()
+    assert "keeps no descriptors" in here.log.read_text()
+    assert keeper.held == {}
+    keeper.close()
+
+
+@pytest.mark.parametrize("option", ["versions", "follow", ":/"])
+def test_what_nobody_can_go_on_with_is_mounted_anew(
+    mount: Mounts, bucket: Witness, keeper: Keeper, program: Program, option: str
+) -> None:
+    """No mount is left that nobody serves, neither by a restart nor by kill -9."""
+    bucket.put("f", b"x")
+    here = mount(bucket, *([] if option == ":/" else [option]), start=False)
+    top = here.path
+    if option == ":/":
+        here.source, top = option, here.path / bucket.name
+    here.keeper = keeper
+    here.start()
+    for end in (here.restart, lambda: (here.die(), here.start())):
+        program("file = open(path, 'rb', buffering=0)", path=str(top / "f"))
+        end()
+        assert keeper.held == {}
+        assert (top / "f").read_bytes() == b"x"
+        with refused(errno.ENOTCONN):
+            program("os.fsync(file.fileno())")

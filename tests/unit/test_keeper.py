@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -100,3 +102,12 @@ def test_what_has_to_be_the_same() -> None:
     assert record(replace(plain, read_only=True)).settings != same.settings
     assert record(replace(plain, prefix="p/")).source != same.source
     assert record(replace(plain, use_cache="/other")).source != same.source
+
+
+def test_who_does_not_hear_keeps_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    assert not fdstore.FdStore({}).takes_any()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as silent:
+        silent.bind(str(tmp_path / "silent"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "silent"))
+        assert not fdstore.FdStore({}).takes_any(patience=0.01)

@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "evict": "bucketfs.cli.commands.evict",
         "set": "bucketfs.cli.commands.set",
         "log-level": "bucketfs.cli.commands.log_level",
+        "restart": "bucketfs.cli.commands.restart",
         "versions": "bucketfs.cli.commands.versions",
         "restore": "bucketfs.cli.commands.restore",
         "presign": "bucketfs.cli.commands.presign",

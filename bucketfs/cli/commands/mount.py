@@ -57,15 +57,46 @@ def mount(options: Options) -> int:
     """Check, mount and serve; in the background unless ``-f``. Raises Failure."""
     options = bucket.with_endpoint(with_absolute_paths(_with_rights(options)), os.environ)
     open_before = daemon.inherited_descriptors()
+    wait = daemon.patience(options) + _START_MARGIN
+    report = daemon.supervised(os.environ)
+    if report is None and _wants_supervisor(options):
+        return daemon.supervise(foreground=options.foreground, wait=wait, inherited=open_before)
+    if report is not None and not options.foreground:
+
+        def supervised(told: daemon.Report) -> int:
+            return _body(options, supervised=True)(told)
+
+        daemon.run_supervised(supervised, report)
     options = _with_descriptor(options)
     ours = descriptor.handed_over(options.mountpoint)
+    body = _body(options, supervised=report is not None)
+    if options.foreground:
+        return body(daemon.ForegroundReport())
     inherited = [fd for fd in open_before if fd != ours]
+    return daemon.run_in_background(body, wait=wait, inherited=inherited)
+
+
+def _wants_supervisor(options: Options) -> bool:
+    """Whether a process is to keep the mount. Raises Failure where none can."""
+    if not options.restart:
+        return False
+    if options.fuse_fd is not None or not settings.can_go_on(options):
+        raise Failure(
+            ExitCode.USAGE,
+            "restart: no other daemon could go on with this mount: not with all buckets, versions,"
+            " follow, plain_fuse, auto_unmount, fuse_fd or /dev/fd/N",
+        )
+    return not (options.foreground and "NOTIFY_SOCKET" in os.environ)
+
+
+def _body(options: Options, *, supervised: bool) -> daemon.Body:
+    """What mounts and serves, after all checks that need no event loop. Raises Failure."""
     try:
         logs.setup(options)
     except OSError as error:
         raise Failure(ExitCode.FAILED, f"logfile={options.logfile}: {error.strerror}") from None
     checks.fuse(options)
-    keeper, taken = _kept(options)
+    keeper, taken = _kept(options, supervised=supervised)
     if taken is None:
         checks.mountpoint(options)  # of one that nobody serves now it would get no answer
     checks.cache_directory(options)
@@ -85,10 +116,7 @@ def mount(options: Options) -> int:
 
         return serve.serve(options, credentials, find_credentials, report, keeper, taken)
 
-    if options.foreground:
-        return body(daemon.ForegroundReport())
-    wait = daemon.patience(options) + _START_MARGIN
-    return daemon.run_in_background(body, wait=wait, inherited=inherited)
+    return body
 
 
 def _check_order(positions: Sequence[str]) -> None:
@@ -103,13 +131,16 @@ def _check_order(positions: Sequence[str]) -> None:
     )
 
 
-def _kept(options: Options) -> tuple[Keeper | None, Taken | None]:
+def _kept(options: Options, *, supervised: bool) -> tuple[Keeper | None, Taken | None]:
     """Who keeps the mount from one daemon to the next, and what an earlier one has left."""
-    store = fdstore.offered(os.environ)
-    if store is None or not options.foreground:
+    store = fdstore.offered(os.environ, restarts=supervised)
+    if store is None or not (options.foreground or supervised):
         return None, None
     if not settings.can_go_on(options):
         keepers.discard(store)
+        return None, None
+    if not store.takes_any():
+        log.info("the service manager keeps no descriptors: the mount ends with this process")
         return None, None
     taken, reason = keepers.take(store, settings.record(options))
     if reason:

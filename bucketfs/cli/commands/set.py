@@ -44,7 +44,7 @@ def change(words: Mapping[str, str], path: str = "") -> None:
         live.parse(words)
     except ValueError as error:
         raise Failure(ExitCode.USAGE, show.name(str(error))) from None
-    daemon = client.daemon_at(path)[0] if path else _only()
+    daemon = client.daemon_at(path)[0] if path else only()
     try:
         with client.ask(daemon, "set", words=words) as talk:
             talk.result()
@@ -52,7 +52,7 @@ def change(words: Mapping[str, str], path: str = "") -> None:
         raise Failure(ExitCode.FAILED, f"{daemon.mountpoint}: {error}") from None
 
 
-def _only() -> Daemon:
+def only() -> Daemon:
     """The daemon of the one mount there is. Raises Failure."""
     found = [daemon for daemon in client.reachable(mounts.current()) if not daemon.draining]
     if len(found) == 1:

@@ -36,6 +36,10 @@ _COMMANDS = (
     ("bucketfs evict [--json] PATH…", "drop what the cache has below PATH"),
     ("bucketfs set OPTION=VALUE… [PATH]", "change options of a mount that stands"),
     ("bucketfs log-level LEVEL [PATH]", "how much it logs: crit, err, warn, info, dbg"),
+    (
+        "bucketfs restart [--timeout TIME] [PATH]",
+        "have a new daemon go on with a mount of -o restart, after an upgrade for instance",
+    ),
     ("bucketfs info [--json] PATH", "what the store knows of a file, and what of it is here"),
     ("bucketfs versions [--json] PATH", "the versions of a file that the bucket keeps"),
     (

@@ -14,12 +14,13 @@ import resource
 import select
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import suppress
 from typing import NoReturn, Protocol
 
 from bucketfs import log as logs
 from bucketfs.cli.failure import ExitCode, Failure
+from bucketfs.cli.process import supervisor
 from bucketfs.options import Options
 
 log = logging.getLogger("bucketfs.daemon")
@@ -62,6 +63,11 @@ class PipeReport:
         if null > 2:
             os.close(null)
         self._send(ExitCode.OK, "")
+
+    def inheritable(self) -> int:
+        """The descriptor, for a program that takes this one's place."""
+        os.set_inheritable(self._fd, True)
+        return self._fd
 
     def failed(self, failure: Failure) -> None:
         self._send(failure.code, failure.line)
@@ -121,6 +127,38 @@ def run_in_background(body: Body, *, wait: float, inherited: Iterable[int] = ())
         raise Failure(ExitCode.FAILED, "interrupted; nothing is mounted") from None
     finally:
         os.close(reader)
+
+
+def supervised(environment: MutableMapping[str, str]) -> int | None:
+    """Where a process reports that the supervisor has started, -1 for nowhere; None for others."""
+    text = environment.pop(supervisor.VARIABLE, None)
+    return None if text is None else int(text)
+
+
+def supervise(*, foreground: bool, wait: float, inherited: Iterable[int]) -> int:
+    """Have this very command run by a supervisor; return when it is ready or has failed.
+
+    In the foreground this process becomes the supervisor, and does not return. Arguments and
+    failures as of `run_in_background`.
+    """
+    directory = os.getcwd()
+
+    def become(report: int) -> NoReturn:
+        words = [sys.executable, "-I", "-S", supervisor.__file__, directory, str(report)]
+        os.execv(sys.executable, [*words, sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+
+    def body(report: Report) -> int:
+        assert isinstance(report, PipeReport)
+        become(report.inheritable())
+
+    if foreground:
+        become(-1)
+    return run_in_background(body, wait=wait, inherited=inherited)
+
+
+def run_supervised(body: Body, report: int) -> NoReturn:
+    """Run `body` in this process, which the supervisor has started (`supervised`)."""
+    _child(body, report)
 
 
 def _child(body: Body, writer: int) -> NoReturn:

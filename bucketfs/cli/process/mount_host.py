@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import Mapping
@@ -102,6 +103,7 @@ class MountHost:
             "watch": lambda _request, tell: self._watch(tell),
             "info": lambda request, _tell: self._info(request),
             "set": lambda request, _tell: self._set(request),
+            "restart": lambda _request, _tell: self._restart(),
             "warm": lambda request, tell: warming.warm(self._buckets, request, tell),
             "evict": lambda request, _tell: self._evict(request),
             "versions": lambda request, _tell: self._versions(request),
@@ -257,6 +259,18 @@ class MountHost:
             self._service.pool.resize(options.cache_size)
         words = ", ".join(f"{name}={text}" for name, text in request.words.items())
         log.warning("changed by bucketfs set: %s", words)
+        return {}
+
+    async def _restart(self) -> dict[str, Any]:
+        if self.keeper is None or not self.keeper.restarts:
+            raise ProtocolError(
+                "nobody would start it again: mount with -o restart, or have systemd do it"
+                " (systemctl restart)"
+            )
+        if not await trio.to_thread.run_sync(self.keeper.hears):
+            raise ProtocolError("the process that keeps the mount has been ended")
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            os.kill(os.getpid(), number)
         return {}
 
     async def _evict(self, request: Request) -> dict[str, Any]:

@@ -9,14 +9,17 @@ from collections.abc import Sequence
 import trio
 
 
-def notify(*lines: str, descriptors: Sequence[int] = ()) -> None:
+def notify(*lines: str, descriptors: Sequence[int] = ()) -> bool:
     """Tell systemd, if it listens: ``READY=1``, ``STATUS=…``, ``STOPPING=1``. Never raises.
 
     `descriptors` go along (``FDSTORE=1``).
+
+    Returns:
+        Whether it is there to listen.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
-        return
+        return False
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
@@ -25,7 +28,8 @@ def notify(*lines: str, descriptors: Sequence[int] = ()) -> None:
             socket.send_fds(sender, ["\n".join(lines).encode()], descriptors)
         except OSError:
             # A service manager that went away must not take the mount with it.
-            return
+            return False
+    return True
 
 
 def watchdog_pace() -> float | None:

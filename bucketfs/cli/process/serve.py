@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,6 +16,7 @@ from dataclasses import replace
 
 import trio
 
+from bucketfs import clock
 from bucketfs import log as logs
 from bucketfs.cli import show
 from bucketfs.cli.failure import ExitCode, Failure
@@ -37,6 +39,8 @@ log = logging.getLogger("bucketfs.serve")
 
 #: Seconds by which the log may be late to tell that a line was repeated.
 _REPEATS_PACE = 10.0
+#: Seconds in which a signal to a whole group of processes comes from the supervisor as well.
+_ECHO = 2.0
 
 
 def serve(
@@ -191,16 +195,21 @@ async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope, host: Moun
 
     After SIGUSR1 the mount goes on when this daemon ends, where somebody keeps it.
     """
+    told = -math.inf
     async for number in signals:
         if number == signal.SIGHUP:
             logs.reopen()
             continue
         if number == signal.SIGUSR1:
-            host.goes_on = host.keeper is not None
+            keeper = host.keeper
+            host.goes_on = keeper is not None and await trio.to_thread.run_sync(keeper.hears)
             if not host.goes_on:
                 log.warning("SIGUSR1: nobody keeps the mount for another daemon, so it will end")
             continue
         name = signal.Signals(number).name
+        if scope.cancel_called and _is_echo(host, told):
+            continue
+        told = clock.monotonic()
         if scope.cancel_called:
             log.warning("%s again: what is not in the bucket yet stays on this machine", name)
             host.hurry.set()
@@ -209,6 +218,11 @@ async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope, host: Moun
         log.info("%s: %s", name, words)
         notify("STOPPING=1", f"STATUS={words}")
         scope.cancel()
+
+
+def _is_echo(host: MountHost, told: float) -> bool:
+    """Whether a signal is that of the supervisor, which was told to end along with us."""
+    return host.keeper is not None and host.keeper.restarts and clock.monotonic() - told < _ECHO
 
 
 def single(error: BaseException) -> BaseException:

@@ -9,7 +9,7 @@ One request a connection, one JSON object a line, UTF-8::
     {"v": 1, "do": "watch"}                   → the same, until the mount has ended
     {"v": 1, "do": "hello"}                   → {"v": 1, "done": {…}}: who answers
     {"v": 1, "do": "versions", "path": "a/b"} → {"v": 1, "done": {…}}; also top, set, evict, info,
-                                                presign, restore; some take ``"with": {…}``
+                                                presign, restore, restart; some take ``"with": {…}``
 
 or ``{"v": 1, "error": "one line"}``. Names that are not known are to be ignored by both sides; what
 cannot be ignored gets another version.

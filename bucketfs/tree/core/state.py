@@ -103,13 +103,23 @@ class Watcher(Protocol):
         """A name is others' from now on, or free: what stood for it does so no more."""
 
 
+class Scribe(Protocol):
+    """Who writes down what is open."""
+
+    def changed(self, inode: Inode) -> None:
+        """The bytes of an inode, or its place, are others now; called in the same step."""
+
+
 class Nobody:
-    """A watcher that remembers nothing."""
+    """A watcher that remembers nothing, and a scribe that writes nothing."""
 
     def replaced(self, inode: Inode) -> None:  # noqa: ARG002
         return
 
     def moved(self, parent: Directory, name: str) -> None:  # noqa: ARG002
+        return
+
+    def changed(self, inode: Inode) -> None:  # noqa: ARG002
         return
 
 
@@ -147,6 +157,7 @@ class TreeState:
         #: Names removed here whose objects are being deleted, with their keys (`Removals`).
         self.leaving: dict[Directory, dict[str, Sequence[str]]] = {}
         self.watcher = watcher
+        self.scribe: Scribe = Nobody()
         #: Something of the bucket's own has the name that is ours (`TreeConfig.own_name`).
         self.hiding = False
         #: What could not be saved and is not tried any more, the latest of it.
@@ -156,6 +167,10 @@ class TreeState:
         """Have what is known hold for other times from now on, see `TreeConfig`."""
         self.config = replace(self.config, ttl=ttl, open_ttl=open_ttl)
         self.freshness.change(ttl=ttl, absence_ttl=self.config.absence_ttl)
+
+    def write_down(self, scribe: Scribe) -> None:
+        """Have `scribe` hear of changes from now on."""
+        self.scribe = scribe
 
     @property
     def root(self) -> Directory:
@@ -247,6 +262,7 @@ class TreeState:
         self.entries += 1
         parent.subdirectories += isinstance(inode, Directory)
         parent.negatives.pop(name, None)
+        self.scribe.changed(inode)
 
     def unlink(self, inode: Inode) -> None:
         """Take an inode from its name."""
@@ -285,6 +301,7 @@ class TreeState:
         self.entries -= 1
         parent.subdirectories -= isinstance(inode, Directory)
         inode.parent = None
+        self.scribe.changed(inode)
 
     def note_removed(self, directory: Directory, name: str) -> None:
         """The object of a name that went before is gone now: answers under way may show it."""
@@ -349,6 +366,7 @@ class TreeState:
         self.changes += 1
         for inode in inodes:
             inode.changed = self.changes
+            self.scribe.changed(inode)
 
     def touch(self, directory: Directory) -> None:
         """The entries of a directory changed here and now."""

@@ -144,10 +144,17 @@ class Opener:
         content.renew(Version(info.key, info.etag, info.size))
         inode.etag, inode.size, inode.modified = info.etag, info.size, info.last_modified
         inode.opened = info.etag
+        self._state.scribe.changed(inode)
         self._attributes.reread(inode, info)
 
     async def write(self, handle: Handle, offset: int, data: bytes) -> int:
-        """Write to an open file; raises as `Content.write` does."""
+        """Write to an open file.
+
+        Raises:
+            FsError, StoreError: As `Content.write` does, and what `_know_again` raises.
+        """
+        if handle.inode.posix is None:
+            await self._know_again(handle.inode)
         done = await handle.content.write(offset, data)
         self._state.ensure_open_state(handle.inode).written()
         self._changer.touch_content(handle.inode)
@@ -259,6 +266,18 @@ class Opener:
             self._changer.replace(inode, posix.changed(posix.ctime_ns, mode=kept))
         self._changer.touch_content(inode)
         self._state.note_change(inode)
+
+    async def _know_again(self, inode: Inode) -> None:
+        """Have the attributes known of a file that was opened before this daemon began.
+
+        Raises:
+            FsError: ESTALE when the bucket holds something else now; ENOENT.
+            StoreError: The bucket could not be asked.
+        """
+        if await self._attributes.ensure(inode) is not inode:
+            raise FsError(errno.ESTALE, "the object was replaced by someone else")
+        await self._attributes.complete(inode)
+        self._doubt_tags(inode)
 
     def _doubt_tags(self, inode: Inode) -> None:
         """Forget that an object has no tags, if that was seen too long ago to trust.

@@ -1,0 +1,178 @@
+"""``-o restart``: a process that keeps the mount, and ``bucketfs restart``."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bucketfs.cli.socket import client
+from tests.harness.endpoint import REPOSITORY
+from tests.harness.posix import refused
+from tests.harness.program import Program
+from tests.harness.waiting import until
+from tests.system.conftest import Place
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def program() -> Iterator[Program]:
+    with Program() as program:
+        yield program
+
+
+def daemons(place: Place) -> list[int]:
+    """The processes that serve the place; none is started for asking."""
+    found = []
+    for daemon in client.daemons([os.getuid()]):
+        if daemon.mountpoint == str(place.path) and not daemon.draining:
+            with client.ask(daemon, "hello") as talk:
+                found.append(talk.pid)
+    return found
+
+
+def daemon_of(place: Place, but: int = 0) -> int:
+    """The one that serves it, as soon as it is another than `but`."""
+    found: list[int] = []
+
+    def is_there() -> bool:
+        found[:] = daemons(place)
+        return bool(found) and found != [but]
+
+    until(is_there, "a daemon", timeout=60)
+    return found[0]
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def is_gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_a_reader_and_a_writer(place: Place, program: Program) -> None:
+    data = os.urandom(24 * MIB)
+    place.bucket.put("big", data)
+    assert place.mount("restart").returncode == 0
+    first = daemon_of(place)
+    keeper = parent_of(first)
+    assert Path(f"/proc/{keeper}/comm").read_text() == "bucketfs-keeper\n"
+    program("big = open(top + '/big', 'rb', buffering=0)", top=str(place.path))
+    program("log = open(top + '/log', 'ab', buffering=0); log.write(b'a' * MIB)", MIB=MIB)
+    assert program("os.pread(big.fileno(), MIB, 0)") == data[:MIB]
+    done = place.run("restart", str(place.path))
+    assert done.returncode == 0, done.stderr
+    second = daemon_of(place, but=first)
+    assert program("os.pread(big.fileno(), MIB, 5 * MIB)") == data[5 * MIB : 6 * MIB]
+    program("log.write(b'b' * MIB); os.fsync(log.fileno())")
+    os.kill(second, signal.SIGKILL)
+    program("log.write(b'c')")
+    assert program("os.pread(big.fileno(), 30 * MIB, 0)") == data
+    third = daemon_of(place, but=second)
+    assert {parent_of(third), parent_of(keeper)} == {keeper, 1}
+    program("log.close(); big.close()")
+    assert place.bucket.get("log") == b"a" * MIB + b"b" * MIB + b"c"
+    assert place.run("umount", str(place.path)).returncode == 0
+    until(lambda: is_gone(third) and is_gone(keeper), "the end of both processes")
+
+
+def test_the_keeper_is_small(place: Place) -> None:
+    assert place.mount("restart").returncode == 0
+    keeper = parent_of(daemon_of(place))
+    memory = Path(f"/proc/{keeper}/smaps_rollup").read_text()
+    private = [line for line in memory.splitlines() if line.startswith("Private_Dirty:")]
+    assert int(private[0].split()[1]) < 8 << 10
+    assert place.run("umount", str(place.path)).returncode == 0
+
+
+def test_without_its_keeper_a_daemon_goes_on(place: Place) -> None:
+    """And the mount ends with it, as any other."""
+    assert place.mount("restart").returncode == 0
+    daemon = daemon_of(place)
+    keeper = parent_of(daemon)
+    os.kill(keeper, signal.SIGKILL)
+    until(lambda: is_gone(keeper), "its end")
+    (place.path / "f").write_text("x")
+    done = place.run("restart", str(place.path))
+    assert done.returncode == 1
+    assert "keeps the mount has been ended" in done.stderr
+    os.kill(daemon, signal.SIGUSR1)
+    os.kill(daemon, signal.SIGTERM)
+    until(lambda: is_gone(daemon), "its end")
+    assert not place.path.is_mount()
+    assert place.bucket.get("f") == b"x"
+
+
+def test_signals_are_handed_on(place: Place, tmp_path: Path) -> None:
+    assert place.mount("restart").returncode == 0
+    daemon = daemon_of(place)
+    keeper = parent_of(daemon)
+    # as systemd ends what a mount unit has left: both are told
+    os.kill(daemon, signal.SIGTERM)
+    os.kill(keeper, signal.SIGTERM)
+    until(lambda: is_gone(daemon) and is_gone(keeper), "the end of both")
+    assert not place.path.is_mount()
+    assert "SIGTERM again" not in (tmp_path / "log").read_text()
+
+
+def test_what_another_start_does_not_mend(place: Place) -> None:
+    """The keeper gives up at once; programs fail, and do not write into the directory below."""
+    assert place.mount("restart").returncode == 0
+    daemon = daemon_of(place)
+    keeper = parent_of(daemon)
+    place.passwd.unlink()
+    os.kill(daemon, signal.SIGKILL)
+    until(lambda: is_gone(keeper), "the keeper's end", timeout=60)
+    with refused(errno.ENOTCONN):
+        (place.path / "f").write_text("x")
+    assert place.run("umount", "-l", str(place.path)).returncode == 0
+    assert os.listdir(place.path) == []
+
+
+def test_it_fails_as_any_mount(place: Place) -> None:
+    place.passwd.write_text("nonsense\n")
+    done = place.mount("restart")
+    assert done.returncode == 4
+    assert len(done.stderr.splitlines()) == 1
+    assert not place.path.is_mount()
+    done = place.mount("restart", "versions")
+    assert done.returncode == 2
+    assert "restart: no other daemon" in done.stderr
+
+
+def test_in_the_foreground(place: Place, tmp_path: Path) -> None:
+    """The process that was started is the keeper, as a container's first."""
+    words = [place.bucket.name, str(place.path), "-f", "-o", f"{place.options},restart"]
+    environ = {name: text for name, text in os.environ.items() if name != "NOTIFY_SOCKET"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "bucketfs", *words],
+        cwd=REPOSITORY,
+        env=environ,
+        process_group=0,
+    ) as process:
+        first = daemon_of(place)
+        assert parent_of(first) == process.pid
+        os.kill(first, signal.SIGKILL)
+        daemon_of(place, but=first)
+        (place.path / "f").write_text("x")
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+        assert process.wait(60) == 0
+    assert "SIGINT again" not in (tmp_path / "log").read_text()
+    assert not place.path.is_mount()
+    assert place.bucket.get("f") == b"x"
+
+
+def test_nobody_would_start_it_again(place: Place) -> None:
+    assert place.mount().returncode == 0
+    done = place.run("restart", str(place.path))
+    assert done.returncode == 1
+    assert "mount with -o restart" in done.stderr
+    assert place.run("umount", str(place.path)).returncode == 0
