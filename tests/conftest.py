@@ -41,6 +41,7 @@ ORDER = (
     "unit",
     "tree",
     "store",
+    "locks",
     "harness",
     "budget",
     "kernel",
