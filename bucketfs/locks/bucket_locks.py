@@ -31,13 +31,22 @@ from typing import Final
 import trio
 
 from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
-from bucketfs.locks.table import Lease, Row, Rows, Table, cleared, dump, granted, in_the_way, load
+from bucketfs.locks.table import (
+    Lease,
+    Mode,
+    Row,
+    Rows,
+    Table,
+    cleared,
+    dump,
+    granted,
+    in_the_way,
+    load,
+)
 from bucketfs.store.base import LOCKS, BytesBody, Headers, Store
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a lease holds; others wait so long for a mount that has died.
-LEASE: Final = 15.0
 #: Parts of a lease: a new beat is sent after so much, and the mount itself believes in it for so
 #: much, which leaves a request some time to arrive.
 _RENEWED, _BELIEVED = 1 / 3, 0.9
@@ -117,7 +126,7 @@ class BucketLocks:
         prefix: str,
         on_lost: Callable[[str], None],
         *,
-        lease: float = LEASE,
+        lease: float,
         now: Callable[[], float] = boot_clock,
     ) -> None:
         self.mount = secrets.token_hex(8)
@@ -139,6 +148,12 @@ class BucketLocks:
         """Whether the holder of `span` has a lock on a file that is not known to be lost."""
         file = self._files.get(name)
         return file is not None and any(row.holder == span.holder for row in self._valid(file))
+
+    def mode(self, name: str, span: Row) -> Mode | None:
+        """The mode of the holder's first lock on a file, None if it has none."""
+        file = self._files.get(name)
+        rows = self._valid(file) if file is not None else ()
+        return next((row.mode for row in rows if row.holder == span.holder), None)
 
     def check(self, name: str) -> None:
         """Find out whether this mount's locks on a file are lost (`on_lost`), by the clock."""
@@ -271,7 +286,9 @@ class BucketLocks:
             mine = self._valid(file)
             if blocking := in_the_way(mine, wanted):
                 return blocking
-            return await self._put(file, granted(mine, wanted), wanted)
+            if (more := granted(mine, wanted)) == mine:
+                return None
+            return await self._put(file, more, wanted)
 
     async def _give_up(self, file: _File, mine: Rows) -> None:
         """Have fewer rows."""

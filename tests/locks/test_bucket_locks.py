@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from bucketfs.errors import FsError, NoAnswer, StoreError
-from bucketfs.locks.bucket_locks import LEASE, BucketLocks
+from bucketfs.locks.bucket_locks import BucketLocks
 from bucketfs.locks.table import Kind, Mode, Row
 from bucketfs.store.base import (
     LOCKS,
@@ -29,6 +29,7 @@ from bucketfs.store.layers.wrapper import StoreWrapper
 from tests.harness.memory import Fault, MemoryStore
 
 FILE = "p/file"
+LEASE = 15.0
 pytestmark = pytest.mark.mock_clock
 
 
@@ -43,7 +44,7 @@ class Host:
     def __init__(self, store: MemoryStore) -> None:
         self.store = store
         self.lost: list[str] = []
-        self.locks = BucketLocks(store, "p/", self.lost.append, now=trio.current_time)
+        self.locks = BucketLocks(store, "p/", self.lost.append, lease=LEASE, now=trio.current_time)
 
     def row(self, mode: Mode = Mode.EXCLUSIVE, owner: int = 1, start: int = 0, end: int = 9) -> Row:
         return Row(self.locks.mount, owner, Kind.POSIX, mode, start, end, 42)
@@ -190,7 +191,7 @@ async def test_a_mount_that_was_cut_off_knows_that_first(
         lost_at = trio.current_time()
 
     cut = _Cut(store)
-    a.locks = BucketLocks(cut, "p/", lose, now=trio.current_time)
+    a.locks = BucketLocks(cut, "p/", lose, lease=LEASE, now=trio.current_time)
     await a.lock()
     async with kept(a, b):
         await trio.sleep(LEASE)
@@ -208,7 +209,7 @@ async def test_who_was_taken_for_dead_finds_out_with_the_next_beat(
 ) -> None:
     """Even with a clock that stands still, as that of a stopped machine may."""
     a, b = Host(store), Host(store)
-    a.locks = BucketLocks(store, "p/", a.lost.append, now=lambda: 0.0)
+    a.locks = BucketLocks(store, "p/", a.lost.append, lease=LEASE, now=lambda: 0.0)
     await a.lock()
     await b.lock(wait=True)
     async with kept(a, b):
@@ -292,7 +293,7 @@ async def test_never_two_at_once(store: MemoryStore, seed: int) -> None:
     inside: list[tuple[int, int]] = []
     hosts = [Host(store) for _ in range(3)]
     for host, cut in zip(hosts, cuts, strict=True):
-        host.locks = BucketLocks(cut, "p/", host.lost.append, now=trio.current_time)
+        host.locks = BucketLocks(cut, "p/", host.lost.append, lease=LEASE, now=trio.current_time)
     done = 0
 
     async def program(number: int, owner: int) -> None:

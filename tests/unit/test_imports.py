@@ -1,4 +1,4 @@
-"""Imports run one way: csi → cli → fuse → tree → file → cache → locks → store.base, in packages as well."""
+"""Imports run one way: csi → cli → fuse → tree → file → cache → locks → store.base, also within."""
 
 from __future__ import annotations
 
