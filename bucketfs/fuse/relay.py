@@ -55,6 +55,8 @@ def requests(kernel: int, libfuse: socket.socket, notes: socket.socket) -> None:
             if error.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
                 continue
             return
+        if not request:
+            return
         _, opcode, unique = _HEADER.unpack_from(request)
         if opcode in _LOCKS:
             asked[unique] = None

@@ -102,9 +102,10 @@ class Conflicts:
         parent, name = open_state.lost or (inode.parent, inode.name)
         assert parent is not None
         code = errno.EEXIST if open_state.exclusive else errno.ESTALE
-        reason = "was changed by someone else"
+        line = "%r was changed by someone else; what was written here is in %r"
         if open_state.fenced:
-            code, reason = errno.EIO, "had a lock that was lost"
+            code = errno.EIO
+            line = "%r had a lock that was lost; what was written here is in %r"
         new_name = conflict_name(name, clock.wall_ns())
         await self._gather_bytes(name, content)
         target = Target(
@@ -116,12 +117,12 @@ class Conflicts:
         info, target = await upload.publish(self._state.files, content, target)
         self.met += 1
         open_state.fenced = False
-        log.error("%r %s; what was written here is in %r", name, reason, target.key)
+        log.error(line, name, target.key)
         parent.listed = NEVER
         self._state.unlink(inode)
         self._state.link(parent, new_name, inode)
         self._state.watcher.moved(parent, name)
-        failure = FsError(code, f"{name!r} {reason}")
+        failure = FsError(code, line % (name, target.key))
         failure.__cause__ = cause
         return Published(info, target, failure)
 
