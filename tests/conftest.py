@@ -48,6 +48,7 @@ ORDER = (
     "model",
     "simulation",
     "scale",
+    "histories",
     "crash",
     "faults",
     "system",

@@ -8,8 +8,8 @@ pyfuse3 knows no locks. The kernel's requests come as notes of a `Relay`, in the
 before the request of libfuse's that belongs to it.
 
 The lock is advice; the fence is that nothing replaces a version it does not know (If-Match). Beside
-that, who has lost a lock is told: writing to the file, flush and fsync fail with EIO until it is
-opened, or locked, anew. What it had written is stored as a conflict copy.
+that, who has lost a lock is told: writing to the file, flush, fsync and the end of the lock fail
+with EIO until it is opened, or locked, anew. What it had written is stored as a conflict copy.
 """
 
 from __future__ import annotations
@@ -149,6 +149,8 @@ class Locking(Operations):
         inode, row = handle.inode, note.row(self.locks.mount)
         if note.mode is None:
             await self._unlock(inode, row)
+            if handle.fenced:
+                raise FsError(errno.EIO, "the lock was lost before it was given up")
             return
         name = self._name(inode)
         self.locks.check(name)
@@ -285,7 +287,9 @@ class Locking(Operations):
         finally:
             if owner is not None:
                 await self.end_locks(fh, Row(self.locks.mount, owner, Kind.POSIX, Mode.SHARED))
-        self._check(fh)
+        handle = self.handles.get(fh)
+        if isinstance(handle, Handle) and handle.writable:
+            self._check(fh)
 
     async def release(self, fh: int) -> None:
         """An open file is no more: its lock of flock ends."""

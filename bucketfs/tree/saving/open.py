@@ -224,7 +224,7 @@ class Opener:
         What they have written and nobody has saved is stored beside the file (`Conflicts`).
         """
         for handle in handles:
-            handle.fenced = handle.writable
+            handle.fenced = True
             open_state = handle.inode.open_state
             if open_state is not None and handle.content.unsaved:
                 open_state.fenced = True
