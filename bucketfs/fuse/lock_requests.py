@@ -1,7 +1,7 @@
 """What the kernel asks about locks, and how it is answered. Pure: bytes in, bytes out.
 
 Source of the formats: include/uapi/linux/fuse.h (struct fuse_lk_in, fuse_lk_out, fuse_flush_in,
-fuse_release_in, fuse_interrupt_in, fuse_notify_inval_inode_out, fuse_notify_store_out). Numbers are
+fuse_interrupt_in, fuse_notify_inval_inode_out, fuse_notify_store_out). Numbers are
 in the machine's byte order.
 """
 
@@ -25,9 +25,8 @@ _OUT_HEADER: Final = struct.Struct("=IiQ")
 #: fh, owner, start, end, type, pid, flags.
 _LK_IN: Final = struct.Struct("=QQQQIIII")
 _LK_OUT: Final = struct.Struct("=QQII")
-#: fh, lock_owner of FLUSH and of RELEASE.
+#: fh, unused, padding, lock_owner.
 _FLUSH_IN: Final = struct.Struct("=QIIQ")
-_RELEASE_IN: Final = struct.Struct("=QIIQ")
 _FLOCK: Final = 1 << 0
 #: FUSE_NOTIFY_INVAL_INODE, FUSE_NOTIFY_STORE.
 _INVAL_INODE, _STORE = 2, 4
@@ -36,7 +35,6 @@ _INVAL_INODE, _STORE = 2, 4
 class Opcode(IntEnum):
     """Of the requests that come as notes."""
 
-    RELEASE = 18
     FLUSH = 25
     GETLK = 31
     SETLK = 32
@@ -81,9 +79,9 @@ def decode(request: bytes) -> Note:
     if opcode is Opcode.INTERRUPT:
         (target,) = struct.unpack_from("=Q", request, _IN_HEADER_SIZE)
         return Note(opcode, target)
-    if opcode in (Opcode.FLUSH, Opcode.RELEASE):
+    if opcode is Opcode.FLUSH:
         handle, _, _, owner = _FLUSH_IN.unpack_from(request, _IN_HEADER_SIZE)
-        return Note(opcode, unique, handle, owner, flock=opcode is Opcode.RELEASE)
+        return Note(opcode, unique, handle, owner)
     handle, owner, start, end, kind, pid, flags = _LK_IN.unpack_from(request, _IN_HEADER_SIZE)[:7]
     flock = bool(flags & _FLOCK)
     if flock:

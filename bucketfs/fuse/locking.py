@@ -84,9 +84,11 @@ class Locking(Operations):
         self._locked = _Locked()
         #: Requests for locks under way, by number.
         self._asking: dict[int, trio.CancelScope] = {}
-        #: Owners of the FLUSHes of a handle that are to come, and of its RELEASE.
+        #: Owners of the FLUSHes of a handle that are to come.
         self._closing: dict[int, deque[int]] = {}
-        self._releasing: dict[int, int] = {}
+        #: Who has taken locks by a handle: those of an open file (F_OFD_SETLK) end with it, and
+        #: the kernel does not say so.
+        self._owners: dict[int, set[tuple[int, Kind]]] = {}
         self._relay: Relay | None = None
         self._nursery: trio.Nursery | None = None
 
@@ -94,10 +96,11 @@ class Locking(Operations):
         """Answer for locks until the mount has ended; then pyfuse3's loop ends, too."""
         async with trio.open_nursery() as nursery:
             self._relay, self._nursery = relay, nursery
-            nursery.start_soon(self.locks.keep)
             while await relay.is_there():
                 self._hear()
             nursery.cancel_scope.cancel()
+        if relay.stands:
+            log.error("the process between the kernel and bucketfs has ended: so does the mount")
         pyfuse3.terminate()
 
     # ---- what the kernel says of locks -----------------------------------------------------------
@@ -108,8 +111,6 @@ class Locking(Operations):
             note = lock_requests.decode(request)
             if note.opcode is Opcode.FLUSH:
                 self._closing.setdefault(note.handle, deque()).append(note.owner)
-            elif note.opcode is Opcode.RELEASE:
-                self._releasing[note.handle] = note.owner
             elif note.opcode is Opcode.INTERRUPT:
                 if scope := self._asking.get(note.unique):
                     scope.cancel()
@@ -161,6 +162,7 @@ class Locking(Operations):
         await self.locks.lock(name, row, wait=note.opcode is Opcode.SETLKW)
         try:
             self._locked.add(inode, name)
+            self._owners.setdefault(fh, set()).add((row.owner, row.kind))
             if await self._tree.opener.look_again(handle) and self._relay is not None:
                 await self._relay.renewed(inode.ino, inode.current_size)
             handle.fenced = False
@@ -292,13 +294,11 @@ class Locking(Operations):
             self._check(fh)
 
     async def release(self, fh: int) -> None:
-        """An open file is no more: its lock of flock ends."""
-        self._hear()
+        """An open file is no more: what locks it has end."""
         self._closing.pop(fh, None)
-        owner = self._releasing.pop(fh, None)
-        if owner is not None:
+        for owner, kind in self._owners.pop(fh, ()):
             with suppress(pyfuse3.FUSEError):  # nobody hears of it; what is unsaved is tried again
-                await self.end_locks(fh, Row(self.locks.mount, owner, Kind.FLOCK, Mode.SHARED))
+                await self.end_locks(fh, Row(self.locks.mount, owner, kind, Mode.SHARED))
         await super().release(fh)
 
     @guarded(bounded=False)

@@ -1,9 +1,8 @@
 """The process between the kernel and libfuse in a mount that shares its locks (`relayed`).
 
 It hands each request of the kernel on, and each answer back, as they are. Requests about locks,
-which libfuse has no handlers for, go to bucketfs by a socket of their own, together with what ends
-locks: who closes a file (FLUSH), and that an open file is no more (RELEASE). bucketfs answers them
-by itself.
+which libfuse has no handlers for, go to bucketfs by a socket of their own, and bucketfs answers
+them by itself; so does a copy of each FLUSH, which says whose locks a close ends.
 
 A process of its own, not threads: pyfuse3 writes its answers while it holds Python's lock. If the
 socket were full then, the thread that empties it could not run. It is started with this file alone,
@@ -28,12 +27,10 @@ import threading
 from collections import OrderedDict
 
 #: Of include/uapi/linux/fuse.h.
-_RELEASE, _FLUSH, _INTERRUPT = 18, 25, 36
+_FLUSH, _INTERRUPT = 25, 36
 _LOCKS = (31, 32, 33)
 _HEADER = struct.Struct("=IIQ")
 _HEADER_SIZE = 40
-_RELEASE_IN = struct.Struct("=QIIQ")
-_FLOCK_UNLOCK = 1 << 1
 #: The answer's header, and where its number stands.
 _UNIQUE_AT = 8
 #: Above what one message may have.
@@ -69,14 +66,9 @@ def requests(kernel: int, libfuse: socket.socket, notes: socket.socket) -> None:
             if target in asked:
                 notes.send(request)
                 continue
-        elif opcode == _FLUSH or (opcode == _RELEASE and _ends_flock(request)):
+        elif opcode == _FLUSH:
             notes.send(request)
         libfuse.send(request)
-
-
-def _ends_flock(request: memoryview) -> bool:
-    _, _, flags, _ = _RELEASE_IN.unpack_from(request, _HEADER_SIZE)
-    return bool(flags & _FLOCK_UNLOCK)
 
 
 def answers(kernel: int, libfuse: socket.socket, told: queue.SimpleQueue[bytes]) -> None:

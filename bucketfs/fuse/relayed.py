@@ -10,7 +10,7 @@ import sys
 
 import trio
 
-from bucketfs.fuse import lock_requests, relay
+from bucketfs.fuse import descriptor, lock_requests, relay
 
 #: Seconds that the process may take to end when it is killed.
 _PATIENCE = 10.0
@@ -44,6 +44,11 @@ class Relay:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+
+    @property
+    def stands(self) -> bool:
+        """Whether the kernel has the mount still."""
+        return not descriptor.is_over(self.kernel)
 
     async def is_there(self) -> bool:
         """Wait for a note; False when the process has ended, mostly with the mount."""

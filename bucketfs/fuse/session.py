@@ -121,6 +121,7 @@ async def _serve(
         operations = handlers(tree, options, view(options))
         if isinstance(operations, Locking):
             await check_store(tree)
+            tree.state.files.background.start(operations.locks.keep, "leases")
         passage = Passage.of(host, options, tree, operations)
         if passage is not None:
             passage.restore_nodes()

@@ -32,6 +32,7 @@ import trio
 
 from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
 from bucketfs.locks.table import (
+    MOST_ROWS,
     Lease,
     Mode,
     Row,
@@ -81,6 +82,7 @@ class _File:
         seen: Beats of other mounts, each with the moment at which it was first seen.
         stale: The bucket may have rows of ours that we have not.
         losses: How often our locks were lost.
+        renewing: Its lease is being renewed.
         turn: Who changes the object.
         users: How many are asking for a lock on it.
         freed: Set, and replaced, when rows of this mount go.
@@ -95,6 +97,7 @@ class _File:
     seen: dict[str, tuple[int, float]] = field(default_factory=dict)
     stale: bool = False
     losses: int = 0
+    renewing: bool = False
     turn: trio.Lock = field(default_factory=trio.Lock)
     users: int = 0
     freed: trio.Event = field(default_factory=trio.Event)
@@ -171,7 +174,7 @@ class BucketLocks:
             wait: Until it can be; else now or never.
 
         Raises:
-            FsError: EAGAIN, another has one that is in the way.
+            FsError: EAGAIN, another has one that is in the way; ENOLCK, there are too many.
             StoreError: The bucket could not be asked, or did not answer: there is no lock.
         """
         pause = _FIRST_PAUSE
@@ -217,11 +220,12 @@ class BucketLocks:
 
     async def keep(self) -> None:
         """Renew the leases; runs beside the mount until it is cancelled."""
-        while True:
-            await trio.sleep(self._lease * _RENEWED)
-            async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.sleep(self._lease * _RENEWED)
                 for file in list(self._files.values()):
-                    if file.mine or file.stale:
+                    if (file.mine or file.stale) and not file.renewing:
+                        file.renewing = True
                         nursery.start_soon(self._renew, file)
 
     async def close(self) -> None:
@@ -259,6 +263,8 @@ class BucketLocks:
                         await self._put(file, file.mine)
         except StoreError as error:
             log.info("the lease of %r was not renewed: %s", file.name, error)
+        finally:
+            file.renewing = False
         self._valid(file)
 
     async def _leave(self, file: _File) -> None:
@@ -300,8 +306,11 @@ class BucketLocks:
         """Have the bucket know these rows of ours, unless something is in the way of `wanted`.
 
         Raises:
+            FsError: ENOLCK, there are too many.
             StoreError: It may know them, or not.
         """
+        if len(mine) > MOST_ROWS:
+            raise FsError(errno.ENOLCK, f"{file.name!r} has too many locks")
         losses = file.losses
         for _ in range(_TRIES):
             fresh = file.table is None

@@ -315,3 +315,58 @@ def test_large_files_go_through_in_pieces(pair: tuple[Mount, Mount]) -> None:
     (a.path / "large").write_bytes(data)
     assert (a.path / "large").read_bytes() == data
     assert (b.path / "large").read_bytes() == data
+
+
+def test_locks_of_an_open_file_end_with_it(pair: tuple[Mount, Mount]) -> None:
+    """F_OFD_SETLK: neither a process has them, nor does the kernel say when they end."""
+    a, b = (each.path / "f" for each in pair)
+    a.write_bytes(b"1")
+    fd = os.open(a, os.O_RDWR)
+    wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, wanted)
+    os.close(os.open(a, os.O_RDONLY))
+    assert not is_free(b, by_fcntl)
+    os.close(fd)
+    until(lambda: is_free(b, by_fcntl), "the lock has ended")
+
+
+def test_unsaved_attributes_do_not_keep_the_old_bytes(
+    pair: tuple[Mount, Mount], bucket: Witness
+) -> None:
+    a, b = (each.path / "f" for each in pair)
+    a.write_bytes(b"1")
+    with b.open("r+b", buffering=0) as theirs:
+        assert theirs.read() == b"1"
+        a.write_bytes(b"the second")
+        os.fchmod(theirs.fileno(), 0o600)
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        theirs.seek(0)
+        assert theirs.read() == b"the second"
+    assert b.stat().st_mode == 0o100600
+    assert bucket.get("f") == b"the second"
+    assert named(bucket, "conflict") == []
+
+
+def test_without_its_relay_a_mount_ends(bucket: Witness, mount: Mounts) -> None:
+    made = mount(bucket, *OPTIONS)
+    made.expected.append("the process between the kernel and bucketfs has ended")
+    (made.path / "f").write_bytes(b"1")
+    (relay,) = [
+        int(child)
+        for thread in Path(f"/proc/{made.pid}/task").iterdir()
+        for child in (thread / "children").read_text().split()
+    ]
+    os.kill(relay, signal.SIGKILL)
+    assert made.wait() == 0
+    assert not made.path.is_mount()
+    made.start()
+    assert (made.path / "f").read_bytes() == b"1"
+
+
+def test_each_process_ends_with_the_other(bucket: Witness, mount: Mounts) -> None:
+    made = mount(bucket, *OPTIONS)
+    (children,) = Path(f"/proc/{made.pid}/task/{made.pid}").glob("children")
+    (relay,) = children.read_text().split()
+    made.kill9()
+    until(lambda: not Path(f"/proc/{relay}").exists(), "the relay has ended")
+    made.start()

@@ -44,8 +44,6 @@ def test_flock_is_of_the_whole_file() -> None:
 def test_what_ends_locks() -> None:
     flush = request(25, struct.pack("=QIIQ", 5, 0, 0, 0xABC))
     assert lock_requests.decode(flush) == Note(Opcode.FLUSH, 7, 5, 0xABC)
-    release = request(18, struct.pack("=QIIQ", 5, 0, 2, 0xABC))
-    assert lock_requests.decode(release) == Note(Opcode.RELEASE, 7, 5, 0xABC, flock=True)
     interrupt = request(36, struct.pack("=Q", 6))
     assert lock_requests.decode(interrupt) == Note(Opcode.INTERRUPT, 6)
 
@@ -80,16 +78,15 @@ def test_which_way_requests_go() -> None:
     work.start()
     setlk = lock(33, fcntl.F_WRLCK, unique=8)
     flush = request(25, struct.pack("=QIIQ", 5, 0, 0, 1))
-    plain_release = request(18, struct.pack("=QIIQ", 5, 0, 0, 0))
     release = request(18, struct.pack("=QIIQ", 5, 0, 2, 1))
     getattr_ = request(3, bytes(16))
     of_lock, of_other = (request(36, struct.pack("=Q", number)) for number in (8, 9))
-    for each in (getattr_, setlk, flush, plain_release, release, of_lock, of_other):
+    for each in (getattr_, setlk, flush, release, of_lock, of_other):
         kernel.send(each)
-    assert [its.recv(4096) for _ in range(5)] == [
-        getattr_, flush, plain_release, release, of_other,
+    assert [its.recv(4096) for _ in range(4)] == [
+        getattr_, flush, release, of_other,
     ]  # fmt: skip
-    assert [ours.recv(4096) for _ in range(4)] == [setlk, flush, release, of_lock]
+    assert [ours.recv(4096) for _ in range(3)] == [setlk, flush, of_lock]
     kernel.shutdown(socket.SHUT_RDWR)
     work.join(10)
     for end in (kernel, device, libfuse, its, notes, ours):

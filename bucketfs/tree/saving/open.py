@@ -172,11 +172,15 @@ class Opener:
         if info.etag == inode.etag:
             inode.checked = clock.monotonic()
             return False
+        open_state = self._state.ensure_open_state(inode)
+        if content.unsaved:  # it was made here
+            open_state.attributes_dropped()
         content.move_on(Version(info.key, info.etag, info.size))
         inode.etag, inode.size, inode.modified = info.etag, info.size, info.last_modified
         inode.opened = info.etag
-        self._attributes.reread(inode, info)
-        self._state.ensure_open_state(inode).attributes_dropped()
+        if not open_state.attributes_unsaved:  # else these go to the new version
+            self._attributes.reread(inode, info)
+        open_state.find_saver()
         self._state.note_change(inode)
         return True
 
@@ -336,6 +340,6 @@ def _may_move_on(inode: Inode, content: Content) -> bool:
     if inode.parent is None or open_state is None or open_state.content is not content:
         return False
     if not content.unsaved:
-        return not open_state.attributes_unsaved
+        return True
     made_here = content.overlay.new and not content.overlay.touched and not inode.etag
     return made_here and not (open_state.exclusive or content.publishing or content.promise)
