@@ -207,7 +207,7 @@ class Locking(Operations):
             await self._give_back(name, span)
 
     def _forget_if_free(self, name: str) -> None:
-        if not self.locks.held.get(name):
+        if not self.locks.is_held(name):
             self._locked.pop(name)
 
     def _name(self, inode: Inode) -> str:

@@ -24,7 +24,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -142,10 +142,10 @@ class BucketLocks:
         self._beat = 0
         self._files: dict[str, _File] = {}
 
-    @property
-    def held(self) -> Mapping[str, Rows]:
-        """The rows of this mount, by the key of the file."""
-        return {name: file.mine for name, file in self._files.items() if file.mine}
+    def is_held(self, name: str) -> bool:
+        """Whether this mount has any lock on a file."""
+        file = self._files.get(name)
+        return file is not None and bool(file.mine)
 
     def holds(self, name: str, span: Row) -> bool:
         """Whether the holder of `span` has a lock on a file that is not known to be lost."""

@@ -135,10 +135,10 @@ async def test_who_waits_gets_it_soon(store: MemoryStore) -> None:
     async with kept(a, b), trio.open_nursery() as nursery:
         nursery.start_soon(lambda: b.lock(wait=True))
         await trio.sleep(10 * LEASE)
-        assert not b.locks.held
+        assert not b.locks.is_held(FILE)
         await a.unlock()
         await trio.sleep(1)
-        assert b.locks.held
+        assert b.locks.is_held(FILE)
     assert not a.lost
     assert store.requests["GetObject"] < 10 * LEASE / 0.3
 
@@ -152,7 +152,7 @@ async def test_who_is_interrupted_has_nothing(
         await b.lock(wait=True)
     await a.unlock()
     await trio.sleep(3)
-    assert not b.locks.held
+    assert not b.locks.is_held(FILE)
     assert await lock_objects(store) == []
 
 
@@ -227,7 +227,7 @@ async def test_a_lost_answer_leaves_no_lock_for_good(store: MemoryStore, after: 
     with pytest.raises(StoreError):
         await a.lock()
     store.fault = None
-    assert not a.locks.held
+    assert not a.locks.is_held(FILE)
     async with kept(a):
         await trio.sleep(LEASE)
         await b.lock()
