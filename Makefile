@@ -1,7 +1,7 @@
 # bucketfs: make setup | demo | test | test-quick | lint | check | docs | bench | bench-quick
 # To install, or to give to others: make install | dist | deb | image
 # test-quick: unit, tree and store, without what is slow there: about a minute, and no /dev/fuse.
-# Long tests: make nothing-lost | test-crash | test-races | test-faults | test-simulation | test-scale |
+# Long tests: make nothing-lost | test-crash | test-races | test-histories | test-faults | test-simulation | test-scale |
 # test-random | test-large | test-ceph | test-stores | test-csi | test-pythons | fuzz
 
 PYTHON  ?= $(shell sh .ci/find-python)
@@ -31,7 +31,7 @@ export PYTHONDONTWRITEBYTECODE :=
 QUICK   := tests/unit tests/tree tests/store
 WORKERS := -n $$(($$(nproc) < 8 ? $$(nproc) + 1 : 8)) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup packages demo test test-quick test-pythons lint check nothing-lost test-crash test-races test-faults test-simulation test-scale test-random test-large test-ceph test-stores test-csi fuzz bench bench-quick bench-tools docs kubernetes csi-proto install uninstall dist deb image clean
+.PHONY: setup packages demo test test-quick test-pythons lint check nothing-lost test-crash test-races test-histories test-faults test-simulation test-scale test-random test-large test-ceph test-stores test-csi fuzz bench bench-quick bench-tools docs kubernetes csi-proto install uninstall dist deb image clean
 
 setup: packages $(READY)
 
@@ -97,6 +97,11 @@ test-races: setup
 	    tests/mount/test_torn.py -s $(ARGS)
 	BUCKETFS_TEST_ROUNDS=$${BUCKETFS_TEST_ROUNDS:-200} $(RUN) -m pytest \
 	    tests/mount/test_races.py -s $(ARGS)
+
+# Programs on two mounts that append to lists under locks in the bucket, while daemons are killed, cut
+# off and stopped 100 times; a checker looks for lost updates and cycles: a quarter of an hour.
+test-histories: setup
+	BUCKETFS_TEST_ROUNDS=$${BUCKETFS_TEST_ROUNDS:-100} $(RUN) -m pytest tests/histories -s $(ARGS)
 
 # Each request of each step of tests/faults with each kind of fault, in memory and through the kernel,
 # 1,000 open files and 64 writers of 64 MiB: an hour.

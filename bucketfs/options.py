@@ -251,6 +251,16 @@ class Options:
         "Have the server tell what others change (MinIO, RustFS): it shows within a second, and "
         "while the server tells, what is known is trusted for an hour. Servers that cannot: one "
         "line in the log, and the times above hold.")
+    locks: str = row(_V, "local", kind.choice("local", "bucket"),
+        "Where flock and fcntl locks are kept. local: by this machine, for its programs. bucket: "
+        "in the bucket, for the programs of all mounts that have this option; the store must "
+        "honour conditional uploads. Each lock and its end are then requests, a lock has the file "
+        "looked at anew, and each request of the kernel takes more CPU.",
+        metavar="local|bucket")
+    lock_lease: float = row(_V, 15.0, parse_duration,
+        "How long a lock in the bucket holds that its mount does not renew: so long others wait "
+        "for a mount that has died, and so long a mount may be cut off without losing its locks.",
+        metavar="TIME", low=2, high=3600, shown="15")
     bucket_size: int | None = row(_V, None, kind.size_in_bytes,
         "Size of the file system as df shows it (bare number: bytes).",
         metavar="SIZE", low=1)

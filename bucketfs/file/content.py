@@ -156,6 +156,16 @@ class Content:
         self.local.renew(base)
         self.overlay.renewed(base.size)
 
+    def move_on(self, base: Version) -> None:
+        """Stand for another version, whatever programs have read; only while nothing was written.
+
+        A file that is new, and empty, becomes that version.
+        """
+        assert not self.unsaved or (self.overlay.new and not self.overlay.touched)
+        self.local.renew(base)
+        self.overlay.renewed(base.size)
+        self.served = False
+
     def add_reader(self, reader: Reader) -> None:
         """A handle is opened."""
         self.local.readers.add(reader)

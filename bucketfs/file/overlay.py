@@ -132,6 +132,7 @@ class Overlay:
     def renewed(self, size: int) -> None:
         """The file, of which nothing was changed, stands for another version of `size` bytes."""
         self.size = self.limit = size
+        self.new = False
         self.lost.clear()
 
     def base_dropped(self) -> None:

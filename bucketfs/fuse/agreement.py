@@ -41,6 +41,14 @@ PARALLEL_DIROPS: Final = 1 << 18
 #: the first write after an open, not before each.
 HANDLE_KILLPRIV_V2: Final = 1 << 28
 WANTED: Final = PARALLEL_DIROPS | HANDLE_KILLPRIV_V2
+#: The kernel asks for locks, of fcntl and of flock, and does not keep them by itself.
+LOCKS: Final = 1 << 1 | 1 << 10
+#: Bytes of a read or write that goes through a socket, whose message must fit into its buffer:
+#: Linux gives 208 KiB without a right to more.
+RELAYED: Final = 128 << 10
+#: Where max_write and max_pages stand in struct fuse_init_out.
+_MAX_WRITE_AT, _MAX_PAGES_AT = 20, 28
+_PAGE: Final = 4096
 
 #: FUSE_INIT_EXT: there are flags2.
 _INIT_EXT: Final = 1 << 30
@@ -60,6 +68,33 @@ def is_init(request: bytes) -> bool:
         return False
     length, opcode, _ = _IN_HEADER.unpack_from(request)
     return bool(length == len(request) and opcode == _INIT)
+
+
+def with_locks(request: bytes, answer: bytes) -> bytes:
+    """The answer to INIT with which the kernel asks for locks, and for less at a time.
+
+    Raises:
+        ValueError: It does not offer that, or the answer is an error.
+    """
+    _, _, _, offered = _INIT_IN.unpack_from(request, _IN_HEADER_SIZE)
+    if len(answer) < _OUT_HEADER.size + _MAX_PAGES_AT + 4 or offered & LOCKS != LOCKS:
+        raise ValueError("the kernel does not ask for locks")
+    changed = bytearray(answer)
+    major, minor, readahead, taken, background, congestion = _INIT_OUT.unpack_from(
+        answer, _OUT_HEADER.size
+    )
+    _INIT_OUT.pack_into(
+        changed,
+        _OUT_HEADER.size,
+        *(major, minor, readahead, taken | LOCKS, background, congestion),
+    )
+    for code, at, most in (
+        ("=I", _MAX_WRITE_AT, RELAYED),
+        ("=H", _MAX_PAGES_AT, RELAYED // _PAGE),
+    ):
+        (before,) = struct.unpack_from(code, answer, _OUT_HEADER.size + at)
+        struct.pack_into(code, changed, _OUT_HEADER.size + at, min(before, most) or most)
+    return bytes(changed)
 
 
 def refusal(request: bytes) -> bytes:

@@ -33,7 +33,10 @@ class CallTally:
 
 #: Handlers whose first argument is a handle; that of the others is an inode.
 OF_HANDLES: Final = frozenset(
-    {"read", "write", "flush", "fsync", "release", "readdir", "fsyncdir", "releasedir"}
+    {
+        *("read", "write", "flush", "fsync", "release", "readdir", "fsyncdir", "releasedir"),
+        *("getlk", "setlk", "end_locks"),
+    }
 )
 
 

@@ -13,11 +13,14 @@ chosen its options, and unmounts it.
 Of a mount that an earlier daemon has left, the `Record` says what was agreed on: libfuse is asked
 as the kernel would (`keeper`).
 
+A mount that shares its locks keeps the socket: a process hands the messages on (`relayed`).
+
 Where any of that cannot be, libfuse mounts and agrees with the kernel as it does by itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import logging
@@ -33,6 +36,7 @@ import trio
 from bucketfs.errors import MountRefused
 from bucketfs.fuse import agreement, descriptor
 from bucketfs.fuse.keeper import Record, Taken
+from bucketfs.fuse.relayed import Relay
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +62,7 @@ class Session:
         agreed: The kernel's first request and the answer with what bucketfs wants, background
             limits among it; None where libfuse has answered alone.
         is_new: No earlier daemon has served it.
+        relay: The process between the kernel and libfuse, if there is one.
     """
 
     def __init__(
@@ -67,8 +72,11 @@ class Session:
         agreed: tuple[bytes, bytes] | None = None,
         number: int = -1,
         is_new: bool = True,
+        relay: Relay | None = None,
     ) -> None:
         self.number = number
+        self.relay = relay
+        self._kernel = number if relay is None else relay.kernel
         self.is_new = is_new
         self.agreed = agreed
         self._mountpoint = mountpoint
@@ -76,14 +84,14 @@ class Session:
     async def device(self) -> int:
         """st_dev of the files in the mount, 0 if unknown; returns when the kernel gets answers."""
         if descriptor.handed_over(self._mountpoint) is not None:
-            return descriptor.device_of(self.number)
+            return descriptor.device_of(self._kernel)
         status = await trio.to_thread.run_sync(os.stat, self._mountpoint, abandon_on_cancel=True)
         return status.st_dev
 
     @property
     def stands(self) -> bool:
         """Whether it is known that the kernel has the mount still."""
-        return self.number >= 0 and not descriptor.is_over(self.number)
+        return self.number >= 0 and not descriptor.is_over(self._kernel)
 
     def leave(self) -> None:
         """Give up the descriptor, which somebody else has as well: the mount stands."""
@@ -94,9 +102,11 @@ class Session:
         if self.number < 0:
             pyfuse3.close(unmount=True)
             return
-        stands = not descriptor.is_over(self.number)
+        stands = not descriptor.is_over(self._kernel)
         # before the mount point is touched: from now on nobody waits for an answer of ours
         pyfuse3.close(unmount=False)
+        if self.relay is not None:
+            self.relay.end()
         if stands and descriptor.handed_over(self._mountpoint) is None:
             _unmount(self._mountpoint)
 
@@ -109,6 +119,7 @@ async def begin(
     plain: bool,
     taken: Taken | None = None,
     again: bool = False,
+    locks: bool = False,
 ) -> Session:
     """Mount, or take over what is mounted.
 
@@ -120,9 +131,11 @@ async def begin(
         taken: What an earlier daemon has left there. If libfuse does not agree on what that has
             agreed on, it is unmounted, and mounted anew.
         again: The kernel is to ask again what that one has not answered.
+        locks: The kernel is to ask for locks, which come through `Session.relay`.
 
     Raises:
-        MountRefused: The mount point, or the descriptor, cannot be used.
+        MountRefused: The mount point, or the descriptor, cannot be used; or it cannot be made to
+            ask for locks.
     """
     if taken is not None:
         try:
@@ -140,8 +153,10 @@ async def begin(
     if not plain and "auto_unmount" not in settings:
         try:
             kernel = handed if handed is not None else _mount(mountpoint, settings)
-            return await _introduce(operations, kernel, mountpoint, settings)
+            return await _introduce(operations, kernel, mountpoint, settings, locks=locks)
         except _NotAgreed as error:
+            if locks:
+                raise MountRefused(errno.EIO, f"{mountpoint}: locks=bucket: {error}") from error
             if handed is not None:
                 raise MountRefused(errno.EIO, f"{mountpoint}: {error}") from error
             log.info("libfuse mounts by itself: %s", error)
@@ -231,12 +246,14 @@ async def _introduce(
     before: Record | None = None,
     *,
     again: bool = False,
+    locks: bool = False,
 ) -> Session:
     """Have libfuse serve a mount after the first request.
 
     `kernel`, the mount's descriptor, gets the number that libfuse knows and is closed under its
     own. With a record of what was agreed on `before`, the kernel is not asked: libfuse gets to see
-    that request once more, and has to give the same answer. `again` as `begin` takes it.
+    that request once more, and has to give the same answer. `again` and `locks` as `begin` takes
+    them.
 
     Raises:
         _NotAgreed: The first request was not what begins a mount, or libfuse did not answer it, or
@@ -246,20 +263,28 @@ async def _introduce(
     begun = False
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     number = its.detach()
+    relay = None
     try:
-        with ours:
+        with contextlib.ExitStack() as until_agreed:
+            until_agreed.enter_context(ours)
             request = before.repeated if before is not None else _first_request(kernel)
             _hand_to_libfuse(operations, f"/dev/fd/{number}", settings)
             begun = True
             answer = agreement.amended(request, await _answer(ours, request))
+            if locks:
+                answer = _with_locks(request, answer)
+                until_agreed.pop_all()  # the socket goes on
             if before is None:
                 _tell(kernel, answer)
             elif answer != before.answer:
                 raise _NotAgreed("libfuse does not agree on what the last one has agreed on")
             if again:
                 _tell(kernel, agreement.resend())
-        os.dup2(kernel, number, inheritable=False)
-        os.close(kernel)
+        if locks:
+            relay = Relay(kernel, ours)
+        else:
+            os.dup2(kernel, number, inheritable=False)
+            os.close(kernel)
     except BaseException:
         os.close(kernel)
         if begun:
@@ -270,7 +295,14 @@ async def _introduce(
             _unmount(mountpoint)
         raise
     agreed = (request, answer) if before is None else (before.request, before.answer)
-    return Session(mountpoint, agreed=agreed, number=number, is_new=before is None)
+    return Session(mountpoint, agreed=agreed, number=number, is_new=before is None, relay=relay)
+
+
+def _with_locks(request: bytes, answer: bytes) -> bytes:
+    try:
+        return agreement.with_locks(request, answer)
+    except ValueError as error:
+        raise _NotAgreed(str(error)) from error
 
 
 def _first_request(kernel: int) -> bytes:

@@ -22,6 +22,7 @@ from bucketfs.fuse import agreement, device, kernel_cache, read_only, settings
 from bucketfs.fuse.calls import Calls
 from bucketfs.fuse.encode import Encoder, View
 from bucketfs.fuse.host import Host, OneTree, Service
+from bucketfs.fuse.locking import Locking, check_store
 from bucketfs.fuse.operations import Operations
 from bucketfs.fuse.passage import Drain, Passage
 from bucketfs.fuse.versioned import Versioned, old_versions
@@ -118,6 +119,9 @@ async def _serve(
     async with trio.open_nursery() as nursery:
         tree = plant(store, options, cache, Background(nursery), kernel_cache)
         operations = handlers(tree, options, view(options))
+        if isinstance(operations, Locking):
+            await check_store(tree)
+            tree.state.files.background.start(operations.locks.keep, "leases")
         passage = Passage.of(host, options, tree, operations)
         if passage is not None:
             passage.restore_nodes()
@@ -167,6 +171,8 @@ def handlers(
         "first": first,
     }
     encoder = Encoder(tree, shown)
+    if options.locks == "bucket":
+        return Locking(tree, encoder, lease=options.lock_lease, **settings)
     if not options.versions:
         return Operations(tree, encoder, **settings)
     old = old_versions(tree, kernel_cache)
@@ -191,6 +197,7 @@ async def until_unmounted(
         device.begin,
         *(served, options.mountpoint, settings.settings(options)),
         plain=options.plain_fuse,
+        locks=options.locks == "bucket",
     )
     session = await (begin() if passage is None else passage.begin(begin, drain, host))
     gc.freeze()  # what the imports made is never garbage
@@ -199,6 +206,8 @@ async def until_unmounted(
         try:
             async with trio.open_nursery() as serving:
                 serving.start_soon(_announce, session, host)
+                if session.relay is not None and isinstance(operations, Locking):
+                    serving.start_soon(operations.serve_locks, session.relay)
                 stop.ready()
                 await pyfuse3.main(max_tasks=MAX_TASKS)
                 serving.cancel_scope.cancel()
@@ -207,6 +216,8 @@ async def until_unmounted(
             if passage is not None:
                 drain = passage.end(session, host, drain)
             left = await drain(host.hurry, host.drains)
+            if isinstance(operations, Locking):
+                await operations.locks.close()
     finally:
         if passage is None or not passage.leave(session, host):
             session.close()

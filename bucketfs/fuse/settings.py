@@ -44,9 +44,12 @@ def can_go_on(options: Options) -> bool:
 
     The numbers of inodes of several trees are made as these are entered; what libfuse or somebody
     else mounts has not been agreed on here; and with `follow` the kernel trusts for an hour what
-    nobody could tell it of between two daemons.
+    nobody could tell it of between two daemons. Locks in the bucket need a process of their own,
+    which ends with the daemon.
     """
     if options.all_buckets or options.versions or options.plain_fuse or options.follow:
+        return False
+    if options.locks == "bucket":
         return False
     if "auto_unmount" in options.fuse_options:
         return False

@@ -35,6 +35,8 @@ VERSIONS: Final = ".versions"
 OLD: Final = f"/{VERSIONS}/"
 #: What the names of our own short-lived objects begin with (`bucketfs.store.probe`).
 PROBE: Final = ".bucketfs-probe-"
+#: Name in the mounted directory below which lock objects are (`bucketfs.locks`); not shown there.
+LOCKS: Final = ".bucketfs-locks"
 
 #: Hears where the next page of a listing seems to begin.
 OnToken = Callable[[str], Awaitable[None]]

@@ -347,10 +347,12 @@ def _without(head: bytes, name: str) -> bytes:
 
 
 @contextmanager
-def proxy(upstream_url: str, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+def proxy(
+    upstream_url: str, tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1"
+) -> Iterator[Proxy]:
     """A proxy before `upstream_url` (plain http) for the length of the block.
 
-    With `tls`, the certificate it shows, it speaks https with its clients.
+    With `tls`, the certificate it shows, it speaks https with its clients. `host` is its address.
     """
     parts = urlsplit(upstream_url)
     upstream = (parts.hostname or "127.0.0.1", parts.port or 80)
@@ -358,7 +360,7 @@ def proxy(upstream_url: str, tls: ssl.SSLContext | None = None) -> Iterator[Prox
     ready, stop = threading.Event(), asyncio.Event()
 
     def run() -> None:
-        asyncio.run(_serve(upstream, started.append, ready, stop, tls))
+        asyncio.run(_serve(upstream, started.append, ready, stop, tls, host))
 
     thread = threading.Thread(target=run, name="proxy", daemon=True)
     thread.start()
@@ -379,6 +381,7 @@ async def _serve(
     ready: threading.Event,
     stop: asyncio.Event,
     tls: ssl.SSLContext | None,
+    host: str,
 ) -> None:
     running = Proxy(url="")
     running._loop = asyncio.get_running_loop()
@@ -395,8 +398,8 @@ async def _serve(
         finally:
             connections.discard(task)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20, ssl=tls)
-    running.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(serve, host, 0, limit=1 << 20, ssl=tls)
+    running.url = f"{'https' if tls else 'http'}://{host}:{server.sockets[0].getsockname()[1]}"
     started(running)
     ready.set()
     await stop.wait()

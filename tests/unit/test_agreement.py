@@ -132,3 +132,23 @@ def test_who_can_ask_again() -> None:
     struct.pack_into("=I", older, 56, 0x57D)
     assert not agreement.offers_resend(bytes(older))
     assert struct.unpack("=IiQ", agreement.resend()) == (16, 7, 0)
+
+
+def test_with_locks_the_kernel_asks_for_them_and_for_less() -> None:
+    amended = agreement.amended(REQUEST, ANSWER)
+    changed = agreement.with_locks(REQUEST, amended)
+    assert taken(changed) == taken(amended) | agreement.LOCKS
+    assert struct.unpack_from("=I", changed, 16 + 20) == (agreement.RELAYED,)
+    assert struct.unpack_from("=H", changed, 16 + 28) == (32,)
+    same = bytearray(changed)
+    for at, length in ((28, 4), (36, 4), (44, 2)):
+        same[at : at + length] = amended[at : at + length]
+    assert bytes(same) == amended
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"), [(request(0), ANSWER), (REQUEST, answer(0, error=-5)[:16])]
+)
+def test_a_kernel_that_keeps_its_locks(asked: bytes, answered: bytes) -> None:
+    with pytest.raises(ValueError, match="does not ask for locks"):
+        agreement.with_locks(asked, answered)

@@ -1,4 +1,4 @@
-"""Imports run one way: csi → cli → fuse → tree → file → cache → store.base, in packages as well."""
+"""Imports run one way: csi → cli → fuse → tree → file → cache → locks → store.base, also within."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import bucketfs
 ROOT = Path(bucketfs.__file__).parent
 
 #: From the kernel's side to the bucket's; a package imports only what stands behind it.
-ORDER = ("csi", "cli", "fuse", "tree", "file", "cache", "store")
+ORDER = ("csi", "cli", "fuse", "tree", "file", "cache", "locks", "store")
 
 #: The rooms and modules of a package, from its door to its foundations; each imports only those
 #: behind it, and modules that are not named here are known to all of the package.

@@ -387,12 +387,33 @@ def _check_together(bucket: str, values: Mapping[str, Any]) -> None:
         raise ParseError("publish=unmount and exclusive_create=open exclude each other; give one")
     if values.get("follow") and values.get("at") is not None:
         raise ParseError("follow and at exclude each other: what was does not change any more")
+    _check_locks(values)
     encryption = values.get("use_sse")
     url = values.get("url") or ""
     if encryption is not None and encryption.mode == "custom" and url.startswith("http://"):
         raise ParseError("use_sse=custom sends the key itself and so needs an https:// url")
     _check_past(values)
     _check_host_name(bucket, values)
+
+
+def _check_locks(values: Mapping[str, Any]) -> None:
+    """Rules for locks that are kept in the bucket."""
+    if values.get("locks") != "bucket":
+        return
+    for name, why in (
+        ("read_only", "a lock is written to the bucket"),
+        ("at", "what was does not change any more"),
+        ("all_buckets", "mount the bucket by its name"),
+        ("versions", "old versions do not change any more"),
+        ("plain_fuse", "libfuse alone does not ask for locks"),
+    ):
+        if values.get(name):
+            shown = "ro" if name == "read_only" else name
+            raise ParseError(f"locks=bucket and {shown} exclude each other: {why}")
+    if values.get("publish") == "unmount":
+        raise ParseError(
+            "locks=bucket and publish=unmount exclude each other: the end of a lock publishes"
+        )
 
 
 def _check_past(values: Mapping[str, Any]) -> None:

@@ -17,6 +17,8 @@ class Handle:
         keep_cache: The kernel may keep the pages it has: they are of this version.
         pid: Process that opened it; of one that was opened only for reading, perhaps a thread.
         conflicts: Conflicts of the content that this handle's user has been told of.
+        appends: Each write is to go to the end of the file.
+        fenced: A lock on the file was lost while it was open: nothing is written by it any more.
     """
 
     inode: Inode
@@ -26,3 +28,5 @@ class Handle:
     pid: int
     reader: Reader = field(default_factory=Reader)
     conflicts: int = 0
+    appends: bool = False
+    fenced: bool = False

@@ -45,6 +45,8 @@ class OpenState:
         retrying: A background task saves what is unsaved, until it has worked.
         lost: Directory and name that others gave to another object while this one was open.
         exclusive: Created with O_EXCL under the name it has, and not published yet.
+        fenced: What is unsaved was written under a lock that was lost since: others may have been
+            granted it, so it takes nobody's place.
         deferred_delete: Key to delete at the last close, because the open file still needs it.
         users: How many have the right to publish, copy or delete the inode's object or wait for it
             (`Locks`), and the removals of a directory's names.
@@ -60,6 +62,7 @@ class OpenState:
     retrying: bool = False
     lost: tuple[Directory, str] | None = None
     exclusive: bool = False
+    fenced: bool = False
     deferred_delete: str = ""
     users: int = 0
     _stage: Stage = field(default=Stage.CLEAN, init=False)

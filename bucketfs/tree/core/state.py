@@ -21,7 +21,7 @@ from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version
 from bucketfs.file.overlay import Overlay
 from bucketfs.file.target import Target
-from bucketfs.store.base import ObjectInfo
+from bucketfs.store.base import LOCKS, ObjectInfo
 from bucketfs.tree.core.freshness import Freshness
 from bucketfs.tree.core.inode import NEVER, ROOT_INO, Directory, Inode, InodeTable, OpenState
 from bucketfs.tree.core.posix import Defaults
@@ -203,7 +203,13 @@ class TreeState:
         return path + "/" if path else ""
 
     def child_key(self, directory: Directory, name: str) -> str:
-        """Key of a name in a directory; raises FsError ENAMETOOLONG."""
+        """Key of a name in a directory.
+
+        Raises:
+            FsError: ENAMETOOLONG; EPERM for the name of our own objects.
+        """
+        if name == LOCKS and directory is self.root:
+            raise FsError(errno.EPERM, f"{name} has the locks of mounts (locks=bucket)")
         return check_key(self.prefix(directory) + name)
 
     def is_at(self, directory: Directory, prefix: str) -> bool:

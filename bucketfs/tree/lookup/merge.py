@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
-from bucketfs.store.base import ListPage, ObjectInfo
+from bucketfs.store.base import LOCKS, ListPage, ObjectInfo
 from bucketfs.tree.core.inode import NEVER, Directory, Inode
 from bucketfs.tree.core.names import FOLDER_SUFFIX, is_visible
 from bucketfs.tree.core.posix import decode, is_told
@@ -138,7 +138,12 @@ class Merge:
                 child.checked = max(child.checked, began)
 
     def _leave_out(self, picture: Picture) -> None:
-        """Do not show what the bucket has under the name that is ours; the log says so once."""
+        """Do not show what the bucket has under a name that is ours.
+
+        The log says so once, unless it is of our own making.
+        """
+        if self._directory is self._state.root:
+            picture.leave_out(LOCKS)
         name = self._state.config.own_name
         if name and picture.leave_out(name) and not self._state.hiding:
             self._state.hiding = True

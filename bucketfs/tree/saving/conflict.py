@@ -90,7 +90,8 @@ class Conflicts:
     ) -> Published:
         """Store our bytes under a conflict name; the inode goes on there, with all later writes.
 
-        The answer's `conflict` is ESTALE (EEXIST for a file created with O_EXCL).
+        The answer's `conflict` is ESTALE (EEXIST for a file created with O_EXCL, EIO for one whose
+        lock was lost).
 
         Raises:
             FsError: EIO, and nothing has changed, when that would lose bytes.
@@ -101,6 +102,10 @@ class Conflicts:
         parent, name = open_state.lost or (inode.parent, inode.name)
         assert parent is not None
         code = errno.EEXIST if open_state.exclusive else errno.ESTALE
+        line = "%r was changed by someone else; what was written here is in %r"
+        if open_state.fenced:
+            code = errno.EIO
+            line = "%r had a lock that was lost; what was written here is in %r"
         new_name = conflict_name(name, clock.wall_ns())
         await self._gather_bytes(name, content)
         target = Target(
@@ -111,14 +116,13 @@ class Conflicts:
         )
         info, target = await upload.publish(self._state.files, content, target)
         self.met += 1
-        log.error(
-            "%r was changed by someone else; what was written here is in %r", name, target.key
-        )
+        open_state.fenced = False
+        log.error(line, name, target.key)
         parent.listed = NEVER
         self._state.unlink(inode)
         self._state.link(parent, new_name, inode)
         self._state.watcher.moved(parent, name)
-        failure = FsError(code, f"{name!r} was changed by someone else")
+        failure = FsError(code, line % (name, target.key))
         failure.__cause__ = cause
         return Published(info, target, failure)
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from bucketfs import clock
-from bucketfs.errors import FsError, PreconditionFailed
+from bucketfs.errors import FsError, NotFound, PreconditionFailed
 from bucketfs.file.content import Content
 from bucketfs.file.context import Version
 from bucketfs.tree.core.handle import Handle
@@ -147,6 +147,45 @@ class Opener:
         self._state.scribe.changed(inode)
         self._attributes.reread(inode, info)
 
+    async def look_again(self, handle: Handle) -> bool:
+        """Have an open file stand for the bucket's version now: a program has just locked it.
+
+        What was written here and is not saved stays. A file that was just made, and not written to
+        yet, becomes what others have made under its name meanwhile.
+
+        Returns:
+            Whether it is another version than before.
+
+        Raises:
+            FsError: ESTALE, others have removed it.
+            StoreError: The bucket could not be asked.
+        """
+        inode, content = handle.inode, handle.content
+        if not _may_move_on(inode, content):
+            return False
+        try:
+            info = await self._store.head(self._state.key(inode))
+        except NotFound:
+            if not inode.etag:
+                return False
+            raise FsError(errno.ESTALE, "the object was removed by someone else") from None
+        if not _may_move_on(inode, content):
+            return False  # a program wrote meanwhile
+        if info.etag == inode.etag:
+            inode.checked = clock.monotonic()
+            return False
+        open_state = self._state.ensure_open_state(inode)
+        if content.unsaved:  # it was made here
+            open_state.attributes_dropped()
+        content.move_on(Version(info.key, info.etag, info.size))
+        inode.etag, inode.size, inode.modified = info.etag, info.size, info.last_modified
+        inode.opened = info.etag
+        if not open_state.attributes_unsaved:  # else these go to the new version
+            self._attributes.reread(inode, info)
+        open_state.find_saver()
+        self._state.note_change(inode)
+        return True
+
     async def write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Write to an open file.
 
@@ -190,6 +229,17 @@ class Opener:
         handle.content.remove_reader(handle.reader)
         handle.content.writers -= handle.writable
         await self._drop(handle.inode, handle.content)
+
+    def fence(self, handles: Iterable[Handle]) -> None:
+        """A lock that was held through these is lost: what they write goes nowhere from now on.
+
+        What they have written and nobody has saved is stored beside the file (`Conflicts`).
+        """
+        for handle in handles:
+            handle.fenced = True
+            open_state = handle.inode.open_state
+            if open_state is not None and handle.content.unsaved:
+                open_state.fenced = True
 
     @asynccontextmanager
     async def held(self, inode: Inode) -> AsyncIterator[Content]:
@@ -306,3 +356,14 @@ class Opener:
         now = await self._attributes.revalidate(inode, whole=whole)
         if now is not inode:
             raise FsError(errno.ESTALE, "the object was replaced by someone else")
+
+
+def _may_move_on(inode: Inode, content: Content) -> bool:
+    """Whether an open file has nothing of its own, and so can become another version."""
+    open_state = inode.open_state
+    if inode.parent is None or open_state is None or open_state.content is not content:
+        return False
+    if not content.unsaved:
+        return True
+    made_here = content.overlay.new and not content.overlay.touched and not inode.etag
+    return made_here and not (open_state.exclusive or content.publishing or content.promise)

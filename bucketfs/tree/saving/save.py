@@ -194,7 +194,8 @@ class Saver:
 
         Raises:
             FsError: EFBIG, ENOSPC, ENAMETOOLONG; EIO, where a conflict would lose bytes. When they
-                are in a conflict copy: ESTALE, or EEXIST for a file made with O_EXCL.
+                are in a conflict copy: ESTALE, or EEXIST for a file made with O_EXCL, or EIO where
+                a lock was lost.
             StoreError: The upload failed, nothing has changed.
             Interrupted: Somebody needs the inode's lock.
         """
@@ -218,7 +219,8 @@ class Saver:
         self, inode: Inode, open_state: OpenState, content: Content
     ) -> Published:
         lost = open_state.lost
-        if lost is not None and not self._conflicts.take_name_back(inode, lost):
+        taken = lost is not None and not self._conflicts.take_name_back(inode, lost)
+        if taken or open_state.fenced:
             open_state.overtaken()
             return await self._conflicts.keep_ours_beside(inode, open_state, content, None)
         target = self._state.target(inode)

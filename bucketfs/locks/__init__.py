@@ -1,0 +1,1 @@
+"""Locks that mounts on several machines share, kept in the bucket."""

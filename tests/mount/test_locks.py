@@ -1,0 +1,378 @@
+"""`-o locks=bucket`: flock and fcntl locks that two mounts share."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bucketfs.store.base import LOCKS
+from tests.harness.mounts import Mount, Mounts
+from tests.harness.waiting import until
+from tests.harness.witness import Witness
+
+#: What is here is trusted for long: only a lock has it looked at anew.
+OPTIONS = ("locks=bucket", "stat_cache_expire=1h", "open_ttl=1h")
+
+Lock = Callable[[int, int], None]
+
+
+def by_fcntl(fd: int, operation: int) -> None:
+    fcntl.lockf(fd, operation)
+
+
+LOCKINGS = [pytest.param(fcntl.flock, id="flock"), pytest.param(by_fcntl, id="fcntl")]
+
+
+@pytest.fixture
+def pair(bucket: Witness, mount: Mounts) -> tuple[Mount, Mount]:
+    """Two mounts of a bucket that share their locks."""
+    return mount(bucket, *OPTIONS), mount(bucket, *OPTIONS)
+
+
+def is_free(path: Path, lock: Lock, operation: int = fcntl.LOCK_EX) -> bool:
+    """Whether another program could lock a file now."""
+    fd = os.open(path, os.O_RDWR)
+    try:
+        lock(fd, operation | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def lock_objects(bucket: Witness) -> list[str]:
+    return named(bucket, LOCKS)
+
+
+def locks_in(bucket: Witness) -> list[object]:
+    """What the lock objects say."""
+    return [row for key in lock_objects(bucket) for row in json.loads(bucket.get(key))["locks"]]
+
+
+def named(bucket: Witness, part: str) -> list[str]:
+    """Keys with something in them."""
+    return [key for key in sorted(bucket.keys()) if part in key]
+
+
+@pytest.mark.parametrize("lock", LOCKINGS)
+def test_one_mount_has_it_and_then_the_other(
+    pair: tuple[Mount, Mount], bucket: Witness, lock: Lock
+) -> None:
+    a, b = (each.path / "f" for each in pair)
+    a.write_bytes(b"1")
+    fd = os.open(a, os.O_RDWR)
+    lock(fd, fcntl.LOCK_EX)
+    assert not is_free(b, lock)
+    assert not is_free(b, lock, fcntl.LOCK_SH)
+    lock(fd, fcntl.LOCK_SH)
+    assert not is_free(b, lock)
+    assert is_free(b, lock, fcntl.LOCK_SH)
+    lock(fd, fcntl.LOCK_UN)
+    assert is_free(b, lock)
+    os.close(fd)
+    # where a deletion would ignore its condition, an empty table stays
+    until(lambda: locks_in(bucket) == [], "nothing is locked in the bucket")
+
+
+@pytest.mark.parametrize("lock", LOCKINGS)
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_RDWR | os.O_APPEND])
+def test_under_a_lock_an_open_file_is_what_the_other_left(
+    pair: tuple[Mount, Mount], lock: Lock, flags: int
+) -> None:
+    """Both have it open all the time; neither closes it between its turns."""
+    paths = [each.path / "f" for each in pair]
+    paths[0].write_bytes(b"0")
+    opened = [os.open(path, flags) for path in paths]
+    for turn in range(1, 7):
+        fd = opened[turn % 2]
+        lock(fd, fcntl.LOCK_EX)
+        text = os.pread(fd, 4096, 0)
+        assert text == b"".join(b"%d" % before for before in range(turn))
+        if flags & os.O_APPEND:
+            os.write(fd, b"%d" % turn)
+        else:
+            os.pwrite(fd, b"%d" % turn, len(text))
+        assert os.fstat(fd).st_size == turn + 1
+        lock(fd, fcntl.LOCK_UN)
+    for fd in opened:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("lock", LOCKINGS)
+def test_a_file_that_both_make_is_one(
+    pair: tuple[Mount, Mount], bucket: Witness, lock: Lock
+) -> None:
+    opened = [os.open(each.path / "new", os.O_RDWR | os.O_CREAT) for each in pair]
+    for number, fd in enumerate(opened):
+        lock(fd, fcntl.LOCK_EX)
+        text = os.pread(fd, 10, 0)
+        os.pwrite(fd, b"%d" % number, len(text))
+        lock(fd, fcntl.LOCK_UN)
+    for fd in opened:
+        os.close(fd)
+    assert bucket.get("new") == b"01"
+    assert named(bucket, "conflict") == []
+
+
+def test_ranges(pair: tuple[Mount, Mount]) -> None:
+    a, b = (each.path / "f" for each in pair)
+    a.write_bytes(bytes(100))
+    with a.open("r+b") as ours, b.open("r+b") as theirs:
+        fcntl.lockf(ours, fcntl.LOCK_EX, 10, 0)
+        fcntl.lockf(theirs, fcntl.LOCK_EX, 10, 10)
+        with pytest.raises(BlockingIOError):
+            fcntl.lockf(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB, 20, 0)
+        fcntl.lockf(ours, fcntl.LOCK_UN, 5, 0)
+        fcntl.lockf(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB, 5, 0)
+        kind, _, start, length, pid = in_the_way(theirs.fileno(), 0, 100)
+        assert (kind, start, length, pid) == (fcntl.F_WRLCK, 5, 5, 0)
+        assert in_the_way(ours.fileno(), 20, 80)[0] == fcntl.F_UNLCK
+
+
+def in_the_way(fd: int, start: int, length: int) -> tuple[int, ...]:
+    """What F_GETLK says: type, whence, start, length, pid."""
+    asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    return struct.unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+
+
+def holding(path: Path, lock: str, wait: bool = True) -> subprocess.Popen[bytes]:
+    """A program that locks a file, says so, and sleeps."""
+    code = (
+        "import fcntl, os, sys, time\n"
+        f"fd = os.open({str(path)!r}, os.O_RDWR)\n"
+        f"fcntl.{lock}(fd, fcntl.LOCK_EX)\n"
+        "print('locked', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    if wait:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"locked\n"
+    return program
+
+
+def kill(program: subprocess.Popen[bytes]) -> None:
+    with program:
+        program.kill()
+
+
+@pytest.mark.parametrize("lock", ["flock", "lockf"])
+def test_the_death_of_a_program_gives_its_lock_to_who_waits(
+    pair: tuple[Mount, Mount], lock: str
+) -> None:
+    a, b = (each.path / "f" for each in pair)
+    a.write_bytes(b"1")
+    first = holding(a, lock)
+    second = holding(b, lock, wait=False)
+    try:
+        assert second.stdout is not None
+        assert not is_free(b, fcntl.flock if lock == "flock" else by_fcntl)
+        kill(first)
+        assert second.stdout.readline() == b"locked\n"
+    finally:
+        kill(second)
+
+
+@pytest.mark.parametrize("lock", ["flock", "lockf"])
+def test_who_waits_can_be_interrupted(pair: tuple[Mount, Mount], lock: str) -> None:
+    a, b = (each.path / "f" for each in pair)
+    a.write_bytes(b"1")
+    first, second = holding(a, lock), holding(b, lock, wait=False)
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.wait(2)
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(10) == -signal.SIGTERM
+        kill(first)
+        # the one that was interrupted does not have it
+        until(lambda: is_free(a, fcntl.flock if lock == "flock" else by_fcntl), "the lock is free")
+    finally:
+        kill(second)
+        kill(first)
+
+
+SHORT = (*OPTIONS, "lock_lease=3")
+
+
+def test_the_locks_of_a_dead_mount_end(bucket: Witness, mount: Mounts) -> None:
+    dead, other = mount(bucket, *SHORT), mount(bucket, *SHORT)
+    other.expected.append("has not renewed its locks")
+    (other.path / "f").write_bytes(b"1")
+    program = holding(dead.path / "f", "flock")
+    assert not is_free(other.path / "f", fcntl.flock)
+    dead.kill9()
+    kill(program)
+    with (other.path / "f").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    dead.start()
+
+
+def test_who_has_slept_too_long_overwrites_nothing(bucket: Witness, mount: Mounts) -> None:
+    slow, other = mount(bucket, *SHORT), mount(bucket, *SHORT)
+    slow.expected += ["the locks on 'f' are lost", "'f' had a lock that was lost", "flush|write"]
+    (other.path / "f").write_bytes(b"base\n")
+    fd = os.open(slow.path / "f", os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    os.pwrite(fd, b"slow\n", 5)
+    slow.signal(signal.SIGSTOP)
+    with (other.path / "f").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0, os.SEEK_END)
+        file.write(b"other\n")
+    slow.signal(signal.SIGCONT)
+    for change in (
+        lambda: os.pwrite(fd, b"x", 0),
+        lambda: os.ftruncate(fd, 0),
+        lambda: os.fsync(fd),
+    ):
+        with pytest.raises(OSError, match="Errno 5"):
+            change()
+    with pytest.raises(OSError, match="Errno 5"):
+        os.close(fd)
+    assert bucket.get("f") == b"base\nother\n"
+    (aside,) = named(bucket, "conflict")
+    assert bucket.get(aside) == b"base\nslow\n"
+    # opened anew, it is as ever
+    with (slow.path / "f").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert file.read() == b"base\nother\n"
+        file.write(b"again\n")
+    assert bucket.get("f") == b"base\nother\nagain\n"
+
+
+def test_a_lost_lock_can_be_taken_again_by_who_has_written_nothing(
+    bucket: Witness, mount: Mounts
+) -> None:
+    slow, other = mount(bucket, *SHORT), mount(bucket, *SHORT)
+    slow.expected.append("the locks on 'f' are lost")
+    (other.path / "f").write_bytes(b"base\n")
+    with (slow.path / "f").open("r+b", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        slow.signal(signal.SIGSTOP)
+        with (other.path / "f").open("r+b") as theirs:
+            fcntl.flock(theirs, fcntl.LOCK_EX)
+            theirs.write(b"other")
+        slow.signal(signal.SIGCONT)
+        with pytest.raises(OSError, match="Errno 5"):
+            file.write(b"x")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert file.read() == b"other"
+        file.write(b"more")
+    assert bucket.get("f") == b"othermore"
+
+
+def test_the_name_of_lock_objects_is_not_shown(pair: tuple[Mount, Mount], bucket: Witness) -> None:
+    a, b = pair
+    (a.path / "d").mkdir()
+    (a.path / "d" / "f").write_bytes(b"1")
+    with (a.path / "d" / "f").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        (key,) = lock_objects(bucket)
+        assert json.loads(bucket.get(key))["file"] == "d/f"
+        for each in pair:
+            assert [names for _, names, _ in os.walk(each.path)] == [["d"], []]
+            with pytest.raises(PermissionError):
+                (each.path / LOCKS).mkdir()
+        os.remove(b.path / "d" / "f")
+        os.rmdir(b.path / "d")
+
+
+def test_the_end_of_a_mount_gives_locks_back(pair: tuple[Mount, Mount], bucket: Witness) -> None:
+    a, b = pair
+    (a.path / "f").write_bytes(b"1")
+    program = holding(a.path / "f", "flock")
+    a.signal(signal.SIGTERM)
+    assert a.wait() == 0
+    assert is_free(b.path / "f", fcntl.flock)
+    kill(program)
+    a.start()
+
+
+def test_an_endpoint_that_ignores_conditions_is_refused(bucket: Witness, mount: Mounts) -> None:
+    with pytest.raises(AssertionError, match="locks=bucket: the endpoint is not known to honour"):
+        mount(bucket, "locks=bucket", "probe=0")
+
+
+def test_without_the_option_nothing_is_asked(bucket: Witness, mount: Mounts) -> None:
+    a, b = mount(bucket), mount(bucket)
+    (a.path / "f").write_bytes(b"1")
+    with (a.path / "f").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert is_free(b.path / "f", fcntl.flock)
+        assert lock_objects(bucket) == []
+
+
+def test_large_files_go_through_in_pieces(pair: tuple[Mount, Mount]) -> None:
+    a, b = pair
+    data = os.urandom(5 << 20)
+    (a.path / "large").write_bytes(data)
+    assert (a.path / "large").read_bytes() == data
+    assert (b.path / "large").read_bytes() == data
+
+
+def test_locks_of_an_open_file_end_with_it(pair: tuple[Mount, Mount]) -> None:
+    """F_OFD_SETLK: neither a process has them, nor does the kernel say when they end."""
+    a, b = (each.path / "f" for each in pair)
+    a.write_bytes(b"1")
+    fd = os.open(a, os.O_RDWR)
+    wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, wanted)
+    os.close(os.open(a, os.O_RDONLY))
+    assert not is_free(b, by_fcntl)
+    os.close(fd)
+    until(lambda: is_free(b, by_fcntl), "the lock has ended")
+
+
+def test_unsaved_attributes_do_not_keep_the_old_bytes(
+    pair: tuple[Mount, Mount], bucket: Witness
+) -> None:
+    a, b = (each.path / "f" for each in pair)
+    a.write_bytes(b"1")
+    with b.open("r+b", buffering=0) as theirs:
+        assert theirs.read() == b"1"
+        a.write_bytes(b"the second")
+        os.fchmod(theirs.fileno(), 0o600)
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        theirs.seek(0)
+        assert theirs.read() == b"the second"
+    assert b.stat().st_mode == 0o100600
+    assert bucket.get("f") == b"the second"
+    assert named(bucket, "conflict") == []
+
+
+def test_without_its_relay_a_mount_ends(bucket: Witness, mount: Mounts) -> None:
+    made = mount(bucket, *OPTIONS)
+    made.expected.append("the process between the kernel and bucketfs has ended")
+    (made.path / "f").write_bytes(b"1")
+    (relay,) = [
+        int(child)
+        for thread in Path(f"/proc/{made.pid}/task").iterdir()
+        for child in (thread / "children").read_text().split()
+    ]
+    os.kill(relay, signal.SIGKILL)
+    assert made.wait() == 0
+    assert not made.path.is_mount()
+    made.start()
+    assert (made.path / "f").read_bytes() == b"1"
+
+
+def test_each_process_ends_with_the_other(bucket: Witness, mount: Mounts) -> None:
+    made = mount(bucket, *OPTIONS)
+    (children,) = Path(f"/proc/{made.pid}/task/{made.pid}").glob("children")
+    (relay,) = children.read_text().split()
+    made.kill9()
+    until(lambda: not Path(f"/proc/{relay}").exists(), "the relay has ended")
+    made.start()
