@@ -79,6 +79,7 @@ def test_chmod_changes_the_mask(folder: Folder) -> None:
     assert getfacl(path) == ["user::rwx", "user:1234:rwx", "group::r-x", "mask::r-x", "other::--x"]
 
 
+@pytest.mark.needs("full_metadata")
 @pytest.mark.parametrize("umask", [0o002, 0o022])
 def test_a_default_list_is_inherited(folder: Folder, umask: int) -> None:
     top = folder / "d"

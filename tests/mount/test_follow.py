@@ -80,9 +80,7 @@ def test_a_directory_without_objects_is_gone(
     other.put_many({"a/b/c/1": b"1", "a/b/c/2": b"1", "f": b"1"})
     path = following().path
     assert [len(names) for _, _, names in os.walk(path)] == [1, 0, 0, 2]
-    other.client.delete_objects(
-        Bucket=other.name, Delete={"Objects": [{"Key": "a/b/c/1"}, {"Key": "a/b/c/2"}]}
-    )
+    other.delete("a/b/c/1", "a/b/c/2")
     until(lambda: os.listdir(path) == ["f"], "the empty directories are gone")
     until(lambda: is_gone(path / "a"), "by name, too")
 

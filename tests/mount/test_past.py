@@ -33,8 +33,11 @@ def versioned(bucket: Witness) -> Iterator[Witness]:
 
 
 def next_second() -> str:
-    """Wait for another second, which is as fine as Last-Modified is; ``at=`` the one before."""
-    now = int(time.time())
+    """Wait for another second, which is as fine as Last-Modified is; ``at=`` the one before.
+
+    All that was done is of a second before that one: Swift rounds times up.
+    """
+    now = int(time.time()) + 1
     until(lambda: int(time.time()) > now, "the clock shows another second")
     return f"at={datetime.fromtimestamp(now, UTC).isoformat()}"
 

@@ -61,6 +61,7 @@ def test_create_and_replace(folder: Folder) -> None:
     assert os.getxattr(path, "user.a") == b"3"
 
 
+@pytest.mark.needs("full_metadata")
 def test_sizes(here: Folder) -> None:
     path = here / "f"
     path.write_text("x")
