@@ -13,6 +13,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from tests.harness.endpoint import Endpoint
+from tests.harness.waiting import until
 
 _numbers = itertools.count(1)
 
@@ -124,11 +125,18 @@ class Witness:
 
     def forget_versions(self) -> None:
         """Delete all versions and delete markers."""
-        for page in self.client.get_paginator("list_object_versions").paginate(Bucket=self.name):
-            for one in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
+        until(lambda: not self._delete_a_page_of_versions(), "no version is left", timeout=240)
+
+    def _delete_a_page_of_versions(self) -> bool:
+        """Whether there were any. Swift says of one now and then that it has no such bucket."""
+        page = self.client.list_object_versions(Bucket=self.name)
+        found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+        for one in found:
+            with suppress(self.client.exceptions.NoSuchBucket):
                 self.client.delete_object(
                     Bucket=self.name, Key=one["Key"], VersionId=one["VersionId"]
                 )
+        return bool(found)
 
     def destroy(self) -> None:
         """Empty and delete the bucket. It stays where a server counts directories that are none."""

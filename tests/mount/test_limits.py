@@ -80,6 +80,7 @@ def test_reading_leaves_atime(here: Folder) -> None:
     assert os.stat(here / "f").st_atime == 5
 
 
+@pytest.mark.needs("full_metadata")
 def test_attributes_have_room_for_so_much(here: Folder) -> None:
     (here / "f").write_bytes(b"")
     os.setxattr(here / "f", "user.a", b"x" * 1400)
