@@ -43,6 +43,12 @@ KINDS: dict[str, dict[str, object]] = {
 #: Steps that move 20 MB each are for the long run.
 HEAVY = {"stream", "append large", "patch large", "truncate large"}
 STEPS = {step.name: step for step in Scenario(PART).steps if ALL or step.name not in HEAVY}
+#: Each step with each kind of fault, or with one of them.
+CASES = [
+    (name, kind)
+    for turn, name in enumerate(STEPS)
+    for kind in (KINDS if ALL else [[*KINDS][turn % len(KINDS)]])
+]
 
 
 @pytest.fixture(scope="module")
@@ -105,19 +111,17 @@ def attempt(step: Step, kind: str, number: int, faulty: tuple[Mount, Proxy, Witn
     return seen
 
 
-@pytest.mark.time_limit(3600 if ALL else 240)
-@pytest.mark.parametrize("name", STEPS)
-def test_a_request_with_a_fault(name: str, faulty: tuple[Mount, Proxy, Witness]) -> None:
+@pytest.mark.time_limit(1800 if ALL else 240)
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_a_request_with_a_fault(name: str, kind: str, faulty: tuple[Mount, Proxy, Witness]) -> None:
     step, dice = STEPS[name], random.Random(name)
     requests = attempt(step, "none", -1, faulty)
-    turn = list(STEPS).index(name) % len(KINDS)
-    for kind in KINDS if ALL else [[*KINDS][turn]]:
-        for number in numbers(requests, dice):
-            try:
-                attempt(step, kind, number, faulty)
-            except AssertionError as wrong:
-                wrong.add_note(f"{kind} at {number}\n{faulty[1].story()}\n{faulty[0].tail(20)}")
-                raise
+    for number in numbers(requests, dice):
+        try:
+            attempt(step, kind, number, faulty)
+        except AssertionError as wrong:
+            wrong.add_note(f"{kind} at {number}\n{faulty[1].story()}\n{faulty[0].tail(20)}")
+            raise
 
 
 @pytest.mark.time_limit(900 if ALL else 240)

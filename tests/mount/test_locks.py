@@ -20,6 +20,8 @@ from tests.harness.mounts import Mount, Mounts
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
+pytestmark = pytest.mark.needs("conditions")
+
 #: What is here is trusted for long: only a lock has it looked at anew.
 OPTIONS = ("locks=bucket", "stat_cache_expire=1h", "open_ttl=1h")
 
