@@ -41,6 +41,8 @@ log = logging.getLogger("bucketfs.serve")
 _REPEATS_PACE = 10.0
 #: Seconds in which a signal to a whole group of processes comes from the supervisor as well.
 _ECHO = 2.0
+#: Seconds within which two signals may be seen in another order than that in which they were sent.
+_TOGETHER = 0.05
 
 
 def serve(
@@ -196,7 +198,7 @@ async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope, host: Moun
     After SIGUSR1 the mount goes on when this daemon ends, where somebody keeps it.
     """
     told = -math.inf
-    async for number in signals:
+    async for number in in_order(signals):
         if number == signal.SIGHUP:
             logs.reopen()
             continue
@@ -218,6 +220,21 @@ async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope, host: Moun
         log.info("%s: %s", name, words)
         notify("STOPPING=1", f"STATUS={words}")
         scope.cancel()
+
+
+async def in_order(signals: AsyncIterator[int]) -> AsyncIterator[int]:
+    """Signals one by one, SIGUSR1 before a SIGTERM that was sent right behind it.
+
+    The kernel may have two threads take them, of which either may be first.
+    """
+    async for number in signals:
+        together = [number]
+        if number == signal.SIGTERM:
+            with trio.move_on_after(_TOGETHER):
+                async for other in signals:
+                    together.append(other)  # noqa: PERF401 - stays when the time is over
+        for each in sorted(together, key=lambda one: one != signal.SIGUSR1):
+            yield each
 
 
 def _is_echo(host: MountHost, told: float) -> bool:
