@@ -27,7 +27,7 @@ from tests.harness.endpoint import Endpoint
 from tests.harness.witness import Witness
 
 #: Clients that want one key at the same moment, and how often.
-_RACERS, _RACES = 8, 4
+_RACERS, _RACES = 8, 20
 
 #: Part of a multipart upload that may be followed by another.
 _PART = 5 << 20
