@@ -117,8 +117,8 @@ class Journal:
         #: Statements that could not be carried out yet, and those of a batch that has not ended.
         self._owed: list[_Statement] = []
         self._batched: list[_Statement] = []
-        #: Rows of such a batch whose page files are still to be tagged.
-        self._untagged: list[PendingRow] = []
+        #: Rows of such a batch whose page files are still to be tagged, and whether of new bytes.
+        self._untagged: list[tuple[PendingRow, bool]] = []
         self._written = 0
         self._promises = False
         self._number: int = self._read("SELECT coalesce(max(id), 0) FROM uploads")[0][0]
@@ -184,7 +184,7 @@ class Journal:
                 self._promise("INSERT OR REPLACE INTO saved VALUES (?, ?)", row.file, data)
             else:
                 self._promise("DELETE FROM saved WHERE file = ?", row.file)
-            self._untagged.append(row)
+            self._untagged.append((row, True))
 
     def change(self, row: PendingRow) -> None:
         """The file has another key or other headers, or its bytes are unsealed, or on the disk."""
@@ -194,7 +194,7 @@ class Journal:
                 "UPDATE pending SET key = ?, state = ?, seals = ?, sum = ? WHERE file = ?",
                 row.key, *encode(row), row.file,
             )  # fmt: skip
-            self._untagged.append(row)
+            self._untagged.append((row, False))
 
     def drop(self, file: str) -> None:
         """The bucket has the file, or nobody wants it any more."""
@@ -324,11 +324,14 @@ class Journal:
 
     def _tag(self) -> None:
         """Have the page files of rows that were just written say so themselves."""
-        for row in self._untagged:
+        for row, is_new in self._untagged:
+            path = self._path.with_name(row.file)
+            before = None if is_new else Tag.read(path)
+            since = row.written if before is None else before.since
             whole = Extents(row.valid).covers(0, row.size)
-            tag = Tag(row.key, row.size, whole=whole, written=row.written)
+            tag = Tag(row.key, row.size, whole=whole, written=row.written, since=since)
             try:
-                tag.put(self._path.with_name(row.file))
+                tag.put(path)
             except OSError as error:
                 log.info("cannot tag the page file of %r: %s", row.key, error)
 

@@ -49,7 +49,7 @@ def keep(directory: Path, journal: Journal) -> list[Path]:
         if row is not None and not _is_older(row, tag):
             continue
         data = journal.data(path.name)
-        stands = row is not None and _stands(row, path, data)
+        stands = row is not None and row.written >= tag.since and _stands(row, path, data)
         # a page file beside bytes in the journal may have newer ones, or what a power cut left
         if not stands or (data is not None and not _has(path, data)):
             kept.append(_keep(directory, journal, path, tag, stands=stands))
@@ -73,7 +73,7 @@ def _has(path: Path, data: bytes) -> bool:
 
 
 def _stands(row: PendingRow, path: Path, data: bytes | None) -> bool:
-    """Whether all bytes of an older row are there.
+    """Whether all bytes are there of an older row that is of them.
 
     A change of its key or headers is not synced, and a power cut may take that alone.
     """

@@ -320,12 +320,14 @@ class Tag:
         size: Bytes.
         whole: All of them are in the page file; otherwise the version in the bucket has the rest.
         written: When its row was written last, in nanoseconds of the Unix clock.
+        since: When that row was first written of these bytes: later ones changed key or headers.
     """
 
     key: str
     size: int
     whole: bool
     written: int
+    since: int
 
     def put(self, path: Path) -> None:
         """Tag a page file, in place of an older tag. Raises OSError: the disk refuses."""
@@ -357,11 +359,11 @@ class Tag:
                 return None
         try:
             said = json.loads(text)
-            return cls(
-                str(said["key"]), int(said["size"]), bool(said["whole"]), int(said["written"])
-            )
+            written = int(said["written"])
+            since = int(said.get("since", written))  # none before version 0.1
+            return cls(str(said["key"]), int(said["size"]), bool(said["whole"]), written, since)
         except (ValueError, KeyError, TypeError):
-            return cls("", 0, whole=False, written=0)  # damaged as well: yet there was one
+            return cls("", 0, whole=False, written=0, since=0)  # damaged as well: yet there was one
 
     @staticmethod
     def beside(path: Path) -> Path:

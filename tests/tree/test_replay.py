@@ -731,7 +731,8 @@ async def test_a_power_cut_that_takes_the_last_change_of_a_row_takes_no_bytes(
         await trio.sleep(0.01)
         (row,) = mount.cache.journal.pending()
         path = mount.cache.directory / row.file
-        Tag(row.key, row.size, whole=True, written=row.written + 1).put(path)
+        tag = Tag(row.key, row.size, whole=True, written=row.written + 1, since=row.written)
+        tag.put(path)
         if size == 5:
             os.truncate(path, 0)  # its bytes are in the journal, and were never synced
 

@@ -12,7 +12,7 @@ from bucketfs.cache import orphans
 from bucketfs.cache.journal import Journal
 from bucketfs.cache.pages import Tag
 
-TAG = Tag("dir/key \u00e4", 10, whole=True, written=7)
+TAG = Tag("dir/key \u00e4", 10, whole=True, written=7, since=5)
 
 
 @pytest.fixture(params=["xattr", "beside"])
@@ -32,7 +32,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_put_and_drop(path: Path) -> None:
     assert Tag.read(path) is None
-    Tag("other", 1, whole=False, written=1).put(path)
+    Tag("other", 1, whole=False, written=1, since=1).put(path)
     TAG.put(path)
     assert Tag.read(path) == TAG
     Tag.drop(path)
