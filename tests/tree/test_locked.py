@@ -45,17 +45,25 @@ async def test_a_new_file_becomes_the_one_that_others_have_made(
         assert mount.stored() == ["f"]
 
 
-async def test_what_is_written_and_not_stored_stays(bucket: Bucket, tmp_path: Path) -> None:
+async def test_what_is_written_and_not_stored_is_stored_first(
+    bucket: Bucket, tmp_path: Path
+) -> None:
     bucket.poke("f", b"old")
     async with planted(bucket, tmp_path) as mount:
         handle = await mount.open("f", os.O_RDWR)
         await mount.write(handle, 0, b"own")
-        bucket.poke("f", b"by others")
         assert not await mount.tree.opener.look_again(handle)
+        assert bucket.peek("f") == b"own"
+        await mount.write(handle, 0, b"new")
+        bucket.poke("f", b"by others")
         with pytest.raises(FsError) as failed:
-            await mount.close(handle)
+            await mount.tree.opener.look_again(handle)
         assert failed.value.errno == errno.ESTALE
+        with pytest.raises(FsError):  # it is a descriptor of that conflict
+            await mount.close(handle)
         assert bucket.peek("f") == b"by others"
+        (aside,) = [key for key in mount.stored() if "conflict" in key]
+        assert bucket.peek(aside) == b"new"
 
 
 async def test_what_others_have_removed_cannot_be_locked(bucket: Bucket, tmp_path: Path) -> None:
@@ -67,6 +75,28 @@ async def test_what_others_have_removed_cannot_be_locked(bucket: Bucket, tmp_pat
             await mount.tree.opener.look_again(handle)
         assert failed.value.errno == errno.ESTALE
         await mount.close(handle)
+
+
+async def test_what_others_have_replaced_and_a_program_has_opened_cannot_be_locked(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """The new version is another file here: who has the old one open would read old bytes."""
+    bucket.poke("f", b"old")
+    async with planted(bucket, tmp_path, open_ttl=0.0) as mount:
+        old = await mount.open("f", os.O_RDWR)
+        assert await mount.pread(old, 0, 10) == b"old"
+        bucket.poke("f", b"by others")
+        with pytest.raises(FsError):  # the kernel looks the name up again
+            await mount.open("f", os.O_RDWR)
+        new = await mount.open("f", os.O_RDWR)
+        assert new.inode is not old.inode
+        with pytest.raises(FsError) as failed:
+            await mount.tree.opener.look_again(old)
+        assert failed.value.errno == errno.ESTALE
+        assert not await mount.tree.opener.look_again(new)
+        assert await mount.pread(new, 0, 10) == b"by others"
+        await mount.close(old)
+        await mount.close(new)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

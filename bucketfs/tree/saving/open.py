@@ -150,25 +150,32 @@ class Opener:
     async def look_again(self, handle: Handle) -> bool:
         """Have an open file stand for the bucket's version now: a program has just locked it.
 
-        What was written here and is not saved stays. A file that was just made, and not written to
-        yet, becomes what others have made under its name meanwhile.
+        What was written here before is saved first: who has locked a file reads nothing that the
+        bucket may refuse later. A file that was just made, and not written to yet, becomes what
+        others have made under its name meanwhile.
 
         Returns:
             Whether it is another version than before.
 
         Raises:
-            FsError: ESTALE, others have removed it.
+            FsError: ESTALE, others have removed it, or what they have put in its place is another
+                file here already: a program has opened that. Also as saving does.
             StoreError: The bucket could not be asked.
         """
         inode, content = handle.inode, handle.content
+        _check_in_place(inode)
         if not _may_move_on(inode, content):
-            return False
+            await self._saver.save(inode)
+            _check_in_place(inode)
+            if not _may_move_on(inode, content):
+                return False
         try:
             info = await self._store.head(self._state.key(inode))
         except NotFound:
             if not inode.etag:
                 return False
             raise FsError(errno.ESTALE, "the object was removed by someone else") from None
+        _check_in_place(inode)
         if not _may_move_on(inode, content):
             return False  # a program wrote meanwhile
         if info.etag == inode.etag:
@@ -356,6 +363,12 @@ class Opener:
         now = await self._attributes.revalidate(inode, whole=whole)
         if now is not inode:
             raise FsError(errno.ESTALE, "the object was replaced by someone else")
+
+
+def _check_in_place(inode: Inode) -> None:
+    """Raises FsError, ESTALE, for a file that has lost its name to others' version."""
+    if inode.parent is None:
+        raise FsError(errno.ESTALE, "the object was replaced by someone else")
 
 
 def _may_move_on(inode: Inode, content: Content) -> bool:
