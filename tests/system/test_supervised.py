@@ -29,10 +29,11 @@ def program() -> Iterator[Program]:
 
 
 def daemons(place: Place) -> list[int]:
-    """The processes that serve the place; none is started for asking."""
+    """The processes that serve the place, whose mount stands; none is started for asking."""
     found = []
     for daemon in client.daemons([os.getuid()]):
-        if daemon.mountpoint == str(place.path) and not daemon.draining:
+        stands = daemon.device != "0:0" and not daemon.draining
+        if daemon.mountpoint == str(place.path) and stands:
             with client.ask(daemon, "hello") as talk:
                 found.append(talk.pid)
     return found
