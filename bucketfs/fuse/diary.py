@@ -290,7 +290,7 @@ def _picture(lines: Iterable[list[Any]], is_leaving: Callable[[str], bool]) -> t
         # the kernel has counted more, and gives all back at once
         nodes[ino] = [ino, parent, name, "f", 1, {"etag": etag, "size": size, "modified": modified}]
     known = [
-        [number, ino, {"writable": writable, "pid": pid, "conflicts": 0}]
+        [number, ino, {"writable": writable, "pid": pid, "untold": 0}]
         for number, (ino, writable, pid) in handles.items()
         if ino in nodes
     ]

@@ -36,6 +36,7 @@ from bucketfs.locks.bucket_locks import BucketLocks
 from bucketfs.locks.table import Kind, Mode, Row
 from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.core.inode import Inode
+from bucketfs.tree.saving.save import telling
 from bucketfs.tree.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -145,11 +146,16 @@ class Locking(Operations):
 
     @guarded(bounded=False)
     async def setlk(self, fh: int, note: Note) -> None:
-        """Take a lock, or give locks up."""
+        """Take a lock, or give locks up.
+
+        Whose file others' version has made a conflict copy, while it was open or waited for this
+        lock, has no use for a lock on that: it is refused (ESTALE).
+        """
         handle = self._file(fh)
         inode, row = handle.inode, note.row(self.locks.mount)
         if note.mode is None:
-            await self._unlock(inode, row)
+            with telling(handle):
+                await self._unlock(inode, row)
             if handle.fenced:
                 raise FsError(errno.EIO, "the lock was lost before it was given up")
             return
@@ -161,6 +167,8 @@ class Locking(Operations):
         await self._convert(inode, name, row)
         await self.locks.lock(name, row, wait=note.opcode is Opcode.SETLKW)
         try:
+            if handle.is_aside:
+                raise FsError(errno.ESTALE, "the open file is a conflict copy now")
             self._locked.add(inode, name)
             self._owners.setdefault(fh, set()).add((row.owner, row.kind))
             if await self._tree.opener.look_again(handle) and self._relay is not None:

@@ -30,7 +30,7 @@ from bucketfs.tree.tree import Tree
 log = logging.getLogger(__name__)
 
 #: Of the file; one of another version is of no use.
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 
 def leave(directory: Path, mount: str, tree: Tree, operations: Operations) -> bool:
@@ -123,5 +123,5 @@ def _facts_of(handle: Handle | OpenDirectory) -> tuple[int, dict[str, Any]]:
     return handle.inode.ino, {
         "writable": handle.writable,
         "pid": handle.pid,
-        "conflicts": handle.conflicts,
+        "untold": handle.untold,
     }

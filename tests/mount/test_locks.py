@@ -155,12 +155,15 @@ def in_the_way(fd: int, start: int, length: int) -> tuple[int, ...]:
     return struct.unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_GETLK, asked))
 
 
-def holding(path: Path, lock: str, wait: bool = True) -> subprocess.Popen[bytes]:
-    """A program that locks a file, says so, and sleeps."""
+def holding(
+    path: Path, lock: str, writes: bytes = b"", *, wait: bool = True
+) -> subprocess.Popen[bytes]:
+    """A program that locks a file, appends to it, says so, and sleeps."""
     code = (
         "import fcntl, os, sys, time\n"
         f"fd = os.open({str(path)!r}, os.O_RDWR)\n"
         f"fcntl.{lock}(fd, fcntl.LOCK_EX)\n"
+        f"os.pwrite(fd, {writes!r}, os.fstat(fd).st_size)\n"
         "print('locked', flush=True)\n"
         "time.sleep(600)\n"
     )
@@ -258,6 +261,39 @@ def test_who_has_slept_too_long_overwrites_nothing(bucket: Witness, mount: Mount
         assert file.read() == b"base\nother\n"
         file.write(b"again\n")
     assert bucket.get("f") == b"base\nother\nagain\n"
+
+
+@pytest.mark.parametrize("lock", LOCKINGS)
+def test_whose_file_was_put_aside_gets_no_lock_on_it(
+    bucket: Witness, mount: Mounts, lock: Lock
+) -> None:
+    """What another program on the mount wrote lost against others', and this one's file with it."""
+    slow, other = mount(bucket, *SHORT), mount(bucket, *SHORT)
+    slow.expected += ["the locks on 'f' are lost", "'f' had a lock that was lost", "flush|write"]
+    (other.path / "f").write_bytes(b"base\n")
+    bystander = os.open(slow.path / "f", os.O_RDWR)
+    program = holding(slow.path / "f", "flock", b"slow\n")
+    slow.signal(signal.SIGSTOP)
+    with (other.path / "f").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0, os.SEEK_END)
+        file.write(b"other\n")
+    slow.signal(signal.SIGCONT)
+    kill(program)
+    until(lambda: named(bucket, "conflict") != [], "it is put aside")
+    for _ in range(2):
+        with pytest.raises(OSError, match=f"Errno {errno.ESTALE}"):
+            lock(bystander, fcntl.LOCK_EX)
+    with pytest.raises(OSError, match=f"Errno {errno.ESTALE}"):
+        os.fsync(bystander)  # which is told once
+    with pytest.raises(OSError, match=f"Errno {errno.ESTALE}"):
+        lock(bystander, fcntl.LOCK_EX)
+    with pytest.raises(OSError, match="Errno 5"):
+        os.close(bystander)
+    assert bucket.get("f") == b"base\nother\n"
+    with (slow.path / "f").open("r+b") as file:
+        lock(file.fileno(), fcntl.LOCK_EX)
+        assert file.read() == b"base\nother\n"
 
 
 def test_a_lost_lock_can_be_taken_again_by_who_has_written_nothing(

@@ -25,8 +25,8 @@ LINES = [
     ["o", 2, 30, True, 8],
 ]
 BOTH = [
-    [1, 30, {"writable": False, "pid": 7, "conflicts": 0}],
-    [2, 30, {"writable": True, "pid": 8, "conflicts": 0}],
+    [1, 30, {"writable": False, "pid": 7, "untold": 0}],
+    [2, 30, {"writable": True, "pid": 8, "untold": 0}],
 ]
 NODES = [
     [1, 0, "", "d", 1, {}],

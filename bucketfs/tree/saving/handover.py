@@ -110,7 +110,6 @@ class HandOver:
                 "path": path,
                 "row": [row.file, row.key, "", text, base64.b64encode(seals).decode(), total],
                 "exclusive": inode.open_state is not None and inode.open_state.exclusive,
-                "conflicts": content.conflicts,
             }
         )
         self._leaver.left.add(inode)
@@ -175,7 +174,6 @@ class HandOver:
         pages = self._cache.take_back(self._cache.directory / one["path"], row)
         inode.posix = attributes_of(row, self._state.config.defaults)
         content = Content.unfinished(self._state.files, row, pages)
-        content.conflicts = one["conflicts"]
         open_state = self._state.ensure_open_state(inode)
         open_state.take(content)
         open_state.exclusive = one["exclusive"]

@@ -90,7 +90,7 @@ class Opener:
         """A handle on a file that was just created."""
         return self._handle(inode, writable=True, keep_cache=False, pid=pid)
 
-    def reopen(self, inode: Inode, *, writable: bool, pid: int, conflicts: int) -> Handle:
+    def reopen(self, inode: Inode, *, writable: bool, pid: int, untold: int) -> Handle:
         """A handle that a program had already when this daemon began.
 
         Raises:
@@ -100,7 +100,7 @@ class Opener:
             raise FsError(errno.ESTALE, "nothing is known of the file")
         handle = self._handle(inode, writable=writable, keep_cache=False, pid=pid)
         handle.content.served = True  # as far as anybody knows
-        handle.conflicts = conflicts
+        handle.conflicts -= untold
         return handle
 
     async def read(self, handle: Handle, start: int, length: int) -> bytes:

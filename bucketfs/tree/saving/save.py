@@ -15,7 +15,7 @@ import contextlib
 import errno
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -111,7 +111,8 @@ class Saver:
     async def flush(self, handle: Handle) -> None:
         """Its last descriptor was closed: have everything in the bucket, or raise why it is not."""
         if handle.writable:
-            await self._tell(handle, self.close)
+            with telling(handle):
+                await self.close(handle.inode)
 
     async def sync(self, handle: Handle) -> None:
         """Have all of an open file in the bucket, or safe here if files are held back (fsync).
@@ -120,17 +121,11 @@ class Saver:
             FsError: ESTALE once for each handle that was open when others' version won a conflict.
             StoreError: It could not be saved.
         """
-        await self._tell(handle, self.close if self._state.files.held_back else self.save)
-
-    async def _tell(self, handle: Handle, save: Callable[[Inode], Awaitable[None]]) -> None:
-        """Save; a conflict that another save has met, before or meanwhile, is told of as well."""
-        known = handle.conflicts
-        try:
-            await save(handle.inode)
-        finally:
-            handle.conflicts = handle.content.conflicts
-        if known != handle.conflicts:
-            raise FsError(errno.ESTALE, "what was written is under the name of a conflict copy")
+        with telling(handle):
+            if self._state.files.held_back:
+                await self.close(handle.inode)
+            else:
+                await self.save(handle.inode)
 
     async def close(self, inode: Inode) -> None:
         """Have nothing of what was written lost from now on, whatever happens here.
@@ -332,6 +327,21 @@ class Saver:
             # a streamed upload carries the times of its beginning: what is shown stays what is
             # stored
             inode.posix = with_times_of(inode.posix, target.headers)
+
+
+@contextmanager
+def telling(handle: Handle) -> Iterator[None]:
+    """The block saves a file; a conflict that another save has met is told of as well.
+
+    Raises:
+        FsError: ESTALE, there was one, before or meanwhile.
+    """
+    try:
+        yield
+    finally:
+        news = handle.tell()
+    if news:
+        raise FsError(errno.ESTALE, "what was written is under the name of a conflict copy")
 
 
 @contextmanager
