@@ -142,6 +142,11 @@ class BucketLocks:
         self._beat = 0
         self._files: dict[str, _File] = {}
 
+    @property
+    def files(self) -> int:
+        """How many files this mount has locks on."""
+        return sum(bool(file.mine) for file in self._files.values())
+
     def is_held(self, name: str) -> bool:
         """Whether this mount has any lock on a file."""
         file = self._files.get(name)

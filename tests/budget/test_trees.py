@@ -6,11 +6,9 @@ Like test_requests: a mount of its own a test, and a proxy that counts.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.endpoint import REPOSITORY
 from tests.harness.mounts import Mount
 from tests.harness.proxy import Proxy
 from tests.harness.witness import Witness
@@ -72,14 +69,6 @@ def test_finding_asks_for_each_object_once(
     assert counted.counts() == {}, counted.story()
 
 
-def operations_of(mount: Mount) -> dict[str, int]:
-    """How often the kernel has asked for what."""
-    command = [sys.executable, "-m", "bucketfs", "status", "--json", str(mount.path)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=False, cwd=REPOSITORY)
-    counts: dict[str, int] = json.loads(done.stdout)["operations"]
-    return counts
-
-
 @pytest.mark.time_limit(120)
 def test_names_of_who_only_looks_bring_their_attributes_along(
     mounted: Mounted, counted: Proxy, bucket: Witness
@@ -91,7 +80,8 @@ def test_names_of_who_only_looks_bring_their_attributes_along(
         subprocess.check_call(["ls", "-l", str(mount.path / "d")], stdout=subprocess.DEVNULL)
     asked = asked_for(counted, "HeadObject", "GetObject")
     assert [asked[key] for key in keys] == [1] * len(keys)
-    assert operations_of(mount)["lookup"] < len(keys) / 2, "those of the first names, mostly"
+    lookups = mount.status()["operations"]["lookup"]
+    assert lookups < len(keys) / 2, "those of the first names, mostly"
 
 
 @pytest.mark.time_limit(120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
+from typing import Any
 
 import pytest
 
@@ -191,6 +193,14 @@ class Mount:
         """The end of the log, for the message of a failure."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
+
+    def status(self) -> dict[str, Any]:
+        """What `bucketfs status` tells of it; its exit code says whether all is well."""
+        command = [sys.executable, "-m", "bucketfs", "status", "--json", str(self.path)]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False)
+        assert done.returncode in (0, 1), done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
 
     def alarms(self) -> list[str]:
         """Alarming lines of the log since the last call that no pattern in `expected` covers."""

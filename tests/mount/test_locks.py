@@ -312,6 +312,7 @@ def test_a_lost_lock_can_be_taken_again_by_who_has_written_nothing(
         with pytest.raises(OSError, match="Errno 5"):
             file.write(b"x")
         fcntl.flock(file, fcntl.LOCK_EX)
+        assert slow.status()["locks"] == {"files": 1, "lost": 1}
         assert file.read() == b"other"
         file.write(b"more")
     assert bucket.get("f") == b"othermore"

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.harness.endpoint import REPOSITORY
 from tests.harness.mounts import Mounts
 from tests.harness.posix import refused
 from tests.harness.proxy import Proxy
@@ -42,12 +37,6 @@ def next_second() -> str:
     return f"at={datetime.fromtimestamp(now, UTC).isoformat()}"
 
 
-def status(path: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "bucketfs", "status", "--json", str(path)]
-    found: dict[str, Any] = json.loads(subprocess.check_output(command, cwd=REPOSITORY))
-    return found
-
-
 def tree_of(path: Path) -> dict[str, bytes]:
     return {
         str(file.relative_to(path)): file.read_bytes()
@@ -70,8 +59,9 @@ def test_what_stood_there_then(mount: Mounts, versioned: Witness, counted: Proxy
     versioned.put("later/f", b"not yet")
     versioned.put("again", b"second")
     versioned.delete("d/deleted", "gone/f")
-    path = mount(versioned, then, url=counted.url).path
-    assert f"at={status(path)['at']}" == then
+    mounted = mount(versioned, then, url=counted.url)
+    path = mounted.path
+    assert f"at={mounted.status()['at']}" == then
     assert sorted(os.listdir(path)) == ["d", "gone", "kept"]
     assert tree_of(path) == {
         "d/changed": b"old",
@@ -120,9 +110,9 @@ def test_when_a_version_was_stored(mount: Mounts, versioned: Witness) -> None:
     next_second()
     versioned.put("p/other", b"later")
     versioned.delete("p/d/f@1")
-    path = mount(versioned, f"at=d/f@1@{version}", prefix="p/").path
-    assert status(path)["at"] == f"version {version} of d/f@1"
-    assert tree_of(path) == {"d/f@1": b"new", "other": b"at that time"}
+    mounted = mount(versioned, f"at=d/f@1@{version}", prefix="p/")
+    assert mounted.status()["at"] == f"version {version} of d/f@1"
+    assert tree_of(mounted.path) == {"d/f@1": b"new", "other": b"at that time"}
 
 
 def test_when_something_was_deleted(mount: Mounts, versioned: Witness) -> None:

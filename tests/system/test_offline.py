@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bucketfs.store.base import PROBE
+from bucketfs.store.base import LOCKS, PROBE
 from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from tests.system.conftest import Place
@@ -105,6 +105,14 @@ def test_gc_removes_what_is_left(littered: Place) -> None:
     assert littered.bucket.keys() == [f"{PROBE}aa", "good"]
     assert len(told(littered, "gc", "--older", "0s")) == 2
     assert (littered.bucket.uploads(), littered.bucket.keys()) == ([], ["good"])
+
+
+def test_gc_removes_locks_that_nobody_renews(place: Place) -> None:
+    place.bucket.put_many({f"{LOCKS}/aa": b"{}", f"d/{LOCKS}/bb": b"{}", f"{LOCKS}.txt": b"1"})
+    assert told(place, "gc") == []
+    found = told(place, "gc", "--older", "0s")
+    assert {one["key"] for one in found} == {f"{LOCKS}/aa", f"d/{LOCKS}/bb"}
+    assert place.bucket.keys() == [f"{LOCKS}.txt"]
 
 
 def test_gc_tells_what_stays(littered: Place, counted: Proxy) -> None:

@@ -59,6 +59,7 @@ def told(mount: str = "/m", **other: Any) -> dict[str, Any]:
         "failed": [{"path": "x"}], "conflicts": 4,
         "uploaded": {"files": 6, "bytes": 66, "failed": 2},
         "follow": [{"place": "", "connected": True}],
+        "locks": {"files": 3, "lost": 1},
         "process": {"memory": 1 << 26, "cpu": 1.5, "descriptors": 12, "lag": 1e-5},
         **other,
     }  # fmt: skip
@@ -110,6 +111,8 @@ def test_every_family_is_told_with_its_type() -> None:
         ("bucketfs_unsaved_files", {"state": "waiting"}, 2),
         ("bucketfs_oldest_unsaved_timestamp_seconds", {}, 1.75e9),
         ("bucketfs_follow_connected", {"bucket": "b"}, 1),
+        ("bucketfs_locked_files", {}, 3),
+        ("bucketfs_locks_lost_total", {}, 1),
     ],
 )
 def test_values(name: str, labels: dict[str, str], expected: float) -> None:

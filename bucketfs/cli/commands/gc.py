@@ -15,7 +15,7 @@ from bucketfs.cli.commands import offline
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.errors import StoreError
 from bucketfs.options import Options
-from bucketfs.store.base import PROBE, ObjectInfo, Store
+from bucketfs.store.base import LOCKS, PROBE, ObjectInfo, Store
 from bucketfs.tasks import gather
 from bucketfs.units import count, parse_duration
 
@@ -23,8 +23,9 @@ USAGE = """usage: bucketfs gc [--older TIME] [--dry-run] [--json] BUCKET[:/PREFI
                    [-o NAME[=VALUE],...]...
 
 Aborts unfinished multipart uploads below a prefix, of whatever program, and removes objects that
-bucketfs has tried out the endpoint on and could not delete. It asks nothing and lists what it has
-done. An upload that still goes on after --older fails; choose it longer than your longest upload.
+bucketfs has tried out the endpoint on and could not delete, and those of locks (locks=bucket) that
+no mount has renewed. It asks nothing and lists what it has done. An upload that still goes on after
+--older fails, and a lock is lost; choose it longer than your longest upload, and than lock_lease.
 
   --older TIME   only what is older: 30m, 12h, 7d [1d]
   --dry-run      only list it
@@ -107,7 +108,8 @@ async def find(store: Store, prefix: str, older: float, now: float) -> list[Garb
     found: list[Garbage] = []
 
     def add(info: ObjectInfo) -> None:
-        if info.key.rpartition("/")[2].startswith(PROBE):
+        *above, name = info.key.split("/")
+        if name.startswith(PROBE) or above[-1:] == [LOCKS]:
             found.append(Garbage("object", info.key, now - info.last_modified))
 
     await offline.scan(store, prefix, add)

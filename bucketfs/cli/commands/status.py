@@ -143,6 +143,9 @@ def _facts(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     directory = show.name(cache["directory"])
     yield "cache", f"{show.size(cache['held'])} of {show.size(cache['limit'])} in {directory}"
     yield "open files", f"{status['open_files']}, {waiting['being_written']} of them being written"
+    if locks := status.get("locks"):
+        lost = f", lost {count(locks['lost'], 'time')}" * bool(locks["lost"])
+        yield "locks", f"in the bucket, on {count(locks['files'], 'file')} now{lost}"
     yield "requests", ", ".join(_tally(name, tally) for name, tally in tallies.items()) or "none"
     yield "bytes", f"{show.size(sums['sent'])} sent, {show.size(sums['received'])} received"
     yield "waiting", show.remaining(waiting)

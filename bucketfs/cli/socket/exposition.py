@@ -143,6 +143,16 @@ def _info(status: Status) -> Iterator[tuple[Labels, float]]:
     yield {"version": status["version"].rpartition(" ")[2], **labels}, 1
 
 
+def _locks(what: str) -> Callable[[Status], Iterator[tuple[Labels, float]]]:
+    """A number of the locks in the bucket; none where each machine keeps its own."""
+
+    def read(status: Status) -> Iterator[tuple[Labels, float]]:
+        if locks := status["locks"]:
+            yield {}, locks[what]
+
+    return read
+
+
 def _one(*path: str) -> Callable[[Status], Iterator[tuple[Labels, float]]]:
     """The number under these names; none if there is nothing to tell."""
 
@@ -338,6 +348,16 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "How often others had changed a file that was to be saved.", _one("conflicts"),
     ),
     Family("bucketfs_open_files", "gauge", "Files that programs hold open.", _one("open_files")),
+    Family(
+        "bucketfs_locked_files", "gauge",
+        "Files that the mount has locks on in the bucket; with -o locks=bucket only.",
+        _locks("files"),
+    ),
+    Family(
+        "bucketfs_locks_lost_total", "counter",
+        "How often a file's locks were lost, their lease not being renewed in time.",
+        _locks("lost"),
+    ),
     Family(
         "bucketfs_follow_connected", "gauge",
         "Whether the store tells what others change; with -o follow only.", _feeds, ("bucket",),

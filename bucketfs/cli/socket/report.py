@@ -11,6 +11,7 @@ from typing import Any
 
 from bucketfs.cli.socket.protocol import MOST_NAMED
 from bucketfs.fuse.host import Service
+from bucketfs.fuse.locking import Locking
 from bucketfs.store.base import ObjectVersion
 from bucketfs.store.layers.trace import Tally
 from bucketfs.tree.core.stages import Stage
@@ -54,6 +55,7 @@ def service(parts: Service, *, named: bool = True) -> dict[str, Any]:
             for tree in trees
             if tree.follower.following is not None
         ],
+        "locks": _locks(parts),
         "waiting": {
             **remaining(Remaining.total(tree.outstanding.remaining() for tree in trees)),
             "being_written": held.stages[Stage.DIRTY],
@@ -92,6 +94,14 @@ def slowest(parts: Service, now: float) -> list[dict[str, Any]]:
         }
         for call in calls[:MOST_SLOW]
     ]
+
+
+def _locks(parts: Service) -> dict[str, int] | None:
+    """Those that this mount has in the bucket; None where each machine keeps its own."""
+    if not isinstance(parts.operations, Locking):
+        return None
+    locks = parts.operations.locks
+    return {"files": locks.files, "lost": locks.lost}
 
 
 def _waiting(trees: Sequence[Tree]) -> list[dict[str, Any]]:
