@@ -255,8 +255,7 @@ class Options:
         "Where flock and fcntl locks are kept. local: by this machine, for its programs. bucket: "
         "in the bucket, for the programs of all mounts that have this option; the store must "
         "honour conditional uploads. Each lock and its end are then requests, a lock has the file "
-        "looked at anew, and each request of the kernel takes more CPU. Experimental: when a mount "
-        "is cut off from the endpoint, an update may be lost.",
+        "looked at anew, and each request of the kernel takes more CPU.",
         metavar="local|bucket")
     lock_lease: float = row(_V, 15.0, parse_duration,
         "How long a lock in the bucket holds that its mount does not renew: so long others wait "

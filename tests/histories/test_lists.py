@@ -28,9 +28,8 @@ from tests.harness.witness import Witness
 from tests.histories import client
 from tests.histories.checker import List, Outcome, Transaction, check
 
-#: Disturbances of one run. None by default: with them the checker finds lost updates now and then,
-#: which are not explained yet (docs/decisions/0013-locks.md).
-ROUNDS = int(os.environ.get("BUCKETFS_TEST_ROUNDS", "0"))
+#: Disturbances of one run.
+ROUNDS = int(os.environ.get("BUCKETFS_TEST_ROUNDS", "3"))
 #: Names say by which call they are locked, see `client`.
 LISTS = ("flock-1", "flock-2", "fcntl-1", "fcntl-2")
 CLIENTS = 3
