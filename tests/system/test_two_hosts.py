@@ -11,6 +11,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -85,7 +86,14 @@ def _link(host: str, state: str) -> None:
 
 
 def within(seconds: float, condition: Callable[[], object], what: str) -> None:
+    """Wait for something, and tell how long it took (`pytest -s`)."""
+    began = time.monotonic()
     until(condition, what, timeout=seconds + SLACK)
+    told(what, time.monotonic() - began)
+
+
+def told(what: str, seconds: float) -> None:
+    print(f"{what}: {seconds:.2f} s")
 
 
 def test_what_one_has_closed_the_other_opens_after_open_ttl(pair: Pair) -> None:
@@ -110,10 +118,10 @@ def test_with_a_feed_it_shows_within_a_second(pair: Pair, through: Proxy) -> Non
     until(lambda: feed.connections == 2, "both listen")
     assert os.listdir(b) == []
     (a / "f").write_bytes(b"first")
-    within(1, lambda: os.listdir(b) == ["f"], "the name")
+    within(1, lambda: os.listdir(b) == ["f"], "the name, with a feed")
     assert (b / "f").read_bytes() == b"first"
     (a / "f").write_bytes(b"the second")
-    within(1, lambda: (b / "f").stat().st_size == 10, "the attributes")
+    within(1, lambda: (b / "f").stat().st_size == 10, "the attributes, with a feed")
     assert (b / "f").read_bytes() == b"the second"
 
 
@@ -171,7 +179,9 @@ def test_locks_in_the_bucket_are_one_for_all(pair: Pair, bucket: Witness) -> Non
     a.write_bytes(b"0")
     with a.open("r+b", buffering=0) as ours, b.open("r+b", buffering=0) as theirs:
         for turn, file in enumerate([ours, theirs] * 3, 1):
+            began = time.monotonic()
             fcntl.flock(file, fcntl.LOCK_EX)
+            told("a lock that the other has given up", time.monotonic() - began)
             other = theirs if file is ours else ours
             with pytest.raises(BlockingIOError):
                 fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,6 +191,23 @@ def test_locks_in_the_bucket_are_one_for_all(pair: Pair, bucket: Witness) -> Non
             file.write(b"%d" % turn)
             fcntl.flock(file, fcntl.LOCK_UN)
     assert bucket.get("f") == b"0123456"
+
+
+def test_who_waits_for_a_lock_gets_it_and_sees_what_was_written(pair: Pair) -> None:
+    a, b = (mount.path / "f" for mount in pair("locks=bucket", *HOUR))
+    a.write_bytes(b"0")
+    with a.open("r+b", buffering=0) as ours, b.open("r+b", buffering=0) as theirs:
+        fcntl.flock(ours, fcntl.LOCK_EX)
+        with ThreadPoolExecutor(1) as waiting:
+            has = waiting.submit(fcntl.flock, theirs, fcntl.LOCK_EX)
+            with pytest.raises(TimeoutError):
+                has.result(2)  # it asks less and less often
+            ours.write(b"the second")
+            began = time.monotonic()
+            fcntl.flock(ours, fcntl.LOCK_UN)
+            has.result(20)
+            told("what was written, to who has waited for the lock", time.monotonic() - began)
+        assert theirs.read() == b"the second"
 
 
 def test_who_is_cut_off_keeps_its_bytes(pair: Pair, bucket: Witness, where: Hosts) -> None:
@@ -219,7 +246,9 @@ def test_who_is_cut_off_loses_its_locks_and_overwrites_nothing(
             with a.open("r+b", buffering=0) as other:
                 began = time.monotonic()
                 fcntl.lockf(other, fcntl.LOCK_EX)
-                assert LEASE * 0.9 < time.monotonic() - began < 2 * LEASE + SLACK
+                waited = time.monotonic() - began
+                told(f"the lock of one that is cut off, whose lease is {LEASE:g} s", waited)
+                assert LEASE * 0.9 < waited < 2 * LEASE + SLACK
                 other.write(b"connected")
             with pytest.raises(OSError, match=f"Errno {errno.EIO}"):
                 file.write(b"more")
