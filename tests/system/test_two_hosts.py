@@ -120,9 +120,15 @@ def test_with_a_feed_it_shows_within_a_second(pair: Pair, through: Proxy) -> Non
     (a / "f").write_bytes(b"first")
     within(1, lambda: os.listdir(b) == ["f"], "the name, with a feed")
     assert (b / "f").read_bytes() == b"first"
-    (a / "f").write_bytes(b"the second")
-    within(1, lambda: (b / "f").stat().st_size == 10, "the attributes, with a feed")
+    with (b / "f").open("rb", buffering=0) as opened:
+        assert opened.read() == b"first"
+        (a / "f").write_bytes(b"the second")
+        within(1, lambda: (b / "f").stat().st_size == 10, "the attributes, with a feed")
+        opened.seek(0)
+        assert opened.read() == b"first", "an open file stays in its version"
     assert (b / "f").read_bytes() == b"the second"
+    (a / "f").unlink()
+    within(1, lambda: is_gone(b / "f"), "the name is gone, with a feed")
 
 
 def test_with_a_feed_a_partition_ends_the_trust(pair: Pair, through: Proxy, where: Hosts) -> None:
@@ -232,6 +238,20 @@ def test_who_is_cut_off_keeps_its_bytes(pair: Pair, bucket: Witness, where: Host
     assert bucket.get(copy) == b"cut off"
 
 
+def test_who_was_cut_off_stores_what_nobody_else_has_changed(
+    pair: Pair, bucket: Witness, where: Hosts
+) -> None:
+    mounts = pair(*HASTY)
+    file = (mounts[1].path / "f").open("wb", buffering=0)
+    with cut_off(where.readers[1]):
+        file.write(b"cut off")
+        with pytest.raises(OSError, match="Errno"):
+            file.close()
+        assert not bucket.exists("f")
+    until(lambda: bucket.exists("f"), "it is tried again", timeout=60)
+    assert bucket.get("f") == b"cut off"
+
+
 def test_who_is_cut_off_loses_its_locks_and_overwrites_nothing(
     pair: Pair, bucket: Witness, where: Hosts
 ) -> None:
@@ -261,9 +281,20 @@ def test_who_is_cut_off_loses_its_locks_and_overwrites_nothing(
     assert bucket.get(copy) == b"cut off"
 
 
-def test_who_is_killed_leaves_what_it_has_closed_and_its_locks_end(
-    pair: Pair, bucket: Witness
-) -> None:
+def test_who_is_killed_leaves_what_it_has_closed(pair: Pair, bucket: Witness) -> None:
+    mounts = pair()
+    a, b = (mount.path for mount in mounts)
+    (b / "closed").write_bytes(b"whole")
+    file = (b / "open").open("wb", buffering=0)
+    file.write(b"half")
+    mounts[1].kill9()
+    with pytest.raises(OSError, match="Errno"):
+        file.close()
+    assert sorted(os.listdir(a)) == ["closed"]
+    assert (a / "closed").read_bytes() == b"whole"
+
+
+def test_who_is_killed_leaves_what_it_has_closed_and_its_locks_end(pair: Pair) -> None:
     mounts = pair("locks=bucket", f"lock_lease={LEASE:g}")
     a, b = (mount.path for mount in mounts)
     (b / "closed").write_bytes(b"whole")
