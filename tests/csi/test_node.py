@@ -45,6 +45,22 @@ def test_a_volume_of_a_prefix(driver: Driver, pods: Path, bucket: Witness) -> No
     assert os.listdir(pods / "1") == os.listdir(pods / "2") == ["f"]
 
 
+def test_a_volume_of_a_pod_alone(driver: Driver, pods: Path, bucket: Witness) -> None:
+    """As the kubelet asks for `csi:` in a pod (volumeLifecycleModes, podInfoOnMount)."""
+    told = {
+        "csi.storage.k8s.io/ephemeral": "true",
+        "csi.storage.k8s.io/pod.name": "p",
+        "csi.storage.k8s.io/pod.namespace": "n",
+        "csi.storage.k8s.io/pod.uid": "u",
+        "csi.storage.k8s.io/serviceAccount.name": "default",
+    }
+    driver.publish(pods / "a", "csi-8c3e", bucket=bucket.name, **told)
+    (pods / "a/f").write_text("x")
+    driver.unpublish(pods / "a", "csi-8c3e")
+    assert bucket.get("f") == b"x"
+    assert served(driver) == {}
+
+
 def test_publishing_twice(driver: Driver, pods: Path, bucket: Witness, refused: Any) -> None:
     for _ in range(2):
         driver.publish(pods / "a", bucket=bucket.name)

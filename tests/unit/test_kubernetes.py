@@ -68,6 +68,7 @@ def test_other_values_of_the_chart() -> None:
     values = (
         "options={url=https://h\\,region=x}",
         "ownKeys=true",
+        "openshift.enabled=true",
         "datashim.enabled=true",
         "storageClass.bucket=shared",
         "storageClass.parameters.open_ttl=5",
@@ -81,6 +82,13 @@ def test_other_values_of_the_chart() -> None:
     classes = {one["metadata"]["name"]: one for one in rendered if one["kind"] == "StorageClass"}
     assert classes["bucketfs"]["parameters"]["open_ttl"] == "5"
     assert classes["csi-s3"]["parameters"]["existing"] == "true"
+    bound = {
+        each["roleRef"]["name"]: {subject["name"] for subject in each["subjects"]}
+        for each in rendered
+        if each["kind"] == "RoleBinding"
+    }
+    assert bound["system:openshift:scc:privileged"] == {"bucketfs-csi-node", "bucketfs-csi-mounter"}
+    assert bound["system:openshift:scc:nonroot-v2"] == {"bucketfs-csi-controller"}
 
 
 def test_the_programs_take_their_words() -> None:
