@@ -140,10 +140,11 @@ test-stores: setup
 	$(SUDO) $(RUN) -m tests.harness.stores --table $(STORES) -- \
 	    tests/store tests/mount --at-endpoint -q $(ARGS)
 
-# csi-sanity, the interface's own tests of a driver, and ours. Needs root and Go.
+# csi-sanity, the interface's own tests of a driver, ours, and the chart. Needs root.
 test-csi: setup
-	sh .ci/csi-sanity
-	$(SUDO) env BUCKETFS_TEST_SANITY=.stores/csi-sanity/csi-sanity $(RUN) -m pytest tests/csi $(ARGS)
+	sh .ci/go-tools
+	$(SUDO) env BUCKETFS_TEST_SANITY=$(CURDIR)/.stores/go/bin/csi-sanity BUCKETFS_TEST_HELM=$(CURDIR)/.stores/go/bin/helm \
+	    $(RUN) -m pytest tests/csi tests/unit/test_kubernetes.py $(ARGS)
 
 # After a change of contrib/kubernetes/chart. Needs helm; HELM names another one.
 kubernetes:
