@@ -109,12 +109,9 @@ def forget(ino: int, size: int) -> list[bytes]:
     """Has the kernel drop the pages and attributes of a file, which has so many bytes now.
 
     A write to the end of a file (O_APPEND) goes where the kernel believes the end to be, and
-    dropping the attributes alone leaves that where it was. Storing no bytes at the new end moves
-    it, if the file has become longer.
+    dropping the attributes alone leaves that where it was. Storing a byte before the new end moves
+    it, if the file has become longer; then the page with that byte goes as well.
     """
-    inval = struct.pack("=Qqq", ino, 0, 0)
-    store = struct.pack("=QQII", ino, size, 0, 0)
-    return [
-        _OUT_HEADER.pack(_OUT_HEADER.size + len(body), code, 0) + body
-        for code, body in ((_INVAL_INODE, inval), (_STORE, store))
-    ]
+    told = [(_STORE, struct.pack("=QQIIx", ino, size - 1, 1, 0))] if size else []
+    told.append((_INVAL_INODE, struct.pack("=Qqq", ino, 0, 0)))
+    return [_OUT_HEADER.pack(_OUT_HEADER.size + len(body), code, 0) + body for code, body in told]

@@ -23,7 +23,7 @@ from typing import Any
 
 import pyfuse3
 import trio
-from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields
+from pyfuse3 import EntryAttributes, RequestContext, SetattrFields
 
 from bucketfs.errors import FsError, StoreError
 from bucketfs.fuse import lock_requests
@@ -43,8 +43,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds for giving back a lock whose program has gone away meanwhile.
 _CLEAN_UP = 10.0
-#: O_APPEND of open(2).
-_APPEND = 0o2000
 
 
 @dataclass(slots=True)
@@ -116,7 +114,9 @@ class Locking(Operations):
                 if scope := self._asking.get(note.unique):
                     scope.cancel()
             elif self._nursery is not None:
-                scope = self._asking[note.unique] = trio.CancelScope()
+                scope = trio.CancelScope()
+                if note.mode is not None:  # else what is written would stay here, and the lock end
+                    self._asking[note.unique] = scope
                 self._nursery.start_soon(self._answer, note, scope)
 
     async def _answer(self, note: Note, scope: trio.CancelScope) -> None:
@@ -131,7 +131,7 @@ class Locking(Operations):
         except pyfuse3.FUSEError as failure:
             error = failure.errno
         finally:
-            del self._asking[note.unique]
+            self._asking.pop(note.unique, None)
         if self._relay is not None:
             self._relay.answer(lock_requests.answer(note.unique, error, body))
 
@@ -148,14 +148,16 @@ class Locking(Operations):
     async def setlk(self, fh: int, note: Note) -> None:
         """Take a lock, or give locks up.
 
-        Whose file others' version has made a conflict copy, while it was open or waited for this
-        lock, has no use for a lock on that: it is refused (ESTALE).
+        A lock on what has become a conflict copy here is refused (ESTALE): who asks for it had the
+        file open, or has opened it by its old name, and means what has that name now.
         """
         handle = self._file(fh)
         inode, row = handle.inode, note.row(self.locks.mount)
         if note.mode is None:
             with telling(handle):
                 await self._unlock(inode, row)
+                if handle.writable:  # also where there was no lock any more
+                    await self._tree.saver.save(inode)
             if handle.fenced:
                 raise FsError(errno.EIO, "the lock was lost before it was given up")
             return
@@ -167,12 +169,14 @@ class Locking(Operations):
         await self._convert(inode, name, row)
         await self.locks.lock(name, row, wait=note.opcode is Opcode.SETLKW)
         try:
-            if handle.is_aside:
-                raise FsError(errno.ESTALE, "the open file is a conflict copy now")
+            self._check_name(inode)
             self._locked.add(inode, name)
             self._owners.setdefault(fh, set()).add((row.owner, row.kind))
             if await self._tree.opener.look_again(handle) and self._relay is not None:
                 await self._relay.renewed(inode.ino, inode.current_size)
+            self._check_name(inode)
+            if not self.locks.holds(name, row):
+                raise FsError(errno.EIO, "the lock was lost while the file was looked at")
             handle.fenced = False
         except BaseException:
             await self._give_back(name, row)
@@ -211,6 +215,7 @@ class Locking(Operations):
             return
         try:
             await self._tree.saver.save(inode)
+            self.locks.check(name)
         finally:
             await self._give_back(name, span)
 
@@ -221,6 +226,14 @@ class Locking(Operations):
     def _name(self, inode: Inode) -> str:
         """The key under which a file is locked. Raises FsError ESTALE for a removed one."""
         return self._locked.names.get(inode) or self._tree.state.key(inode)
+
+    def _inode(self, fh: int) -> Inode | None:
+        handle = self.handles.get(fh)
+        return handle.inode if isinstance(handle, Handle) else None
+
+    def _check_name(self, inode: Inode) -> None:
+        if inode.ino in self._tree.state.table.aside:
+            raise FsError(errno.ESTALE, "the file is a conflict copy now")
 
     def _lost(self, name: str) -> None:
         inode = self._locked.pop(name)
@@ -240,28 +253,11 @@ class Locking(Operations):
 
     # ---- what is different for other requests ----------------------------------------------------
 
-    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
-        """As that of `Operations`."""
-        return self._appending(await super().open(inode, flags, ctx), flags)
-
-    async def create(
-        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
-    ) -> tuple[FileInfo, EntryAttributes]:
-        """As that of `Operations`."""
-        opened, entry = await super().create(parent_inode, name, mode, flags, ctx)
-        return self._appending(opened, flags), entry
-
-    def _appending(self, opened: FileInfo, flags: int) -> FileInfo:
-        handle = self.handles.get(opened.fh)
-        if isinstance(handle, Handle):
-            handle.appends = bool(flags & _APPEND)
-        return opened
-
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """Fails when the file's lock was lost, or the kernel takes its end to be elsewhere."""
         handle = self._check(fh)
-        if handle is not None and handle.appends and off > handle.content.size:
-            # others have cut it since the kernel looked, and a hole would be in it
+        if handle is not None and handle.appends and off != handle.content.size:
+            # others' version is longer or shorter: it would be overwritten, or have a hole
             raise pyfuse3.FUSEError(errno.ESTALE)
         return await super().write(fh, off, buf)
 
@@ -293,18 +289,34 @@ class Locking(Operations):
         with suppress(pyfuse3.FUSEError):
             self._check(fh)
         try:
+            if self._inode(fh) in self._locked.names:
+                await self.save_locked(fh)
             await super().flush(fh)
         finally:
             if owner is not None:
                 await self.end_locks(fh, Row(self.locks.mount, owner, Kind.POSIX, Mode.SHARED))
         handle = self.handles.get(fh)
-        if isinstance(handle, Handle) and handle.writable:
+        if isinstance(handle, Handle) and (handle.writable or fh in self._owners):
             self._check(fh)
 
+    @guarded(bounded=False)
+    async def save_locked(self, fh: int) -> None:
+        """Have in the bucket what was written under a lock, and not only promised (writeback)."""
+        handle = self._file(fh)
+        if handle.writable:
+            await self._tree.saver.save(handle.inode)
+
     async def release(self, fh: int) -> None:
-        """An open file is no more: what locks it has end."""
+        """An open file is no more: what locks it has end.
+
+        A process that has locked the same file by another one keeps its locks.
+        """
         self._closing.pop(fh, None)
-        for owner, kind in self._owners.pop(fh, ()):
+        owners = self._owners.pop(fh, set())
+        for other, theirs in self._owners.items():
+            if self._inode(other) is self._inode(fh):
+                owners -= theirs
+        for owner, kind in owners:
             with suppress(pyfuse3.FUSEError):  # nobody hears of it; what is unsaved is tried again
                 await self.end_locks(fh, Row(self.locks.mount, owner, kind, Mode.SHARED))
         await super().release(fh)

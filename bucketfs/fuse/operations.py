@@ -386,7 +386,7 @@ class Operations(pyfuse3.Operations):
             inode = await self._tree.entries.create(
                 parent, text, mode, ctx.uid, ctx.gid, exclusive=bool(flags & os.O_EXCL)
             )
-            handle = self._tree.opener.open_new(inode, pid=pid)
+            handle = self._tree.opener.open_new(inode, pid=pid, appends=bool(flags & os.O_APPEND))
         except FsError as error:
             if error.errno != errno.EEXIST or flags & os.O_EXCL:
                 raise

@@ -264,6 +264,7 @@ def plant(
         defaults=owner(),
         hadoop_directories=options.compat_dir,
         overwrite=options.conflict == "overwrite",
+        shared_locks=options.locks == "bucket",
         exclusive_at_open=options.exclusive_create == "open",
         writeback=options.writeback or options.publish == "unmount",
         read_only=options.read_only,

@@ -12,12 +12,14 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from bucketfs.store.base import LOCKS
 from tests.harness.mounts import Mount, Mounts
+from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
@@ -116,6 +118,98 @@ def test_under_a_lock_an_open_file_is_what_the_other_left(
         lock(fd, fcntl.LOCK_UN)
     for fd in opened:
         os.close(fd)
+
+
+@pytest.mark.parametrize("lock", LOCKINGS)
+@pytest.mark.parametrize("anew", [False, True])
+def test_who_appends_under_a_lock_and_reads_nothing_overwrites_nothing(
+    bucket: Witness, mount: Mounts, lock: Lock, anew: bool
+) -> None:
+    options = ("locks=bucket", "stat_cache_expire=1h", "open_ttl=0")
+    paths = [mount(bucket, *options).path / "f" for _ in range(2)]
+    paths[0].write_bytes(b"0")
+    opened = {number: os.open(path, os.O_WRONLY | os.O_APPEND) for number, path in enumerate(paths)}
+    expected = b"0"
+    for turn in range(1, 7):
+        if anew:
+            os.close(opened[turn % 2])
+            opened[turn % 2] = os.open(paths[turn % 2], os.O_WRONLY | os.O_APPEND)
+        fd = opened[turn % 2]
+        lock(fd, fcntl.LOCK_EX)
+        more = b"%d" % turn * (1 if turn < 4 else 300_000)
+        os.write(fd, more)
+        lock(fd, fcntl.LOCK_UN)
+        expected += more
+    for fd in opened.values():
+        os.close(fd)
+    assert bucket.get("f") == expected
+
+
+def test_a_signal_does_not_end_a_lock_before_all_is_stored(
+    bucket: Witness, mount: Mounts, counted: Proxy
+) -> None:
+    path = mount(bucket, *OPTIONS, url=counted.url).path / "f"
+    path.write_bytes(b"1")
+    heard: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _: heard.append(number))
+    fd = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        os.write(fd, b"2")
+        with counted.fault("PutObject", key="f", delay=2):
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        assert bucket.get("f") == b"2"
+        assert heard
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        os.close(fd)
+
+
+def test_a_lock_that_is_lost_before_it_is_had_is_not_had(
+    bucket: Witness, mount: Mounts, counted: Proxy
+) -> None:
+    """The lease ends while the file is looked at anew."""
+    made = mount(bucket, *OPTIONS, "lock_lease=3", "retries=1", url=counted.url)
+    made.expected += ["the locks on 'f' are lost", "setlk", "the lease of 'f'"]
+    (made.path / "f").write_bytes(b"1")
+    fd = os.open(made.path / "f", os.O_RDWR)
+    with ThreadPoolExecutor(1) as pool, counted.fault("HeadObject", key="f", delay=6):
+        asked = pool.submit(fcntl.flock, fd, fcntl.LOCK_EX)
+        until(lambda: lock_objects(bucket) != [], "the bucket has the lock")
+        with counted.fault("PutObject", status=500), pytest.raises(OSError, match="Errno 5"):
+            asked.result(30)
+    with pytest.raises(OSError, match="Errno 5"):
+        os.close(fd)
+
+
+def test_an_older_descriptors_end_leaves_a_newer_ones_lock(pair: tuple[Mount, Mount]) -> None:
+    """The child of a process has inherited what its parent locked by, and closed since."""
+    mount, other = pair
+    path = mount.path / "f"
+    path.write_bytes(b"1")
+    old = os.open(path, os.O_RDWR)
+    fcntl.lockf(old, fcntl.LOCK_EX)
+    fcntl.lockf(old, fcntl.LOCK_UN)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[old]) as child:
+        os.close(old)
+        with path.open("r+b") as new:
+            fcntl.lockf(new, fcntl.LOCK_EX)
+            assert mount.status()["open_files"] == 2
+            child.communicate()
+            until(lambda: mount.status()["open_files"] == 1, "the older one's end is heard")
+            assert not is_free(other.path / "f", by_fcntl)
+        assert is_free(other.path / "f", by_fcntl)
+
+
+def test_what_a_close_has_stored_under_a_lock_is_not_only_promised(
+    bucket: Witness, mount: Mounts
+) -> None:
+    path = mount(bucket, *OPTIONS, "writeback").path / "f"
+    with path.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(b"1")
+    assert bucket.get("f") == b"1"
 
 
 @pytest.mark.parametrize("lock", LOCKINGS)

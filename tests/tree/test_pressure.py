@@ -375,6 +375,20 @@ async def test_others_version_is_kept_beside(
         await until_at_rest(bucket)
 
 
+async def test_where_mounts_share_locks_others_version_keeps_the_name(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """It was stored under a lock: ours was too late, and what has left cannot go elsewhere."""
+    async with cramped(bucket, tmp_path, shared_locks=True) as mount:
+        handle = await written(mount, "f")
+        bucket.poke("f", b"theirs")
+        with pytest.raises(FsError, match="EIO"):
+            await mount.flush(handle)
+        assert {key: bucket.peek(key) for key in bucket.objects} == {"f": b"theirs"}
+        with contextlib.suppress(FsError):
+            await mount.close(handle)
+
+
 async def test_others_go_on_replacing_it(bucket: Bucket, tmp_path: Path) -> None:
     async with cramped(bucket, tmp_path) as mount:
         handle = await written(mount, "f")

@@ -278,6 +278,7 @@ class TestValues:
             ("locks=bucket,versions", "locks=bucket and versions exclude each other"),
             ("locks=bucket,plain_fuse", "locks=bucket and plain_fuse exclude each other"),
             ("locks=bucket,publish=unmount", "the end of a lock publishes"),
+            ("locks=bucket,conflict=overwrite", "would overwrite what the next one stores"),
             ("no_check_certificate,ca_bundle=/x", "exclude each other"),
             ("versions,at=2h", "versions and at exclude each other"),
             ("at=3L4kqtJlcpXroDTDmJ", "PATH@VERSION for the moment of a version"),

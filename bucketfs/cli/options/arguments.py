@@ -410,10 +410,12 @@ def _check_locks(values: Mapping[str, Any]) -> None:
         if values.get(name):
             shown = "ro" if name == "read_only" else name
             raise ParseError(f"locks=bucket and {shown} exclude each other: {why}")
-    if values.get("publish") == "unmount":
-        raise ParseError(
-            "locks=bucket and publish=unmount exclude each other: the end of a lock publishes"
-        )
+    for name, value, why in (
+        ("publish", "unmount", "the end of a lock publishes"),
+        ("conflict", "overwrite", "who has lost a lock would overwrite what the next one stores"),
+    ):
+        if values.get(name) == value:
+            raise ParseError(f"locks=bucket and {name}={value} exclude each other: {why}")
 
 
 def _check_past(values: Mapping[str, Any]) -> None:

@@ -17,9 +17,8 @@ class Handle:
         keep_cache: The kernel may keep the pages it has: they are of this version.
         pid: Process that opened it; of one that was opened only for reading, perhaps a thread.
         conflicts: Conflicts of the content that this handle's user has been told of.
-        appends: Each write is to go to the end of the file.
+        appends: Opened with O_APPEND: the kernel has each write go to where it takes the end to be.
         fenced: A lock on the file was lost while it was open: nothing is written by it any more.
-        moved_aside: By a conflict, of which its user was told, the file has become a conflict copy.
     """
 
     inode: Inode
@@ -31,21 +30,8 @@ class Handle:
     conflicts: int = 0
     appends: bool = False
     fenced: bool = False
-    moved_aside: bool = False
-
-    @property
-    def is_aside(self) -> bool:
-        """Whether the file has become a conflict copy since it was opened."""
-        return self.moved_aside or self.untold > 0
 
     @property
     def untold(self) -> int:
         """How many conflicts its user has not been told of."""
         return self.content.conflicts - self.conflicts
-
-    def tell(self) -> bool:
-        """Its user is told of conflicts: whether there were any."""
-        news = self.untold > 0
-        self.conflicts = self.content.conflicts
-        self.moved_aside |= news
-        return news

@@ -337,6 +337,10 @@ class InodeTable:
 
     Attributes:
         given_back: How many inodes the kernel has forgotten since `compact`.
+        replaced: Numbers of those to which others gave another version: the kernel may remember
+            the length of the one before.
+        aside: Numbers of those that have become conflict copies here: the kernel may have them
+            under their old names still.
     """
 
     def __init__(self, root: int = ROOT_INO) -> None:
@@ -345,6 +349,8 @@ class InodeTable:
         self.root = Directory(root, None, "")
         self._known: dict[int, Inode] = {root: self.root}
         self.given_back = 0
+        self.replaced: set[int] = set()
+        self.aside: set[int] = set()
 
     def new_number(self) -> int:
         """A number that no inode has had."""
@@ -401,6 +407,8 @@ class InodeTable:
         if inode.lookups <= 0 and inode is not self.root:
             inode.lookups = 0
             del self._known[ino]
+            self.replaced.discard(ino)
+            self.aside.discard(ino)
             self.given_back += 1
 
     def compact(self) -> None:

@@ -64,6 +64,8 @@ class TreeConfig:
         lazy_attributes: Attributes from listings at first, where other objects of the directory
             carry none; asked for behind.
         overwrite: On a conflict, what was written here replaces others' version.
+        shared_locks: Others' version was stored under a lock, and keeps its name whatever becomes
+            of ours.
         exclusive_at_open: A file opened with O_EXCL is in the bucket, empty, when that returns.
         writeback: Close is content with the local disk; the bucket gets the bytes later.
         read_only: Nothing is ever written.
@@ -81,6 +83,7 @@ class TreeConfig:
     lazy_attributes: bool = False
     hadoop_directories: bool = False
     overwrite: bool = False
+    shared_locks: bool = False
     exclusive_at_open: bool = False
     writeback: bool = False
     read_only: bool = False
@@ -401,6 +404,7 @@ class TreeState:
         inode.etag, inode.size, inode.modified = etag, size, modified
         inode.posix = None
         if inode.lookups:
+            self.table.replaced.add(inode.ino)
             self.watcher.replaced(inode)
         return inode
 

@@ -77,7 +77,7 @@ class Conflicts:
         """
         content = open_state.content
         assert content is not None
-        if content.early_upload.has_upload_only:
+        if content.early_upload.has_upload_only and not self._state.config.shared_locks:
             return await self._replace_theirs(inode, target, content)
         whole = not content.local.missing(0, content.size)
         if not self._state.config.overwrite or open_state.exclusive or not whole:
@@ -121,6 +121,7 @@ class Conflicts:
         parent.listed = NEVER
         self._state.unlink(inode)
         self._state.link(parent, new_name, inode)
+        self._state.table.aside.add(inode.ino)
         self._state.watcher.moved(parent, name)
         failure = FsError(code, line % (name, target.key))
         failure.__cause__ = cause

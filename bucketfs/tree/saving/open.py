@@ -47,6 +47,7 @@ class Opener:
         self._state = state
         self._store = state.files.store
         self._journal = state.files.cache.journal
+        self._replaced = state.table.replaced
         self._prefetcher = prefetcher
         self._attributes = attributes
         self._changer = changer
@@ -59,6 +60,8 @@ class Opener:
         Raises:
             FsError: EISDIR; ESTALE when the name stands for another version than the programs that
                 have the file open use: the kernel looks the name up again and finds a new inode.
+                The same, once, for O_APPEND when others have given the file another version: the
+                kernel learns where its end is.
             StoreError: The bucket could not be asked, or takes no bytes.
         """
         if isinstance(inode, Directory):
@@ -72,6 +75,10 @@ class Opener:
         if writable:
             await self._changer.foresee(inode)
         await self._check_version(inode, reads=reads)
+        appends = bool(flags & os.O_APPEND)
+        if appends and writable and not flags & os.O_TRUNC and inode.ino in self._replaced:
+            self._replaced.discard(inode.ino)
+            raise FsError(errno.ESTALE, "the kernel does not know how long the file is")
         if writable:
             await self._attributes.complete(inode)
             self._doubt_tags(inode)
@@ -82,13 +89,16 @@ class Opener:
         if keep:
             self._state.content(inode).served = True
         handle = self._handle(inode, writable=writable, keep_cache=keep, pid=pid)
+        handle.appends = appends
         # emptying it has waited for an upload, which may have ended in a conflict copy
         handle.conflicts = min(handle.conflicts, known)
         return handle
 
-    def open_new(self, inode: Inode, *, pid: int) -> Handle:
+    def open_new(self, inode: Inode, *, pid: int, appends: bool = False) -> Handle:
         """A handle on a file that was just created."""
-        return self._handle(inode, writable=True, keep_cache=False, pid=pid)
+        handle = self._handle(inode, writable=True, keep_cache=False, pid=pid)
+        handle.appends = appends
+        return handle
 
     def reopen(self, inode: Inode, *, writable: bool, pid: int, untold: int) -> Handle:
         """A handle that a program had already when this daemon began.
@@ -117,7 +127,8 @@ class Opener:
         try:
             return await content.read(handle.reader, start, length)
         except FsError as error:
-            renewable = not content.served and not content.unsaved
+            # where a file ends that is appended to, the kernel knows from its opening
+            renewable = not (content.served or content.unsaved or handle.appends)
             if error.errno != errno.ESTALE or (content.base is base and not renewable):
                 raise
         if content.base is base:

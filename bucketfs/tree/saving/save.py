@@ -339,7 +339,8 @@ def telling(handle: Handle) -> Iterator[None]:
     try:
         yield
     finally:
-        news = handle.tell()
+        news = handle.conflicts != handle.content.conflicts
+        handle.conflicts = handle.content.conflicts
     if news:
         raise FsError(errno.ESTALE, "what was written is under the name of a conflict copy")
 
