@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bucketfs.fuse.readdir import PIECE, OpenDirectory
 from bucketfs.tree.core.inode import Directory, Inode
-from bucketfs.tree.lookup.reading import Reading
+from bucketfs.tree.lookup.reading import Reading, not_among
 
 
 class Kernel:
@@ -93,3 +93,21 @@ def test_few_looks_and_each_name_once(
     assert max(looks, default=0) <= PIECE
     assert len(looks) <= 3 * requests
     assert shown.count(None) == (len(looks) if only_looks else 0), "the first of each piece"
+
+
+NAMES = st.lists(st.sampled_from("abcdefgh"), unique=True)
+
+
+@given(NAMES, NAMES)
+def test_names_that_a_sorted_list_lacks(told: list[str], names: list[str]) -> None:
+    assert list(not_among(sorted(told), names)) == [name for name in names if name not in told]
+
+
+@given(NAMES, NAMES)
+def test_a_reading_that_goes_on_after_a_restart_tells_each_name_once(
+    told: list[str], names: list[str]
+) -> None:
+    reading = Reading.resumed(told, names)
+    assert reading.names[: len(told)] == told
+    assert sorted(reading.names) == sorted({*told, *names})
+    assert reading.ended

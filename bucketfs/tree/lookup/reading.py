@@ -8,7 +8,8 @@ Invariant: each name that is in the directory when the listing ends is told once
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 
 import trio
 
@@ -42,8 +43,8 @@ class Reading:
         """Of a directory with these names, of which an earlier daemon has told some."""
         reading = cls()
         reading.names += told
-        reading._begun = True
-        reading.finish(names)
+        reading.names += sorted(not_among(sorted(reading.names), names))
+        reading.complete = True
         return reading
 
     @property
@@ -59,9 +60,10 @@ class Reading:
 
     def finish(self, names: Iterable[str]) -> None:
         """These are all."""
+        if not self._begun:
+            self.names.clear()
         # sorted already, but where the store lists in another order, or names are new
-        told = set(self.names) if self._begun else set()
-        self.names[len(told) :] = sorted(name for name in names if name not in told)
+        self.names += sorted(not_among(self.names, names))
         self.complete = True
         self._turns.moved()
 
@@ -95,3 +97,18 @@ class Reading:
     def close(self) -> None:
         """Nobody reads any more: a listing for this reading alone ends."""
         self.scope.cancel()
+
+
+def not_among(told: Sequence[str], names: Iterable[str]) -> Iterator[str]:
+    """The names that a sorted list lacks; quick for those that come in its order.
+
+    A set of a million names would take 67 MB.
+    """
+    at = 0
+    for name in names:
+        if at == len(told) or told[at] != name:
+            at = bisect_left(told, name)
+            if at == len(told) or told[at] != name:
+                yield name
+                continue
+        at += 1
