@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import socket
 from collections.abc import Iterator, Mapping
@@ -108,6 +109,8 @@ class Payload:
         return self._body.chunks()
 
 
+# what was stored together says the same, and then shares one number in memory
+@functools.lru_cache(maxsize=1024)
 def unix_time(text: str) -> int:
     """Whole seconds of an HTTP date (``Sat, 21 Nov 2026 07:39:22 GMT``) or an ISO 8601 one.
 

@@ -94,8 +94,8 @@ class Merge:
         self._since = since
         self._marker: ObjectInfo | None = None
         self._hidden = False
-        #: Names shown; needed only to find out what is gone.
-        self._present: set[str] = set()
+        #: Names that were known before and are not shown yet. (Those that are shown would be more.)
+        self._unseen = set(directory.children)
         #: Files whose names are directories here: these may be shown, and shadow them, later.
         self._doubtful: dict[str, ObjectInfo] = {}
         #: Names left out because they were leaving.
@@ -122,7 +122,7 @@ class Merge:
                 self._doubtful[name] = info
             else:
                 self._merge_file(child, info)
-        self._present.update(picture.files, picture.directories)
+        self._unseen.difference_update(picture.files, picture.directories)
 
     def confirm(self, picture: Picture) -> None:
         """What was added last is told before the listing is complete: it needs no question then.
@@ -158,7 +158,7 @@ class Merge:
         for name, info in self._doubtful.items():
             if not self._changed_since(name):
                 self._replace_directory(name, info)
-        for name in directory.children.keys() - self._present:
+        for name in self._unseen & directory.children.keys():
             self._vanish(directory.children[name])
         self._merge_marker(self._marker)
         directory.hidden = self._hidden
