@@ -382,6 +382,12 @@ def test_whose_file_was_put_aside_gets_no_lock_on_it(
         os.fsync(bystander)  # which is told once
     with pytest.raises(OSError, match=f"Errno {errno.ESTALE}"):
         lock(bystander, fcntl.LOCK_EX)
+    # nor who opens it now: by its old name, which the kernel may have yet, or by the new one
+    (aside,) = named(bucket, "conflict")
+    with (slow.path / aside).open("r+b") as copy:
+        with pytest.raises(OSError, match=f"Errno {errno.ESTALE}"):
+            lock(copy.fileno(), fcntl.LOCK_EX)
+        assert copy.read() == b"base\nslow\n"
     with pytest.raises(OSError, match="Errno 5"):
         os.close(bystander)
     assert bucket.get("f") == b"base\nother\n"
