@@ -311,6 +311,16 @@ def test_who_waits_can_be_interrupted(pair: tuple[Mount, Mount], lock: str) -> N
 SHORT = (*OPTIONS, "lock_lease=3")
 
 
+def overtake(slow: Mount, other: Mount) -> None:
+    """A mount stands still until its lease is over, and another appends to `f` under a lock."""
+    slow.signal(signal.SIGSTOP)
+    with (other.path / "f").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0, os.SEEK_END)
+        file.write(b"other\n")
+    slow.signal(signal.SIGCONT)
+
+
 def test_the_locks_of_a_dead_mount_end(bucket: Witness, mount: Mounts) -> None:
     dead, other = mount(bucket, *SHORT), mount(bucket, *SHORT)
     other.expected.append("has not renewed its locks")
@@ -331,12 +341,7 @@ def test_who_has_slept_too_long_overwrites_nothing(bucket: Witness, mount: Mount
     fd = os.open(slow.path / "f", os.O_RDWR)
     fcntl.flock(fd, fcntl.LOCK_EX)
     os.pwrite(fd, b"slow\n", 5)
-    slow.signal(signal.SIGSTOP)
-    with (other.path / "f").open("r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0, os.SEEK_END)
-        file.write(b"other\n")
-    slow.signal(signal.SIGCONT)
+    overtake(slow, other)
     for change in (
         lambda: os.pwrite(fd, b"x", 0),
         lambda: os.ftruncate(fd, 0),
@@ -367,12 +372,7 @@ def test_whose_file_was_put_aside_gets_no_lock_on_it(
     (other.path / "f").write_bytes(b"base\n")
     bystander = os.open(slow.path / "f", os.O_RDWR)
     program = holding(slow.path / "f", "flock", b"slow\n")
-    slow.signal(signal.SIGSTOP)
-    with (other.path / "f").open("r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0, os.SEEK_END)
-        file.write(b"other\n")
-    slow.signal(signal.SIGCONT)
+    overtake(slow, other)
     kill(program)
     until(lambda: named(bucket, "conflict") != [], "it is put aside")
     for _ in range(2):
