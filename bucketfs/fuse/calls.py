@@ -35,7 +35,7 @@ class CallTally:
 OF_HANDLES: Final = frozenset(
     {
         *("read", "write", "flush", "fsync", "release", "readdir", "fsyncdir", "releasedir"),
-        *("getlk", "setlk", "save_locked", "end_locks"),
+        *("getlk", "setlk", "end_locks"),
     }
 )
 

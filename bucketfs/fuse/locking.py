@@ -289,8 +289,6 @@ class Locking(Operations):
         with suppress(pyfuse3.FUSEError):
             self._check(fh)
         try:
-            if self._inode(fh) in self._locked.names:
-                await self.save_locked(fh)
             await super().flush(fh)
         finally:
             if owner is not None:
@@ -299,12 +297,13 @@ class Locking(Operations):
         if isinstance(handle, Handle) and (handle.writable or fh in self._owners):
             self._check(fh)
 
-    @guarded(bounded=False)
-    async def save_locked(self, fh: int) -> None:
-        """Have in the bucket what was written under a lock, and not only promised (writeback)."""
-        handle = self._file(fh)
-        if handle.writable:
-            await self._tree.saver.save(handle.inode)
+    async def save_closed(self, handle: Handle) -> None:
+        """Have in the bucket, and not only promised (writeback), what was written under a lock."""
+        if handle.inode in self._locked.names:
+            with telling(handle):
+                await self._tree.saver.save(handle.inode)
+        else:
+            await super().save_closed(handle)
 
     async def release(self, fh: int) -> None:
         """An open file is no more: what locks it has end.

@@ -421,7 +421,11 @@ class Operations(pyfuse3.Operations):
             if goes_on:
                 return
         async with kernel_cache.if_moved(inode):
-            await self._tree.saver.flush(handle)
+            await self.save_closed(handle)
+
+    async def save_closed(self, handle: Handle) -> None:
+        """Save what a program has closed. Raises FsError and StoreError."""
+        await self._tree.saver.flush(handle)
 
     def _opener_goes_on(self, handle: Handle) -> bool:
         """Whether who opened a file has it open for writing still: not its last one was closed."""

@@ -202,6 +202,19 @@ def test_an_older_descriptors_end_leaves_a_newer_ones_lock(pair: tuple[Mount, Mo
         assert is_free(other.path / "f", by_fcntl)
 
 
+def test_a_child_that_closes_what_it_has_inherited_stores_nothing(
+    pair: tuple[Mount, Mount], bucket: Witness
+) -> None:
+    path = pair[0].path / "f"
+    path.write_bytes(b"1")
+    with path.open("r+b", buffering=0) as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        file.write(b"half")
+        subprocess.run(["true"], check=True)
+        assert bucket.get("f") == b"1"
+    assert bucket.get("f") == b"half"
+
+
 def test_what_a_close_has_stored_under_a_lock_is_not_only_promised(
     bucket: Witness, mount: Mounts
 ) -> None:
