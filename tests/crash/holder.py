@@ -32,6 +32,8 @@ MOST, PIECE = 3 << 20, 1 << 20
 CRASHES = 5
 #: Seconds within which a handle may not be written down yet, on a busy machine.
 MOMENT = 2.0
+#: Seconds until a name shows that a daemon gave a file before it was killed.
+PATIENCE = 10.0
 
 Found = TypeVar("Found")
 
@@ -180,17 +182,32 @@ class Writer:
         if self._fd >= 0:
             with suppress(OSError):  # as the call before
                 os.close(self._fd)
-        moved = self._top / str(self._moves)
-        if moved != self._path and by_name(moved.exists):
-            self._path = moved
 
         def read() -> bytes:
-            self._fd = os.open(self._path, os.O_RDWR)
+            self._fd = self._opened()
             return whole(self._fd, MOST + PIECE, 0)
 
         found = by_name(read)
         assert found in self._saved, f"{self._path} is neither what was saved nor what was to be"
         self._is, self._saved = bytearray(found), [found]
+
+    def _opened(self) -> int:
+        """The file, by the name that it has: a move may have been done when the daemon was killed.
+
+        The kernel believes for a second (`open_ttl`) that the new name is free, as it was before.
+        """
+        moved = self._top / str(self._moves)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            for path in dict.fromkeys((moved, self._path)):
+                try:
+                    fd = os.open(path, os.O_RDWR)
+                except FileNotFoundError:
+                    if time.monotonic() > deadline:
+                        raise
+                else:
+                    self._path = path
+                    return fd
 
 
 def main(top: Path, end: Path, seed: str, files: int, size: int) -> int:
