@@ -497,6 +497,8 @@ def test_unsaved_attributes_do_not_keep_the_old_bytes(
     pair: tuple[Mount, Mount], bucket: Witness
 ) -> None:
     a, b = (each.path / "f" for each in pair)
+    # on a busy machine they are tried before the lock is asked for, and refused: others' version
+    pair[1].expected.append("f cannot be saved: .*PreconditionFailed")
     a.write_bytes(b"1")
     with b.open("r+b", buffering=0) as theirs:
         assert theirs.read() == b"1"
@@ -505,7 +507,7 @@ def test_unsaved_attributes_do_not_keep_the_old_bytes(
         fcntl.flock(theirs, fcntl.LOCK_EX)
         theirs.seek(0)
         assert theirs.read() == b"the second"
-    assert b.stat().st_mode == 0o100600
+    assert b.stat().st_mode in (0o100600, 0o100644)
     assert bucket.get("f") == b"the second"
     assert named(bucket, "conflict") == []
 
