@@ -156,7 +156,7 @@ class Locking(Operations):
         if note.mode is None:
             with telling(handle):
                 await self._unlock(inode, row)
-                if handle.writable:  # also where there was no lock any more
+                if handle.writable:  # where there was no lock any more, nothing was saved yet
                     await self._tree.saver.save(inode)
             if handle.fenced:
                 raise FsError(errno.EIO, "the lock was lost before it was given up")
