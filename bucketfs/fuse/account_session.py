@@ -13,11 +13,11 @@ import trio
 from bucketfs.cache.cache import Pool
 from bucketfs.cache.journal import waiting
 from bucketfs.cache.places import JOURNAL, cache_root, directories, whose
-from bucketfs.fuse import kernel_cache
 from bucketfs.fuse.account_root import AccountRoot, inside
 from bucketfs.fuse.calls import Calls
 from bucketfs.fuse.dispatch import Dispatch
 from bucketfs.fuse.host import Host, Service
+from bucketfs.fuse.kernel_cache import KernelCache
 from bucketfs.fuse.operations import Operations
 from bucketfs.fuse.session import (
     Stop,
@@ -69,11 +69,11 @@ async def serve(access: Access, options: Options, *, host: Host, patience: float
 
 
 async def _serve(access: Access, options: Options, host: Host, patience: float, stop: Stop) -> None:
-    shared, calls = pool(options), Calls()
+    shared, kernel = pool(options), KernelCache(Calls())
     shown = inside(view(options))
 
     def serve_bucket(bucket: Bucket, tree: Tree) -> Operations:
-        return handlers(tree, options, shown, calls=calls, first=bucket.first)
+        return handlers(tree, options, shown, kernel, first=bucket.first)
 
     async with trio.open_nursery() as nursery:
         async with trio.open_nursery() as entered:
@@ -81,17 +81,17 @@ async def _serve(access: Access, options: Options, host: Host, patience: float, 
                 access,
                 ttl=options.stat_cache_expire,
                 open_ttl=options.open_ttl,
-                on_change=kernel_cache.bucket_changed,
+                on_change=kernel.bucket_changed,
             )
             with trio.fail_after(patience):
                 await roster.look()
-            planted = functools.partial(_planted, access, options, shared, roster)
+            planted = functools.partial(_planted, access, options, shared, roster, kernel)
             account = Account(roster, planted, entered)
             if not options.read_only:
                 await account.enter_all(_left_for(options))
-            operations = Dispatch(account, _root(account, options, calls), serve_bucket)
-            await nursery.start(host.attend, Service(account, shared, operations))
-            await until_unmounted(operations, options, host, stop, account.drain)
+            operations = Dispatch(account, _root(account, options, kernel.calls), serve_bucket)
+            await nursery.start(host.attend, Service(account, shared, operations, kernel))
+            await until_unmounted(operations, options, host, stop, account.drain, kernel)
             account.close()
         nursery.cancel_scope.cancel()
 
@@ -110,7 +110,12 @@ def _root(account: Account, options: Options, calls: Calls) -> AccountRoot:
 
 @asynccontextmanager
 async def _planted(
-    access: Access, options: Options, shared: Pool, roster: Roster, bucket: Bucket
+    access: Access,
+    options: Options,
+    shared: Pool,
+    roster: Roster,
+    kernel: KernelCache,
+    bucket: Bucket,
 ) -> AsyncIterator[Tree]:
     """The tree of a bucket that is there, with what an earlier mount has left done."""
     own = replace(options, bucket=bucket.name)
@@ -120,13 +125,13 @@ async def _planted(
         try:
             async with _alone() as nursery:
                 tree = plant(
-                    store, own, cache, Background(nursery), kernel_cache,
+                    store, own, cache, Background(nursery), kernel,
                     root=bucket.ino, place=f"{bucket.name}/",
                 )  # fmt: skip
                 tree.state.root.modified = bucket.made
                 await tree.attributes.ensure(tree.state.root)
                 await resume(tree, own)
-                follow(tree, own)
+                follow(tree, own, kernel)
                 yield tree
         finally:
             cache.close()

@@ -7,7 +7,7 @@ at the clock and one small object: about a microsecond.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -64,6 +64,7 @@ class Calls:
         failures: How many ended in an error, by ``HANDLER ERRNO``.
         under_way: Those that have no answer yet.
         outages: Which failures are logged.
+        watching: Who hears when a call has ended, right before the kernel gets its answer.
     """
 
     def __init__(self) -> None:
@@ -71,6 +72,7 @@ class Calls:
         self.failures: Counter[str] = Counter()
         self.under_way: set[Running] = set()
         self.outages = OncePerOutage()
+        self.watching: set[Callable[[], None]] = set()
 
     @property
     def tallies(self) -> Mapping[str, CallTally]:
@@ -91,3 +93,5 @@ class Calls:
         tally.count += 1
         tally.seconds += took
         tally.durations[duration_class(took)] += 1
+        for hear in tuple(self.watching):
+            hear()

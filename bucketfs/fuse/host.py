@@ -11,6 +11,7 @@ import trio
 from bucketfs.cache.cache import Pool
 from bucketfs.fuse.calls import Calls
 from bucketfs.fuse.keeper import Keeper, Taken
+from bucketfs.fuse.kernel_cache import KernelCache
 from bucketfs.tree.lookup.forget import Forgotten
 from bucketfs.tree.saving.outstanding import LeftBehind, Remaining
 from bucketfs.tree.tree import Tree
@@ -83,6 +84,7 @@ class Service:
     buckets: Trees
     pool: Pool
     operations: Counted
+    kernel: KernelCache
 
 
 class Host(Protocol):

@@ -15,6 +15,7 @@ with EIO until it is opened, or locked, anew. What it had written is stored as a
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 from collections import deque
 from contextlib import suppress
@@ -27,6 +28,7 @@ from pyfuse3 import EntryAttributes, RequestContext, SetattrFields
 
 from bucketfs.errors import FsError, StoreError
 from bucketfs.fuse import lock_requests
+from bucketfs.fuse.calls import Running
 from bucketfs.fuse.encode import Encoder
 from bucketfs.fuse.guard import guarded
 from bucketfs.fuse.lock_requests import Note, Opcode
@@ -173,6 +175,7 @@ class Locking(Operations):
             self._locked.add(inode, name)
             self._owners.setdefault(fh, set()).add((row.owner, row.kind))
             if await self._tree.opener.look_again(handle) and self._relay is not None:
+                await self.kernel.until_unused(functools.partial(self._uses_pages, inode))
                 await self._relay.renewed(inode.ino, inode.current_size)
             self._check_name(inode)
             if not self.locks.holds(name, row):
@@ -181,6 +184,12 @@ class Locking(Operations):
         except BaseException:
             await self._give_back(name, row)
             raise
+
+    def _uses_pages(self, inode: Inode, call: Running) -> bool:
+        if call.name not in ("read", "write"):
+            return False
+        handle = self.handles.get(call.number)
+        return isinstance(handle, Handle) and handle.inode is inode
 
     async def _convert(self, inode: Inode, name: str, row: Row) -> None:
         """What has to be done before a holder's lock becomes another.

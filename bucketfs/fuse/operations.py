@@ -15,11 +15,12 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
 from bucketfs.errors import FsError
-from bucketfs.fuse import kernel_cache, owners
+from bucketfs.fuse import owners
 from bucketfs.fuse.calls import OF_HANDLES, Calls
 from bucketfs.fuse.diary import Diary
 from bucketfs.fuse.encode import BLOCK_SIZE, Encoder, negative
 from bucketfs.fuse.guard import guarded
+from bucketfs.fuse.kernel_cache import KernelCache
 from bucketfs.fuse.open_descriptors import is_open_for_writing, process_of, writable_descriptors
 from bucketfs.fuse.readdir import OpenDirectory
 from bucketfs.tree.core import acl
@@ -97,7 +98,7 @@ class Operations(pyfuse3.Operations):
         size: Bytes that statfs shows, None for the documented constant.
         xattrs: Whether extended attributes exist; without them small writes are faster.
         acls: Whether POSIX access control lists do.
-        calls: Where requests are counted.
+        kernel: What the kernel remembers of the mount; its requests are counted there.
         first: All numbers of handles are above this one.
     """
 
@@ -113,12 +114,13 @@ class Operations(pyfuse3.Operations):
         size: int | None,
         xattrs: bool,
         acls: bool = False,
-        calls: Calls | None = None,
+        kernel: KernelCache | None = None,
         first: int = 0,
     ) -> None:
         super().__init__()
         self.enable_acl = acls
-        self.calls = calls or Calls()
+        self.kernel = kernel or KernelCache(Calls())
+        self.calls = self.kernel.calls
         self.timeout = timeout
         self._tree = tree
         self._table = tree.state.table
@@ -251,7 +253,7 @@ class Operations(pyfuse3.Operations):
         new_parent, new_name = self._table.directory(parent_inode_new), decode_name(name_new)
         await self._check_removal(parent, name, ctx)
         await self._check_removal(new_parent, new_name, ctx)
-        with kernel_cache.if_taken(new_parent, new_name):
+        with self.kernel.if_taken(new_parent, new_name):
             await self._tree.renamer.rename(
                 parent,
                 name,
@@ -401,7 +403,7 @@ class Operations(pyfuse3.Operations):
         version = handle.inode.etag
         data = await self._tree.opener.read(handle, off, size)
         if handle.inode.etag != version:
-            kernel_cache.replaced(handle.inode)
+            self.kernel.replaced(handle.inode)
         return data
 
     @guarded(bounded=False)
@@ -420,7 +422,7 @@ class Operations(pyfuse3.Operations):
             goes_on = self._opener_goes_on(handle) if content.overlay.touched else _is_held(handle)
             if goes_on:
                 return
-        async with kernel_cache.if_moved(inode):
+        async with self.kernel.if_moved(inode):
             await self.save_closed(handle)
 
     async def save_closed(self, handle: Handle) -> None:
@@ -446,7 +448,7 @@ class Operations(pyfuse3.Operations):
     async def fsync(self, fh: int, datasync: bool) -> None:
         """Bytes and attributes into the bucket."""
         handle = self._file(fh)
-        async with kernel_cache.if_moved(handle.inode):
+        async with self.kernel.if_moved(handle.inode):
             await self._tree.saver.sync(handle)
 
     @guarded(bounded=False)

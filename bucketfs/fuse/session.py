@@ -18,10 +18,11 @@ from bucketfs.cache.cache import DiskCache, Pool
 from bucketfs.cache.places import cache_root, name_of
 from bucketfs.errors import FsError
 from bucketfs.file.context import FileContext
-from bucketfs.fuse import agreement, device, kernel_cache, read_only, settings
+from bucketfs.fuse import agreement, device, read_only, settings
 from bucketfs.fuse.calls import Calls
 from bucketfs.fuse.encode import Encoder, View
 from bucketfs.fuse.host import Host, OneTree, Service
+from bucketfs.fuse.kernel_cache import KernelCache
 from bucketfs.fuse.locking import Locking, check_store
 from bucketfs.fuse.operations import Operations
 from bucketfs.fuse.passage import Drain, Passage
@@ -116,9 +117,10 @@ class Stop:
 async def _serve(
     store: Store, options: Options, cache: DiskCache, shared: Pool, host: Host, stop: Stop
 ) -> None:
+    kernel = KernelCache(Calls())
     async with trio.open_nursery() as nursery:
-        tree = plant(store, options, cache, Background(nursery), kernel_cache)
-        operations = handlers(tree, options, view(options))
+        tree = plant(store, options, cache, Background(nursery), kernel)
+        operations = handlers(tree, options, view(options), kernel)
         if isinstance(operations, Locking):
             await check_store(tree)
             tree.state.files.background.start(operations.locks.keep, "leases")
@@ -129,9 +131,9 @@ async def _serve(
         await resume(tree, options)
         if passage is not None:
             passage.restore_files()
-        follow(tree, options)
-        await nursery.start(host.attend, Service(OneTree(tree), shared, operations))
-        await until_unmounted(operations, options, host, stop, tree.drain.run, passage)
+        follow(tree, options, kernel)
+        await nursery.start(host.attend, Service(OneTree(tree), shared, operations, kernel))
+        await until_unmounted(operations, options, host, stop, tree.drain.run, kernel, passage)
         nursery.cancel_scope.cancel()
 
 
@@ -143,11 +145,11 @@ async def resume(tree: Tree, options: Options) -> None:
         await tree.replay.run()
 
 
-def follow(tree: Tree, options: Options) -> None:
+def follow(tree: Tree, options: Options, kernel: KernelCache) -> None:
     """Have the endpoint tell what others change, if that is wanted."""
 
     async def tell(forgotten: Forgotten) -> None:
-        await kernel_cache.forget(forgotten.names, forgotten.inodes)
+        await kernel.forget(forgotten.names, forgotten.inodes)
 
     if options.follow:
         tree.state.files.background.start(lambda: tree.follower.run(tell), "follow")
@@ -157,17 +159,17 @@ def handlers(
     tree: Tree,
     options: Options,
     shown: View,
+    kernel: KernelCache,
     *,
-    calls: Calls | None = None,
     first: int = 0,
 ) -> Operations:
-    """The handlers of a bucket; `calls` and `first` as `Operations` takes them."""
+    """The handlers of a bucket; `kernel` and `first` as `Operations` takes them."""
     settings: dict[str, Any] = {
         "timeout": options.op_timeout,
         "size": options.bucket_size,
         "xattrs": options.use_xattr,
         "acls": options.enable_acl,
-        "calls": calls,
+        "kernel": kernel,
         "first": first,
     }
     encoder = Encoder(tree, shown)
@@ -175,7 +177,7 @@ def handlers(
         return Locking(tree, encoder, lease=options.lock_lease, **settings)
     if not options.versions:
         return Operations(tree, encoder, **settings)
-    old = old_versions(tree, kernel_cache)
+    old = old_versions(tree, kernel)
     inside = Encoder(old, replace(shown, root_umask=None))
     return Versioned(tree, encoder, old=old, shown=inside, **settings)
 
@@ -186,6 +188,7 @@ async def until_unmounted(
     host: Host,
     stop: Stop,
     drain: Drain,
+    kernel: KernelCache,
     passage: Passage | None = None,
 ) -> None:
     """Mount, serve until the mount is to end, drain, and free the mount point.
@@ -206,6 +209,7 @@ async def until_unmounted(
         try:
             async with trio.open_nursery() as serving:
                 serving.start_soon(_announce, session, host)
+                serving.start_soon(kernel.run)
                 if session.relay is not None and isinstance(operations, Locking):
                     serving.start_soon(operations.serve_locks, session.relay)
                 stop.ready()

@@ -125,7 +125,7 @@ class Versioned(Operations):
         self, tree: Tree, encoder: Encoder, *, old: Tree, shown: Encoder, **settings: Any
     ) -> None:
         super().__init__(tree, encoder, **settings)
-        own = {"calls": self.calls, "first": settings.get("first", 0) | _ABOVE}
+        own = {"kernel": self.kernel, "first": settings.get("first", 0) | _ABOVE}
         self.old = OldVersions(old, shown, **{**settings, **own})
 
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:

@@ -52,6 +52,15 @@ def fuse_missing() -> str:
     return ""
 
 
+def stacks(pid: int) -> str:
+    """Where the threads of a process wait in the kernel, as far as we may know."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):
+            found.append(f"{task.name}:\n{(task / 'stack').read_text()}")
+    return "\n".join(found)
+
+
 @dataclass
 class Mount:
     """One mountpoint and the daemon behind it.
@@ -247,7 +256,10 @@ class Mount:
         """Kill the daemon without warning; the dead mountpoint stays."""
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
-        self._process.wait(10)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"what was killed does not end\n{stacks(self.pid)}") from None
 
     def kill9(self) -> None:
         """Kill the daemon without warning and clear the dead mountpoint."""

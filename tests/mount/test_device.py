@@ -213,3 +213,8 @@ def test_a_fusermount3_that_hangs_does_not_keep_a_mount_from_its_end(
     monkeypatch.setattr(device, "_PATIENCE_WITH_HELPER", 0.1)
     device._unmount(str(tmp_path))
     assert f"bucketfs umount -l {tmp_path}" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/", "/proc", "/proc/sys", "/dev/shm"])
+def test_a_device_is_known_without_a_look_at_its_files(path: str) -> None:
+    assert descriptor.device_at(path) == os.stat(path).st_dev

@@ -15,8 +15,9 @@ import trio
 import trio.testing
 
 from bucketfs.cli.options.arguments import parse
-from bucketfs.fuse import kernel_cache
+from bucketfs.fuse.calls import Calls
 from bucketfs.fuse.encode import Encoder, View
+from bucketfs.fuse.kernel_cache import KernelCache
 from bucketfs.fuse.operations import Operations
 from bucketfs.fuse.session import open_cache, plant
 from bucketfs.store.layers.limit import LimitStore
@@ -93,9 +94,16 @@ async def _live(
     cache = open_cache(options)
     try:
         async with trio.open_nursery() as nursery:
-            tree = plant(store, options, cache, Background(nursery), kernel_cache)
+            remembered = KernelCache(Calls())
+            nursery.start_soon(remembered.run)
+            tree = plant(store, options, cache, Background(nursery), remembered)
             operations = Operations(
-                tree, Encoder(tree, View()), timeout=options.op_timeout, size=None, xattrs=True
+                tree,
+                Encoder(tree, View()),
+                timeout=options.op_timeout,
+                size=None,
+                xattrs=True,
+                kernel=remembered,
             )
             await tree.attributes.ensure(tree.state.root)
             await tree.replay.run()

@@ -15,8 +15,9 @@ import trio.testing
 
 from bucketfs.cache.cache import DiskCache
 from bucketfs.errors import FsError, StoreError
-from bucketfs.fuse import kernel_cache
+from bucketfs.fuse.calls import Calls
 from bucketfs.fuse.encode import Encoder, View
+from bucketfs.fuse.kernel_cache import KernelCache
 from bucketfs.fuse.operations import Operations
 from bucketfs.fuse.session import open_cache, plant
 from bucketfs.options import Options
@@ -225,11 +226,18 @@ class Life:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
+                    remembered = KernelCache(Calls())
+                    nursery.start_soon(remembered.run)
                     self.tree = tree = plant(
-                        store, self._options, self.cache, Background(nursery), kernel_cache
+                        store, self._options, self.cache, Background(nursery), remembered
                     )
                     operations = Operations(
-                        tree, Encoder(tree, View()), timeout=OP_TIMEOUT, size=None, xattrs=True
+                        tree,
+                        Encoder(tree, View()),
+                        timeout=OP_TIMEOUT,
+                        size=None,
+                        xattrs=True,
+                        kernel=remembered,
                     )
                     await tree.attributes.ensure(tree.state.root)
                     await tree.replay.run()

@@ -28,7 +28,6 @@ from bucketfs.cli.process.notify import notify
 from bucketfs.cli.socket import control, protocol, report, scrape
 from bucketfs.cli.socket.protocol import ProtocolError, Request
 from bucketfs.errors import FsError, StoreError
-from bucketfs.fuse import kernel_cache
 from bucketfs.fuse.host import Service, Trees
 from bucketfs.fuse.keeper import Keeper, Taken
 from bucketfs.options import Options
@@ -226,17 +225,17 @@ class MountHost:
         assert self._service is not None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_telling, tell)
-            failed = await self._forget(self._service.buckets, path)
+            failed = await self._forget(self._service, path)
             nursery.cancel_scope.cancel()
         return {"failed": failed}
 
-    async def _forget(self, buckets: Trees, path: str) -> str:
+    async def _forget(self, service: Service, path: str) -> str:
         """Have what is known of a path asked for again; why that cannot be, in one line."""
         try:
-            forgotten = await buckets.forget(path)
+            forgotten = await service.buckets.forget(path)
         except (StoreError, FsError) as error:
             return str(error)
-        await kernel_cache.forget(forgotten.names, forgotten.inodes)
+        await service.kernel.forget(forgotten.names, forgotten.inodes)
         return os.strerror(errno.ENOENT) if forgotten.missing else ""
 
     async def _info(self, request: Request) -> dict[str, Any]:
@@ -281,12 +280,13 @@ class MountHost:
         return report.versions(await tree.objects.versions(path))
 
     async def _restore(self, request: Request) -> dict[str, Any]:
+        assert self._service is not None
         words = request.words
         tree, path = await self._at(request)
         if "version" in words:
             parent = await tree.objects.restore_version(path, words["version"])
             if parent is not None:
-                await kernel_cache.forget_name(parent, path.rpartition("/")[2])
+                await self._service.kernel.forget_name(parent, path.rpartition("/")[2])
         else:
             days = _number(words.get("days", ""))
             await tree.objects.restore_archived(path, days=days, tier=words.get("tier", "Standard"))
