@@ -137,6 +137,26 @@ def test_what_was_closed_outlives_kill_9(mount: Mounts, bucket: Witness, counted
     assert bucket.uploads() == []
 
 
+def test_what_arrived_when_the_daemon_was_killed_is_known_as_its_own(
+    mount: Mounts, bucket: Witness, counted: Proxy
+) -> None:
+    """An upload beside the writer says when the file began to change, the journal when it ended."""
+    mounted = writeback(mount, bucket, counted)
+    body = os.urandom(MIB) * 100
+    with counted.fault("CompleteMultipartUpload", acts=True, stall=True):
+        with open(mounted.path / "f", "wb", 0) as file:
+            file.write(body[: 80 * MIB])
+            until(bucket.uploads, "its upload has begun")
+            file.write(body[80 * MIB :])
+        wait_for_key(bucket, "f")
+        mounted.kill9()
+    mounted.start()
+    mounted.remount()
+    assert bucket.keys() == ["f"]
+    assert bucket.get("f") == body
+    assert bucket.uploads() == []
+
+
 def test_sigterm_drains(mount: Mounts, bucket: Witness, counted: Proxy) -> None:
     mounted = writeback(mount, bucket, counted)
     for number in range(50):

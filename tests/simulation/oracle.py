@@ -199,18 +199,16 @@ class Oracle:
     def gone(self, call: Call, path: str) -> None:
         """A call succeeded that took a path away."""
         self._end(call, "ok")
-        states = self._history[path]
-        is_others = states and states[-1].content is not None and states[-1].mount != call.mount
-        if is_others or call.disturbed or self._others_wait(call.mount, path):
+        if call.disturbed or self._is_others(call, path):
             self._forget(call)
         else:
             self._drop(path)
             self._set(path, Fact(False, None, call.mount, call.ended, call.what))
 
     def renamed(self, call: Call, old: str, new: str) -> None:
-        """A rename succeeded: of what the bucket had, not of what others are yet to upload."""
+        """A rename succeeded: of what its mount has, not of what is others'."""
         self._end(call, "ok")
-        if call.disturbed or self._others_wait(call.mount, old):
+        if call.disturbed or self._is_others(call, old):
             self._forget(call)
             return
         moved = {
@@ -472,6 +470,18 @@ class Oracle:
     def _waiting(self) -> Iterator[Promise]:
         """Promises that may not be in the bucket yet; of empty files one looks like the other."""
         return (p for p in self.promises if not p.content or not self._is_published(p))
+
+    def _is_others(self, call: Call, path: str) -> bool:
+        """Whether a path is another mount's in the bucket, or may yet be, unknown to who calls."""
+        if self._others_wait(call.mount, path):
+            return True
+        states = self._history[path]
+        return bool(
+            states
+            and states[-1].content is not None
+            and states[-1].mount != call.mount
+            and call.began - states[-1].since < allowed.READ_AGE
+        )
 
     def _others_wait(self, mount: str, path: str) -> bool:
         """Whether other mounts have promised something at or below a path that may yet come."""

@@ -151,15 +151,21 @@ class Promises:
         self._journal.change(promise.row)
 
     def attempting(self, content: Content, headers: Headers) -> None:
-        """An upload with these headers begins.
+        """An upload with these headers begins, or one that ran beside the writer is completed.
 
-        When the file has changed since its promise, a crash leaves the row and, maybe, the object
-        of a later state: the row has to know it.
+        A crash leaves the row and, maybe, the object: of a later state when the file has changed
+        since its promise, else perhaps with times of when the writer began. The row has to know it.
         """
         promise = content.promise
-        if promise is not None and not content.promised_as_it_is:
-            ahead = (*promise.row.ahead, *_known_by(content, headers))
-            promise.row = replace(promise.row, ahead=ahead[-_ATTEMPTS:])
+        if promise is None:
+            return
+        row, sent = promise.row, _known_by(content, headers)
+        if not content.promised_as_it_is:
+            promise.row = replace(row, ahead=(*row.ahead, *sent)[-_ATTEMPTS:])
+        elif any(each != (row.size, row.headers.metadata) for each in sent):
+            self._attempt(content, headers)
+            promise.row = replace(row, attempts=tuple(content.attempts))
+        if promise.row is not row:
             self._journal.change(promise.row)
 
     def attempted(self, inode: Inode, content: Content, headers: Headers) -> None:
