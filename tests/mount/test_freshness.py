@@ -6,11 +6,13 @@ import errno
 import os
 import subprocess
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
 from tests.harness.mounts import Mount, Mounts
-from tests.harness.posix import is_gone
+from tests.harness.posix import is_gone, refused
 from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
@@ -144,3 +146,35 @@ def test_creating_what_others_have_just_made(
     with pytest.raises(OSError, match=os.strerror(errno.EEXIST)):
         (path / "taken").mkdir()
     assert bucket.get("taken") == b"theirs"
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("flags", [os.O_TRUNC, os.O_APPEND, 0])
+def test_who_may_create_a_file_does_so_when_others_have_removed_it(
+    mounted: Callable[..., Mount], bucket: Witness, flags: int, held: bool
+) -> None:
+    path = mounted("open_ttl=0").path / "f"
+    path.write_bytes(b"old")
+    with path.open("rb") if held else nullcontext():
+        bucket.delete("f")
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o644)
+        os.write(fd, b"new")
+        os.close(fd)
+    assert bucket.get("f") == path.read_bytes() == b"new"
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+@pytest.mark.parametrize("use", [Path.read_bytes, cut])
+def test_who_may_not_is_told_that_there_is_none(
+    mounted: Callable[..., Mount], bucket: Witness, use: Callable[[Path], object]
+) -> None:
+    path = mounted("open_ttl=0").path / "f"
+    path.write_bytes(b"")
+    path.stat()
+    bucket.delete("f")
+    with refused(errno.ENOENT):
+        use(path)
+    assert not bucket.exists("f")

@@ -199,7 +199,9 @@ class Oracle:
     def gone(self, call: Call, path: str) -> None:
         """A call succeeded that took a path away."""
         self._end(call, "ok")
-        if call.disturbed or self._is_others(call, path):
+        states = self._history[path]
+        is_others = states and states[-1].content is not None and states[-1].mount != call.mount
+        if is_others or call.disturbed or self._others_wait(call.mount, path):
             self._forget(call)
         else:
             self._drop(path)

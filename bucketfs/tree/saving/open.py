@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from bucketfs import clock
-from bucketfs.errors import FsError, NotFound, PreconditionFailed
+from bucketfs.errors import FsError, NotFound, PreconditionFailed, errno_of
 from bucketfs.file.content import Content
 from bucketfs.file.context import Version
 from bucketfs.tree.core.handle import Handle
@@ -59,7 +59,8 @@ class Opener:
 
         Raises:
             FsError: EISDIR; ESTALE when the name stands for another version than the programs that
-                have the file open use: the kernel looks the name up again and finds a new inode.
+                have the file open use, or for nothing: the kernel looks the name up again and finds
+                a new inode, or makes one.
                 The same, once, for O_APPEND when others have given the file another version: the
                 kernel learns where its end is.
             StoreError: The bucket could not be asked, or takes no bytes.
@@ -222,9 +223,11 @@ class Opener:
         """Set a file's length; `publish` when no handle is there whose close would do it.
 
         Raises:
-            FsError: EFBIG, ENOSPC, and what saving raises.
+            FsError: EFBIG, ENOSPC, and what saving raises; with `publish`, ESTALE as from `open`.
             StoreError: The bucket could not be changed.
         """
+        if publish:
+            await self._check_version(inode, reads=False)
         await self._attributes.complete(inode)
         self._doubt_tags(inode)
         content = self._state.content(inode)
@@ -359,7 +362,12 @@ class Opener:
             inode.posix = replace(posix, tagged=True)
 
     async def _check_version(self, inode: Inode, *, reads: bool) -> None:
-        """Have the inode stand for the bucket's version, if what we know is too old to trust."""
+        """Have the inode stand for the bucket's version, if what we know is too old to trust.
+
+        Raises:
+            FsError: ESTALE when the name stands for something else now, or for nothing.
+            StoreError: The bucket could not be asked.
+        """
         content = inode.content
         if inode.parent is None or (content is not None and content.unsaved):
             return
@@ -371,7 +379,13 @@ class Opener:
             return
         self._prefetcher.outdated(inode)
         whole = FILE_MAX if reads and content is None else 0
-        now = await self._attributes.revalidate(inode, whole=whole)
+        try:
+            now = await self._attributes.revalidate(inode, whole=whole)
+        except (FsError, NotFound) as error:
+            if errno_of(error) != errno.ENOENT:
+                raise
+            # for ENOENT the kernel would not look the name up again, and so not make a new file
+            raise FsError(errno.ESTALE, "the object was removed by someone else") from error
         if now is not inode:
             raise FsError(errno.ESTALE, "the object was replaced by someone else")
 
