@@ -403,7 +403,7 @@ async def test_what_others_removed_is_taken_from_the_kernel(bucket: Bucket, tmp_
         for name in ("seen", "unseen", "opened"):
             del bucket.objects[name]
         await trio.sleep(CONFIG.open_ttl + 1)
-        with pytest.raises(FsError, match="ENOENT"):
+        with pytest.raises(FsError, match="ESTALE"):
             await mount.open("opened")
         assert told == ["opened"]
         assert await mount.names() == {"stays"}
