@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,6 +215,22 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert to.name.startswith(number), target
         if part:
             assert part in anchors(to), target
+
+
+def test_a_word_has_one_meaning() -> None:
+    glossary = (REPOSITORY / "docs/glossary.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \|.*\| ([^|]+) \|$", glossary, re.MULTILINE)
+    words = Counter(
+        word.strip()
+        for row, _ in rows
+        if row not in {"word", "---"} and "`csi` only" not in row  # those are the interface's
+        for word in row.split(",")
+    )
+    assert [word for word, count in words.items() if count > 1] == []
+    for _, where in rows:
+        for path in re.findall(r"`(\w+/[\w/]+(?:\.py)?)`", where):
+            package = "" if path.startswith("tests/") else "bucketfs"
+            assert (REPOSITORY / package / path).exists(), path
 
 
 def test_every_page_is_in_the_contents() -> None:
