@@ -204,7 +204,9 @@ def _open(path: str) -> int:
         # without O_NONBLOCK a pipe would wait for its other end
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise CredentialsError(f"unexpected error from stat({path}): {error.strerror}") from None
+        raise CredentialsError(
+            f"unexpected error from stat({path}): {error.strerror}; check passwd_file="
+        ) from None
     except OSError as error:
         raise _unreadable(path, error) from None
 
@@ -225,7 +227,7 @@ def _checked_text(fd: int, path: str) -> str:
 
 
 def _unreadable(path: str, error: OSError) -> CredentialsError:
-    return CredentialsError(f'S3fs passwd file "{path}" is not readable: {error.strerror}')
+    return CredentialsError(f"passwd file {path} is not readable: {error.strerror}; see ls -l")
 
 
 def home_directories(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -221,10 +221,10 @@ def _repeat_handlers() -> list[RepeatHandler]:
     return [each for each in logging.getLogger().handlers if isinstance(each, RepeatHandler)]
 
 
-def settle() -> None:
+def tell_waiting() -> None:
     """Tell of lines that are repeated and followed by no other; to be called now and then."""
     for handler in _repeat_handlers():
-        handler.settle(time.monotonic())
+        handler.tell_waiting(time.monotonic())
 
 
 def flush() -> None:

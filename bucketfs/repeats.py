@@ -51,7 +51,7 @@ class RepeatHandler(logging.Handler):
     """Hands lines on to another handler; the same one in a row once, and then their number.
 
     Same are logger, level, text and exception. The number is told when another line comes, when
-    `settle` is called after `WINDOW`, and at the end.
+    `tell_waiting` is called after `WINDOW`, and at the end.
     """
 
     def __init__(self, target: logging.Handler) -> None:
@@ -72,7 +72,7 @@ class RepeatHandler(logging.Handler):
         self._repeats.written(key, now)
         self.target.handle(record)
 
-    def settle(self, now: float) -> None:
+    def tell_waiting(self, now: float) -> None:
         """Tell of lines that have waited for `WINDOW`; `now` as of `time.monotonic`."""
         with self.lock:  # type: ignore[union-attr]  # None only for a handler without one
             if self._repeats.is_over(now):

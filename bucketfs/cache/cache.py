@@ -76,7 +76,7 @@ class Pool:
         """Have another limit; what is over it leaves at once, if it can."""
         self.limit = self.capacity = limit
         for member in self.members[:1]:  # each looks at all
-            member.settle()
+            member.keep_to_budget()
 
     def room(self, since: float) -> int:
         """Bytes that can come in before something leaves that was used since a monotonic time."""
@@ -408,7 +408,7 @@ class DiskCache:
             self._pool.since_check = 0
             self._evict(wanted)
 
-    def settle(self) -> None:
+    def keep_to_budget(self) -> None:
         """Have what is over the budget leave. Raises as `admit`."""
         self._evict(0)
 

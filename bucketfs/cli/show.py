@@ -1,12 +1,15 @@
-"""Figures, names and progress as people read them. Pure, but for `Progress`."""
+"""Figures, names and progress as people read them. Pure, but for `Progress` and `waiting`."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from bucketfs.units import count
@@ -103,12 +106,13 @@ class Progress:
 
     def __init__(self, to: TextIO | None = None) -> None:
         self._to = sys.stderr if to is None else to
-        self._shows = self._to.isatty()
+        #: Whether anybody sees it.
+        self.shows = self._to.isatty()
         self._length = 0
 
     def show(self, text: str) -> None:
         """Replace the line."""
-        if self._shows:
+        if self.shows:
             text = text[: shutil.get_terminal_size().columns - 1]
             self._to.write(f"\r{text:<{self._length}}")
             self._to.flush()
@@ -120,7 +124,32 @@ class Progress:
 
     def end(self) -> None:
         """Take the line away."""
-        if self._shows and self._length:
+        if self.shows and self._length:
             self._to.write(f"\r{'':<{self._length}}\r")
             self._to.flush()
             self._length = 0
+
+
+@contextmanager
+def waiting(what: str, to: TextIO | None = None, *, pace: float = 1.0) -> Iterator[None]:
+    """Show on a terminal, each `pace` seconds, how long something takes that tells nothing itself.
+
+    What ends sooner shows nothing.
+    """
+    progress, over = Progress(to), threading.Event()
+
+    def tell() -> None:
+        began = time.monotonic()
+        while not over.wait(pace):
+            progress.show(f"{what}: {span(time.monotonic() - began)}")
+
+    thread = threading.Thread(target=tell, daemon=True)
+    if progress.shows:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if progress.shows:
+            thread.join()
+        progress.end()

@@ -89,9 +89,9 @@ class Diary:
             await self._any_new.wait()
             await trio.sleep(_MOMENT)
             self._any_new = trio.Event()
-            self.settle()
+            self.catch_up()
 
-    def settle(self) -> None:
+    def catch_up(self) -> None:
         """Write down now what has been opened."""
         lines: list[_Line] = []
         for number, handle in self._new.items():

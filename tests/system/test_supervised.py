@@ -144,9 +144,11 @@ def test_it_fails_as_any_mount(place: Place) -> None:
     assert done.returncode == 4
     assert len(done.stderr.splitlines()) == 1
     assert not place.path.is_mount()
-    done = place.mount("restart", "versions")
-    assert done.returncode == 2
-    assert "restart: no other daemon" in done.stderr
+    for other in ("versions", "follow", "locks=bucket", "plain_fuse", "auto_unmount"):
+        done = place.mount("restart", other)
+        assert done.returncode == 2
+        assert "restart: no other daemon" in done.stderr
+        assert other in done.stderr
 
 
 def test_in_the_foreground(place: Place, tmp_path: Path) -> None:

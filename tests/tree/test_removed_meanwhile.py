@@ -15,7 +15,7 @@ from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import ListPage, ObjectInfo
 from bucketfs.tree.core.inode import NEVER
 from bucketfs.tree.lookup import prune
-from bucketfs.tree.lookup.merge import Merge, Picture, sort
+from bucketfs.tree.lookup.merge import Listing, Merge, sort
 from bucketfs.tree.saving.change import Change
 from tests.harness.memory import Fault
 from tests.tree.builder import Bucket, planted, said
@@ -79,10 +79,10 @@ async def test_a_file_that_was_a_directory_is_taken_over_once(
         await mount.names()
         state = mount.tree.state
         merge = Merge(state, mount.root, trio.current_time(), state.changes)
-        picture = Picture()
-        sort(picture, "", ListPage([ObjectInfo("a", 4, "e", 1)], [], None))
+        listing = Listing()
+        sort(listing, "", ListPage([ObjectInfo("a", 4, "e", 1)], [], None))
         with state.asking(mount.root):
-            merge.add(picture)
+            merge.add(listing)
             child = state.new_file(mount.root, "a")
             child.etag, child.size, child.modified = "e", 4, 1
             merge.finish()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tree.core.inode import Directory
-from bucketfs.tree.lookup.merge import Picture
+from bucketfs.tree.lookup.merge import Listing
 from bucketfs.tree.prefetch.subtree import cover
 from tests.tree.builder import CONFIG, Bucket, Mount, planted
 
@@ -179,8 +179,8 @@ def model(prefix: str, keys: list[str]) -> dict[str, tuple[set[str], set[str], b
     return seen
 
 
-def told(picture: Picture) -> tuple[set[str], set[str], bool]:
-    return set(picture.files), set(picture.directories), picture.marker is not None
+def told(listing: Listing) -> tuple[set[str], set[str], bool]:
+    return set(listing.files), set(listing.directories), listing.marker is not None
 
 
 names = st.text("ab0.", min_size=1, max_size=2).filter(lambda name: name not in (".", ".."))
@@ -192,12 +192,12 @@ keys_below = st.sets(
 
 @given(keys_below, st.data())
 def test_what_is_covered_is_covered_completely(keys: list[str], data: st.DataObject) -> None:
-    """Every picture of a cut listing equals the one of the whole."""
+    """Every listing of a cut listing equals the one of the whole."""
     cut = data.draw(st.integers(0, len(keys)))
     infos = [ObjectInfo(key, 1, "e", 1) for key in keys]
     whole = model("p/", keys)
-    for picture in whole.values():
-        picture[0].difference_update(picture[1])  # a directory shadows a file
+    for listing in whole.values():
+        listing[0].difference_update(listing[1])  # a directory shadows a file
     everything = cover("p/", infos, complete=True)
     assert {path: told(found) for path, found in everything.items()} == {
         path: found for path, found in whole.items() if path != "p/"

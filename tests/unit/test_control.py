@@ -32,6 +32,7 @@ from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.saving.outstanding import Held, Remaining, Waiting
 from bucketfs.tree.saving.save import Uploaded
 from tests.harness.mounts import as_user
+from tests.harness.waiting import until
 
 PATHS = st.binary(max_size=300).map(os.fsdecode)
 
@@ -541,6 +542,11 @@ class TestWords:
         assert "\n" not in failure.value.line
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 class TestShow:
     @pytest.mark.parametrize(
         ("count", "text"),
@@ -582,16 +588,26 @@ class TestShow:
         progress.end()
         assert plain.getvalue() == ""
 
-        class Terminal(io.StringIO):
-            def isatty(self) -> bool:
-                return True
-
         terminal = Terminal()
         progress = show.Progress(terminal)
         progress.show("long text")
         progress.show("short")
         progress.end()
         assert terminal.getvalue() == "\rlong text\rshort    \r     \r"
+
+    def test_what_takes_long_says_how_long(self) -> None:
+        plain, terminal = io.StringIO(), Terminal()
+        for to in (plain, terminal):
+            with show.waiting("copy of f", to, pace=0.01):
+                if to is terminal:
+                    until(lambda: terminal.getvalue() != "", "a line")
+        assert plain.getvalue() == ""
+        assert terminal.getvalue().startswith("\rcopy of f: 0 s")
+        assert terminal.getvalue().endswith(" \r")
+        at_once = Terminal()
+        with show.waiting("copy of f", at_once):
+            pass
+        assert at_once.getvalue() == ""
 
 
 def item(**other: Any) -> dict[str, Any]:

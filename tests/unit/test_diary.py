@@ -130,7 +130,7 @@ def test_what_is_open_for_a_moment_is_written_down(tmp_path: Path) -> None:
     written.closed(2, brief.inode)
     written.changed(handle.inode)
     assert (tmp_path / "diary").read_text() == '["m"]\n'
-    written.settle()
+    written.catch_up()
     lines = (tmp_path / "diary").read_text().splitlines()
     assert lines == [
         '["m"]',
@@ -149,10 +149,10 @@ def test_what_is_open_for_a_moment_is_written_down(tmp_path: Path) -> None:
 def test_it_is_written_anew_when_it_is_long(tmp_path: Path) -> None:
     written, handle, brief = diary.Diary(tmp_path, "m", {}), opened(), opened()
     written.opened(1, handle)
-    written.settle()
+    written.catch_up()
     for _ in range(10_000):
         written.opened(2, brief)
-        written.settle()
+        written.catch_up()
         written.closed(2, brief.inode)
     assert len((tmp_path / "diary").read_text().splitlines()) < 11_000
     assert diary.find(tmp_path, "m", lambda _path: False)[0] is not None
@@ -165,7 +165,7 @@ def test_a_full_disk(
     """Nothing is better than what is out of date."""
     written, handle = diary.Diary(tmp_path, "m", {}), opened()
     written.opened(1, handle)
-    written.settle()
+    written.catch_up()
     with monkeypatch.context() as patched:
         patched.setattr(diary.os, "write", lambda _fd, _text: 0)
         handle.inode.etag = "other"

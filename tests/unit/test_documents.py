@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from tests.harness.endpoint import REPOSITORY
 PAGES = sorted(
     [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *REPOSITORY.glob("docs/*.md")]
 )
+DECISIONS = sorted(REPOSITORY.glob("docs/decisions/*.md"))
 #: What stands for something in a synopsis: it is not to be copied.
 _SYNOPSIS = re.compile(r"…|\[|\||COMMAND|OPTION=")
 _FENCE = re.compile(r"^```")
@@ -200,16 +202,35 @@ def anchors(page: Path) -> set[str]:
     return {anchor(line) for line in lines if line.startswith("#")}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *DECISIONS], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+    for words, target in re.findall(r"\[([^]]*)\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if "://" in target:
             continue
         path, _, part = target.partition("#")
         to = Path(os.path.normpath(page.parent / path)) if path else page
         assert to.exists(), target
+        # a decision that is called by its number is that one
+        for number in re.findall(r"\b\d{4}\b", words if "decisions/" in path else ""):
+            assert to.name.startswith(number), target
         if part:
             assert part in anchors(to), target
+
+
+def test_a_word_has_one_meaning() -> None:
+    glossary = (REPOSITORY / "docs/glossary.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \|.*\| ([^|]+) \|$", glossary, re.MULTILINE)
+    words = Counter(
+        word.strip()
+        for row, _ in rows
+        if row not in {"word", "---"} and "`csi` only" not in row  # those are the interface's
+        for word in row.split(",")
+    )
+    assert [word for word, count in words.items() if count > 1] == []
+    for _, where in rows:
+        for path in re.findall(r"`(\w+/[\w/]+(?:\.py)?)`", where):
+            package = "" if path.startswith("tests/") else "bucketfs"
+            assert (REPOSITORY / package / path).exists(), path
 
 
 def test_every_page_is_in_the_contents() -> None:

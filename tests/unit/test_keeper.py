@@ -88,6 +88,7 @@ def test_what_can_go_on() -> None:
     for other in (
         replace(plain, versions=True),
         replace(plain, follow=True),
+        replace(plain, locks="bucket"),
         replace(plain, plain_fuse=True),
         replace(plain, fuse_options=("auto_unmount",)),
         replace(plain, mountpoint="/dev/fd/5"),

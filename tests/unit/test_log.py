@@ -234,11 +234,11 @@ class TestRepeats:
         for _ in range(5):
             log.warning("same")
         now[0] += 29
-        logs.settle()
+        logs.tell_waiting()
         assert self.lines(path) == ["WARNING: same"]
         now[0] += 1
-        logs.settle()
-        logs.settle()
+        logs.tell_waiting()
+        logs.tell_waiting()
         assert self.lines(path) == ["WARNING: same", "WARNING: … repeated 4 times: same"]
         log.warning("same")
         assert self.lines(path)[2:] == ["WARNING: same"]

@@ -11,11 +11,12 @@ from bucketfs.cli.commands import leftovers as left
 from bucketfs.cli.commands import offline
 from bucketfs.cli.commands.leftovers import Kind
 from bucketfs.cli.failure import ExitCode, Failure
+from bucketfs.cli.socket import report
 from bucketfs.errors import FsError
 from bucketfs.fuse.recover_offline import carry_out
 from bucketfs.options import Options
 from bucketfs.store.base import Store
-from bucketfs.tree.saving.outstanding import FailedFlush
+from bucketfs.tree.saving.outstanding import FailedFlush, Remaining
 from bucketfs.units import count
 
 
@@ -51,13 +52,20 @@ def _directories(options: Options) -> list[Path]:
 
 async def _apply(store: Store, options: Options, directories: list[Path]) -> list[int]:
     codes: list[int] = []
+    progress = show.Progress()
+
+    def tell(waits: Remaining) -> None:
+        progress.tell({"progress": report.remaining(waits)})
+
     for directory in directories:
         try:
-            failed = await carry_out(store, options, directory)
+            failed = await carry_out(store, options, directory, tell)
         except FsError as error:
+            progress.end()
             print(f"bucketfs: {error.why}", file=sys.stderr)
             codes.append(ExitCode.FAILED)
         else:
+            progress.end()
             codes.append(_tell(directory, failed))
     return codes
 

@@ -84,7 +84,7 @@ def _wants_supervisor(options: Options) -> bool:
         raise Failure(
             ExitCode.USAGE,
             "restart: no other daemon could go on with this mount: not with all buckets, versions,"
-            " follow, plain_fuse, auto_unmount, fuse_fd or /dev/fd/N",
+            " follow, locks=bucket, plain_fuse, auto_unmount, fuse_fd or /dev/fd/N",
         )
     return not (options.foreground and "NOTIFY_SOCKET" in os.environ)
 

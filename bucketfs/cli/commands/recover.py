@@ -154,7 +154,8 @@ def _save(entry: Entry, found: Leftovers, journal: Journal | None, target: Path)
     if entry.kind not in (Kind.FILE, Kind.RESCUED):
         return True
     try:
-        path = left.save(entry, found, journal, target)
+        with show.waiting(f"{show.name(entry.name)}, {show.size(entry.size)}"):
+            path = left.save(entry, found, journal, target)
     except OSError as error:
         print(f"bucketfs: {show.name(entry.name)}: {error.strerror}", file=sys.stderr)
         return False

@@ -30,7 +30,7 @@ def run(argv: Sequence[str]) -> int:
     (path,) = found.rest
     daemon, below = client.daemon_at(path)
     try:
-        with client.ask(daemon, "refresh", below) as talk:
+        with show.waiting("refresh"), client.ask(daemon, "refresh", below) as talk:
             failed = str(talk.result()["failed"])
     except NoDaemon as error:
         raise Failure(ExitCode.FAILED, f"{daemon.mountpoint}: {error}") from None

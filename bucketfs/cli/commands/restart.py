@@ -51,15 +51,16 @@ def run(argv: Sequence[str]) -> int:
             pid = talk.pid
     except NoDaemon as error:
         raise Failure(ExitCode.FAILED, f"{where}: {error}") from None
-    client.await_exit(pid, timeout)
-    while not _is_served(daemon):
-        if time.monotonic() > deadline:
-            raise Failure(
-                ExitCode.FAILED, f"{where}: no new daemon after {timeout:.0f} s; see its log"
-            )
-        if all(mount.device != daemon.device for mount in mounts.current()):
-            raise Failure(ExitCode.FAILED, f"{where}: was unmounted meanwhile; see its log")
-        time.sleep(_PACE)
+    with show.waiting("the new daemon"):
+        client.await_exit(pid, timeout)
+        while not _is_served(daemon):
+            if time.monotonic() > deadline:
+                raise Failure(
+                    ExitCode.FAILED, f"{where}: no new daemon after {timeout:.0f} s; see its log"
+                )
+            if all(mount.device != daemon.device for mount in mounts.current()):
+                raise Failure(ExitCode.FAILED, f"{where}: was unmounted meanwhile; see its log")
+            time.sleep(_PACE)
     return ExitCode.OK
 
 

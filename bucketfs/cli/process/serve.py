@@ -189,7 +189,7 @@ async def _tell_repeats() -> None:
     """Have the log tell of lines that are repeated and followed by no other."""
     while True:
         await trio.sleep(_REPEATS_PACE)
-        logs.settle()
+        logs.tell_waiting()
 
 
 async def _obey(signals: AsyncIterator[int], scope: trio.CancelScope, host: MountHost) -> None:

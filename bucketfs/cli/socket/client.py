@@ -160,7 +160,7 @@ def ask_about(path: str, do: str, **words: str) -> dict[str, Any]:
     """
     daemon, below = daemon_at(path)
     try:
-        with ask(daemon, do, below, words) as talk:
+        with show.waiting(f"{do} {show.name(path)}"), ask(daemon, do, below, words) as talk:
             return talk.result()
     except NoDaemon as error:
         raise Failure(ExitCode.FAILED, f"{daemon.mountpoint}: {error}") from None

@@ -11,7 +11,7 @@ from bucketfs.store.long_listing import Repeats, read_pages
 from bucketfs.tasks import Shared
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.core.state import TreeState
-from bucketfs.tree.lookup.merge import Merge, Picture, sort
+from bucketfs.tree.lookup.merge import Listing, Merge, sort
 from bucketfs.tree.lookup.prune import Pruner
 from bucketfs.tree.lookup.reading import Reading
 
@@ -116,14 +116,14 @@ class Lister:
 
             def take(page: ListPage) -> None:
                 if self._state.is_at(directory, prefix):
-                    picture = Picture()
-                    sort(picture, prefix, page)
-                    merge.add(picture)
+                    listing = Listing()
+                    sort(listing, prefix, page)
+                    merge.add(listing)
                     self._pruner.check()
                     if readings := self._readings.get(directory):
-                        merge.confirm(picture)
+                        merge.confirm(listing)
                         for reading in readings:
-                            reading.show({*picture.files, *picture.directories})
+                            reading.show({*listing.files, *listing.directories})
 
             complete = await read_pages(self._store, prefix, take, most=most)
             if not complete:
@@ -133,9 +133,9 @@ class Lister:
             # otherwise renamed meanwhile: the loop in `ensure` lists the new name
         return True
 
-    def accept(self, directory: Directory, picture: Picture, began: float, since: int) -> None:
+    def accept(self, directory: Directory, listing: Listing, began: float, since: int) -> None:
         """Take over what a listing showed that began at a time and a change number."""
         merge = Merge(self._state, directory, began, since)
-        merge.add(picture)
+        merge.add(listing)
         merge.finish()
         self._pruner.check()

@@ -1,6 +1,6 @@
 """What LIST shows of a directory, taken over into the tree.
 
-`sort` is pure: pages of a LIST become a picture of the directory. `Merge` takes pictures over, page
+`sort` is pure: pages of a LIST become the listing of a directory. `Merge` takes listings over, page
 by page, so that no listing holds up the loop for longer than a page does.
 
 Invariant: what was changed here after a listing began is not touched by it; what is open or unsaved
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Picture:
+class Listing:
     """One directory as a LIST shows it.
 
     Attributes:
@@ -46,8 +46,8 @@ class Picture:
         return True
 
 
-def sort(picture: Picture, prefix: str, page: ListPage) -> None:
-    """Add a page of the listing of `prefix` with delimiter "/" to a picture.
+def sort(listing: Listing, prefix: str, page: ListPage) -> None:
+    """Add a page of what LIST says of `prefix` with delimiter "/" to a listing.
 
     A directory shadows a file of its name, whichever of them a page shows first.
     """
@@ -55,26 +55,26 @@ def sort(picture: Picture, prefix: str, page: ListPage) -> None:
     for info in page.objects:
         name = info.key[cut:]
         if not name:
-            picture.marker = info
+            listing.marker = info
         elif (
             name.endswith(FOLDER_SUFFIX)
             and info.size == 0
             and is_visible(name.removesuffix(FOLDER_SUFFIX))
         ):
             name = name.removesuffix(FOLDER_SUFFIX)
-            picture.directories.setdefault(name, set()).add(FOLDER_SUFFIX)
-            picture.files.pop(name, None)
+            listing.directories.setdefault(name, set()).add(FOLDER_SUFFIX)
+            listing.files.pop(name, None)
         elif not is_visible(name):
-            picture.hidden = True
-        elif name not in picture.directories:
-            picture.files[name] = info
+            listing.hidden = True
+        elif name not in listing.directories:
+            listing.files[name] = info
     for common in page.prefixes:
         name = common[cut:-1]
         if is_visible(name):
-            picture.directories.setdefault(name, set())
-            picture.files.pop(name, None)
+            listing.directories.setdefault(name, set())
+            listing.files.pop(name, None)
         else:
-            picture.hidden = True
+            listing.hidden = True
 
 
 class Merge:
@@ -101,18 +101,18 @@ class Merge:
         #: Names left out because they were leaving.
         self._left_out: set[str] = set()
 
-    def add(self, picture: Picture) -> None:
+    def add(self, listing: Listing) -> None:
         """Take over a part of the listing; parts come in the order of their keys."""
-        self._leave_out(picture)
-        self._marker = picture.marker or self._marker
-        self._hidden |= picture.hidden
+        self._leave_out(listing)
+        self._marker = listing.marker or self._marker
+        self._hidden |= listing.hidden
         children = self._directory.children
-        for name, markers in picture.directories.items():
+        for name, markers in listing.directories.items():
             self._doubtful.pop(name, None)
             if not self._changed_since(name):
                 self._merge_directory(name, markers)
         deferred = self._state.deferred
-        for name, info in picture.files.items():
+        for name, info in listing.files.items():
             if info.key in deferred or self._changed_since(name):
                 continue
             child = children.get(name)
@@ -122,9 +122,9 @@ class Merge:
                 self._doubtful[name] = info
             else:
                 self._merge_file(child, info)
-        self._unseen.difference_update(picture.files, picture.directories)
+        self._unseen.difference_update(listing.files, listing.directories)
 
-    def confirm(self, picture: Picture) -> None:
+    def confirm(self, listing: Listing) -> None:
         """What was added last is told before the listing is complete: it needs no question then.
 
         Only that of which nothing was known but what listings show: `checked` stands for more.
@@ -132,20 +132,20 @@ class Merge:
         directory, began = self._directory, self._began
         if self._state.freshness.is_outdated(directory, began):
             return
-        for name in (*picture.files, *picture.directories):
+        for name in (*listing.files, *listing.directories):
             child = directory.children.get(name)
             if child is not None and child.posix is None and name not in self._doubtful:
                 child.checked = max(child.checked, began)
 
-    def _leave_out(self, picture: Picture) -> None:
+    def _leave_out(self, listing: Listing) -> None:
         """Do not show what the bucket has under a name that is ours.
 
         The log says so once, unless it is of our own making.
         """
         if self._directory is self._state.root:
-            picture.leave_out(LOCKS)
+            listing.leave_out(LOCKS)
         name = self._state.config.own_name
-        if name and picture.leave_out(name) and not self._state.hiding:
+        if name and listing.leave_out(name) and not self._state.hiding:
             self._state.hiding = True
             log.warning(
                 "%r in the bucket is not shown: -o versions has that name",

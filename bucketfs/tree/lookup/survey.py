@@ -15,7 +15,7 @@ from bucketfs import clock
 from bucketfs.tree.core.inode import NEVER, Directory
 from bucketfs.tree.core.names import FOLDER_SUFFIX
 from bucketfs.tree.core.state import TreeState
-from bucketfs.tree.lookup.merge import Merge, Picture, sort
+from bucketfs.tree.lookup.merge import Listing, Merge, sort
 
 #: Seconds after which a survey is tried again though the last one did not help.
 AGAIN = 30.0
@@ -79,9 +79,9 @@ class Surveys:
             page = await self._state.files.store.list(prefix, start_after=prefix + behind)
             if not self._state.is_at(directory, prefix):
                 return
-            picture = Picture()
-            sort(picture, prefix, page)
-            Merge(self._state, directory, began, since).add(picture)
+            listing = Listing()
+            sort(listing, prefix, page)
+            Merge(self._state, directory, began, since).add(listing)
         last = max([*(info.key for info in page.objects), *page.prefixes], default=prefix)
         until = None if page.next_token is None else last[len(prefix) :]
         self._latest[directory] = _Survey(name, listed, began, behind, until)

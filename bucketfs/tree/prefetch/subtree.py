@@ -5,7 +5,7 @@ LIST of a thousand keys then stands for as many directories as it covers, and it
 program is still busy with the directory before. When that gets old, the next one is asked for in
 time.
 
-`cover` is pure: it cuts such a flat listing into pictures of the directories it covers completely.
+`cover` is pure: it cuts such a flat listing into those of the directories it covers completely.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bucketfs.store.long_listing import read_pages
 from bucketfs.tree.core.inode import NEVER, Directory
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.lister import LOOKUP_PAGES, Lister
-from bucketfs.tree.lookup.merge import Picture, sort
+from bucketfs.tree.lookup.merge import Listing, sort
 from bucketfs.tree.lookup.reading import Reading
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,8 @@ REMEASURE = 60.0
 _BEHIND = "0"
 
 
-def cover(prefix: str, objects: Iterable[ObjectInfo], *, complete: bool) -> dict[str, Picture]:
-    """Pictures of the directories below `prefix` that a flat listing shows completely, by prefix.
+def cover(prefix: str, objects: Iterable[ObjectInfo], *, complete: bool) -> dict[str, Listing]:
+    """Listings of the directories below `prefix` that a flat listing shows completely, by prefix.
 
     Args:
         prefix: What was listed; not covered itself.
@@ -65,13 +65,13 @@ def cover(prefix: str, objects: Iterable[ObjectInfo], *, complete: bool) -> dict
             below.setdefault(path, set()).add(path + name + "/")
             path += name + "/"
         direct.setdefault(path, []).append(info)
-    pictures = {}
+    listings = {}
     for path in direct.keys() | below.keys():
         if path == prefix or (not complete and last.startswith(path)):
             continue
-        picture = pictures[path] = Picture()
-        sort(picture, path, ListPage(direct.get(path, []), sorted(below.get(path, ())), None))
-    return pictures
+        listing = listings[path] = Listing()
+        sort(listing, path, ListPage(direct.get(path, []), sorted(below.get(path, ())), None))
+    return listings
 
 
 @dataclass(slots=True)
@@ -215,8 +215,8 @@ class Subtree:
                     most=most,
                 )
                 if self._state.prefix(parent) == prefix:
-                    pictures = cover(prefix, objects, complete=complete)
-                    self._accept(parent, prefix, pictures, began, since)
+                    listings = cover(prefix, objects, complete=complete)
+                    self._accept(parent, prefix, listings, began, since)
         except (StoreError, FsError) as error:
             # nobody asked for these yet; who does will meet the error again
             log.debug("cannot prefetch a listing: %s", error)
@@ -230,7 +230,7 @@ class Subtree:
         self,
         directory: Directory,
         prefix: str,
-        pictures: Mapping[str, Picture],
+        listings: Mapping[str, Listing],
         began: float,
         since: int,
     ) -> None:
@@ -238,7 +238,7 @@ class Subtree:
             if not isinstance(child, Directory):
                 continue
             path = f"{prefix}{child.name}/"
-            picture = pictures.get(path)
-            if picture is not None and child.listed < began and child.loading is None:
-                self._lister.accept(child, picture, began, since)
-                self._accept(child, path, pictures, began, since)
+            listing = listings.get(path)
+            if listing is not None and child.listed < began and child.loading is None:
+                self._lister.accept(child, listing, began, since)
+                self._accept(child, path, listings, began, since)
