@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from tests.simulation.chance import SMALL
+from tests.simulation.disk import BLOCK
+
 if TYPE_CHECKING:
     from tests.simulation.oracle import Call, Fact
 
@@ -67,3 +70,15 @@ def renaming_replaces(calls: Sequence[Call], stored: float) -> bool:
 def removing_replaced(calls: Sequence[Call], stored: float) -> bool:
     """Whether a deletion may hit what another mount has stored: a removal takes what is there."""
     return any(call.asked >= stored or not call.what.startswith("rename") for call in calls)
+
+
+def is_mixed(content: bytes, known: Sequence[bytes]) -> bool:
+    """Whether a large file that was written over in place has some of the new bytes after a crash.
+
+    "Only a file of more than 16 MiB that was written over in place has, as on any disk, the new
+    bytes among the old ones" ("Write-back"). After a power cut, those of some pages.
+    """
+    pieces = [(start, content[start : start + BLOCK]) for start in range(0, len(content), BLOCK)]
+    return len(content) > SMALL["COPIED"] and all(
+        any(each.startswith(piece, start) for each in known) for start, piece in pieces
+    )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import trio
 
-_BLOCK = 4096
+BLOCK = 4096
 _fdatasync, _fsync = os.fdatasync, os.fsync
 
 #: By inode number: the bytes of a file (of a write-ahead log: how many) at its last sync.
@@ -115,7 +115,6 @@ def _cut_pages(path: Path, there: Path, dice: random.Random) -> None:
         return
     size = dice.choice([len(old), len(new)])
     blocks = [
-        dice.choice([old, new])[at : at + _BLOCK].ljust(_BLOCK, b"\0")
-        for at in range(0, size, _BLOCK)
+        dice.choice([old, new])[at : at + BLOCK].ljust(BLOCK, b"\0") for at in range(0, size, BLOCK)
     ]
     path.write_bytes(b"".join(blocks)[:size])

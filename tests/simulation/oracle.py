@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -39,6 +39,7 @@ class Call:
         asked: When the kernel has asked last: once more after ESTALE.
         disturbed: Another one came near.
         maybe: It has no answer, or an error; what it was to do may have been done.
+        moves: A rename: from where to where.
     """
 
     mount: str
@@ -48,6 +49,7 @@ class Call:
     ended: float = float("inf")
     disturbed: bool = False
     maybe: bool = False
+    moves: tuple[str, str] | None = None
     asked: float = field(default_factory=trio.current_time)
 
 
@@ -97,6 +99,8 @@ class _Object:
     content: bytes | None
     mount: str
     since: float
+    #: Whose content it is: who copies one has perhaps not seen it.
+    author: str
 
 
 class Oracle:
@@ -148,6 +152,9 @@ class Oracle:
         """A call begins."""
         call = Call(mount, what, paths, trio.current_time())
         for other in self._active:
+            if other.mount == mount and other.moves is not None:
+                call.paths = _with_moved(call.paths, *other.moves)
+        for other in self._active:
             if _touch(call.paths, other.paths):
                 call.disturbed = other.disturbed = True
         self._active.append(call)
@@ -166,8 +173,8 @@ class Oracle:
         self._renames.add((old, new))
         for other in self._active:
             if other.mount == call.mount and other is not call:
-                moved = [new + path[len(old) :] for path in other.paths if _is_at(path, old)]
-                other.paths = tuple(dict.fromkeys((*other.paths, *moved)))
+                other.paths = _with_moved(other.paths, old, new)
+        call.moves = old, new
 
     def directory(self, path: str) -> None:
         """A directory may be made."""
@@ -370,9 +377,15 @@ class Oracle:
         now = trio.current_time()
         self.note(f"    bucket: {mount} {terms} {key!r} {brief(old)} -> {brief(new)}")
         before = self._history[key][-1] if self._history[key] else None
-        self._history[key].append(_Object(new, mount, now))
+        author = mount
         if terms.startswith("copy"):
-            self._copied.add((mount, terms.partition(" of ")[2], new))
+            source = terms.partition(" of ")[2]
+            self._copied.add((mount, source, new))
+            author = next(
+                (each.author for each in reversed(self._history[source]) if each.content == new),
+                mount,
+            )
+        self._history[key].append(_Object(new, mount, now, author))
         if key.endswith("/"):
             self._check_marker(mount, key)
             return
@@ -389,7 +402,7 @@ class Oracle:
         """An object was deleted."""
         now = trio.current_time()
         before = self._history[key][-1]
-        self._history[key].append(_Object(None, mount, now))
+        self._history[key].append(_Object(None, mount, now, mount))
         self.note(f"    bucket: {mount} delete {key!r} {brief(old)}")
         path = key.rstrip("/")
         calls = [
@@ -422,7 +435,7 @@ class Oracle:
         if is_copy:
             self._drop(path)
             states = self._history[path]
-            is_own = not states or states[-1].mount == mount
+            is_own = not states or mount == states[-1].mount == states[-1].author
             is_left = terms.startswith("copy") or any(
                 call.what.startswith("rename") and call.maybe for call in self._near(mount, path)
             )
@@ -432,9 +445,16 @@ class Oracle:
         if is_copy and allowed.has_gaps(content, self._legal):
             self._with_gaps.append(content)
             return
+        if mount in self._crashed and self._is_mixed(content, path):
+            return
         if not self._may_be(content, path, self._legal):
             given = sorted(self._legal.get(content, ()))
             self.complain(f"{mount} stored {brief(content)} as {key}, closed as {given}")
+
+    def _is_mixed(self, content: bytes, path: str) -> bool:
+        names = self.names(path)
+        known = [each for each, paths in self._seen.items() if paths & names]
+        return allowed.is_mixed(content, known)
 
     # ---- the end ---------------------------------------------------------------------------------
 
@@ -478,11 +498,11 @@ class Oracle:
         if self._others_wait(call.mount, path):
             return True
         states = self._history[path]
-        return bool(
-            states
-            and states[-1].content is not None
-            and states[-1].mount != call.mount
-            and call.began - states[-1].since < allowed.READ_AGE
+        if not states or states[-1].content is None or states[-1].mount == call.mount:
+            return False
+        is_young = call.began - states[-1].since < allowed.READ_AGE
+        return is_young or any(
+            p.mount == call.mount and path in self.names(p.path) for p in self._waiting()
         )
 
     def _others_wait(self, mount: str, path: str) -> bool:
@@ -575,6 +595,12 @@ class Oracle:
 def _is_at(path: str, above: str) -> bool:
     """Whether a path is another one or below it."""
     return path == above or path.startswith(above + "/")
+
+
+def _with_moved(paths: Sequence[str], old: str, new: str) -> tuple[str, ...]:
+    """Paths, and what they are called after a rename."""
+    moved = [new + path[len(old) :] for path in paths if _is_at(path, old)]
+    return tuple(dict.fromkeys((*paths, *moved)))
 
 
 def _touch(some: Iterable[str], others: Iterable[str]) -> bool:

@@ -113,9 +113,12 @@ class Merge:
                 self._merge_directory(name, markers)
         deferred = self._state.deferred
         for name, info in listing.files.items():
-            if info.key in deferred or self._changed_since(name):
+            if info.key in deferred:
                 continue
             child = children.get(name)
+            if self._changed_since(name):
+                self._doubt(child)
+                continue
             if child is None:
                 self._learn(self._state.found_file(self._directory, name, info), info)
             elif isinstance(child, Directory):
@@ -258,5 +261,16 @@ class Merge:
     def _vanish(self, child: Inode) -> None:
         """The listing does not show a child: it is gone, unless it is ours or changed meanwhile."""
         if child.changed > self._since or self._state.holds_unsaved(child):
+            self._doubt(child)
             return
         self._state.vanished(child)
+
+    def _doubt(self, child: Inode | None) -> None:
+        """The listing, which says nothing of this child, must not make what is known of it fresh.
+
+        As long as it is ours, there is no question; when it was saved meanwhile, it is known since.
+        """
+        if child is None or isinstance(child, Directory) or self._state.freshness.is_ours(child):
+            return
+        if child.checked <= self._began:
+            self._directory.heard.setdefault(child.name, self._began)
