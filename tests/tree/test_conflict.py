@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
 from bucketfs.errors import FsError, KeyTaken, PreconditionFailed, errno_of
-from bucketfs.store.base import Capabilities
+from bucketfs.store.base import Capabilities, ObjectInfo
 from bucketfs.store.layers.copying import CARRIED_MOST
 from bucketfs.store.layers.fallback import FallbackStore
 from bucketfs.tree.core.posix import decode
@@ -85,6 +86,67 @@ async def test_a_copy_of_their_version_is_not_taken_for_ours(
         assert not handle.keep_cache
         assert await mount.pread(handle, 0, 100) == bucket.peek(key)
         await mount.close(handle)
+
+
+@pytest.mark.parametrize("what", ["chmod", "rename"])
+async def test_a_file_that_is_opened_while_their_version_is_copied(
+    tmp_path: Path, what: str
+) -> None:
+    """The copy, which is not conditional, is not taken for one of what is open and in the cache."""
+    bucket = Bucket(capabilities=Capabilities(copy_if_match=False))
+    bucket.poke("f", noise(200_000, 1))
+    async with planted(bucket, tmp_path) as mount:
+        await mount.root_listed()
+        ours = await mount.read("f")
+        inode = await mount.find("f")
+        await mount.tree.attributes.complete(inode)
+        bucket.poke("f", noise(200_000, 2))
+        bucket.latency = 0.5
+        async with trio.open_nursery() as nursery:
+            if what == "chmod":
+                posix = mount.tree.posix(inode)
+                mount.tree.changer.replace(inode, posix.changed(0, mode=0o100600))
+                mount.tree.later.attributes(inode)
+            else:
+                nursery.start_soon(mount.rename, "f", "g")
+            await trio.sleep(0.3)
+            handle = await mount.open("f", os.O_RDWR)
+            await trio.sleep(3)
+        bucket.latency = 0.01
+        key = "f" if what == "chmod" else "g"
+        assert handle.content.local.missing(0, 200_000) == []
+        assert await mount.pread(handle, 0, 200_000) == ours
+        await mount.close(handle)
+        assert await mount.read(key) == bucket.peek(key) == noise(200_000, 2)
+
+
+async def test_an_object_in_parts_is_changed_while_its_copy_is_made(tmp_path: Path) -> None:
+    """Its copy has another ETag, and is known to be one all the same."""
+
+    class Copying(Bucket):
+        async def copy(self, source: str, target: str, **more: object) -> ObjectInfo:
+            info = await super().copy(source, target, **more)  # type: ignore[arg-type]
+            self.objects[target] = replace(self.objects[target], etag="0" * 32)
+            await trio.sleep(0.5)
+            return replace(info, etag="0" * 32)
+
+    bucket = Copying(capabilities=Capabilities(copy_if_match=False), latency=0.01)
+    bucket.poke("f", noise(20 * MIB))
+    bucket.objects["f"] = replace(bucket.objects["f"], etag="1" * 32 + "-3")
+    async with planted(bucket, tmp_path, store=FallbackStore(bucket, provider_with(bucket.capabilities))) as mount:
+        inode = await mount.find("f")
+        await mount.tree.attributes.complete(inode)
+        posix = mount.tree.posix(inode)
+        mount.tree.changer.replace(inode, posix.changed(0, mode=0o100600))
+        mount.tree.later.attributes(inode)
+        await trio.sleep(0.2)
+        handle = await mount.open("f", os.O_RDWR)
+        assert await mount.pread(handle, 0, 10) == noise(20 * MIB)[:10]
+        await mount.write(handle, 20 * MIB, b"ours")
+        await trio.sleep(2)
+        await mount.close(handle)
+        assert mount.stored() == ["f"]
+        assert bucket.peek("f") == noise(20 * MIB) + b"ours"
 
 
 async def test_what_is_not_whole_overwrites_nothing(bucket: Bucket, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ consistent.
 from __future__ import annotations
 
 import errno
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from bucketfs.tree.core.posix import Defaults
 
 #: The longest key that S3 takes, in bytes of UTF-8.
 KEY_MAX = 1024
+#: An ETag that a copy keeps: those of objects in parts, and made-up ones, change with it.
+_MD5 = re.compile(r"[0-9a-f]{32}")
 #: Files that were given up and are still told of.
 _GIVEN_UP_KEPT = 1000
 
@@ -461,22 +464,32 @@ class TreeState:
         """ETag that a copy of the inode's object is to be conditional on, "" for none.
 
         A store that does not honour the condition costs an extra HEAD for it, which is worth it
-        only when an open file would otherwise go on in a version it was not opened on.
+        only when an open file would otherwise go on in a version it was not opened on, or when the
+        ETag of the copy cannot tell afterwards whether it is of the version that we know.
         """
-        opened = inode.content is not None
-        return inode.etag if opened or self.files.store.capabilities.copy_if_match else ""
+        needed = inode.content is not None or not _MD5.fullmatch(inode.etag)
+        return inode.etag if needed or self.files.store.capabilities.copy_if_match else ""
 
     def moved(self, inode: Inode, old: Version, copy: ObjectInfo, *, sure: bool) -> None:
         """The inode's object was copied by us: its bytes are `copy`'s from now on.
+
+        A file that was opened while a copy was made that may be of others' version stays what it
+        is; who asks for its name next finds the copy.
 
         Args:
             inode: Which.
             old: The version we knew.
             copy: Where it is now.
-            sure: The copy was conditional on that version; always, while the inode has content.
+            sure: The copy was conditional on that version.
         """
         content = inode.content
-        if sure or copy.etag == old.etag:
+        same = sure or copy.etag == old.etag
+        if content is not None and not same:
+            inode.checked = NEVER
+            if inode.parent is not None:
+                inode.parent.listed = NEVER
+            return
+        if same:
             self.files.cache.relabel(old.key, old.etag, copy.key, copy.etag)
             inode.checked = clock.monotonic()
         else:
@@ -484,7 +497,7 @@ class TreeState:
         if content is not None and content.base is not None:
             content.rebase(Version(copy.key, copy.etag, old.size))
         if inode.opened == old.etag:
-            inode.opened = copy.etag if sure or copy.etag == old.etag else ""
+            inode.opened = copy.etag if same else ""
         inode.etag, inode.modified = copy.etag, copy.last_modified
 
     def close_content(self, inode: Inode) -> None:

@@ -29,7 +29,7 @@ from bucketfs.file.target import Target
 from bucketfs.file.upload import Interrupted
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tree.core.handle import Handle
-from bucketfs.tree.core.inode import NEVER, Directory, Inode, OpenState
+from bucketfs.tree.core.inode import Directory, Inode, OpenState
 from bucketfs.tree.core.locks import Locks, is_renaming
 from bucketfs.tree.core.posix import tagged_as, with_times_of
 from bucketfs.tree.core.state import TreeState
@@ -203,6 +203,8 @@ class Saver:
             if published.conflict is None:
                 open_state.exclusive = False
                 self._state.retain(published.target.key)
+            inode.etag, inode.modified = published.info.etag, published.info.last_modified
+            inode.checked, inode.opened = clock.monotonic(), published.info.etag
             self._note_saved(inode, open_state, published.info, published.target)
         if open_state.attributes_unsaved:
             self.later.attributes(inode)
@@ -268,9 +270,9 @@ class Saver:
         """Store attributes alone. Raises StoreError: it failed, nothing has changed."""
         with _attempt(open_state):
             target = Target("", inode.headers(), changes=open_state.attribute_changes)
-            carrier = await self._attributes_alone.store(inode, open_state, target.headers)
-            if carrier is not None:
-                self._note_saved(inode, open_state, carrier.info, target, sure=carrier.sure)
+            info = await self._attributes_alone.store(inode, open_state, target.headers)
+            if info is not None:
+                self._note_saved(inode, open_state, info, target)
         if open_state.attributes_unsaved:
             self.later.attributes(inode)
 
@@ -302,22 +304,14 @@ class Saver:
         await self.save(directory)
 
     def _note_saved(
-        self,
-        inode: Inode,
-        open_state: OpenState,
-        info: ObjectInfo,
-        target: Target,
-        *,
-        sure: bool = True,
+        self, inode: Inode, open_state: OpenState, info: ObjectInfo, target: Target
     ) -> None:
-        """The bucket has the inode as `target` says, and `info` is `sure` to be of our bytes."""
+        """The bucket has the inode as `target` says, in the version `info`."""
         content = open_state.content
         if content is not None and not content.unsaved:
             if content.promise is not None:
                 self._promises.kept(content)
             inode.size = content.size
-        inode.etag, inode.modified = info.etag, info.last_modified
-        inode.checked, inode.opened = (clock.monotonic(), info.etag) if sure else (NEVER, "")
         self._state.note_change(inode)
         self._index.put_headers(info.key, info.etag, info.last_modified, target.headers)
         open_state.attributes_stored(target.changes)
