@@ -133,7 +133,9 @@ async def test_an_object_in_parts_is_changed_while_its_copy_is_made(tmp_path: Pa
     bucket = Copying(capabilities=Capabilities(copy_if_match=False), latency=0.01)
     bucket.poke("f", noise(20 * MIB))
     bucket.objects["f"] = replace(bucket.objects["f"], etag="1" * 32 + "-3")
-    async with planted(bucket, tmp_path, store=FallbackStore(bucket, provider_with(bucket.capabilities))) as mount:
+    async with planted(
+        bucket, tmp_path, store=FallbackStore(bucket, provider_with(bucket.capabilities))
+    ) as mount:
         inode = await mount.find("f")
         await mount.tree.attributes.complete(inode)
         posix = mount.tree.posix(inode)

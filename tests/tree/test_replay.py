@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,9 @@ from bucketfs import clock
 from bucketfs.cache.pages import Tag
 from bucketfs.cli.commands import leftovers as left
 from bucketfs.errors import StoreError
-from bucketfs.store.base import Headers
+from bucketfs.store.base import Headers, ObjectInfo
 from bucketfs.tree.core.handle import Handle
+from bucketfs.tree.saving.change import Change
 from bucketfs.tree.saving.replay import Replayed
 from tests.harness.memory import Fault, FaultHook
 from tests.tree.builder import MIB, Bucket, Mount, in_place, killed, noise, planted
@@ -166,6 +169,47 @@ async def test_an_fsync_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_path
         await until_at_rest(mount)
         assert mount.stored() == ["f"]
         assert await mount.read("f") == b"bytes and more"
+
+
+class Copying(Bucket):
+    """A copy has another ETag, as that of an object in parts has."""
+
+    copying: float = 0.0
+
+    async def copy(self, source: str, target: str, **more: object) -> ObjectInfo:
+        info = await super().copy(source, target, **more)  # type: ignore[arg-type]
+        etag = hashlib.md5(info.etag.encode()).hexdigest()
+        self.objects[target] = replace(self.objects[target], etag=etag)
+        await trio.sleep(self.copying)
+        return replace(info, etag=etag)
+
+
+async def test_what_was_promised_while_a_chmod_was_under_way(tmp_path: Path) -> None:
+    """What is unchanged of a large file comes from the version that the chmod has made."""
+
+    async def before(mount: Mount) -> None:
+        bucket.copying = 1.0
+        inode = await mount.find("f")
+        await mount.tree.attributes.complete(inode)
+        assert mount.tree.changer.change(inode, Change(mode=0o600))
+        mount.tree.later.attributes(inode)
+        await trio.sleep(0.5)
+        handle = await mount.open("f", os.O_RDWR)
+        await mount.write(handle, 100, b"ours")
+        await mount.close(handle)
+        bucket.fault = hang_uploads
+        await trio.sleep(2)
+        assert len(mount.cache.journal.pending()) == 1
+
+    def hang_uploads(operation: str, _key: str, _count: int) -> Fault | None:
+        return Fault(hang=True) if operation == "CreateMultipartUpload" else None
+
+    bucket = Copying(latency=0.01)
+    bucket.poke("f", noise(20 * MIB))
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await until_at_rest(mount)
+        assert mount.stored() == ["f"]
+        assert mount.bucket.peek("f") == noise(20 * MIB)[:100] + b"ours" + noise(20 * MIB)[104:]
 
 
 async def test_a_conflict_met_by_a_replay(bucket: Bucket, tmp_path: Path) -> None:

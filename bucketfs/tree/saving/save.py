@@ -273,6 +273,7 @@ class Saver:
             info = await self._attributes_alone.store(inode, open_state, target.headers)
             if info is not None:
                 self._note_saved(inode, open_state, info, target)
+                self._promises.update(inode)  # made meanwhile, of the version before the copy
         if open_state.attributes_unsaved:
             self.later.attributes(inode)
 
