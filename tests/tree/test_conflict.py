@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import trio
 
+from bucketfs import clock
 from bucketfs.errors import FsError, KeyTaken, PreconditionFailed, errno_of
 from bucketfs.store.base import Capabilities, ObjectInfo
 from bucketfs.store.layers.copying import CARRIED_MOST
 from bucketfs.store.layers.fallback import FallbackStore
 from bucketfs.tree.core.posix import decode
+from bucketfs.tree.saving.conflict import CONFLICT_NAMES
 from tests.harness.providers import provider_with
 from tests.tree.builder import CONFIG, MIB, Bucket, Mount, noise, planted
 
@@ -164,6 +166,30 @@ async def test_what_is_not_whole_overwrites_nothing(bucket: Bucket, tmp_path: Pa
         assert bucket.peek("f") == b"theirs"
         (beside,) = (key for key in mount.stored() if key != "f")
         assert bucket.peek(beside).endswith(b"mine")
+
+
+@pytest.mark.parametrize("number", [2, CONFLICT_NAMES + 1])
+async def test_conflicts_of_one_second(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Each has a copy, those that find no name free as soon as the clock has gone on."""
+    monkeypatch.setattr(clock, "wall_ns", lambda: int((1e9 + trio.current_time()) * 1e9))
+    bucket.poke("f", b"at first")
+    async with planted(bucket, tmp_path) as mount:
+        for each in range(number):
+            mount.expire()
+            handle = await mount.open("f", os.O_WRONLY | os.O_TRUNC)
+            await mount.write(handle, 0, b"ours %d" % each)
+            bucket.poke("f", b"theirs %d" % each)
+            with pytest.raises(FsError) as failure:
+                await mount.close(handle)
+            assert failure.value.errno == (errno.ESTALE if each < CONFLICT_NAMES else errno.EIO)
+        await trio.sleep(100)
+        assert sorted(bucket.peek(key) for key in mount.stored()) == [
+            *(b"ours %d" % each for each in range(number)),
+            b"theirs %d" % (number - 1),
+        ]
+        assert not list(mount.cache.directory.glob("unsaved/*"))
 
 
 async def test_a_name_that_others_took_is_taken_back(bucket: Bucket, tmp_path: Path) -> None:
