@@ -138,6 +138,7 @@ class Later:
             if in_a_lull:
                 await self._wait_for_lull()
             while not open_state.being_written and not self._is_held_back(open_state):
+                had_bytes = _has_unsaved_bytes(open_state)
                 try:
                     await self._save_in_turn(inode, open_state)
                     if not _has_unsaved_bytes(open_state):
@@ -145,6 +146,8 @@ class Later:
                     pause = RETRY_FIRST  # written and closed while attributes were being saved
                     continue
                 except (StoreError, FsError) as error:
+                    if not had_bytes and _has_unsaved_bytes(open_state):
+                        continue  # the same, and what failed was not about the bytes
                     hopeless = _is_hopeless(inode, open_state, error)
                     if hopeless and self._give_up(inode, open_state, error):
                         return
