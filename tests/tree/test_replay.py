@@ -784,3 +784,41 @@ async def test_a_power_cut_that_takes_the_last_change_of_a_row_takes_no_bytes(
         await until_at_rest(mount)
         assert mount.bucket.peek("f") == noise(size)
     caplog.clear()
+
+
+@pytest.mark.parametrize("clean_pages", ["leave", "come"])
+async def test_clean_pages_that_move_while_a_file_is_taken_to_the_disk(
+    bucket: Bucket, tmp_path: Path, clean_pages: str
+) -> None:
+    """The journal counts on those that were there when it began, and were there when it ended."""
+
+    async def before(mount: Mount) -> None:
+        bucket.fault = _uploads_fail
+        handle = await mount.open("f", os.O_RDWR)
+        if clean_pages == "leave":
+            await mount.pread(handle, 0, 8 * MIB)
+        await mount.write(handle, 100, b"ours")
+        content = handle.content
+
+        async def meanwhile(job: Callable[[], object]) -> object:
+            result = await in_place(job)
+            if clean_pages == "leave":
+                content.remove_reader(handle.reader)
+                content.reclaim(4 * MIB)
+            else:
+                await content.local.load(0, 4 * MIB)
+            return result
+
+        mount.cache.journal.in_thread = meanwhile
+        await mount.flush(handle)
+        mount.cache.journal.in_thread = in_place
+        (row,) = mount.cache.journal.pending()
+        if clean_pages == "come":  # a power cut: they have not reached the disk
+            with (mount.cache.directory / row.file).open("r+b") as file:
+                file.write(bytes(100) + b"ours" + bytes(4 * MIB - 104))
+
+    data = noise(8 * MIB)
+    bucket.poke("f", data)
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await until_at_rest(mount)
+        assert mount.bucket.peek("f") == data[:100] + b"ours" + data[104:]
