@@ -17,7 +17,7 @@ import trio
 from bucketfs import clock
 from bucketfs.cache.pages import Tag
 from bucketfs.cli.commands import leftovers as left
-from bucketfs.errors import StoreError
+from bucketfs.errors import NoAnswer, StoreError
 from bucketfs.store.base import Headers, ObjectInfo
 from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.saving.change import Change
@@ -149,6 +149,33 @@ async def test_an_upload_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_pat
         await until_at_rest(mount)
         assert mount.stored() == ["new", "old"]
         assert await mount.read("old") == b"bytes"
+
+
+@pytest.mark.parametrize("size", [MIB, 6 * MIB, 20 * MIB])
+async def test_a_change_of_some_bytes_that_had_arrived_is_no_conflict(
+    bucket: Bucket, tmp_path: Path, size: int
+) -> None:
+    """What is unchanged was not here when it was promised, and its version is gone."""
+
+    async def before(mount: Mount) -> None:
+        handle = await mount.open("f", os.O_RDWR)
+        await mount.write(handle, 100, b"ours")
+        bucket.fault = lose_answers
+        await mount.close(handle)
+        await trio.sleep(0.5)
+        assert bucket.peek("f")[98:106] == noise(size)[98:100] + b"ours" + noise(size)[104:106]
+        assert len(mount.cache.journal.pending()) == 1
+
+    def lose_answers(operation: str, key: str, _count: int) -> Fault | None:
+        if operation not in {"PutObject", "CompleteMultipartUpload"}:
+            return None
+        return Fault(NoAnswer("ReadTimeout", operation=operation, key=key), after=True)
+
+    bucket.poke("f", noise(size))
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await until_at_rest(mount)
+        assert mount.stored() == ["f"]
+        assert mount.bucket.peek("f") == bucket.peek("f")
 
 
 async def test_an_fsync_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_path: Path) -> None:

@@ -220,21 +220,24 @@ class Saver:
         if taken or open_state.fenced:
             open_state.overtaken()
             return await self._conflicts.keep_ours_beside(inode, open_state, content, None)
-        target = self._state.target(inode)
-        try:
-            return await self._publish_noted(inode, target, content)
-        except PreconditionFailed as error:
+        target, replaces_ours = self._state.target(inode), False
+        while True:
+            try:
+                return await self._publish_noted(inode, target, content)
+            except PreconditionFailed as error:
+                cause: Exception = error
+            except FsError as error:
+                if error.errno != errno.ESTALE or content.early_upload.has_upload_only:
+                    raise
+                cause = error  # the base version is gone, as it is when our own upload replaced it
             found = await find_arrived(self._store, target, content)
-            if found is None:
+            if found is None or (found[0] is None and replaces_ours):
                 open_state.overtaken()
-                return await self._conflicts.resolve(inode, open_state, target, error)
+                return await self._conflicts.resolve(inode, open_state, target, cause)
             info, target = found
-            return await self._publish(target, content) if info is None else Published(info, target)
-        except FsError as error:
-            if error.errno != errno.ESTALE or content.early_upload.has_upload_only:
-                raise
-            open_state.overtaken()
-            return await self._conflicts.resolve(inode, open_state, target, error)
+            if info is not None:
+                return Published(info, target)
+            replaces_ours = True
 
     async def _publish_noted(self, inode: Inode, target: Target, content: Content) -> Published:
         """Publish, and remember an upload whose outcome is not known."""
