@@ -513,11 +513,27 @@ class TreeState:
             return True
         return inode.open_state is not None and inode.open_state.in_use
 
+    def left_at(self, inode: Inode) -> list[Inode]:
+        """The removed file whose object still has an inode's key: its deletion may be under way.
+
+        Who writes that key has the right to write both.
+        """
+        if not self.deferred or inode.parent is None:
+            return []
+        return self.left_below(self.path(inode))
+
+    def left_below(self, path: str) -> list[Inode]:
+        """As `left_at`, for a key, or all that begin with a path that ends in a slash."""
+        if not path.endswith("/"):
+            return [self.deferred[path]] if path in self.deferred else []
+        return [inode for key, inode in self.deferred.items() if key.startswith(path)]
+
     def take_deferred(self, key: str) -> Inode | None:
         """A removed file whose object still has this key, which something new is about to take."""
         inode = self.deferred.pop(key, None)
         if inode is not None and inode.open_state is not None:
             inode.open_state.deferred_delete = ""
+            self.drop_if_idle(inode)
         return inode
 
     def retain(self, key: str) -> None:

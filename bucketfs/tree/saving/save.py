@@ -160,8 +160,11 @@ class Saver:
             StoreError: The request failed; the inode is as unsaved as before.
         """
         while inode.open_state is not None and inode.open_state.unsaved:
+            left = self._state.left_at(inode)
             try:
-                async with self._locks.exclusive(inode) as open_state:
+                async with self._locks.exclusive(inode, *left) as open_state:
+                    if self._state.left_at(inode) != left:
+                        continue  # it has been deleted, or the inode has another key
                     if not (late and open_state.being_written):
                         await self._save(inode, open_state)
                 break
@@ -295,6 +298,26 @@ class Saver:
         if is_renaming(inode):
             raise FsError(errno.EBUSY, "its directory is being renamed")
         return self._state.target(inode)
+
+    async def delete_left(self, inode: Inode) -> None:
+        """Delete the object that a removed file has left, which no program has open any more.
+
+        If it cannot be deleted it stays hidden, and is tried again when the mount ends.
+        """
+        async with self._locks.exclusive(inode) as open_state:
+            key = open_state.deferred_delete
+            if not key:
+                return  # something new has taken its place
+            try:
+                with contextlib.suppress(PreconditionFailed):
+                    await self._store.delete(key, if_match=inode.etag)
+            except StoreError as error:
+                log.error(
+                    "%r was removed and is still there, it is deleted when the mount ends: %s",
+                    key, error,
+                )  # fmt: skip
+                return
+            self._state.retain(key)
 
     async def save_directory(self, directory: Directory) -> None:
         """Have the bucket hold a directory's attributes and no name that was removed from it.
