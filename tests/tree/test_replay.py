@@ -178,6 +178,41 @@ async def test_a_change_of_some_bytes_that_had_arrived_is_no_conflict(
         assert mount.bucket.peek("f") == bucket.peek("f")
 
 
+@pytest.mark.parametrize("writeback", [True, False])
+async def test_an_upload_beside_the_writer_that_had_arrived_is_no_conflict(
+    bucket: Bucket, tmp_path: Path, writeback: bool
+) -> None:
+    """The object has the attributes of the moment in which the upload began."""
+
+    async def before(mount: Mount) -> None:
+        await mount.root_listed()
+        handle = await mount.create("f")
+        await mount.write(handle, 0, noise(72 * MIB))
+        await trio.sleep(1)
+        await mount.write(handle, 72 * MIB, b"the end")
+        bucket.fault = lose_the_answer
+        if writeback:
+            await mount.close(handle)
+            bucket.answer = 50.0
+            await trio.sleep(1)
+        else:
+            with pytest.raises(NoAnswer):
+                await mount.close(handle)
+        assert bucket.peek("f") == noise(72 * MIB) + b"the end"
+        assert len(mount.cache.journal.pending()) == 1
+
+    def lose_the_answer(operation: str, _key: str, _count: int) -> Fault | None:
+        if operation == "CreateMultipartUpload":
+            return Fault(hang=True)  # no second one
+        lost = operation == "CompleteMultipartUpload"
+        return Fault(NoAnswer("ReadTimeout"), after=True) if lost and not writeback else None
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=writeback) as mount:
+        await until_at_rest(mount)
+        assert mount.stored() == ["f"]
+        assert mount.bucket.peek("f") == noise(72 * MIB) + b"the end"
+
+
 async def test_an_fsync_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_path: Path) -> None:
     """The file has changed since its promise, and the crash comes before the store's answer."""
 

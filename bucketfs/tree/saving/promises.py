@@ -134,7 +134,7 @@ class Promises:
             return
         promise = open_state.content.promise
         if open_state.content.publishing:
-            self._attempt(open_state.content, promise.row.headers)
+            self._attempt(open_state.content, _known_by(open_state.content, promise.row.headers))
         try:
             target = self._state.target(inode)
         except FsError:
@@ -150,25 +150,34 @@ class Promises:
         )
         self._journal.change(promise.row)
 
-    def attempting(self, content: Content, headers: Headers) -> None:
-        """An upload with these headers begins.
+    def attempting(self, content: Content, headers: Headers) -> list[Attempt]:
+        """An upload with these headers begins; answers what its object can be known by.
 
         When the file has changed since its promise, a crash leaves the row and, maybe, the object
-        of a later state: the row has to know it.
+        of a later state: the row has to know it. So it has to know the headers of an upload that
+        has run beside the writer.
         """
+        known = _known_by(content, headers)
         promise = content.promise
-        if promise is not None and not content.promised_as_it_is:
-            ahead = (*promise.row.ahead, *_known_by(content, headers))
-            promise.row = replace(promise.row, ahead=ahead[-_ATTEMPTS:])
+        if promise is None:
+            return known
+        row = promise.row
+        if not content.promised_as_it_is:
+            promise.row = replace(row, ahead=(*row.ahead, *known)[-_ATTEMPTS:])
+        elif others := [sent for sent in known if sent != (row.size, row.headers.metadata)]:
+            self._attempt(content, others)
+            promise.row = replace(row, attempts=tuple(content.attempts))
+        if promise.row is not row:
             self._journal.change(promise.row)
+        return known
 
-    def attempted(self, inode: Inode, content: Content, headers: Headers) -> None:
-        """An upload with these headers has failed, and yet the bucket may have it."""
-        self._attempt(content, headers)
+    def attempted(self, inode: Inode, content: Content, known: Sequence[Attempt]) -> None:
+        """An upload that is known by this has failed, and yet the bucket may have it."""
+        self._attempt(content, known)
         self.update(inode)
 
-    def _attempt(self, content: Content, headers: Headers) -> None:
-        content.attempts += _known_by(content, headers)
+    def _attempt(self, content: Content, known: Sequence[Attempt]) -> None:
+        content.attempts += known
         del content.attempts[:-_ATTEMPTS]
 
     def update_below(self, directory: Directory) -> None:

@@ -244,8 +244,8 @@ class Saver:
 
     async def _publish_noted(self, inode: Inode, target: Target, content: Content) -> Published:
         """Publish, and remember an upload whose outcome is not known."""
-        if content.promise is not None:
-            self._promises.attempting(content, target.headers)
+        # before it: an upload that ran beside the writer is dropped when it fails
+        known = self._promises.attempting(content, target.headers)
         try:
             return await self._publish(target, content)
         except PreconditionFailed:
@@ -253,7 +253,7 @@ class Saver:
         except (Exception, trio.Cancelled) as error:
             refused = isinstance(error, StoreError) and 400 <= error.status < 500
             content.may_have_arrived = content.may_have_arrived or not refused
-            self._promises.attempted(inode, content, target.headers)
+            self._promises.attempted(inode, content, known)
             raise
 
     async def _publish(self, target: Target, content: Content) -> Published:
