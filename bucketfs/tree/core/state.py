@@ -152,6 +152,8 @@ class TreeState:
         self.mounted_ns = clock.wall_ns()
         self.freshness = Freshness(ttl=config.ttl, absence_ttl=config.absence_ttl)
         self.changes = 0
+        #: Whether the copy of an object in one piece has its ETag, as far as is known.
+        self._copies_keep_etags = True
         #: Names in the tree, about: those below a directory that was unlinked are still counted.
         self.entries = 0
         self._asking_everywhere = 0
@@ -467,7 +469,8 @@ class TreeState:
         only when an open file would otherwise go on in a version it was not opened on, or when the
         ETag of the copy cannot tell afterwards whether it is of the version that we know.
         """
-        needed = inode.content is not None or not _MD5.fullmatch(inode.etag)
+        tells = self._copies_keep_etags and _MD5.fullmatch(inode.etag)
+        needed = inode.content is not None or not tells
         return inode.etag if needed or self.files.store.capabilities.copy_if_match else ""
 
     def moved(self, inode: Inode, old: Version, copy: ObjectInfo, *, sure: bool) -> None:
@@ -484,6 +487,8 @@ class TreeState:
         """
         content = inode.content
         same = sure or copy.etag == old.etag
+        if copy.etag != old.etag and _MD5.fullmatch(old.etag):
+            self._copies_keep_etags = False  # perhaps: those of encrypted objects have others
         if content is not None and not same:
             inode.checked = NEVER
             if inode.parent is not None:
