@@ -29,7 +29,6 @@ from bucketfs.errors import FsError
 from bucketfs.file.content import Content
 from bucketfs.file.promise import COPIED, Promise
 from bucketfs.file.target import Target
-from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Directory, Inode, OpenState, is_below
 from bucketfs.tree.core.posix import Defaults, Posix, decode
 from bucketfs.tree.core.state import TreeState
@@ -134,7 +133,8 @@ class Promises:
             return
         promise = open_state.content.promise
         if open_state.content.publishing:
-            self._attempt(open_state.content, _known_by(open_state.content, promise.row.headers))
+            known = open_state.content.known_by(promise.row.headers.metadata)
+            self._attempt(open_state.content, known)
         try:
             target = self._state.target(inode)
         except FsError:
@@ -150,17 +150,15 @@ class Promises:
         )
         self._journal.change(promise.row)
 
-    def attempting(self, content: Content, headers: Headers) -> list[Attempt]:
-        """An upload with these headers begins; answers what its object can be known by.
+    def attempting(self, content: Content, known: Sequence[Attempt]) -> None:
+        """An upload of a promised file begins that is known by this.
 
         When the file has changed since its promise, a crash leaves the row and, maybe, the object
         of a later state: the row has to know it. So it has to know the headers of an upload that
         has run beside the writer.
         """
-        known = _known_by(content, headers)
         promise = content.promise
-        if promise is None:
-            return known
+        assert promise is not None
         row = promise.row
         if not content.promised_as_it_is:
             promise.row = replace(row, ahead=(*row.ahead, *known)[-_ATTEMPTS:])
@@ -169,7 +167,6 @@ class Promises:
             promise.row = replace(row, attempts=tuple(content.attempts))
         if promise.row is not row:
             self._journal.change(promise.row)
-        return known
 
     def attempted(self, inode: Inode, content: Content, known: Sequence[Attempt]) -> None:
         """An upload that is known by this has failed, and yet the bucket may have it."""
@@ -388,14 +385,6 @@ def attributes_of(row: Row, defaults: Defaults) -> Posix:
         directory=False,
         defaults=defaults,
     )
-
-
-def _known_by(content: Content, headers: Headers) -> list[Attempt]:
-    """What an object of the content's upload under way can be known by."""
-    known: list[Attempt] = [(content.size, headers.metadata)]
-    if content.early_upload.stream is not None:
-        known.append((content.size, content.early_upload.stream.target.headers.metadata))
-    return known
 
 
 @dataclass(frozen=True, slots=True)

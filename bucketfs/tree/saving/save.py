@@ -245,7 +245,9 @@ class Saver:
     async def _publish_noted(self, inode: Inode, target: Target, content: Content) -> Published:
         """Publish, and remember an upload whose outcome is not known."""
         # before it: an upload that ran beside the writer is dropped when it fails
-        known = self._promises.attempting(content, target.headers)
+        known = content.known_by(target.headers.metadata)
+        if content.promise is not None:
+            self._promises.attempting(content, known)
         try:
             return await self._publish(target, content)
         except PreconditionFailed:
