@@ -169,6 +169,21 @@ async def test_chmod_changes_the_row(bucket: Bucket, tmp_path: Path) -> None:
         bucket.fault = None
 
 
+async def test_a_conflict_is_told_of_once(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody waits for the upload; what is in the conflict copy is saved."""
+    async with writing(bucket, tmp_path) as mount:
+        await mount.save("f", b"ours")
+        bucket.poke("f", b"theirs")
+        await trio.sleep(5)
+        assert sorted(bucket.peek(key) for key in mount.stored()) == [b"ours", b"theirs"]
+        assert not mount.tree.state.open_inodes
+        assert await mount.read("f") == b"theirs"
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert line.startswith("'f' was changed by someone else; what was written here is in")
+
+
 @pytest.mark.parametrize("writeback", [True, False])
 async def test_written_while_a_chmod_met_others_version(
     bucket: Bucket, tmp_path: Path, writeback: bool

@@ -153,6 +153,8 @@ class Later:
                 except (StoreError, FsError) as error:
                     if not had_bytes and _has_unsaved_bytes(open_state):
                         continue  # the same, and what failed was not about the bytes
+                    if not open_state.unsaved:
+                        return  # it is saved, under the name of a conflict copy
                     hopeless = _is_hopeless(inode, open_state, error)
                     if hopeless and self._give_up(inode, open_state, error):
                         return
