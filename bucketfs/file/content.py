@@ -133,6 +133,15 @@ class Content:
         """Whether the journal knows these very bytes, none older ones."""
         return self.promise is not None and self.promise.revision == self.overlay.revision
 
+    def known_by(self, metadata: Mapping[str, str]) -> list[tuple[int, Mapping[str, str]]]:
+        """As `attempts` has it, what an upload makes that begins now with this user metadata.
+
+        If one has run beside the writer, that may be it, with its own.
+        """
+        stream = self.early_upload.stream
+        sent = [metadata] if stream is None else [metadata, stream.target.headers.metadata]
+        return [(self.size, each) for each in sent]
+
     def rebase(self, base: Version) -> None:
         """The base version was copied to another key by us: its bytes come from there now."""
         self.local.base = base

@@ -86,6 +86,23 @@ def test_metadata_of_other_tools(foreign: Folder, module_bucket: Witness, form: 
     assert (foreign / "f").read_bytes() == b"content"
 
 
+def test_a_chmod_of_what_others_have_replaced_shows_no_old_bytes(
+    foreign: Folder, module_bucket: Witness
+) -> None:
+    """Length and time are those of the version before: the kernel does not see that it is one."""
+    module_bucket.put(foreign.prefix + "f", b"the first version", mtime="1700000000")
+    assert (foreign / "f").read_bytes() == b"the first version"
+    module_bucket.put(foreign.prefix + "f", b"the other version", mtime="1700000000")
+    (foreign / "f").chmod(0o600)
+
+    def is_stored() -> bool:
+        head = module_bucket.head(foreign.prefix + "f")
+        return head is not None and head["Metadata"].get("mode") == str(stat.S_IFREG | 0o600)
+
+    until(is_stored, "the new mode is in the bucket")
+    assert (foreign / "f").read_bytes() == b"the other version"
+
+
 def test_symlinks_of_s3fs(foreign: Folder, module_bucket: Witness) -> None:
     module_bucket.put(foreign.prefix + "l", b"target/of it", mode="41471")
     assert (foreign / "l").is_symlink()

@@ -63,6 +63,11 @@ class Bucket(MemoryStore):
         await trio.sleep(self.answer)
         return info
 
+    async def complete(self, key: str, *args: object, **conditions: object) -> ObjectInfo:
+        info = await super().complete(key, *args, **conditions)  # type: ignore[arg-type]
+        await trio.sleep(self.answer)
+        return info
+
     async def head(self, key: str) -> ObjectInfo:
         info = await super().head(key)
         await trio.sleep(self.answer)
@@ -252,6 +257,7 @@ def killed(bucket: Bucket, directory: Path, copy: Path) -> Bucket:
     left = Bucket(latency=bucket.latency)
     left.objects.update(bucket.objects)
     left.uploads.update(deepcopy(bucket.uploads))
+    left._serial = bucket._serial
     return left
 
 

@@ -241,3 +241,24 @@ async def test_attributes_of_what_others_removed_are_not_tried_for_ever(
         assert bucket.requested()["CopyObject"] == 1
         assert mount.tree.outstanding.waiting() == []
         assert await mount.names() == set()
+
+
+async def test_the_kernel_keeps_no_pages_of_what_others_had_replaced_before(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.poke("f", b"first", said(0o100644))
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.read("f") == b"first"
+        bucket.poke("f", b"other", said(0o100644))
+        mount.expire()
+        inode = await mount.find("f")
+        await mount.tree.attributes.complete(inode)
+        change(mount, inode, mode=0o600)
+        await trio.sleep(0.5)
+        assert bucket.requested()["CopyObject"] == 1
+        handle = await mount.open("f")
+        assert not handle.keep_cache
+        await mount.close(handle)
+        handle = await mount.open("f")
+        assert handle.keep_cache, "of the version that was opened before"
+        await mount.close(handle)

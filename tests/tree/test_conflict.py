@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
+from bucketfs import clock
 from bucketfs.errors import FsError, KeyTaken, PreconditionFailed, errno_of
-from bucketfs.store.base import Capabilities
+from bucketfs.store.base import Capabilities, ObjectInfo
 from bucketfs.store.layers.copying import CARRIED_MOST
 from bucketfs.store.layers.fallback import FallbackStore
 from bucketfs.tree.core.posix import decode
+from bucketfs.tree.saving.conflict import CONFLICT_NAMES
 from tests.harness.providers import provider_with
 from tests.tree.builder import CONFIG, MIB, Bucket, Mount, noise, planted
 
@@ -87,6 +91,77 @@ async def test_a_copy_of_their_version_is_not_taken_for_ours(
         await mount.close(handle)
 
 
+@pytest.mark.parametrize("what", ["chmod", "rename"])
+async def test_a_file_that_is_opened_while_their_version_is_copied(
+    tmp_path: Path, what: str
+) -> None:
+    """The copy, which is not conditional, is not taken for one of what is open and in the cache."""
+    bucket = Bucket(capabilities=Capabilities(copy_if_match=False))
+    bucket.poke("f", noise(200_000, 1))
+    async with planted(bucket, tmp_path) as mount:
+        await mount.root_listed()
+        ours = await mount.read("f")
+        inode = await mount.find("f")
+        await mount.tree.attributes.complete(inode)
+        bucket.poke("f", noise(200_000, 2))
+        bucket.latency = 0.5
+        async with trio.open_nursery() as nursery:
+            if what == "chmod":
+                posix = mount.tree.posix(inode)
+                mount.tree.changer.replace(inode, posix.changed(0, mode=0o100600))
+                mount.tree.later.attributes(inode)
+            else:
+                nursery.start_soon(mount.rename, "f", "g")
+            await trio.sleep(0.3)
+            handle = await mount.open("f", os.O_RDWR)
+            await trio.sleep(3)
+        bucket.latency = 0.01
+        key = "f" if what == "chmod" else "g"
+        assert handle.content.local.missing(0, 200_000) == []
+        assert await mount.pread(handle, 0, 200_000) == ours
+        await mount.close(handle)
+        assert await mount.read(key) == bucket.peek(key) == noise(200_000, 2)
+
+
+@pytest.mark.parametrize("kind", ["in parts", "encrypted"])
+async def test_an_object_is_changed_while_its_copy_is_made(tmp_path: Path, kind: str) -> None:
+    """The copy has another ETag, and is known to be one all the same."""
+
+    class Copying(Bucket):
+        async def copy(self, source: str, target: str, **more: object) -> ObjectInfo:
+            info = await super().copy(source, target, **more)  # type: ignore[arg-type]
+            etag = hashlib.md5(info.etag.encode()).hexdigest()
+            self.objects[target] = replace(self.objects[target], etag=etag)
+            await trio.sleep(0.5)
+            return replace(info, etag=etag)
+
+    async def chmod(mount: Mount, name: str) -> None:
+        inode = await mount.find(name)
+        await mount.tree.attributes.complete(inode)
+        posix = mount.tree.posix(inode)
+        mount.tree.changer.replace(inode, posix.changed(0, mode=0o100600))
+        mount.tree.later.attributes(inode)
+
+    bucket = Copying(capabilities=Capabilities(copy_if_match=False), latency=0.01)
+    store = FallbackStore(bucket, provider_with(bucket.capabilities))
+    bucket.poke("f", noise(20 * MIB))
+    bucket.poke("g", b"before it")
+    if kind == "in parts":
+        bucket.objects["f"] = replace(bucket.objects["f"], etag="1" * 32 + "-3")
+    async with planted(bucket, tmp_path, store=store) as mount:
+        if kind == "encrypted":
+            await chmod(mount, "g")
+            await trio.sleep(5)
+        await chmod(mount, "f")
+        await trio.sleep(0.2)
+        handle = await mount.open("f", os.O_WRONLY | os.O_TRUNC)
+        await mount.write(handle, 0, b"ours")
+        await mount.close(handle)
+        await trio.sleep(2)
+        assert mount.stored() == ["f", "g"]
+        assert bucket.peek("f") == b"ours"
+
+
 async def test_what_is_not_whole_overwrites_nothing(bucket: Bucket, tmp_path: Path) -> None:
     """The old bytes are gone with the old version: theirs must not be mixed in, nor zeros."""
     bucket.poke("f", noise(20 * MIB))
@@ -100,6 +175,30 @@ async def test_what_is_not_whole_overwrites_nothing(bucket: Bucket, tmp_path: Pa
         assert bucket.peek("f") == b"theirs"
         (beside,) = (key for key in mount.stored() if key != "f")
         assert bucket.peek(beside).endswith(b"mine")
+
+
+@pytest.mark.parametrize("number", [2, CONFLICT_NAMES + 1])
+async def test_conflicts_of_one_second(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Each has a copy, those that find no name free as soon as the clock has gone on."""
+    monkeypatch.setattr(clock, "wall_ns", lambda: int((1e9 + trio.current_time()) * 1e9))
+    bucket.poke("f", b"at first")
+    async with planted(bucket, tmp_path) as mount:
+        for each in range(number):
+            mount.expire()
+            handle = await mount.open("f", os.O_WRONLY | os.O_TRUNC)
+            await mount.write(handle, 0, b"ours %d" % each)
+            bucket.poke("f", b"theirs %d" % each)
+            with pytest.raises(FsError) as failure:
+                await mount.close(handle)
+            assert failure.value.errno == (errno.ESTALE if each < CONFLICT_NAMES else errno.EIO)
+        await trio.sleep(100)
+        assert sorted(bucket.peek(key) for key in mount.stored()) == [
+            *(b"ours %d" % each for each in range(number)),
+            b"theirs %d" % (number - 1),
+        ]
+        assert not list(mount.cache.directory.glob("unsaved/*"))
 
 
 async def test_a_name_that_others_took_is_taken_back(bucket: Bucket, tmp_path: Path) -> None:

@@ -227,6 +227,27 @@ async def test_a_cancelled_multipart_upload_leaves_nothing(bucket: Bucket, tmp_p
         assert bucket.peek("f") == noise(20 * MIB)
 
 
+async def test_two_lost_answers_are_no_conflict_with_oneself(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Each time the file has been written on: the bucket has what the upload before has made."""
+    bucket.poke("f", b"at first")
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.open("f", os.O_RDWR)
+        for each in range(2):
+            await mount.write(handle, each, b"ours")
+            bucket.fault = lambda operation, *_: (
+                Fault(NoAnswer("ReadTimeout"), after=True) if operation == "PutObject" else None
+            )
+            with pytest.raises(StoreError, match="ReadTimeout"):
+                await mount.tree.saver.sync(handle)
+            bucket.fault = None
+        await mount.write(handle, 2, b"ours")
+        await mount.close(handle)
+        assert mount.stored() == ["f"]
+        assert bucket.peek("f") == b"ooours" + b"st"
+
+
 async def test_a_lost_answer_is_no_conflict_with_oneself(bucket: Bucket, tmp_path: Path) -> None:
     """The store deals with its own repetitions; what it cannot end is retried here without loss."""
     async with planted(bucket, tmp_path) as mount:

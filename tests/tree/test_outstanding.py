@@ -471,6 +471,35 @@ async def test_what_is_given_up_and_open_still_says_so_and_may_be_written_again(
     caplog.clear()
 
 
+@pytest.mark.parametrize("new", [True, False])
+async def test_what_is_given_up_is_left_on_the_disk_once(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture, new: bool
+) -> None:
+    """Whoever still reads it does not have it tried, and left there, again with the last close."""
+    if not new:
+        bucket.poke("f", b"at first")
+    async with planted(bucket, tmp_path) as mount:
+        bucket.refuse("PutObject", "EntityTooLarge")
+        if new:
+            handle = await mount.create("f")
+        else:
+            handle = await mount.open("f", os.O_WRONLY | os.O_TRUNC)
+        await mount.write(handle, 0, b"bytes")
+        reader = await mount.open("f")
+        with pytest.raises(StoreError):
+            await mount.close(handle)
+        await trio.sleep(5)
+        assert await mount.pread(reader, 0, 10) == b"bytes"
+        await mount.close(reader)
+        await trio.sleep(5)
+        assert rescued(tmp_path) == 1
+        assert len(mount.tree.state.given_up) == 1
+        assert not mount.tree.state.open_inodes
+        assert await mount.names() == (set() if new else {"f"})
+        assert new or await mount.read("f") == b"at first"
+    caplog.clear()
+
+
 async def test_what_the_end_of_a_mount_leaves_while_a_program_has_it_open(
     bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import stat
 from pathlib import Path
 
 import pytest
 import trio
 
 from bucketfs.errors import FsError, PreconditionFailed, StoreError
+from bucketfs.store.base import Capabilities
+from bucketfs.store.layers.fallback import FallbackStore
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.namespace import entries
-from tests.tree.builder import MIB, TTL, Bucket, planted
+from tests.harness.providers import provider_with
+from tests.tree.builder import MIB, TTL, Bucket, noise, planted
 
 pytestmark = pytest.mark.mock_clock
 
@@ -234,3 +238,63 @@ async def test_a_directory_with_unsaved_files_below_is_not_empty(
         for handle in handles:
             await mount.close(handle)
         assert [k for k in mount.stored() if not k.endswith("/")] == ["d/f", "e/sub/f"]
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+@pytest.mark.parametrize("how", ["made before", "made", "renamed", "linked"])
+async def test_a_name_is_taken_while_the_file_that_had_it_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, conditional: bool
+) -> None:
+    """It was open when it was removed, and too large to be fetched: its last close deletes it."""
+    monkeypatch.setattr(entries, "UNLINK_FETCH", 0)
+    able = Capabilities(delete_if_match=conditional, delete_many_if_match=conditional)
+    bucket = Bucket(capabilities=able, latency=0.01)
+    bucket.poke("f", noise(MIB))
+    bucket.poke("g", b"new")
+    async with planted(bucket, tmp_path, store=FallbackStore(bucket, provider_with(able))) as mount:
+        await mount.root_listed()
+        await mount.find("g")
+        removed = await mount.open("f")
+        await mount.unlink("f")
+        if how == "made before":
+            made = await mount.create("f")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.close, removed)
+            await trio.sleep(0.005)
+            if how == "renamed":
+                await mount.rename("g", "f")
+            elif how == "linked":
+                await mount.tree.entries.make(mount.root, "f", stat.S_IFLNK, 0, 0, body=b"new")
+            else:
+                if how == "made":
+                    made = await mount.create("f")
+                await mount.write(made, 0, b"new")
+                await mount.close(made)
+        await trio.sleep(10)
+        assert set(mount.stored()) == ({"f"} if how == "renamed" else {"f", "g"})
+        assert bucket.peek("f") == b"new"
+        assert mount.cache.journal.removals() == []
+        assert not mount.tree.state.open_inodes
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_a_removed_file_that_cannot_be_deleted_at_its_last_close(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """It stays removed here, until the end of the mount or a new file of its name."""
+    monkeypatch.setattr(entries, "UNLINK_FETCH", 0)
+    bucket.poke("f", noise(MIB))
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.open("f")
+        await mount.unlink("f")
+        bucket.refuse("DeleteObject", "SlowDown")
+        await mount.close(handle)
+        bucket.fault = None
+        mount.expire()
+        assert await mount.names() == set()
+        if again:
+            await mount.save("f", b"new")
+        await mount.tree.drain.save_all()
+        assert mount.stored() == (["f"] if again else [])
+        assert mount.cache.journal.removals() == []
+        assert not mount.tree.state.open_inodes

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,10 @@ import trio
 from bucketfs import clock
 from bucketfs.cache.pages import Tag
 from bucketfs.cli.commands import leftovers as left
-from bucketfs.errors import StoreError
-from bucketfs.store.base import Headers
+from bucketfs.errors import NoAnswer, StoreError
+from bucketfs.store.base import Headers, ObjectInfo
 from bucketfs.tree.core.handle import Handle
+from bucketfs.tree.saving.change import Change
 from bucketfs.tree.saving.replay import Replayed
 from tests.harness.memory import Fault, FaultHook
 from tests.tree.builder import MIB, Bucket, Mount, in_place, killed, noise, planted
@@ -148,6 +151,68 @@ async def test_an_upload_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_pat
         assert await mount.read("old") == b"bytes"
 
 
+@pytest.mark.parametrize("size", [MIB, 6 * MIB, 20 * MIB])
+async def test_a_change_of_some_bytes_that_had_arrived_is_no_conflict(
+    bucket: Bucket, tmp_path: Path, size: int
+) -> None:
+    """What is unchanged was not here when it was promised, and its version is gone."""
+
+    async def before(mount: Mount) -> None:
+        handle = await mount.open("f", os.O_RDWR)
+        await mount.write(handle, 100, b"ours")
+        bucket.fault = lose_answers
+        await mount.close(handle)
+        await trio.sleep(0.5)
+        assert bucket.peek("f")[98:106] == noise(size)[98:100] + b"ours" + noise(size)[104:106]
+        assert len(mount.cache.journal.pending()) == 1
+
+    def lose_answers(operation: str, key: str, _count: int) -> Fault | None:
+        if operation not in {"PutObject", "CompleteMultipartUpload"}:
+            return None
+        return Fault(NoAnswer("ReadTimeout", operation=operation, key=key), after=True)
+
+    bucket.poke("f", noise(size))
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await until_at_rest(mount)
+        assert mount.stored() == ["f"]
+        assert mount.bucket.peek("f") == bucket.peek("f")
+
+
+@pytest.mark.parametrize("writeback", [True, False])
+async def test_an_upload_beside_the_writer_that_had_arrived_is_no_conflict(
+    bucket: Bucket, tmp_path: Path, writeback: bool
+) -> None:
+    """The object has the attributes of the moment in which the upload began."""
+
+    async def before(mount: Mount) -> None:
+        await mount.root_listed()
+        handle = await mount.create("f")
+        await mount.write(handle, 0, noise(72 * MIB))
+        await trio.sleep(1)
+        await mount.write(handle, 72 * MIB, b"the end")
+        bucket.fault = lose_the_answer
+        if writeback:
+            await mount.close(handle)
+            bucket.answer = 50.0
+            await trio.sleep(1)
+        else:
+            with pytest.raises(NoAnswer):
+                await mount.close(handle)
+        assert bucket.peek("f") == noise(72 * MIB) + b"the end"
+        assert len(mount.cache.journal.pending()) == 1
+
+    def lose_the_answer(operation: str, _key: str, _count: int) -> Fault | None:
+        if operation == "CreateMultipartUpload":
+            return Fault(hang=True)  # no second one
+        lost = operation == "CompleteMultipartUpload"
+        return Fault(NoAnswer("ReadTimeout"), after=True) if lost and not writeback else None
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=writeback) as mount:
+        await until_at_rest(mount)
+        assert mount.stored() == ["f"]
+        assert mount.bucket.peek("f") == noise(72 * MIB) + b"the end"
+
+
 async def test_an_fsync_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_path: Path) -> None:
     """The file has changed since its promise, and the crash comes before the store's answer."""
 
@@ -166,6 +231,47 @@ async def test_an_fsync_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_path
         await until_at_rest(mount)
         assert mount.stored() == ["f"]
         assert await mount.read("f") == b"bytes and more"
+
+
+class Copying(Bucket):
+    """A copy has another ETag, as that of an object in parts has."""
+
+    copying: float = 0.0
+
+    async def copy(self, source: str, target: str, **more: object) -> ObjectInfo:
+        info = await super().copy(source, target, **more)  # type: ignore[arg-type]
+        etag = hashlib.md5(info.etag.encode()).hexdigest()
+        self.objects[target] = replace(self.objects[target], etag=etag)
+        await trio.sleep(self.copying)
+        return replace(info, etag=etag)
+
+
+async def test_what_was_promised_while_a_chmod_was_under_way(tmp_path: Path) -> None:
+    """What is unchanged of a large file comes from the version that the chmod has made."""
+
+    async def before(mount: Mount) -> None:
+        bucket.copying = 1.0
+        inode = await mount.find("f")
+        await mount.tree.attributes.complete(inode)
+        assert mount.tree.changer.change(inode, Change(mode=0o600))
+        mount.tree.later.attributes(inode)
+        await trio.sleep(0.5)
+        handle = await mount.open("f", os.O_RDWR)
+        await mount.write(handle, 100, b"ours")
+        await mount.close(handle)
+        bucket.fault = hang_uploads
+        await trio.sleep(2)
+        assert len(mount.cache.journal.pending()) == 1
+
+    def hang_uploads(operation: str, _key: str, _count: int) -> Fault | None:
+        return Fault(hang=True) if operation == "CreateMultipartUpload" else None
+
+    bucket = Copying(latency=0.01)
+    bucket.poke("f", noise(20 * MIB))
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await until_at_rest(mount)
+        assert mount.stored() == ["f"]
+        assert mount.bucket.peek("f") == noise(20 * MIB)[:100] + b"ours" + noise(20 * MIB)[104:]
 
 
 async def test_a_conflict_met_by_a_replay(bucket: Bucket, tmp_path: Path) -> None:
@@ -740,3 +846,41 @@ async def test_a_power_cut_that_takes_the_last_change_of_a_row_takes_no_bytes(
         await until_at_rest(mount)
         assert mount.bucket.peek("f") == noise(size)
     caplog.clear()
+
+
+@pytest.mark.parametrize("clean_pages", ["leave", "come"])
+async def test_clean_pages_that_move_while_a_file_is_taken_to_the_disk(
+    bucket: Bucket, tmp_path: Path, clean_pages: str
+) -> None:
+    """The journal counts on those that were there when it began, and were there when it ended."""
+
+    async def before(mount: Mount) -> None:
+        bucket.fault = _uploads_fail
+        handle = await mount.open("f", os.O_RDWR)
+        if clean_pages == "leave":
+            await mount.pread(handle, 0, 8 * MIB)
+        await mount.write(handle, 100, b"ours")
+        content = handle.content
+
+        async def meanwhile(job: Callable[[], object]) -> object:
+            result = await in_place(job)
+            if clean_pages == "leave":
+                content.remove_reader(handle.reader)
+                content.reclaim(4 * MIB)
+            else:
+                await content.local.load(0, 4 * MIB)
+            return result
+
+        mount.cache.journal.in_thread = meanwhile
+        await mount.flush(handle)
+        mount.cache.journal.in_thread = in_place
+        (row,) = mount.cache.journal.pending()
+        if clean_pages == "come":  # a power cut: they have not reached the disk
+            with (mount.cache.directory / row.file).open("r+b") as file:
+                file.write(bytes(100) + b"ours" + bytes(4 * MIB - 104))
+
+    data = noise(8 * MIB)
+    bucket.poke("f", data)
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await until_at_rest(mount)
+        assert mount.bucket.peek("f") == data[:100] + b"ours" + data[104:]

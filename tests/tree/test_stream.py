@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from bucketfs.errors import FsError, StoreError
+from bucketfs.errors import FsError, NoAnswer, StoreError
 from bucketfs.file import early_upload as early_upload_module
 from bucketfs.file.plan import FIRST_PART
 from bucketfs.tree.core.handle import Handle
@@ -171,3 +171,28 @@ async def test_a_bug_in_a_streamed_part_ends_the_close(
             assert bucket.peek(operation) == bytes(80 << 20)
     assert "made up" in caplog.text
     caplog.clear()
+
+
+@pytest.mark.parametrize("more", [b"", b" and more"])
+async def test_a_lost_answer_to_its_end_is_no_conflict_with_oneself(
+    bucket: Bucket, tmp_path: Path, more: bytes
+) -> None:
+    """The object has the attributes of the moment in which the upload began."""
+    async with planted(bucket, tmp_path) as mount:
+        handle = await write_all(mount, "f", noise(SIZE))
+        await mount.write(handle, SIZE, b"the end")
+        assert bucket.requests["UploadPart"] > 0
+        bucket.fault = lambda operation, *_: (
+            Fault(NoAnswer("ReadTimeout"), after=True)
+            if operation == "CompleteMultipartUpload"
+            else None
+        )
+        with pytest.raises(NoAnswer):
+            await mount.tree.saver.sync(handle)
+        bucket.fault = None
+        if more:
+            await mount.write(handle, SIZE + 7, more)
+        await mount.close(handle)
+        assert mount.stored() == ["f"]
+        assert bucket.peek("f") == noise(SIZE) + b"the end" + more
+        assert not bucket.uploads

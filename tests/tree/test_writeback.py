@@ -169,6 +169,48 @@ async def test_chmod_changes_the_row(bucket: Bucket, tmp_path: Path) -> None:
         bucket.fault = None
 
 
+async def test_a_conflict_is_told_of_once(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody waits for the upload; what is in the conflict copy is saved."""
+    async with writing(bucket, tmp_path) as mount:
+        await mount.save("f", b"ours")
+        bucket.poke("f", b"theirs")
+        await trio.sleep(5)
+        assert sorted(bucket.peek(key) for key in mount.stored()) == [b"ours", b"theirs"]
+        assert not mount.tree.state.open_inodes
+        assert await mount.read("f") == b"theirs"
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert line.startswith("'f' was changed by someone else; what was written here is in")
+
+
+@pytest.mark.parametrize("writeback", [True, False])
+async def test_written_while_a_chmod_met_others_version(
+    bucket: Bucket, tmp_path: Path, writeback: bool
+) -> None:
+    """What the chmod fails of says nothing of the bytes: they get their conflict copy."""
+    bucket.poke("f", b"at first")
+    bucket.latency = 0.5
+    async with planted(bucket, tmp_path, writeback=writeback) as mount:
+        inode = await mount.find("f")
+        await mount.tree.attributes.complete(inode)
+        bucket.poke("f", b"theirs")
+        assert mount.tree.changer.change(inode, Change(mode=0o600))
+        mount.tree.later.attributes(inode)
+        await trio.sleep(0.2)
+        assert bucket.requested()["CopyObject"] == 1
+        handle = await mount.open("f", os.O_WRONLY | os.O_TRUNC)
+        await mount.write(handle, 0, b"ours")
+        if writeback:
+            await mount.close(handle)
+        await trio.sleep(30)
+        assert not list(mount.cache.directory.glob("unsaved/*"))
+        if not writeback:
+            with pytest.raises(FsError, match="ESTALE"):
+                await mount.close(handle)
+        assert sorted(bucket.peek(key) for key in mount.stored()) == [b"ours", b"theirs"]
+
+
 async def test_a_directory_with_waiting_files_is_renamed(bucket: Bucket, tmp_path: Path) -> None:
     async with writing(bucket, tmp_path) as mount:
         await mount.mkdir("d")

@@ -9,6 +9,7 @@ consistent.
 from __future__ import annotations
 
 import errno
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from bucketfs.tree.core.posix import Defaults
 
 #: The longest key that S3 takes, in bytes of UTF-8.
 KEY_MAX = 1024
+#: An ETag that a copy keeps: those of objects in parts, and made-up ones, change with it.
+_MD5 = re.compile(r"[0-9a-f]{32}")
 #: Files that were given up and are still told of.
 _GIVEN_UP_KEPT = 1000
 
@@ -149,6 +152,8 @@ class TreeState:
         self.mounted_ns = clock.wall_ns()
         self.freshness = Freshness(ttl=config.ttl, absence_ttl=config.absence_ttl)
         self.changes = 0
+        #: Whether the copy of an object in one piece has its ETag, as far as is known.
+        self._copies_keep_etags = True
         #: Names in the tree, about: those below a directory that was unlinked are still counted.
         self.entries = 0
         self._asking_everywhere = 0
@@ -461,22 +466,35 @@ class TreeState:
         """ETag that a copy of the inode's object is to be conditional on, "" for none.
 
         A store that does not honour the condition costs an extra HEAD for it, which is worth it
-        only when an open file would otherwise go on in a version it was not opened on.
+        only when an open file would otherwise go on in a version it was not opened on, or when the
+        ETag of the copy cannot tell afterwards whether it is of the version that we know.
         """
-        opened = inode.content is not None
-        return inode.etag if opened or self.files.store.capabilities.copy_if_match else ""
+        tells = self._copies_keep_etags and _MD5.fullmatch(inode.etag)
+        needed = inode.content is not None or not tells
+        return inode.etag if needed or self.files.store.capabilities.copy_if_match else ""
 
     def moved(self, inode: Inode, old: Version, copy: ObjectInfo, *, sure: bool) -> None:
         """The inode's object was copied by us: its bytes are `copy`'s from now on.
+
+        A file that was opened while a copy was made that may be of others' version stays what it
+        is; who asks for its name next finds the copy.
 
         Args:
             inode: Which.
             old: The version we knew.
             copy: Where it is now.
-            sure: The copy was conditional on that version; always, while the inode has content.
+            sure: The copy was conditional on that version.
         """
         content = inode.content
-        if sure or copy.etag == old.etag:
+        same = sure or copy.etag == old.etag
+        if copy.etag != old.etag and _MD5.fullmatch(old.etag):
+            self._copies_keep_etags = False  # perhaps: those of encrypted objects have others
+        if content is not None and not same:
+            inode.checked = NEVER
+            if inode.parent is not None:
+                inode.parent.listed = NEVER
+            return
+        if same:
             self.files.cache.relabel(old.key, old.etag, copy.key, copy.etag)
             inode.checked = clock.monotonic()
         else:
@@ -484,7 +502,7 @@ class TreeState:
         if content is not None and content.base is not None:
             content.rebase(Version(copy.key, copy.etag, old.size))
         if inode.opened == old.etag:
-            inode.opened = copy.etag if sure or copy.etag == old.etag else ""
+            inode.opened = copy.etag if same else ""
         inode.etag, inode.modified = copy.etag, copy.last_modified
 
     def close_content(self, inode: Inode) -> None:
@@ -500,11 +518,27 @@ class TreeState:
             return True
         return inode.open_state is not None and inode.open_state.in_use
 
+    def left_at(self, inode: Inode) -> list[Inode]:
+        """The removed file whose object still has an inode's key: its deletion may be under way.
+
+        Who writes that key has the right to write both.
+        """
+        if not self.deferred or inode.parent is None:
+            return []
+        return self.left_below(self.path(inode))
+
+    def left_below(self, path: str) -> list[Inode]:
+        """As `left_at`, for a key, or all that begin with a path that ends in a slash."""
+        if not path.endswith("/"):
+            return [self.deferred[path]] if path in self.deferred else []
+        return [inode for key, inode in self.deferred.items() if key.startswith(path)]
+
     def take_deferred(self, key: str) -> Inode | None:
         """A removed file whose object still has this key, which something new is about to take."""
         inode = self.deferred.pop(key, None)
         if inode is not None and inode.open_state is not None:
             inode.open_state.deferred_delete = ""
+            self.drop_if_idle(inode)
         return inode
 
     def retain(self, key: str) -> None:

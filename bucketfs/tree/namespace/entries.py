@@ -133,7 +133,7 @@ class Entries:
         await self._must_be_free(parent, name)
         inode = self._new(parent, name, mode, uid, gid, rdev=rdev)
         try:
-            async with self._locks.exclusive(inode):
+            async with self._locks.exclusive(inode, *self._state.left_at(inode)):
                 key = self._state.key(inode)
                 headers = inode.headers()
                 info = await self._store.put(

@@ -129,6 +129,8 @@ class Renamer:
         # the parents, too: they get a marker if need be, and must not be renamed themselves before
         # the copy stands in one of them
         inodes = [inode for inode in (source, new_parent, old_parent, target) if inode is not None]
+        inodes += self._state.left_at(source)
+        inodes += self._state.left_below(self._state.child_key(new_parent, new_name))
         for inode in (source, target):
             if inode is not None and inode.content is not None:
                 inode.content.interrupt()
@@ -251,6 +253,8 @@ class Renamer:
                 inode.content.interrupt()
         # the target, too: nobody writes its marker while that of the source takes its place
         inodes = [inode for inode in (source, new_parent, old_parent, target) if inode is not None]
+        inodes += self._state.left_below(self._state.prefix(source))
+        inodes += self._state.left_below(self._state.child_key(new_parent, new_name) + "/")
         async with self._locks.exclusive(*inodes, tree=source):
             if source.parent is not old_parent:
                 raise FsError(errno.ESTALE, "renamed or removed while it was to be renamed")

@@ -6,9 +6,9 @@ The caller holds the inode's lock.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Final
 
+from bucketfs import clock
 from bucketfs.cache.pages import PageBody
 from bucketfs.errors import NotFound, StoreError, Unseen, is_denied
 from bucketfs.file.context import Version
@@ -25,19 +25,6 @@ NOT_THE_OBJECT: Final = frozenset({"NoSuchBucket", "NoSuchUpload"})
 _AGAIN_MOST: Final = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Carrier:
-    """The object that carries the attributes now.
-
-    Attributes:
-        info: Its version.
-        sure: It has the bytes of the version that we knew.
-    """
-
-    info: ObjectInfo
-    sure: bool
-
-
 class AttributesAlone:
     """Stores attributes of inodes whose bytes the bucket has."""
 
@@ -45,8 +32,12 @@ class AttributesAlone:
         self._state = state
         self._store = state.files.store
 
-    async def store(self, inode: Inode, open_state: OpenState, headers: Headers) -> Carrier | None:
+    async def store(
+        self, inode: Inode, open_state: OpenState, headers: Headers
+    ) -> ObjectInfo | None:
         """Have the object carry `headers`; None if there is none that could, and they are dropped.
+
+        The inode stands for the version that has come of it.
 
         Raises:
             StoreError: It failed, nothing has changed.
@@ -54,17 +45,16 @@ class AttributesAlone:
         if isinstance(inode, Directory) and not inode.size:
             return await self._put_marker(inode, open_state, headers)
         try:
-            info = await self._copy_onto_itself(inode, headers)
+            return await self._copy_onto_itself(inode, headers)
         except NotFound as error:
             if error.code in NOT_THE_OBJECT:
                 raise
             self._drop(inode, open_state)
             return None
-        return Carrier(info, sure=inode.checked != NEVER)
 
     async def _put_marker(
         self, directory: Directory, open_state: OpenState, headers: Headers
-    ) -> Carrier | None:
+    ) -> ObjectInfo | None:
         key = self._state.prefix(directory)
         if not (key and self._store.capabilities.markers):
             # a whole bucket has no object for its root, and some endpoints have none at all
@@ -72,7 +62,9 @@ class AttributesAlone:
             return None
         info = await self._store.put(key, BytesBody(b""), headers)
         directory.markers = (directory.markers or frozenset()) | {"/"}
-        return Carrier(info, sure=True)
+        directory.etag, directory.modified = info.etag, info.last_modified
+        directory.checked = clock.monotonic()
+        return info
 
     def _drop(self, inode: Inode, open_state: OpenState) -> None:
         """Others have removed the object whose attributes were changed here: they went with it."""

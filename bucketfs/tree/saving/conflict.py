@@ -94,7 +94,8 @@ class Conflicts:
         lock was lost).
 
         Raises:
-            FsError: EIO, and nothing has changed, when that would lose bytes.
+            FsError: EIO, and nothing has changed, when that would lose bytes, or all names for the
+                copy are taken.
             StoreError: The upload failed, nothing has changed.
         """
         if content.early_upload.has_upload_only:
@@ -106,15 +107,23 @@ class Conflicts:
         if open_state.fenced:
             code = errno.EIO
             line = "%r had a lock that was lost; what was written here is in %r"
-        new_name = conflict_name(name, clock.wall_ns())
         await self._gather_bytes(name, content)
-        target = Target(
-            self._state.child_key(parent, new_name),
-            inode.headers(),
-            changes=open_state.attribute_changes,
-            if_none_match=True,
-        )
-        info, target = await upload.publish(self._state.files, content, target)
+        now = clock.wall_ns()
+        for tries in range(1, CONFLICT_NAMES + 1):
+            new_name = conflict_name(name, now)
+            target = Target(
+                self._state.child_key(parent, new_name),
+                inode.headers(),
+                changes=open_state.attribute_changes,
+                if_none_match=True,
+            )
+            try:
+                info, target = await upload.publish(self._state.files, content, target)
+                break
+            except PreconditionFailed as taken:  # by a conflict of the same second
+                if tries == CONFLICT_NAMES:
+                    raise _all_taken(target.key) from taken
+                now += NANO
         self.met += 1
         open_state.fenced = False
         log.error(line, name, target.key)
@@ -182,7 +191,7 @@ class Conflicts:
             if not await self._exists(copy):
                 break
             if tries == CONFLICT_NAMES:
-                raise FsError(errno.EIO, f"all names for a copy are taken, up to {copy!r}")
+                raise _all_taken(copy)
             now += NANO
         await self._store.copy(key, copy, size=found.size, source_if_match=found.etag)
         self.met += 1
@@ -196,6 +205,10 @@ class Conflicts:
         except NotFound:
             return False
         return True
+
+
+def _all_taken(last: str) -> FsError:
+    return FsError(errno.EIO, f"all names for a copy are taken, up to {last!r}")
 
 
 def conflict_name(name: str, now_ns: int) -> str:

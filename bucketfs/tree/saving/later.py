@@ -15,6 +15,7 @@ import trio
 from bucketfs.errors import FsError, StoreError, errno_of
 from bucketfs.repeats import OncePerOutage
 from bucketfs.tree.core.inode import NEVER, Inode, OpenState
+from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.saving.leave import Leaver
 from bucketfs.tree.saving.promises import Promises
@@ -88,6 +89,10 @@ class Later:
         With `in_a_lull` the first try waits until programs have stopped closing files.
         """
         open_state = self._state.ensure_open_state(inode)
+        if open_state.stage is Stage.GIVEN_UP:
+            self._let_go(inode, open_state)  # who has closed it now only read
+            self._state.drop_if_idle(inode)
+            return
         self._promises.note(inode)
         if not open_state.retrying and not self._is_held_back(open_state):
             open_state.retrying = True
@@ -138,6 +143,7 @@ class Later:
             if in_a_lull:
                 await self._wait_for_lull()
             while not open_state.being_written and not self._is_held_back(open_state):
+                had_bytes = _has_unsaved_bytes(open_state)
                 try:
                     await self._save_in_turn(inode, open_state)
                     if not _has_unsaved_bytes(open_state):
@@ -145,6 +151,10 @@ class Later:
                     pause = RETRY_FIRST  # written and closed while attributes were being saved
                     continue
                 except (StoreError, FsError) as error:
+                    if not had_bytes and _has_unsaved_bytes(open_state):
+                        continue  # the same, and what failed was not about the bytes
+                    if not open_state.unsaved:
+                        return  # it is saved, under the name of a conflict copy
                     hopeless = _is_hopeless(inode, open_state, error)
                     if hopeless and self._give_up(inode, open_state, error):
                         return
@@ -183,15 +193,19 @@ class Later:
         inode.checked = NEVER
         inode.opened = ""
         log.error("%s cannot be saved: %s%s", self._state.shown(inode), error, where)
+        self._let_go(inode, open_state)
+        return True
+
+    def _let_go(self, inode: Inode, open_state: OpenState) -> None:
+        """Have the bucket's version of a file count that was given up, once nobody has it open."""
         content = open_state.content
         if content is not None:
             if content.handles:
-                return True
+                return
             self._state.close_content(inode)
         inode.posix = None
         if not inode.etag:
             self._state.unlink(inode)
-        return True
 
     def _after(self, inode: Inode, open_state: OpenState) -> None:
         """The last close may have been while the save was under way: clean up what it left."""

@@ -6,7 +6,6 @@ small file that is not in the cache is fetched whole by that very question.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from collections.abc import AsyncIterator, Iterable
@@ -14,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from bucketfs import clock
-from bucketfs.errors import FsError, NotFound, PreconditionFailed, errno_of
+from bucketfs.errors import FsError, NotFound, errno_of
 from bucketfs.file.content import Content
 from bucketfs.file.context import Version
 from bucketfs.tree.core.handle import Handle
@@ -46,7 +45,6 @@ class Opener:
     ) -> None:
         self._state = state
         self._store = state.files.store
-        self._journal = state.files.cache.journal
         self._replaced = state.table.replaced
         self._prefetcher = prefetcher
         self._attributes = attributes
@@ -312,12 +310,9 @@ class Opener:
         """The last user of a removed file is gone."""
         open_state = inode.open_state
         assert open_state is not None
-        key = open_state.deferred_delete
         self._state.close_content(inode)
-        if key and self._state.take_deferred(key) is inode:
-            with contextlib.suppress(PreconditionFailed):
-                await self._store.delete(key, if_match=inode.etag)
-            self._journal.removed([key])
+        if open_state.deferred_delete:
+            await self._saver.delete_left(inode)
 
     async def _truncate(self, inode: Inode, uid: int) -> None:
         content = inode.content

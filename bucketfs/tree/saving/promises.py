@@ -16,7 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -29,7 +29,6 @@ from bucketfs.errors import FsError
 from bucketfs.file.content import Content
 from bucketfs.file.promise import COPIED, Promise
 from bucketfs.file.target import Target
-from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Directory, Inode, OpenState, is_below
 from bucketfs.tree.core.posix import Defaults, Posix, decode
 from bucketfs.tree.core.state import TreeState
@@ -117,7 +116,7 @@ class Promises:
         if open_state.unlinked or content.early_upload.has_upload_only or content.overlay.lost:
             return
         try:
-            self._put(inode, open_state, content, self._seals(content))
+            self._put(inode, open_state, content, self._seals(content), _Held.now(content))
         except (FsError, OSError) as error:
             log.warning(
                 "%s cannot be kept in the journal, a crash before its upload would lose it: %s",
@@ -134,7 +133,8 @@ class Promises:
             return
         promise = open_state.content.promise
         if open_state.content.publishing:
-            self._attempt(open_state.content, promise.row.headers)
+            known = open_state.content.known_by(promise.row.headers.metadata)
+            self._attempt(open_state.content, known)
         try:
             target = self._state.target(inode)
         except FsError:
@@ -150,31 +150,31 @@ class Promises:
         )
         self._journal.change(promise.row)
 
-    def attempting(self, content: Content, headers: Headers) -> None:
-        """An upload with these headers begins, or one that ran beside the writer is completed.
+    def attempting(self, content: Content, known: Sequence[Attempt]) -> None:
+        """An upload of a promised file begins that is known by this.
 
-        A crash leaves the row and, maybe, the object: of a later state when the file has changed
-        since its promise, else perhaps with times of when the writer began. The row has to know it.
+        When the file has changed since its promise, a crash leaves the row and, maybe, the object
+        of a later state: the row has to know it. So it has to know the headers of an upload that
+        has run beside the writer.
         """
         promise = content.promise
-        if promise is None:
-            return
-        row, sent = promise.row, _known_by(content, headers)
+        assert promise is not None
+        row = promise.row
         if not content.promised_as_it_is:
-            promise.row = replace(row, ahead=(*row.ahead, *sent)[-_ATTEMPTS:])
-        elif any(each != (row.size, row.headers.metadata) for each in sent):
-            self._attempt(content, headers)
+            promise.row = replace(row, ahead=(*row.ahead, *known)[-_ATTEMPTS:])
+        elif others := [sent for sent in known if sent != (row.size, row.headers.metadata)]:
+            self._attempt(content, others)
             promise.row = replace(row, attempts=tuple(content.attempts))
         if promise.row is not row:
             self._journal.change(promise.row)
 
-    def attempted(self, inode: Inode, content: Content, headers: Headers) -> None:
-        """An upload with these headers has failed, and yet the bucket may have it."""
-        self._attempt(content, headers)
+    def attempted(self, inode: Inode, content: Content, known: Sequence[Attempt]) -> None:
+        """An upload that is known by this has failed, and yet the bucket may have it."""
+        self._attempt(content, known)
         self.update(inode)
 
-    def _attempt(self, content: Content, headers: Headers) -> None:
-        content.attempts += _known_by(content, headers)
+    def _attempt(self, content: Content, known: Sequence[Attempt]) -> None:
+        content.attempts += known
         del content.attempts[:-_ATTEMPTS]
 
     def update_below(self, directory: Directory) -> None:
@@ -279,16 +279,18 @@ class Promises:
     async def _take_down(self, inode: Inode, open_state: OpenState, content: Content) -> bool:
         """Take the bytes to the disk, then write the row; answers whether nothing came between."""
         pages, revision = content.local.pages, content.overlay.revision
-        seals = Seals()
+        seals, held = Seals(), _Held.now(content)
         if not _is_inline(content):
-            seals = await self._sync_pages(pages, _counted(content))
+            seals = await self._sync_pages(pages, held.valid)
             if (content.overlay.revision, content.local.pages) != (revision, pages):
                 return False
+            if any(not pages.valid.covers(start, stop) for start, stop in held.valid):
+                return False  # clean pages have left
             if open_state.content is not content or not content.unsaved or not self._may_wait(
                 open_state, content
             ):  # fmt: skip
                 return False
-        self._put(inode, open_state, content, seals)
+        self._put(inode, open_state, content, seals, held)
         return True
 
     async def _sync_pages(self, pages: PageFile, valid: Sequence[Extent] = ()) -> Seals:
@@ -308,14 +310,17 @@ class Promises:
             os.close(fd)
         return seals
 
-    def _put(self, inode: Inode, open_state: OpenState, content: Content, seals: Seals) -> None:
+    def _put(
+        self, inode: Inode, open_state: OpenState, content: Content, seals: Seals, held: _Held
+    ) -> None:
         """Write the row; raises FsError, and then the promise is as it was."""
         pages, old, data = content.local.pages, content.promise, None
         revision = content.overlay.revision
         if inline := _is_inline(content):
             data = pages.read(0, content.size)
             seals = Seals.of([(0, len(data))], lambda start, stop: data[start:stop])
-        row = self._row(inode, content, seals)
+            held = _Held.now(content)
+        row = self._row(inode, content, seals, held)
         if row.valid and not row.seals:
             row = replace(row, boot=clock.boot_id())
         with self._journal.batch():
@@ -339,10 +344,16 @@ class Promises:
         if inode.unlinked:
             target = Target("", inode.headers(), changes=0, if_match="", if_none_match=False)
         valid = tuple(content.local.pages.valid.within(0, content.size))
-        return replace(self._row(inode, content, Seals(), target), valid=valid)
+        held = replace(_Held.now(content), valid=valid)
+        return self._row(inode, content, Seals(), held, target)
 
     def _row(
-        self, inode: Inode, content: Content, seals: Seals, target: Target | None = None
+        self,
+        inode: Inode,
+        content: Content,
+        seals: Seals,
+        held: _Held,
+        target: Target | None = None,
     ) -> Row:
         target = target or self._state.target(inode)
         base, pages = content.base, content.local.pages
@@ -351,8 +362,8 @@ class Promises:
             key=target.key,
             since=content.promise.row.since if content.promise is not None else time.time(),
             size=content.size,
-            valid=_counted(content),
-            stored=min(pages.stored, content.size),
+            valid=held.valid,
+            stored=held.stored,
             dirty=tuple(content.overlay.dirty),
             limit=content.overlay.limit,
             new=content.overlay.new,
@@ -376,16 +387,25 @@ def attributes_of(row: Row, defaults: Defaults) -> Posix:
     )
 
 
-def _known_by(content: Content, headers: Headers) -> list[Attempt]:
-    """What an object of the content's upload under way can be known by."""
-    known: list[Attempt] = [(content.size, headers.metadata)]
-    if content.early_upload.stream is not None:
-        known.append((content.size, content.early_upload.stream.target.headers.metadata))
-    return known
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What a row counts on of the page file; clean pages that come later may not be on the disk.
+
+    Attributes:
+        valid: Which bytes.
+        stored: Length of the local file, as far as it belongs to the content.
+    """
+
+    valid: tuple[Extent, ...]
+    stored: int
+
+    @classmethod
+    def now(cls, content: Content) -> _Held:
+        """As it is now. Raises OSError."""
+        return cls(_counted(content), min(content.local.pages.stored, content.size))
 
 
 def _counted(content: Content) -> tuple[Extent, ...]:
-    """What a row counts on of the page file."""
     valid, limit = content.local.pages.valid, content.overlay.limit
     if content.size > COPIED:
         # what is clean now may be written over, in place, without another row: it comes again

@@ -29,7 +29,7 @@ from bucketfs.file.target import Target
 from bucketfs.file.upload import Interrupted
 from bucketfs.store.base import ObjectInfo
 from bucketfs.tree.core.handle import Handle
-from bucketfs.tree.core.inode import NEVER, Directory, Inode, OpenState
+from bucketfs.tree.core.inode import Directory, Inode, OpenState
 from bucketfs.tree.core.locks import Locks, is_renaming
 from bucketfs.tree.core.posix import tagged_as, with_times_of
 from bucketfs.tree.core.state import TreeState
@@ -160,8 +160,11 @@ class Saver:
             StoreError: The request failed; the inode is as unsaved as before.
         """
         while inode.open_state is not None and inode.open_state.unsaved:
+            left = self._state.left_at(inode)
             try:
-                async with self._locks.exclusive(inode) as open_state:
+                async with self._locks.exclusive(inode, *left) as open_state:
+                    if self._state.left_at(inode) != left:
+                        continue  # it has been deleted, or the inode has another key
                     if not (late and open_state.being_written):
                         await self._save(inode, open_state)
                 break
@@ -203,6 +206,8 @@ class Saver:
             if published.conflict is None:
                 open_state.exclusive = False
                 self._state.retain(published.target.key)
+            inode.etag, inode.modified = published.info.etag, published.info.last_modified
+            inode.checked, inode.opened = clock.monotonic(), published.info.etag
             self._note_saved(inode, open_state, published.info, published.target)
         if open_state.attributes_unsaved:
             self.later.attributes(inode)
@@ -218,26 +223,31 @@ class Saver:
         if taken or open_state.fenced:
             open_state.overtaken()
             return await self._conflicts.keep_ours_beside(inode, open_state, content, None)
-        target = self._state.target(inode)
-        try:
-            return await self._publish_noted(inode, target, content)
-        except PreconditionFailed as error:
+        target, replaces_ours = self._state.target(inode), False
+        while True:
+            try:
+                return await self._publish_noted(inode, target, content)
+            except PreconditionFailed as error:
+                cause: Exception = error
+            except FsError as error:
+                if error.errno != errno.ESTALE or content.early_upload.has_upload_only:
+                    raise
+                cause = error  # the base version is gone, as it is when our own upload replaced it
             found = await find_arrived(self._store, target, content)
-            if found is None:
+            if found is None or (found[0] is None and replaces_ours):
                 open_state.overtaken()
-                return await self._conflicts.resolve(inode, open_state, target, error)
+                return await self._conflicts.resolve(inode, open_state, target, cause)
             info, target = found
-            return await self._publish(target, content) if info is None else Published(info, target)
-        except FsError as error:
-            if error.errno != errno.ESTALE or content.early_upload.has_upload_only:
-                raise
-            open_state.overtaken()
-            return await self._conflicts.resolve(inode, open_state, target, error)
+            if info is not None:
+                return Published(info, target)
+            replaces_ours = True
 
     async def _publish_noted(self, inode: Inode, target: Target, content: Content) -> Published:
         """Publish, and remember an upload whose outcome is not known."""
+        # before it: an upload that ran beside the writer is dropped when it fails
+        known = content.known_by(target.headers.metadata)
         if content.promise is not None:
-            self._promises.attempting(content, target.headers)
+            self._promises.attempting(content, known)
         try:
             return await self._publish(target, content)
         except PreconditionFailed:
@@ -245,7 +255,7 @@ class Saver:
         except (Exception, trio.Cancelled) as error:
             refused = isinstance(error, StoreError) and 400 <= error.status < 500
             content.may_have_arrived = content.may_have_arrived or not refused
-            self._promises.attempted(inode, content, target.headers)
+            self._promises.attempted(inode, content, known)
             raise
 
     async def _publish(self, target: Target, content: Content) -> Published:
@@ -268,9 +278,10 @@ class Saver:
         """Store attributes alone. Raises StoreError: it failed, nothing has changed."""
         with _attempt(open_state):
             target = Target("", inode.headers(), changes=open_state.attribute_changes)
-            carrier = await self._attributes_alone.store(inode, open_state, target.headers)
-            if carrier is not None:
-                self._note_saved(inode, open_state, carrier.info, target, sure=carrier.sure)
+            info = await self._attributes_alone.store(inode, open_state, target.headers)
+            if info is not None:
+                self._note_saved(inode, open_state, info, target)
+                self._promises.update(inode)  # made meanwhile, of the version before the copy
         if open_state.attributes_unsaved:
             self.later.attributes(inode)
 
@@ -290,6 +301,26 @@ class Saver:
             raise FsError(errno.EBUSY, "its directory is being renamed")
         return self._state.target(inode)
 
+    async def delete_left(self, inode: Inode) -> None:
+        """Delete the object that a removed file has left, which no program has open any more.
+
+        If it cannot be deleted it stays hidden, and is tried again when the mount ends.
+        """
+        async with self._locks.exclusive(inode) as open_state:
+            key = open_state.deferred_delete
+            if not key:
+                return  # something new has taken its place
+            try:
+                with contextlib.suppress(PreconditionFailed):
+                    await self._store.delete(key, if_match=inode.etag)
+            except StoreError as error:
+                log.error(
+                    "%r was removed and is still there, it is deleted when the mount ends: %s",
+                    key, error,
+                )  # fmt: skip
+                return
+            self._state.retain(key)
+
     async def save_directory(self, directory: Directory) -> None:
         """Have the bucket hold a directory's attributes and no name that was removed from it.
 
@@ -302,22 +333,14 @@ class Saver:
         await self.save(directory)
 
     def _note_saved(
-        self,
-        inode: Inode,
-        open_state: OpenState,
-        info: ObjectInfo,
-        target: Target,
-        *,
-        sure: bool = True,
+        self, inode: Inode, open_state: OpenState, info: ObjectInfo, target: Target
     ) -> None:
-        """The bucket has the inode as `target` says, and `info` is `sure` to be of our bytes."""
+        """The bucket has the inode as `target` says, in the version `info`."""
         content = open_state.content
         if content is not None and not content.unsaved:
             if content.promise is not None:
                 self._promises.kept(content)
             inode.size = content.size
-        inode.etag, inode.modified = info.etag, info.last_modified
-        inode.checked, inode.opened = (clock.monotonic(), info.etag) if sure else (NEVER, "")
         self._state.note_change(inode)
         self._index.put_headers(info.key, info.etag, info.last_modified, target.headers)
         open_state.attributes_stored(target.changes)
