@@ -134,8 +134,8 @@ class Lister:
         return True
 
     def accept(self, directory: Directory, picture: Picture, began: float, since: int) -> None:
-        """Take over what a listing showed that began at a time and a change number."""
-        merge = Merge(self._state, directory, began, since)
+        """Take over what a listing has shown that began at a time and a change number."""
+        merge = Merge(self._state, directory, began, since, late=True)
         merge.add(picture)
         merge.finish()
         self._pruner.check()

@@ -85,10 +85,20 @@ class Merge:
         directory: What is listed.
         began: Monotonic time at which the listing began.
         since: Change number at which it began.
+        late: All of it came a while ago: what was looked at since it began is newer than it.
     """
 
-    def __init__(self, state: TreeState, directory: Directory, began: float, since: int) -> None:
+    def __init__(
+        self,
+        state: TreeState,
+        directory: Directory,
+        began: float,
+        since: int,
+        *,
+        late: bool = False,
+    ) -> None:
         self._state = state
+        self._late = late
         self._directory = directory
         self._began = began
         self._since = since
@@ -176,11 +186,15 @@ class Merge:
             return True
         child = directory.children.get(name)
         if child is not None:
-            return child.changed > self._since
+            return self._is_older_than(child)
         if self._state.is_leaving(directory, name):
             self._left_out.add(name)
             return True
         return False
+
+    def _is_older_than(self, child: Inode) -> bool:
+        """Whether what is known of a child is newer than the listing."""
+        return child.changed > self._since or (self._late and child.checked > self._began)
 
     def _came_back(self, name: str) -> bool:
         """Whether a name that was leaving could not be deleted while pages behind it came."""
@@ -218,7 +232,8 @@ class Merge:
             child.markers = (child.markers or frozenset()) | markers
 
     def _merge_file(self, child: Inode, info: ObjectInfo) -> None:
-        if child.open_state is not None and (child.content is None or child.content.unsaved):
+        # while attributes are being stored the bucket may show the version that carries them
+        if child.open_state is not None and (child.content is None or child.open_state.unsaved):
             return
         if child.etag != info.etag or child.modified != info.last_modified:
             child = self._state.adopt(
@@ -257,6 +272,6 @@ class Merge:
 
     def _vanish(self, child: Inode) -> None:
         """The listing does not show a child: it is gone, unless it is ours or changed meanwhile."""
-        if child.changed > self._since or self._state.holds_unsaved(child):
+        if self._is_older_than(child) or self._state.holds_unsaved(child):
             return
         self._state.vanished(child)
