@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,76 @@ async def test_a_directory_with_an_unlinked_open_file_can_be_removed(
         assert mount.stored() == []
         await trio.sleep(TTL + 1)
         assert await mount.names() == set()
+
+
+@pytest.mark.parametrize("listed", [True, False])
+async def test_an_implicit_directory_outlives_its_last_file_that_is_open(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool
+) -> None:
+    monkeypatch.setattr(entries, "UNLINK_FETCH", MIB)
+    bucket.poke("d/f", b"x" * 8 * MIB)
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("d/f")
+        if listed:
+            await mount.names("d")
+        await mount.unlink("d/f")
+        await mount.close(reader)
+        assert mount.stored() == ["d/"]
+
+
+async def test_a_name_that_is_back_is_not_deleted_by_the_next_mount(
+    bucket: Bucket, tmp_path: Path, large: bytes
+) -> None:
+    """The deletion at the last close had failed; the same bytes have the same ETag."""
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("f")
+        await mount.unlink("f")
+        bucket.refuse("DeleteObject")
+        with pytest.raises(StoreError):
+            await mount.close(reader)
+        bucket.fault = None
+        mount.expire()
+        assert await mount.names() == {"f"}
+        writer = await mount.open("f", os.O_WRONLY | os.O_TRUNC)
+        await mount.write(writer, 0, large)
+        await mount.close(writer)
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.read("f") == large
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+@pytest.mark.parametrize("renamed", [True, False])
+async def test_a_file_goes_whose_open_version_is_gone(
+    bucket: Bucket, tmp_path: Path, replaced: bool, renamed: bool
+) -> None:
+    """Others have replaced or removed it, and not all of it was read here."""
+    bucket.poke("f", b"x" * 3 * MIB)
+    bucket.poke("g", b"g")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        await mount.find("g")
+        reader = await mount.open("f")
+        begin = await mount.pread(reader, 0, 10)
+        reader.content.local.stop_fetching()
+        del bucket.objects["f"]
+        if replaced:
+            bucket.poke("f", b"theirs")
+        if renamed:
+            # of the file that replaces it the kernel asks once more after ESTALE
+            with contextlib.suppress(FsError):
+                await mount.rename("g", "f")
+            if "g" in bucket.objects:
+                await mount.rename("g", "f")
+            assert mount.stored() == ["f"]
+            assert await mount.read("f") == b"g"
+        else:
+            await mount.unlink("f")
+            assert mount.stored() == ["g"]
+        assert await mount.pread(reader, 0, 10) == begin
+        with pytest.raises(FsError) as caught:
+            await mount.pread(reader, 2 * MIB, 10)
+        assert caught.value.errno == errno.ESTALE
+        await mount.close(reader)
 
 
 async def test_an_unsaved_file_costs_nothing(bucket: Bucket, tmp_path: Path) -> None:

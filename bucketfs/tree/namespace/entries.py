@@ -17,6 +17,7 @@ from dataclasses import replace
 from bucketfs import clock
 from bucketfs.cache.rows import Removal
 from bucketfs.errors import FsError, KeyTaken
+from bucketfs.file.content import Content
 from bucketfs.store.base import BytesBody
 from bucketfs.tasks import gather
 from bucketfs.tree.core import acl
@@ -210,13 +211,9 @@ class Entries:
             await content.prove()
             missing = sum(b - a for a, b in content.local.missing(0, content.size))
             if missing <= UNLINK_FETCH:
-                await content.local.load(0, content.size)
-                content.drop_base()  # the cache must not count on the bucket for these any more
+                await self._fetch_rest(content)
             elif not replaced:
-                assert inode.open_state is not None
-                key = inode.open_state.deferred_delete = self._state.key(inode)
-                self._state.deferred[key] = inode
-                self._journal.remove([Removal(key, inode.etag)])
+                await self._defer(inode)
                 return
         if replaced:
             return
@@ -225,6 +222,28 @@ class Entries:
         if in_bucket:
             assert inode.parent is not None
             await self._delete(inode.parent, inode, [self._state.key(inode)])
+
+    async def _fetch_rest(self, content: Content) -> None:
+        """Have all bytes of an open file here that it is to go on with."""
+        try:
+            await content.local.load(0, content.size)
+        except FsError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            return  # others have replaced or removed that version: nobody has the rest
+        content.drop_base()  # the cache must not count on the bucket for these any more
+
+    async def _defer(self, inode: Inode) -> None:
+        """Leave an open file's object until the last close; its name goes now."""
+        assert inode.open_state is not None
+        assert inode.parent is not None
+        key, parent = self._state.key(inode), inode.parent
+        # now: nobody looks after the directory when the object goes
+        await self._markers.keep(parent, inode)
+        inode.open_state.deferred_delete = key
+        self._state.deferred[key] = inode
+        self._journal.remove([Removal(key, inode.etag)])
+        await self._markers.keep_left(parent)
 
     async def _delete(self, parent: Directory, inode: Inode, keys: Sequence[str]) -> None:
         """Delete what makes a name exist, now or with many others in a moment."""

@@ -82,8 +82,9 @@ class FileCopies:
         if not can.target_if_match:
             return onto
         etag = target.etag
-        if self._state.freshness.is_ours(target):
-            # what is unsaved here goes, whatever others or a lost upload have made of its object
+        if self._state.freshness.is_ours(target) or self._state.freshness.seen(target) == NEVER:
+            # what is unsaved here goes, whatever others or a lost upload have made of its object;
+            # one that is open, and that others have removed, the bucket does not show at all
             try:
                 etag = (await self._store.head(key)).etag
             except NotFound:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from bucketfs import clock
-from bucketfs.errors import FsError, NotFound, PreconditionFailed
+from bucketfs.errors import FsError, NotFound, PreconditionFailed, StoreError
 from bucketfs.file.content import Content
 from bucketfs.file.context import Version
 from bucketfs.tree.core.handle import Handle
@@ -312,8 +312,13 @@ class Opener:
         key = open_state.deferred_delete
         self._state.close_content(inode)
         if key and self._state.take_deferred(key) is inode:
-            with contextlib.suppress(PreconditionFailed):
-                await self._store.delete(key, if_match=inode.etag)
+            try:
+                with contextlib.suppress(PreconditionFailed):
+                    await self._store.delete(key, if_match=inode.etag)
+            except StoreError:
+                # the name is back, and what stands there from now on is not to be deleted
+                self._journal.removed([key])
+                raise
             self._journal.removed([key])
 
     async def _truncate(self, inode: Inode, uid: int) -> None:
