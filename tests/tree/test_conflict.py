@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from bucketfs.errors import FsError, KeyTaken, PreconditionFailed, errno_of
+from bucketfs.errors import FsError, KeyTaken, PreconditionFailed, StoreError, errno_of
 from bucketfs.store.base import Capabilities
 from bucketfs.store.layers.copying import CARRIED_MOST
 from bucketfs.store.layers.fallback import FallbackStore
@@ -256,6 +256,24 @@ async def test_a_directory_renamed_to_a_name_that_others_took(
         assert sorted(mount.stored()) == ["e/", "e/f", "g/", "g/f"]
         await mount.unlink("g/f")
         assert await mount.names() == {"e", "g"}
+
+
+@pytest.mark.parametrize("too_deep", [True, False])
+async def test_a_name_claimed_for_a_rename_that_fails_is_free_again(
+    bucket: Bucket, tmp_path: Path, too_deep: bool
+) -> None:
+    above = "/".join(["p" * 200] * (4 if too_deep else 1))
+    bucket.poke("d/" + "n" * 250, b"mine")
+    bucket.poke(f"{above}/", b"")
+    async with planted(bucket, tmp_path, exclusive_at_open=True) as mount:
+        before = mount.stored()
+        await mount.find(above)
+        await mount.names("d")
+        if not too_deep:
+            bucket.refuse("ListObjectsV2", key="d/")
+        with pytest.raises((FsError, StoreError)):
+            await mount.rename("d", f"{above}/d", over=False)
+        assert mount.stored() == before
 
 
 async def test_what_is_written_after_a_conflict_is_stored_when_close_tells_of_it(

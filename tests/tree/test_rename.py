@@ -296,6 +296,28 @@ class TestDirectories:
             assert mount.stored() == ["e/sub/new", "e/sub/old"]
             assert bucket.peek("e/sub/old") == b"12"
 
+    @pytest.mark.parametrize("writeback", [True, False])
+    async def test_into_a_place_too_deep_for_an_unsaved_file(
+        self, bucket: Bucket, tmp_path: Path, writeback: bool
+    ) -> None:
+        """It would never be stored there: the rename fails, as for one that is in the bucket."""
+        deep = "/".join(["p" * 200] * 4)
+        bucket.poke("d/", b"")
+        bucket.poke(f"{deep}/", b"")
+        async with planted(bucket, tmp_path, writeback=writeback) as mount:
+            path = "d/" + "n" * 250
+            handle = await mount.create(path)
+            await mount.write(handle, 0, b"new")
+            if writeback:
+                await mount.close(handle)
+            with pytest.raises(FsError) as caught:
+                await mount.rename("d", f"{deep}/d")
+            assert caught.value.errno == errno.ENAMETOOLONG
+            if not writeback:
+                await mount.close(handle)
+            await trio.sleep(60)
+            assert bucket.peek(path) == b"new"
+
     async def test_uploads_below_wait_or_are_waited_for(
         self, bucket: Bucket, tmp_path: Path
     ) -> None:

@@ -51,18 +51,14 @@ class TreeCopies:
             claimed: ETag of the marker that was made for this under the new name, "" for none.
 
         Raises:
+            FsError: ENAMETOOLONG.
             KeyTaken: Others have stored something under the new name.
             StoreError: As the first copy that failed.
         """
-        old_prefix = self._state.prefix(source)
-        path, new_path = old_prefix[:-1], new_prefix[:-1]
-        objects = await self._lister.objects_below(old_prefix)
-        for marker in (source.markers or frozenset()) - {"/"}:
-            objects.append(ObjectInfo(path + marker, 0, "", 0))
-        keys = [check_key(new_path + info.key[len(path) :]) for info in objects]
+        old_prefix, new_path = self._state.prefix(source), new_prefix[:-1]
         markers = target.markers if isinstance(target, Directory) else None
         kept = {new_path + marker for marker in markers or ()} | self._state.deferred.keys()
-        free = (await self._store.settle("target_if_none_match")).target_if_none_match
+        pairs: list[tuple[ObjectInfo, str]] = []
         #: Copies by key, None for those of unknown outcome.
         made: dict[str, ObjectInfo | None] = {}
         if claimed:
@@ -85,8 +81,9 @@ class TreeCopies:
                 raise
             return copied
 
-        pairs = list(zip(objects, keys, strict=True))
         try:
+            pairs = await self._pairs(source, new_path)
+            free = (await self._store.settle("target_if_none_match")).target_if_none_match
             copies = await gather(
                 [functools.partial(copy, info, key) for info, key in pairs],
                 limit=self._state.files.parallel,
@@ -96,7 +93,21 @@ class TreeCopies:
             await self._take_back({k: v for k, v in made.items() if k not in kept}, originals)
             self._journal.renamed(old_prefix)
             raise
-        return list(zip(objects, copies, strict=True))
+        return [(info, made_of_it) for (info, _), made_of_it in zip(pairs, copies, strict=True)]
+
+    async def _pairs(self, source: Directory, new_path: str) -> list[tuple[ObjectInfo, str]]:
+        """Every object of a directory, with its new key.
+
+        Raises:
+            FsError: ENAMETOOLONG.
+            StoreError: The directory could not be listed.
+        """
+        prefix = self._state.prefix(source)
+        path = prefix[:-1]
+        objects = await self._lister.objects_below(prefix)
+        for marker in (source.markers or frozenset()) - {"/"}:
+            objects.append(ObjectInfo(path + marker, 0, "", 0))
+        return [(info, check_key(new_path + info.key[len(path) :])) for info in objects]
 
     def conditions(self, directory: Directory) -> Condition:
         """As `TreeState.copy_condition`, for all below a directory."""

@@ -18,7 +18,7 @@ from bucketfs.store.base import BytesBody
 from bucketfs.tree.core.inode import Directory, Inode, OpenState, is_below
 from bucketfs.tree.core.locks import Locks
 from bucketfs.tree.core.posix import content_type_of
-from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.core.state import TreeState, check_key
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.lookup.find import Finder
 from bucketfs.tree.lookup.lister import Lister
@@ -255,6 +255,7 @@ class Renamer:
             if source.parent is not old_parent:
                 raise FsError(errno.ESTALE, "renamed or removed while it was to be renamed")
             new_prefix = self._state.child_key(new_parent, new_name) + "/"
+            self._check_unsaved_below(source, new_prefix)
             old_name, claimed = source.name, ""
             pins = AsyncExitStack()
             await self._store.foresee("DeleteObject", self._state.prefix(source))
@@ -287,6 +288,14 @@ class Renamer:
             finally:
                 await pins.aclose()
             await self._markers.keep_left(old_parent)
+
+    def _check_unsaved_below(self, source: Directory, new_prefix: str) -> None:
+        """Raise FsError, ENAMETOOLONG, if what the bucket lacks could not be stored any more."""
+        for inode in self._state.open_inodes:
+            unsaved = inode.open_state is not None and inode.open_state.unsaved
+            if unsaved and inode is not source and is_below(inode, source):
+                path = self._state.path(inode).removeprefix(self._state.prefix(source))
+                check_key(new_prefix + path)
 
     async def _pin_keys_below(self, source: Directory, pins: AsyncExitStack) -> None:
         for inode in list(self._state.open_inodes):
