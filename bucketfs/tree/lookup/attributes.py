@@ -250,6 +250,18 @@ class Attributes:
         cache = self._state.files.cache
         return not inode.size or cache.holds(self._state.path(inode), inode.etag, inode.size)
 
+    def is_directory(self, info: ObjectInfo) -> bool:
+        """Whether an object without a slash says that it is a directory."""
+        defaults = self._state.config.defaults
+        posix = decode(
+            info.headers,
+            size=info.size,
+            modified=info.last_modified,
+            directory=False,
+            defaults=defaults,
+        )
+        return stat.S_ISDIR(posix.mode)
+
     def accept(self, inode: Inode, info: ObjectInfo) -> Inode:
         """A HEAD or GET answered for the inode's name: take over version and attributes."""
         if isinstance(inode, Directory):

@@ -321,13 +321,19 @@ class Finder:
 
     def _found_file(self, parent: Directory, name: str, info: ObjectInfo) -> Inode:
         child = parent.children.get(name)
-        if isinstance(child, Directory) and child.markers != frozenset({""}):
+        if isinstance(child, Directory) and not self._is_still_object_of(child, info):
             if self._state.holds_unsaved(child):
                 return child
             child = None
         if child is None:
             child = self._state.new_file(parent, name)
         return self._attributes.accept(child, info)
+
+    def _is_still_object_of(self, directory: Directory, info: ObjectInfo) -> bool:
+        """Whether an object without a slash is (still) that of a directory."""
+        if directory.markers != frozenset({""}):
+            return False
+        return info.headers is None or self._attributes.is_directory(info)
 
 
 def _is_large(parent: Directory) -> bool:
