@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
 import trio
 
-from bucketfs.errors import FsError, PreconditionFailed, StoreError
+from bucketfs.errors import FsError, KeyTaken, PreconditionFailed, StoreError
 from bucketfs.tree.core.inode import Directory
 from bucketfs.tree.namespace import entries
 from tests.tree.builder import MIB, TTL, Bucket, planted
@@ -218,6 +219,57 @@ async def test_a_name_that_is_back_is_not_deleted_by_the_next_mount(
         await mount.close(writer)
     async with planted(bucket, tmp_path) as mount:
         assert await mount.read("f") == large
+
+
+async def test_what_others_store_in_the_place_of_an_unlinked_open_file_shows(
+    bucket: Bucket, tmp_path: Path, large: bytes
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("f")
+        await mount.unlink("f")
+        bucket.poke("f", b"theirs")
+        await trio.sleep(TTL + 1)
+        assert await mount.read("f") == b"theirs"
+        mount.expire()
+        assert await mount.names() == {"f"}
+        await mount.close(reader)
+        assert await mount.read("f") == b"theirs"
+
+
+@pytest.mark.parametrize("renamed", [True, False])
+async def test_nothing_of_others_is_replaced_in_the_place_of_an_unlinked_open_file(
+    bucket: Bucket, tmp_path: Path, large: bytes, renamed: bool
+) -> None:
+    """Also while the name is known to be free."""
+    bucket.poke("g", b"g")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.find("g")
+        await mount.open("f")
+        await mount.unlink("f")
+        bucket.poke("f", b"theirs")
+        if renamed:
+            with pytest.raises(FsError) as caught:
+                await mount.rename("g", "f")
+            assert caught.value.errno == errno.ESTALE
+        else:
+            with pytest.raises(KeyTaken):
+                await mount.tree.entries.make(mount.root, "f", stat.S_IFLNK, 0, 0, body=b"g")
+        assert bucket.peek("f") == b"theirs"
+        assert await mount.read("f") == b"theirs"
+
+
+@pytest.mark.parametrize("removed", [True, False])
+async def test_a_link_takes_the_place_of_an_unlinked_open_file(
+    bucket: Bucket, tmp_path: Path, large: bytes, removed: bool
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("f")
+        await mount.unlink("f")
+        if removed:
+            del bucket.objects["f"]
+        await mount.tree.entries.make(mount.root, "f", stat.S_IFLNK, 0, 0, body=b"g")
+        await mount.close(reader)
+        assert bucket.peek("f") == b"g"
 
 
 @pytest.mark.parametrize("replaced", [True, False])

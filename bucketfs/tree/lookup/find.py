@@ -209,7 +209,7 @@ class Finder:
             removed = parent.removed.get(name, 0) > since
             if changed or removed or self._state.is_leaving(parent, name):
                 return child
-        found = self._learn(parent, name, key, answers)
+        found = self._learn(parent, name, answers)
         if found is None:
             self._state.freshness.answered(parent, name, asked)
             self._state.freshness.note_free(parent, name, asked)
@@ -217,14 +217,14 @@ class Finder:
             self._state.freshness.check_heard(found, asked)
         return found
 
-    def _learn(self, parent: Directory, name: str, key: str, answers: _Answers) -> Inode | None:
+    def _learn(self, parent: Directory, name: str, answers: _Answers) -> Inode | None:
         if answers.unknown:
             found = self._found_directory(parent, name, frozenset())
             self._attributes.presume_closed(found)
             return found
         if answers.directory:
             return self._found_directory(parent, name, answers.markers)
-        if answers.file is not None and key not in self._state.deferred:
+        if answers.file is not None and not self._state.is_deferred(answers.file):
             return self._found_file(parent, name, answers.file)
         child = parent.children.get(name)
         if child is not None:

@@ -84,7 +84,7 @@ class Lister:
         """Every object whose key begins with `prefix`, hidden ones too, removed ones not."""
         found: list[ObjectInfo] = []
         await read_pages(self._store, prefix, lambda page: found.extend(page.objects), delimiter="")
-        return [info for info in found if info.key not in self._state.deferred]
+        return [info for info in found if not self._state.is_deferred(info)]
 
     async def is_empty(self, directory: Directory) -> bool:
         """Whether the bucket has no key below the directory but its marker (which it notes).
@@ -93,16 +93,18 @@ class Lister:
         """
         prefix = self._state.prefix(directory)
         leaving = self._state.leaving.get(directory, {}).values()
-        gone = {prefix, *self._state.deferred, *(key for keys in leaving for key in keys)}
+        gone = {prefix, *(key for keys in leaving for key in keys)}
+        most = 1 + len(gone) + len(self._state.deferred)
         token = None
         repeats = Repeats()
         while True:
             page = await self._store.list(
-                prefix, delimiter="", token=token, limit=min(1 + len(gone), FULL_PAGE)
+                prefix, delimiter="", token=token, limit=min(most, FULL_PAGE)
             )
             if any(info.key == prefix for info in page.objects):
                 directory.markers = (directory.markers or frozenset()) | {"/"}
-            if page.left_out or any(info.key not in gone for info in page.objects):
+            left = [info for info in page.objects if info.key not in gone]
+            if page.left_out or not all(map(self._state.is_deferred, left)):
                 return False
             repeats.check(prefix, page)
             token = page.next_token

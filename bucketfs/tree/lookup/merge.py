@@ -121,9 +121,8 @@ class Merge:
             self._doubtful.pop(name, None)
             if not self._changed_since(name):
                 self._merge_directory(name, markers)
-        deferred = self._state.deferred
         for name, info in picture.files.items():
-            if info.key in deferred or self._changed_since(name):
+            if self._state.is_deferred(info) or self._changed_since(name):
                 continue
             child = children.get(name)
             if child is None:

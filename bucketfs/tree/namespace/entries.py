@@ -7,6 +7,7 @@ marker first.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -16,9 +17,9 @@ from dataclasses import replace
 
 from bucketfs import clock
 from bucketfs.cache.rows import Removal
-from bucketfs.errors import FsError, KeyTaken
+from bucketfs.errors import FsError, KeyTaken, NotFound, PreconditionFailed
 from bucketfs.file.content import Content
-from bucketfs.store.base import BytesBody
+from bucketfs.store.base import Body, BytesBody, Headers, ObjectInfo
 from bucketfs.tasks import gather
 from bucketfs.tree.core import acl
 from bucketfs.tree.core.inode import Directory, Inode, OpenState
@@ -137,9 +138,7 @@ class Entries:
             async with self._locks.exclusive(inode):
                 key = self._state.key(inode)
                 headers = inode.headers()
-                info = await self._store.put(
-                    key, BytesBody(body), headers, if_none_match=key not in self._state.deferred
-                )
+                info = await self._put_new(key, BytesBody(body), headers)
                 self._state.retain(key)
         except BaseException as error:
             self._state.unlink(inode)
@@ -151,6 +150,15 @@ class Entries:
         self._index.put_headers(key, info.etag, info.last_modified, headers)
         self._state.drop_if_idle(inode)
         return inode
+
+    async def _put_new(self, key: str, body: Body, headers: Headers) -> ObjectInfo:
+        """Store what nothing of others' has the key of; raises as `make` does."""
+        deferred = self._state.deferred.get(key)
+        if deferred is not None:
+            # others may have stored something in the place of the removed file, or removed it, too
+            with contextlib.suppress(PreconditionFailed, NotFound):
+                return await self._store.put(key, body, headers, if_match=deferred.etag)
+        return await self._store.put(key, body, headers, if_none_match=True)
 
     async def make_directory(
         self, parent: Directory, name: str, mode: int, uid: int, gid: int
