@@ -186,6 +186,17 @@ async def test_directories_keep_theirs_in_the_marker(bucket: Bucket, tmp_path: P
         assert (posix.mode, posix.uid) == (stat.S_IFDIR | 0o700, 9)
 
 
+async def test_bytes_of_a_directorys_object_stay(bucket: Bucket, tmp_path: Path) -> None:
+    """Also where nobody has asked for its attributes."""
+    bucket.poke("d/", b"bytes")
+    bucket.poke("d/f", b"x")
+    async with planted(bucket, tmp_path, listed_attributes=True) as mount:
+        change(mount, await mount.find("d"), mode=0o700)
+        await trio.sleep(5)
+        assert bucket.objects["d/"].headers.metadata["mode"] == str(stat.S_IFDIR | 0o700)
+        assert bucket.peek("d/") == b"bytes"
+
+
 async def test_xattrs_and_their_limit(bucket: Bucket, tmp_path: Path) -> None:
     bucket.poke("f", b"x")
     async with planted(bucket, tmp_path) as mount:

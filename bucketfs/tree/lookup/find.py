@@ -36,6 +36,7 @@ class _Answers:
 
     Attributes:
         file / directory / markers: What is there.
+        marker_size: Bytes of the directory's own object.
         unseen: What is not may be there all the same.
         unlisted: The prefix of the directory may not be listed.
         refused: Why the object may not be looked at, if it may not.
@@ -44,6 +45,7 @@ class _Answers:
     file: ObjectInfo | None = None
     directory: bool = False
     markers: frozenset[str] = frozenset()
+    marker_size: int = 0
     unseen: bool = False
     unlisted: bool = False
     refused: StoreError | None = None
@@ -223,7 +225,9 @@ class Finder:
             self._attributes.presume_closed(found)
             return found
         if answers.directory:
-            return self._found_directory(parent, name, answers.markers)
+            found = self._found_directory(parent, name, answers.markers)
+            found.size = answers.marker_size
+            return found
         if answers.file is not None and not self._state.is_deferred(answers.file):
             return self._found_file(parent, name, answers.file)
         child = parent.children.get(name)
@@ -270,11 +274,12 @@ class Finder:
         # the marker is the first key of its prefix, if it exists at all
         if page.objects and page.objects[0].key == prefix:
             answers.markers |= {"/"}
+            answers.marker_size = page.objects[0].size
 
     async def _marker(self, prefix: str, answers: _Answers) -> None:
         """Look for a directory's own object, where it may not be listed."""
         try:
-            await self._store.head(prefix)
+            marker = await self._store.head(prefix)
         except Unseen as error:
             answers.unseen |= not error.certain
         except NotFound:
@@ -285,6 +290,7 @@ class Finder:
         else:
             answers.directory = True
             answers.markers |= {"/"}
+            answers.marker_size = marker.size
 
     async def _check_refused(self, key: str, answers: _Answers, refusal: StoreError) -> None:
         """An object may not be looked at: is there one, or is that what is said of any name?
