@@ -6,13 +6,17 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
 from bucketfs.errors import FsError, NoAnswer, StoreError
-from bucketfs.tree.core.inode import Directory
+from bucketfs.store.base import ObjectInfo
+from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.saving.change import Change
 from bucketfs.tree.saving.later import ATTRIBUTE_DELAY
@@ -317,6 +321,88 @@ class TestDirectories:
                 await mount.close(handle)
             await trio.sleep(60)
             assert bucket.peek(path) == b"new"
+
+    @pytest.mark.parametrize("late", [True, False])
+    @pytest.mark.parametrize("known", [True, False])
+    async def test_a_lookup_below_that_is_under_way(
+        self,
+        bucket: Bucket,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        late: bool,
+        known: bool,
+    ) -> None:
+        """Its question arrives after the rename, or was answered before: the copy has the name."""
+        bucket.poke("d/f", b"x" * 5000)
+        copy, head, get = bucket.copy, bucket.head, bucket.get
+
+        async def copy_of_parts(*args: object, **conditions: object) -> ObjectInfo:
+            info = await copy(*args, **conditions)  # type: ignore[arg-type]
+            bucket.objects[info.key] = replace(bucket.objects[info.key], etag="of-the-copy-2")
+            return replace(info, etag="of-the-copy-2")
+
+        async def slow(ask: Callable[..., Awaitable[ObjectInfo]], key: str) -> ObjectInfo:
+            if late and key == "d/f":
+                await trio.sleep(5)
+            try:
+                return await ask()
+            finally:
+                if not late and key == "d/f":
+                    await trio.sleep(5)
+
+        async def slow_head(key: str) -> ObjectInfo:
+            return await slow(partial(head, key), key)
+
+        async def slow_get(key: str, *args: object, **question: object) -> ObjectInfo:
+            return await slow(partial(get, key, *args, **question), key)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(bucket, "copy", copy_of_parts)
+        async with planted(bucket, tmp_path) as mount:
+            directory = await mount.directory("d")
+            if known:
+                await mount.names("d")
+                await trio.sleep(2)
+            monkeypatch.setattr(bucket, "head", slow_head)
+            monkeypatch.setattr(bucket, "get", slow_get)
+            found: list[Inode] = []
+
+            async def look() -> None:
+                found.append(await mount.tree.finder.find(directory, "f"))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look)
+                await trio.sleep(0.5)
+                await mount.rename("d", "e")
+            assert await mount.find("e/f") is found[0]
+            assert found[0].etag == "of-the-copy-2"
+            writer = await mount.open("e/f", os.O_WRONLY)
+            await mount.write(writer, 0, b"y")
+            await mount.close(writer)
+            assert mount.stored() == ["e/f"]
+
+    async def test_an_open_file_keeps_its_name_while_its_version_is_asked_for(
+        self, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bucket.poke("d/f", b"x" * 5000)
+        head = bucket.head
+
+        async def late(key: str) -> ObjectInfo:
+            await trio.sleep(5 if key == "d/f" else 0)
+            return await head(key)
+
+        async with planted(bucket, tmp_path) as mount:
+            writer = await mount.open("d/f", os.O_RDWR)
+            await mount.pread(writer, 0, 10)
+            await trio.sleep(2)
+            monkeypatch.setattr(bucket, "head", late)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mount.open, "d/f")
+                await trio.sleep(0.5)
+                await mount.rename("d", "e")
+            await mount.write(writer, 0, b"y")
+            await mount.close(writer)
+            assert mount.stored() == ["e/f"]
+            assert bucket.peek("e/f") == b"y" + b"x" * 4999
 
     async def test_uploads_below_wait_or_are_waited_for(
         self, bucket: Bucket, tmp_path: Path

@@ -109,6 +109,44 @@ async def test_what_was_looked_at_while_listing_ahead_is_newer(
 
 
 @mock_clock
+async def test_what_is_renamed_while_listing_ahead_is_not_listed_by_it(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listing comes by when only one of the copies is there."""
+    tree_of(bucket, 5)
+    for name in ("f1", "f2"):
+        bucket.poke(f"source/sub/{name}", b"x")
+    bucket.page = 4
+    passed = trio.Event()
+    copy, ask = bucket.copy, bucket.list
+
+    async def copied(source: str, *args: object, **conditions: object) -> ObjectInfo:
+        if source == "source/sub/f2":
+            await passed.wait()
+        return await copy(source, *args, **conditions)  # type: ignore[arg-type]
+
+    async def listed(prefix: str, **question: object) -> ListPage:
+        page = await ask(prefix, **question)  # type: ignore[arg-type]
+        if not prefix and "d003x/sub/f1" in [info.key for info in page.objects]:
+            passed.set()
+            await trio.sleep(0.3)
+        return page
+
+    async with planted(bucket, tmp_path) as mount:
+        await mount.tree.subtree.ensure(mount.root)
+        await mount.tree.subtree.ensure(await mount.directory("d000"))
+        monkeypatch.setattr(bucket, "copy", copied)
+        monkeypatch.setattr(bucket, "list", listed)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.rename, "source", "d003x")
+            await trio.sleep(0.1)
+            await mount.tree.subtree.ensure(mount.root.children["d001"])  # type: ignore[arg-type]
+        await trio.sleep(0.3)
+        assert passed.is_set()
+        assert await mount.read("d003x/sub/f2") == b"x"
+
+
+@mock_clock
 async def test_a_walk_slower_than_a_listing_is_trusted(bucket: Bucket, tmp_path: Path) -> None:
     """Twenty seconds long: two LISTs a second at most, and nobody waits for those ahead."""
     keys = tree_of(bucket, 200)

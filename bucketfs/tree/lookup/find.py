@@ -206,6 +206,9 @@ class Finder:
             await gather(jobs, limit=len(jobs))
             if answers.refused is not None and not answers.directory:
                 await self._check_refused(key, answers, answers.refused)
+            if parent.parent is not None and self._state.child_key(parent, name) != key:
+                # renamed meanwhile: the answer is about the old key
+                return await self._ask(parent, name, self._state.child_key(parent, name), asker)
             child = parent.children.get(name)
             changed = child is not None and child.changed > since
             removed = parent.removed.get(name, 0) > since

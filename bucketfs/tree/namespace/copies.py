@@ -220,6 +220,7 @@ class TreeCopies:
         if marker is not None:
             directory.etag, directory.modified = marker[1].etag, marker[1].last_modified
         for child in directory.children.values():
+            child.changed = self._state.changes  # answers under way are about the old key
             if isinstance(child, Directory):
                 self._adopt_copies(child, copies, asked)
                 continue
