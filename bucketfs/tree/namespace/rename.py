@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, contextmanager
 
 from bucketfs import clock
 from bucketfs.cache.rows import Rename
-from bucketfs.errors import FsError, KeyTaken
+from bucketfs.errors import FsError, KeyTaken, StoreError
 from bucketfs.store.base import BytesBody
 from bucketfs.tree.core.inode import Directory, Inode, OpenState, is_below
 from bucketfs.tree.core.locks import Locks
@@ -282,6 +282,11 @@ class Renamer:
                     left = True
                     try:
                         left = await self._tree.delete_originals(copies, asked)
+                    except StoreError:
+                        # the kernel takes it that nothing has been renamed
+                        self._state.watcher.moved(old_parent, old_name)
+                        self._state.watcher.moved(new_parent, new_name)
+                        raise
                     finally:
                         if left:
                             self._state.freshness.learn_taken(old_parent, old_name)
