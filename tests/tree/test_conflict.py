@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
 import trio
 
 from bucketfs.errors import FsError, KeyTaken, PreconditionFailed, StoreError, errno_of
-from bucketfs.store.base import Capabilities
+from bucketfs.store.base import Capabilities, Change
 from bucketfs.store.layers.copying import CARRIED_MOST
 from bucketfs.store.layers.fallback import FallbackStore
 from bucketfs.tree.core.posix import decode
+from bucketfs.tree.lookup.news import News
 from tests.harness.providers import provider_with
-from tests.tree.builder import CONFIG, MIB, Bucket, Mount, noise, planted
+from tests.tree.builder import CONFIG, MIB, Bucket, Mount, noise, planted, said
 
 pytestmark = pytest.mark.mock_clock
 
@@ -256,6 +258,24 @@ async def test_a_directory_renamed_to_a_name_that_others_took(
         assert sorted(mount.stored()) == ["e/", "e/f", "g/", "g/f"]
         await mount.unlink("g/f")
         assert await mount.names() == {"e", "g"}
+
+
+async def test_a_name_claimed_for_a_directory_whose_attributes_are_in_doubt(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Others have changed its marker, and a feed tells so while the new name is looked up."""
+    bucket.poke("d/", b"", said(stat.S_IFDIR | 0o700))
+    async with planted(bucket, tmp_path, exclusive_at_open=True) as mount:
+        directory = await mount.directory("d")
+
+        def hear(operation: str, key: str, _count: int) -> None:
+            if operation == "HeadObject" and key == "e":
+                News(mount.tree.state).take([Change(("d/",), removed=False)])
+
+        bucket.fault = hear  # type: ignore[assignment]
+        await mount.rename("d", "e", over=False)
+        assert directory.posix is not None
+        assert bucket.objects["e/"].headers.metadata["mode"] == str(stat.S_IFDIR | 0o700)
 
 
 @pytest.mark.parametrize("too_deep", [True, False])

@@ -312,8 +312,12 @@ class Finder:
             raise refusal
 
     async def _hadoop(self, key: str, answers: _Answers) -> None:
+        try:
+            marker = check_key(key + FOLDER_SUFFIX)
+        except FsError:
+            return  # too long to be one
         with contextlib.suppress(NotFound):
-            await self._store.head(key + FOLDER_SUFFIX)
+            await self._store.head(marker)
             answers.directory = True
             answers.markers |= {FOLDER_SUFFIX}
 

@@ -319,6 +319,8 @@ class Entries:
     async def _must_be_free(self, parent: Directory, name: str) -> None:
         if parent.parent is None and parent is not self._state.root:
             raise FsError(errno.ENOENT, "the directory has been removed")
+        # what is made takes after it; the kernel may know what a listing has made us doubt since
+        await self._attributes.ensure(parent)
         await self._removals.wait_for_name(parent, name)
         if await self._finder.find_or_none(parent, name) is not None:
             raise FsError(errno.EEXIST)

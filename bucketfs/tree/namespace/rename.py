@@ -309,6 +309,7 @@ class Renamer:
 
     async def _claim(self, source: Directory, new_prefix: str) -> str:
         """Make the marker of the new name, as only one client can; answers its ETag."""
+        await self._attributes.ensure(source)
         headers = source.headers()
         info = await self._store.put(new_prefix, BytesBody(b""), headers, if_none_match=True)
         return info.etag
