@@ -221,6 +221,35 @@ async def test_a_name_that_is_back_is_not_deleted_by_the_next_mount(
         assert await mount.read("f") == large
 
 
+@pytest.mark.parametrize("renamed", [True, False])
+async def test_a_directory_with_an_unlinked_open_file_does_not_come_back(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: bool
+) -> None:
+    monkeypatch.setattr(entries, "UNLINK_FETCH", MIB)
+    bucket.poke("a/d/f", b"x" * 8 * MIB)
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("a/d/f")
+        await mount.unlink("a/d/f")
+        if renamed:
+            await mount.rename("a/d", "a/e")
+        else:
+            await mount.rmdir("a/d")
+        left = {"e"} if renamed else set()
+        parent = await mount.directory("a")
+        for _ in range(2):
+            await trio.sleep(TTL + 1)
+            assert await mount.tree.finder.find_or_none(parent, "d") is None
+            assert await mount.names("a") == left
+        await mount.mkdir("a/d")
+        assert await mount.names("a/d") == set()
+        bucket.poke("a/d/new", b"theirs")
+        await trio.sleep(TTL + 1)
+        assert await mount.names("a") == {*left, "d"}
+        assert await mount.names("a/d") == {"new"}
+        await mount.close(reader)
+        assert bucket.peek("a/d/new") == b"theirs"
+
+
 async def test_what_others_store_in_the_place_of_an_unlinked_open_file_shows(
     bucket: Bucket, tmp_path: Path, large: bytes
 ) -> None:

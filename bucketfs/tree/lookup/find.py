@@ -266,18 +266,20 @@ class Finder:
         except FsError:
             return  # too long to be a directory
         try:
-            page = await self._store.list(prefix, delimiter="", limit=1)
+            limit = min(1 + len(self._state.deferred), FULL_PAGE)
+            page = await self._store.list(prefix, delimiter="", limit=limit)
         except StoreError as error:
             if not is_denied(error):
                 raise
             answers.unlisted = True
             await self._marker(prefix, answers)
             return
-        answers.directory |= bool(page.objects or page.left_out)
+        found = [info for info in page.objects if not self._state.is_deferred(info)]
+        answers.directory |= bool(found or page.left_out)
         # the marker is the first key of its prefix, if it exists at all
-        if page.objects and page.objects[0].key == prefix:
+        if found and found[0].key == prefix:
             answers.markers |= {"/"}
-            answers.marker_size = page.objects[0].size
+            answers.marker_size = found[0].size
 
     async def _marker(self, prefix: str, answers: _Answers) -> None:
         """Look for a directory's own object, where it may not be listed."""

@@ -114,12 +114,14 @@ class Lister:
     async def _load(self, directory: Directory, most: int | None) -> bool:
         prefix = self._state.prefix(directory)
         with self._state.asking(directory) as since:
+            gone = await self._gone(directory, prefix)
             merge = Merge(self._state, directory, clock.monotonic(), since)
 
             def take(page: ListPage) -> None:
                 if self._state.is_at(directory, prefix):
                     picture = Picture()
                     sort(picture, prefix, page)
+                    picture.forget_directories(gone)
                     merge.add(picture)
                     self._pruner.check()
                     if readings := self._readings.get(directory):
@@ -135,9 +137,32 @@ class Lister:
             # otherwise renamed meanwhile: the loop in `ensure` lists the new name
         return True
 
+    async def _gone(self, directory: Directory, prefix: str) -> set[str]:
+        """Directories that were removed, or renamed, and have nothing but removed files' objects.
+
+        Raises:
+            StoreError: The bucket could not be asked.
+        """
+        limit = min(1 + len(self._state.deferred), FULL_PAGE)
+        gone = set()
+        for name in self._with_deferred_below(directory, prefix):
+            page = await self._store.list(f"{prefix}{name}/", delimiter="", limit=limit)
+            if not page.left_out and all(map(self._state.is_deferred, page.objects)):
+                gone.add(name)
+        return gone
+
+    def _with_deferred_below(self, directory: Directory, prefix: str) -> set[str]:
+        """Names of directories that are not known, and below which removed files are open."""
+        below = [key[len(prefix) :] for key in self._state.deferred if key.startswith(prefix)]
+        names = {key.partition("/")[0] for key in below if "/" in key}
+        return names - directory.children.keys()
+
     def accept(self, directory: Directory, picture: Picture, began: float, since: int) -> None:
         """Take over what a listing has shown that began at a time and a change number."""
         merge = Merge(self._state, directory, began, since, late=True)
+        if self._state.deferred:  # who looks for one of these by its name asks for it alone
+            prefix = self._state.prefix(directory)
+            picture.forget_directories(self._with_deferred_below(directory, prefix))
         merge.add(picture)
         merge.finish()
         self._pruner.check()

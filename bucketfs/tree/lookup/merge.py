@@ -10,6 +10,7 @@ never disappears because of one.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from bucketfs.store.base import LOCKS, ListPage, ObjectInfo
@@ -44,6 +45,12 @@ class Picture:
             return False
         self.hidden = True
         return True
+
+
+    def forget_directories(self, names: Iterable[str]) -> None:
+        """Leave out directories of which nothing is to be shown."""
+        for name in names:
+            self.directories.pop(name, None)
 
 
 def sort(picture: Picture, prefix: str, page: ListPage) -> None:
