@@ -46,7 +46,6 @@ class Picture:
         self.hidden = True
         return True
 
-
     def forget_directories(self, names: Iterable[str]) -> None:
         """Leave out directories of which nothing is to be shown."""
         for name in names:
