@@ -245,3 +245,37 @@ async def test_a_listing_does_not_take_our_own_chmod_for_others_version(
         await mount.close(handle)
         assert mount.stored() == ["f"]
         assert bucket.peek("f") == b"ours" + b"x" * (3 * MIB - 4)
+
+
+async def test_a_listing_does_not_undo_what_was_looked_at_while_it_was_on_its_way(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its page has the versions of a moment before others replaced them."""
+    bucket.poke("read", b"old")
+    bucket.poke("written", b"old")
+    ask = bucket.list
+
+    async def slow(prefix: str, **question: object) -> ListPage:
+        page = await ask(prefix, **question)  # type: ignore[arg-type]
+        await trio.sleep(0.0 if question.get("delimiter") == "" else 0.5)
+        return page
+
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.read("read") == b"old"
+        writer = await mount.open("written", os.O_RDWR)
+        await mount.close(writer)
+        await trio.sleep(2)
+        monkeypatch.setattr(bucket, "list", slow)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.names)
+            await trio.sleep(0.1)
+            bucket.poke("read", b"new")
+            bucket.poke("written", b"new")
+            assert await mount.read("read") == b"new"
+            writer = await mount.open("written", os.O_RDWR)
+            assert await mount.pread(writer, 0, 3) == b"new"
+        assert await mount.read("read") == b"new"
+        await mount.write(writer, 3, b"er")
+        await mount.close(writer)
+        assert bucket.peek("written") == b"newer"
+        assert mount.stored() == ["read", "written"]

@@ -125,7 +125,10 @@ class Merge:
         children = self._directory.children
         for name, markers in picture.directories.items():
             self._doubtful.pop(name, None)
-            if not self._changed_since(name):
+            known = children.get(name)
+            # of one that was looked at meanwhile a listing may still tell more: all its markers
+            is_same = isinstance(known, Directory) and known.changed <= self._since
+            if is_same or not self._changed_since(name):
                 self._merge_directory(name, markers)
         for name, info in picture.files.items():
             if self._state.is_deferred(info) or self._changed_since(name):
@@ -198,8 +201,11 @@ class Merge:
         return False
 
     def _is_older_than(self, child: Inode) -> bool:
-        """Whether what is known of a child is newer than the listing."""
-        return child.changed > self._since or (self._late and child.checked > self._began)
+        """Whether what is known of a child is as new as the listing claims to be.
+
+        A page may have been on its way for longer than the answer to a later question.
+        """
+        return child.changed > self._since or child.checked > self._began
 
     def _came_back(self, name: str) -> bool:
         """Whether a name that was leaving could not be deleted while pages behind it came."""
@@ -277,6 +283,7 @@ class Merge:
 
     def _vanish(self, child: Inode) -> None:
         """The listing does not show a child: it is gone, unless it is ours or changed meanwhile."""
-        if self._is_older_than(child) or self._state.holds_unsaved(child):
+        if child.changed > self._since or self._state.holds_unsaved(child):
             return
-        self._state.vanished(child)
+        if not (self._late and child.checked > self._began):
+            self._state.vanished(child)
