@@ -322,6 +322,30 @@ class TestDirectories:
             await trio.sleep(60)
             assert bucket.peek(path) == b"new"
 
+    @pytest.mark.parametrize("gone", ["d_$folder$", "d/2"])
+    async def test_what_others_have_removed_does_not_hinder_it(
+        self, bucket: Bucket, tmp_path: Path, gone: str
+    ) -> None:
+        """A marker of Hadoop, which it removes by itself, or an object that was listed just now."""
+        for key in ("d_$folder$", "d/1", "d/2", "d/3"):
+            bucket.poke(key, b"" if key.endswith("$") else b"x")
+        async with planted(bucket, tmp_path) as mount:
+            await mount.names()
+            await mount.names("d")
+
+            def hook(operation: str, _key: str, _count: int) -> None:
+                if operation == "CopyObject":
+                    bucket.objects.pop(gone, None)
+
+            bucket.fault = hook  # type: ignore[assignment]
+            await mount.rename("d", "e")
+            bucket.fault = None
+            left = {"e_$folder$", "e/1", "e/2", "e/3"} - {gone.replace("d", "e", 1)}
+            assert set(mount.stored()) == left
+            mount.expire()
+            assert await mount.names() == {"e"}
+            assert await mount.names("e") == {key[2:] for key in left if "/" in key}
+
     @pytest.mark.parametrize("late", [True, False])
     @pytest.mark.parametrize("known", [True, False])
     async def test_a_lookup_below_that_is_under_way(

@@ -15,6 +15,7 @@ from bucketfs.tasks import gather
 from bucketfs.tree.core.inode import Directory, Inode, is_below
 from bucketfs.tree.core.state import TreeState, check_key
 from bucketfs.tree.lookup.lister import Lister
+from bucketfs.tree.saving.attributes_alone import NOT_THE_OBJECT
 from bucketfs.units import count
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class TreeCopies:
     ) -> list[tuple[ObjectInfo, ObjectInfo]]:
         """Copy every object of a directory, or, when one cannot be, none; pairs of both.
 
+        One that others have removed meanwhile is left out.
+
         Args:
             source: Which one.
             new_prefix: What the keys of the copies begin with.
@@ -64,7 +67,7 @@ class TreeCopies:
         if claimed:
             made[new_prefix] = ObjectInfo(new_prefix, 0, claimed, 0)
 
-        async def copy(info: ObjectInfo, key: str) -> ObjectInfo:
+        async def copy(info: ObjectInfo, key: str) -> ObjectInfo | None:
             # what stands there by our own doing, or was seen there, is replaced
             is_new = free and key not in made and key not in kept
             before, made[key] = made.get(key), None
@@ -78,6 +81,8 @@ class TreeCopies:
                     made[key] = before
                     if before is None:
                         del made[key]
+                if isinstance(error, NotFound) and error.code not in NOT_THE_OBJECT:
+                    return None
                 raise
             return copied
 
@@ -93,7 +98,8 @@ class TreeCopies:
             await self._take_back({k: v for k, v in made.items() if k not in kept}, originals)
             self._journal.renamed(old_prefix)
             raise
-        return [(info, made_of_it) for (info, _), made_of_it in zip(pairs, copies, strict=True)]
+        both = zip(pairs, copies, strict=True)
+        return [(info, made_of_it) for (info, _), made_of_it in both if made_of_it is not None]
 
     async def _pairs(self, source: Directory, new_path: str) -> list[tuple[ObjectInfo, str]]:
         """Every object of a directory, with its new key.
