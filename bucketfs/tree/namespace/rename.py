@@ -134,8 +134,9 @@ class Renamer:
                 inode.content.interrupt()
         async with self._locks.exclusive(*inodes) as open_state, AsyncExitStack() as pins:
             await self._pin_key(source, open_state, pins)
-            if source.parent is None or (target is not None and target.parent is None):
+            if source.parent is None:
                 raise FsError(errno.ENOENT, "removed while it was to be renamed")
+            _check_target(target, new_parent, new_name)
             # what was written may have become a conflict copy, and the name that of others' file
             if old_parent is None or (source.parent, source.name) != (old_parent, old_name):
                 raise FsError(errno.ESTALE, "renamed while it was to be renamed")
@@ -254,6 +255,7 @@ class Renamer:
         async with self._locks.exclusive(*inodes, tree=source):
             if source.parent is not old_parent:
                 raise FsError(errno.ESTALE, "renamed or removed while it was to be renamed")
+            _check_target(target, new_parent, new_name)
             new_prefix = self._state.child_key(new_parent, new_name) + "/"
             self._check_unsaved_below(source, new_prefix)
             old_name, claimed = source.name, ""
@@ -313,3 +315,12 @@ class Renamer:
         headers = source.headers()
         info = await self._store.put(new_prefix, BytesBody(b""), headers, if_none_match=True)
         return info.etag
+
+
+def _check_target(target: Inode | None, new_parent: Directory, new_name: str) -> None:
+    """Raises FsError, ESTALE, when others have put something in the place of what is replaced.
+
+    The kernel looks again and comes back.
+    """
+    if new_parent.children.get(new_name) is not target:
+        raise FsError(errno.ESTALE, f"{new_name!r} was changed by someone else meanwhile")
