@@ -201,6 +201,41 @@ async def test_an_implicit_directory_outlives_its_last_file_that_is_open(
         assert mount.stored() == ["d/"]
 
 
+@pytest.mark.parametrize("pause", [0.005, 0.015])
+@pytest.mark.parametrize("listed", [True, False])
+async def test_the_last_close_while_the_marker_is_seen_to(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool, pause: float
+) -> None:
+    monkeypatch.setattr(entries, "UNLINK_FETCH", MIB)
+    bucket.poke("d/f", b"x" * 8 * MIB)
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("d/f")
+        if listed:
+            await mount.names("d")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.unlink, "d/f")
+            await trio.sleep(pause)
+            await mount.close(reader)
+        assert mount.stored() == ["d/"]
+        assert not mount.tree.state.open_inodes
+
+
+async def test_an_unlinked_file_is_in_no_listing_while_its_last_close_deletes_it(
+    bucket: Bucket, tmp_path: Path, large: bytes
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("f")
+        await mount.unlink("f")
+        await trio.sleep(2)
+        bucket.latency = 1.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.close, reader)
+            await trio.sleep(0.5)
+            bucket.latency = 0.01
+            assert await mount.names() == set()
+        assert mount.stored() == []
+
+
 async def test_a_name_that_is_back_is_not_deleted_by_the_next_mount(
     bucket: Bucket, tmp_path: Path, large: bytes
 ) -> None:
@@ -212,6 +247,7 @@ async def test_a_name_that_is_back_is_not_deleted_by_the_next_mount(
         with pytest.raises(StoreError):
             await mount.close(reader)
         bucket.fault = None
+        assert not mount.tree.state.open_inodes
         mount.expire()
         assert await mount.names() == {"f"}
         writer = await mount.open("f", os.O_WRONLY | os.O_TRUNC)
@@ -263,6 +299,23 @@ async def test_what_others_store_in_the_place_of_an_unlinked_open_file_shows(
         assert await mount.names() == {"f"}
         await mount.close(reader)
         assert await mount.read("f") == b"theirs"
+
+
+async def test_both_are_removed_and_open(bucket: Bucket, tmp_path: Path, large: bytes) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        first = await mount.open("f")
+        await mount.unlink("f")
+        bucket.poke("f", large + b"theirs")
+        await trio.sleep(TTL + 1)
+        second = await mount.open("f")
+        await mount.unlink("f")
+        await mount.close(first)
+        assert await mount.pread(second, 7 * MIB, 4) == b"xxxx"
+        assert await mount.names() == set()
+        await mount.close(second)
+        assert mount.stored() == []
+        assert mount.cache.journal.removals() == []
+        assert not mount.tree.state.open_inodes
 
 
 @pytest.mark.parametrize("renamed", [True, False])

@@ -202,6 +202,8 @@ class Entries:
                 raise FsError(errno.ESTALE, "replaced while it was to be removed")
             await self.remove_object(inode)
             self._take_away(parent, inode, open_state)
+            if open_state.deferred_delete:
+                await self._markers.keep_left(parent)
         self._removals.removed(parent, inode, name, began)
         self._state.drop_if_idle(inode)
 
@@ -221,8 +223,12 @@ class Entries:
             if missing <= UNLINK_FETCH:
                 await self._fetch_rest(content)
             elif not replaced:
-                await self._defer(inode)
-                return
+                # now: nobody looks after the directory when the object goes
+                assert inode.parent is not None
+                await self._markers.keep(inode.parent, inode)
+                if content.handles:
+                    self._defer(inode)
+                    return
         if replaced:
             return
         if content is not None and not in_bucket:
@@ -241,17 +247,14 @@ class Entries:
             return  # others have replaced or removed that version: nobody has the rest
         content.drop_base()  # the cache must not count on the bucket for these any more
 
-    async def _defer(self, inode: Inode) -> None:
-        """Leave an open file's object until the last close; its name goes now."""
+    def _defer(self, inode: Inode) -> None:
+        """Leave an open file's object until the last close; the caller takes the name away."""
         assert inode.open_state is not None
-        assert inode.parent is not None
-        key, parent = self._state.key(inode), inode.parent
-        # now: nobody looks after the directory when the object goes
-        await self._markers.keep(parent, inode)
+        key = self._state.key(inode)
+        self._state.take_deferred(key)  # of a version that others have replaced since
         inode.open_state.deferred_delete = key
         self._state.deferred[key] = inode
         self._journal.remove([Removal(key, inode.etag)])
-        await self._markers.keep_left(parent)
 
     async def _delete(self, parent: Directory, inode: Inode, keys: Sequence[str]) -> None:
         """Delete what makes a name exist, now or with many others in a moment."""

@@ -311,15 +311,21 @@ class Opener:
         assert open_state is not None
         key = open_state.deferred_delete
         self._state.close_content(inode)
-        if key and self._state.take_deferred(key) is inode:
-            try:
-                with contextlib.suppress(PreconditionFailed):
-                    await self._store.delete(key, if_match=inode.etag)
-            except StoreError:
-                # the name is back, and what stands there from now on is not to be deleted
-                self._journal.removed([key])
-                raise
-            self._journal.removed([key])
+        if not key or self._state.deferred.get(key) is not inode:
+            return
+        try:
+            with contextlib.suppress(PreconditionFailed):
+                await self._store.delete(key, if_match=inode.etag)
+        except StoreError:
+            self._undefer(key, inode)  # the name is back
+            raise
+        self._undefer(key, inode)
+
+    def _undefer(self, key: str, inode: Inode) -> None:
+        """What stands under the key of a removed file from now on is not to be deleted."""
+        if self._state.deferred.get(key) is inode:
+            self._state.retain(key)
+        self._state.drop_if_idle(inode)
 
     async def _truncate(self, inode: Inode, uid: int) -> None:
         content = inode.content
