@@ -15,6 +15,7 @@ from tests.harness.mounts import Mounts
 from tests.harness.posix import RENAME_EXCHANGE, RENAME_NOREPLACE, refused, renameat2
 from tests.harness.proxy import Proxy
 from tests.harness.seaweedfs import seaweedfs
+from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
 
@@ -328,3 +329,29 @@ def test_directories_at_a_server_that_copies_no_markers(
     assert bucket.keys() == ["new/", "new/e/", "new/file"]
     mounted.remount()
     assert sorted(os.listdir(mounted.path / "new")) == ["e", "file"]
+
+
+@pytest.mark.needs("markers")
+def test_a_directory_whose_originals_cannot_be_deleted(
+    mount: Mounts, bucket: Witness, counted: Proxy
+) -> None:
+    """The call fails; what programs make under each name from then on is there in the bucket."""
+    bucket.put("d/f", b"1")
+    bucket.put("d/g", b"2")
+    mounted = mount(bucket, "retries=1", "open_ttl=60", url=counted.url)
+    mounted.expected.append("AccessDenied|made up by the proxy")
+    old, new = mounted.path / "d", mounted.path / "e"
+    number = old.stat().st_ino
+    assert not new.exists()
+    with (
+        counted.fault("DeleteObjects", status=403, code="AccessDenied"),
+        counted.fault("DeleteObject", status=403, code="AccessDenied"),
+        refused(errno.EACCES),
+    ):
+        old.rename(new)
+    until(lambda: new.exists() and old.stat().st_ino != number, "the kernel to ask again")
+    (old / "old").write_bytes(b"old")
+    (new / "new").write_bytes(b"new")
+    for directory, made in ((old, "old"), (new, "new")):
+        assert sorted(os.listdir(directory)) == ["f", "g", made]
+        assert bucket.exists(f"{directory.name}/{made}")

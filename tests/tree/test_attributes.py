@@ -186,6 +186,17 @@ async def test_directories_keep_theirs_in_the_marker(bucket: Bucket, tmp_path: P
         assert (posix.mode, posix.uid) == (stat.S_IFDIR | 0o700, 9)
 
 
+async def test_bytes_of_a_directorys_object_stay(bucket: Bucket, tmp_path: Path) -> None:
+    """Also where nobody has asked for its attributes."""
+    bucket.poke("d/", b"bytes")
+    bucket.poke("d/f", b"x")
+    async with planted(bucket, tmp_path, listed_attributes=True) as mount:
+        change(mount, await mount.find("d"), mode=0o700)
+        await trio.sleep(5)
+        assert bucket.objects["d/"].headers.metadata["mode"] == str(stat.S_IFDIR | 0o700)
+        assert bucket.peek("d/") == b"bytes"
+
+
 async def test_xattrs_and_their_limit(bucket: Bucket, tmp_path: Path) -> None:
     bucket.poke("f", b"x")
     async with planted(bucket, tmp_path) as mount:
@@ -215,6 +226,29 @@ async def test_new_entries_take_group_from_a_setgid_directory(
         assert mount.tree.posix(handle.inode).gid == 42
         assert mount.tree.posix(below).gid == 42
         assert mount.tree.posix(below).mode & stat.S_ISGID
+
+
+@pytest.mark.parametrize("below", ["f", "sub"])
+async def test_new_entries_take_group_from_a_setgid_directory_that_others_have_touched(
+    bucket: Bucket, tmp_path: Path, below: str
+) -> None:
+    """A listing has shown that, and the kernel, which has it by its number, does not ask anew."""
+    bucket.poke("d/", b"", said(stat.S_IFDIR | 0o2775, gid="42"))
+    async with planted(bucket, tmp_path) as mount:
+        directory = await mount.directory("d")
+        await mount.names("d")
+        await trio.sleep(2)
+        before = bucket.objects["d/"]
+        bucket.objects["d/"] = replace(before, last_modified=before.last_modified + 9)
+        await mount.tree.lister.ensure(directory)
+        assert directory.posix is None
+        entries = mount.tree.entries
+        if below == "f":
+            made = await entries.make(directory, below, stat.S_IFREG | 0o644, 0, 0)
+        else:
+            made = await entries.make_directory(directory, below, 0o755, 0, 0)
+            assert mount.tree.posix(made).mode & stat.S_ISGID
+        assert mount.tree.posix(made).gid == 42
 
 
 async def test_directory_times_and_links_move_with_entries(bucket: Bucket, tmp_path: Path) -> None:

@@ -54,6 +54,26 @@ async def test_a_large_file_comes_in_pieces(bucket: Bucket, tmp_path: Path) -> N
         assert bucket.requested() == {}
 
 
+async def test_directories_that_go_meanwhile_are_left_out(bucket: Bucket, tmp_path: Path) -> None:
+    """Others have removed them, and their parent is listed anew by another program."""
+    for number in range(4):
+        bucket.poke(f"a/{number}/f", b"x")
+    async with planted(bucket, tmp_path) as mount:
+
+        async def remove() -> None:
+            await trio.sleep(0.03)
+            for number in range(1, 4):
+                del bucket.objects[f"a/{number}/f"]
+            mount.expire()
+            await mount.names("a")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(remove)
+            told = await warm(mount, "a")
+        assert told.listed
+        assert (told.files, told.failed) == (1, [])
+
+
 async def test_a_file_that_a_program_writes_meanwhile(bucket: Bucket, tmp_path: Path) -> None:
     bucket.poke("f", bytes(2 * FETCH))
     async with planted(bucket, tmp_path) as mount:

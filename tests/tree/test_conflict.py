@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +14,15 @@ import pytest
 import trio
 
 from bucketfs import clock
-from bucketfs.errors import FsError, KeyTaken, PreconditionFailed, errno_of
-from bucketfs.store.base import Capabilities, ObjectInfo
+from bucketfs.errors import FsError, KeyTaken, PreconditionFailed, StoreError, errno_of
+from bucketfs.store.base import Capabilities, Change, ObjectInfo
 from bucketfs.store.layers.copying import CARRIED_MOST
 from bucketfs.store.layers.fallback import FallbackStore
 from bucketfs.tree.core.posix import decode
+from bucketfs.tree.lookup.news import News
 from bucketfs.tree.saving.conflict import CONFLICT_NAMES
 from tests.harness.providers import provider_with
-from tests.tree.builder import CONFIG, MIB, Bucket, Mount, noise, planted
+from tests.tree.builder import CONFIG, MIB, Bucket, Mount, noise, planted, said
 
 pytestmark = pytest.mark.mock_clock
 
@@ -355,6 +357,42 @@ async def test_a_directory_renamed_to_a_name_that_others_took(
         assert sorted(mount.stored()) == ["e/", "e/f", "g/", "g/f"]
         await mount.unlink("g/f")
         assert await mount.names() == {"e", "g"}
+
+
+async def test_a_name_claimed_for_a_directory_whose_attributes_are_in_doubt(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Others have changed its marker, and a feed tells so while the new name is looked up."""
+    bucket.poke("d/", b"", said(stat.S_IFDIR | 0o700))
+    async with planted(bucket, tmp_path, exclusive_at_open=True) as mount:
+        directory = await mount.directory("d")
+
+        def hear(operation: str, key: str, _count: int) -> None:
+            if operation == "HeadObject" and key == "e":
+                News(mount.tree.state).take([Change(("d/",), removed=False)])
+
+        bucket.fault = hear  # type: ignore[assignment]
+        await mount.rename("d", "e", over=False)
+        assert directory.posix is not None
+        assert bucket.objects["e/"].headers.metadata["mode"] == str(stat.S_IFDIR | 0o700)
+
+
+@pytest.mark.parametrize("too_deep", [True, False])
+async def test_a_name_claimed_for_a_rename_that_fails_is_free_again(
+    bucket: Bucket, tmp_path: Path, too_deep: bool
+) -> None:
+    above = "/".join(["p" * 200] * (4 if too_deep else 1))
+    bucket.poke("d/" + "n" * 250, b"mine")
+    bucket.poke(f"{above}/", b"")
+    async with planted(bucket, tmp_path, exclusive_at_open=True) as mount:
+        before = mount.stored()
+        await mount.find(above)
+        await mount.names("d")
+        if not too_deep:
+            bucket.refuse("ListObjectsV2", key="d/")
+        with pytest.raises((FsError, StoreError)):
+            await mount.rename("d", f"{above}/d", over=False)
+        assert mount.stored() == before
 
 
 async def test_what_is_written_after_a_conflict_is_stored_when_close_tells_of_it(

@@ -479,6 +479,33 @@ async def test_directories_of_every_kind(bucket: Bucket, tmp_path: Path) -> None
             assert mode == stat.S_IFDIR | (0o700 if name == "marked" else 0o755), name
 
 
+async def test_a_key_too_long_for_a_directory_of_hadoop(bucket: Bucket, tmp_path: Path) -> None:
+    above = "/".join(["p" * 203] * 5)
+    bucket.poke(f"{above}/f", b"x")
+    async with planted(bucket, tmp_path, hadoop_directories=True) as mount:
+        assert await mount.read(f"{above}/f") == b"x"
+        await mount.save(f"{above}/g", b"y")
+
+
+@pytest.mark.parametrize("data", [b"bytes", b""])
+async def test_a_file_in_the_place_of_a_directory_without_a_slash(
+    bucket: Bucket, tmp_path: Path, data: bytes
+) -> None:
+    bucket.poke("d", b"", said(stat.S_IFDIR | 0o755))
+    async with planted(bucket, tmp_path) as mount:
+        assert isinstance(await mount.find("d"), Directory)
+        await trio.sleep(TTL + 1)
+        bucket.poke("d", b"", said(stat.S_IFDIR | 0o700))
+        directory = await mount.find("d")
+        assert isinstance(directory, Directory)
+        assert directory.posix is not None
+        assert directory.posix.mode == stat.S_IFDIR | 0o700
+        await trio.sleep(TTL + 1)
+        bucket.poke("d", data, said(stat.S_IFREG | 0o644))
+        assert not isinstance(await mount.find("d"), Directory)
+        assert await mount.read("d") == data
+
+
 async def test_lookups_at_once_of_a_directory_without_a_slash_agree(
     bucket: Bucket, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from bucketfs.tree.lookup import prune
 from bucketfs.tree.lookup.merge import Listing, Merge, sort
 from bucketfs.tree.saving.change import Change
 from tests.harness.memory import Fault
-from tests.tree.builder import Bucket, planted, said
+from tests.tree.builder import MIB, Bucket, planted, said
 
 pytestmark = pytest.mark.mock_clock
 
@@ -214,3 +214,68 @@ async def test_a_listing_does_not_undo_a_chmod(bucket: Bucket, tmp_path: Path) -
         assert directory.posix is not None
         await trio.sleep(3)
         assert bucket.objects["d/"].headers.metadata["mode"] == str(stat.S_IFDIR | 0o700)
+
+
+async def test_a_listing_does_not_take_our_own_chmod_for_others_version(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy of an object of several parts has another ETag, and its answer is under way."""
+    bucket.poke("f", b"x" * 3 * MIB)
+    copy = bucket.copy
+
+    async def copy_of_parts(*args: object, **conditions: object) -> ObjectInfo:
+        info = await copy(*args, **conditions)  # type: ignore[arg-type]
+        bucket.objects["f"] = replace(bucket.objects["f"], etag="of-the-copy-2")
+        await trio.sleep(1)
+        return replace(info, etag="of-the-copy-2")
+
+    monkeypatch.setattr(bucket, "copy", copy_of_parts)
+    async with planted(bucket, tmp_path) as mount:
+        handle = await mount.open("f", os.O_RDWR)
+        await mount.pread(handle, 0, 10)
+        mount.tree.changer.change(handle.inode, Change(mode=0o600))
+        mount.tree.later.attributes(handle.inode)
+        await trio.sleep(0.5)
+        assert bucket.objects["f"].etag == "of-the-copy-2"
+        mount.root.listed = NEVER
+        await mount.names()
+        await trio.sleep(2)
+        assert await mount.find("f") is handle.inode
+        await mount.write(handle, 0, b"ours")
+        await mount.close(handle)
+        assert mount.stored() == ["f"]
+        assert bucket.peek("f") == b"ours" + b"x" * (3 * MIB - 4)
+
+
+async def test_a_listing_does_not_undo_what_was_looked_at_while_it_was_on_its_way(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its page has the versions of a moment before others replaced them."""
+    bucket.poke("read", b"old")
+    bucket.poke("written", b"old")
+    ask = bucket.list
+
+    async def slow(prefix: str, **question: object) -> ListPage:
+        page = await ask(prefix, **question)  # type: ignore[arg-type]
+        await trio.sleep(0.0 if question.get("delimiter") == "" else 0.5)
+        return page
+
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.read("read") == b"old"
+        writer = await mount.open("written", os.O_RDWR)
+        await mount.close(writer)
+        await trio.sleep(2)
+        monkeypatch.setattr(bucket, "list", slow)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.names)
+            await trio.sleep(0.1)
+            bucket.poke("read", b"new")
+            bucket.poke("written", b"new")
+            assert await mount.read("read") == b"new"
+            writer = await mount.open("written", os.O_RDWR)
+            assert await mount.pread(writer, 0, 3) == b"new"
+        assert await mount.read("read") == b"new"
+        await mount.write(writer, 3, b"er")
+        await mount.close(writer)
+        assert bucket.peek("written") == b"newer"
+        assert mount.stored() == ["read", "written"]

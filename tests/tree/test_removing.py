@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import stat
 from pathlib import Path
 
 import pytest
 import trio
 
-from bucketfs.errors import FsError, PreconditionFailed, StoreError
+from bucketfs.errors import FsError, KeyTaken, PreconditionFailed, StoreError
 from bucketfs.store.base import Capabilities
 from bucketfs.store.layers.fallback import FallbackStore
 from bucketfs.tree.core.inode import Directory
@@ -186,6 +187,204 @@ async def test_a_directory_with_an_unlinked_open_file_can_be_removed(
         assert mount.stored() == []
         await trio.sleep(TTL + 1)
         assert await mount.names() == set()
+
+
+@pytest.mark.parametrize("listed", [True, False])
+async def test_an_implicit_directory_outlives_its_last_file_that_is_open(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool
+) -> None:
+    monkeypatch.setattr(entries, "UNLINK_FETCH", MIB)
+    bucket.poke("d/f", b"x" * 8 * MIB)
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("d/f")
+        if listed:
+            await mount.names("d")
+        await mount.unlink("d/f")
+        await mount.close(reader)
+        assert mount.stored() == ["d/"]
+
+
+@pytest.mark.parametrize("pause", [0.005, 0.015])
+@pytest.mark.parametrize("listed", [True, False])
+async def test_the_last_close_while_the_marker_is_seen_to(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool, pause: float
+) -> None:
+    monkeypatch.setattr(entries, "UNLINK_FETCH", MIB)
+    bucket.poke("d/f", b"x" * 8 * MIB)
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("d/f")
+        if listed:
+            await mount.names("d")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.unlink, "d/f")
+            await trio.sleep(pause)
+            await mount.close(reader)
+        assert mount.stored() == ["d/"]
+        assert not mount.tree.state.open_inodes
+
+
+async def test_an_unlinked_file_is_in_no_listing_while_its_last_close_deletes_it(
+    bucket: Bucket, tmp_path: Path, large: bytes
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("f")
+        await mount.unlink("f")
+        await trio.sleep(2)
+        bucket.latency = 1.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.close, reader)
+            await trio.sleep(0.5)
+            bucket.latency = 0.01
+            assert await mount.names() == set()
+        assert mount.stored() == []
+
+
+async def test_a_name_that_was_made_again_is_not_deleted_by_the_next_mount(
+    bucket: Bucket, tmp_path: Path, large: bytes
+) -> None:
+    """The deletion at the last close had failed; the same bytes have the same ETag."""
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("f")
+        await mount.unlink("f")
+        bucket.refuse("DeleteObject")
+        await mount.close(reader)
+        bucket.fault = None
+        assert await mount.names() == set()
+        await mount.save("f", large)
+    async with planted(bucket, tmp_path) as mount:
+        assert await mount.read("f") == large
+
+
+@pytest.mark.parametrize("renamed", [True, False])
+async def test_a_directory_with_an_unlinked_open_file_does_not_come_back(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: bool
+) -> None:
+    monkeypatch.setattr(entries, "UNLINK_FETCH", MIB)
+    bucket.poke("a/d/f", b"x" * 8 * MIB)
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("a/d/f")
+        await mount.unlink("a/d/f")
+        if renamed:
+            await mount.rename("a/d", "a/e")
+        else:
+            await mount.rmdir("a/d")
+        left = {"e"} if renamed else set()
+        parent = await mount.directory("a")
+        for _ in range(2):
+            await trio.sleep(TTL + 1)
+            assert await mount.tree.finder.find_or_none(parent, "d") is None
+            assert await mount.names("a") == left
+        await mount.mkdir("a/d")
+        assert await mount.names("a/d") == set()
+        bucket.poke("a/d/new", b"theirs")
+        await trio.sleep(TTL + 1)
+        assert await mount.names("a") == {*left, "d"}
+        assert await mount.names("a/d") == {"new"}
+        await mount.close(reader)
+        assert bucket.peek("a/d/new") == b"theirs"
+
+
+async def test_what_others_store_in_the_place_of_an_unlinked_open_file_shows(
+    bucket: Bucket, tmp_path: Path, large: bytes
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("f")
+        await mount.unlink("f")
+        bucket.poke("f", b"theirs")
+        await trio.sleep(TTL + 1)
+        assert await mount.read("f") == b"theirs"
+        mount.expire()
+        assert await mount.names() == {"f"}
+        await mount.close(reader)
+        assert await mount.read("f") == b"theirs"
+
+
+async def test_both_are_removed_and_open(bucket: Bucket, tmp_path: Path, large: bytes) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        first = await mount.open("f")
+        await mount.unlink("f")
+        bucket.poke("f", large + b"theirs")
+        await trio.sleep(TTL + 1)
+        second = await mount.open("f")
+        await mount.unlink("f")
+        await mount.close(first)
+        assert await mount.pread(second, 7 * MIB, 4) == b"xxxx"
+        assert await mount.names() == set()
+        await mount.close(second)
+        assert mount.stored() == []
+        assert mount.cache.journal.removals() == []
+        assert not mount.tree.state.open_inodes
+
+
+@pytest.mark.parametrize("renamed", [True, False])
+async def test_nothing_of_others_is_replaced_in_the_place_of_an_unlinked_open_file(
+    bucket: Bucket, tmp_path: Path, large: bytes, renamed: bool
+) -> None:
+    """Also while the name is known to be free."""
+    bucket.poke("g", b"g")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.find("g")
+        await mount.open("f")
+        await mount.unlink("f")
+        bucket.poke("f", b"theirs")
+        if renamed:
+            with pytest.raises(FsError) as caught:
+                await mount.rename("g", "f")
+            assert caught.value.errno == errno.ESTALE
+        else:
+            with pytest.raises(KeyTaken):
+                await mount.tree.entries.make(mount.root, "f", stat.S_IFLNK, 0, 0, body=b"g")
+        assert bucket.peek("f") == b"theirs"
+        assert await mount.read("f") == b"theirs"
+
+
+@pytest.mark.parametrize("removed", [True, False])
+async def test_a_link_takes_the_place_of_an_unlinked_open_file(
+    bucket: Bucket, tmp_path: Path, large: bytes, removed: bool
+) -> None:
+    async with planted(bucket, tmp_path) as mount:
+        reader = await mount.open("f")
+        await mount.unlink("f")
+        if removed:
+            del bucket.objects["f"]
+        await mount.tree.entries.make(mount.root, "f", stat.S_IFLNK, 0, 0, body=b"g")
+        await mount.close(reader)
+        assert bucket.peek("f") == b"g"
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+@pytest.mark.parametrize("renamed", [True, False])
+async def test_a_file_goes_whose_open_version_is_gone(
+    bucket: Bucket, tmp_path: Path, replaced: bool, renamed: bool
+) -> None:
+    """Others have replaced or removed it, and not all of it was read here."""
+    bucket.poke("f", b"x" * 3 * MIB)
+    bucket.poke("g", b"g")
+    async with planted(bucket, tmp_path) as mount:
+        await mount.names()
+        await mount.find("g")
+        reader = await mount.open("f")
+        begin = await mount.pread(reader, 0, 10)
+        reader.content.local.stop_fetching()
+        del bucket.objects["f"]
+        if replaced:
+            bucket.poke("f", b"theirs")
+        if renamed:
+            # of the file that replaces it the kernel asks once more after ESTALE
+            with contextlib.suppress(FsError):
+                await mount.rename("g", "f")
+            if "g" in bucket.objects:
+                await mount.rename("g", "f")
+            assert mount.stored() == ["f"]
+            assert await mount.read("f") == b"g"
+        else:
+            await mount.unlink("f")
+            assert mount.stored() == ["g"]
+        assert await mount.pread(reader, 0, 10) == begin
+        with pytest.raises(FsError) as caught:
+            await mount.pread(reader, 2 * MIB, 10)
+        assert caught.value.errno == errno.ESTALE
+        await mount.close(reader)
 
 
 async def test_an_unsaved_file_costs_nothing(bucket: Bucket, tmp_path: Path) -> None:

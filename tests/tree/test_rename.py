@@ -6,13 +6,17 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
 from bucketfs.errors import FsError, NoAnswer, StoreError
-from bucketfs.tree.core.inode import Directory
+from bucketfs.store.base import ObjectInfo
+from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.stages import Stage
 from bucketfs.tree.saving.change import Change
 from bucketfs.tree.saving.later import ATTRIBUTE_DELAY
@@ -295,6 +299,134 @@ class TestDirectories:
             await mount.close(old)
             assert mount.stored() == ["e/sub/new", "e/sub/old"]
             assert bucket.peek("e/sub/old") == b"12"
+
+    @pytest.mark.parametrize("writeback", [True, False])
+    async def test_into_a_place_too_deep_for_an_unsaved_file(
+        self, bucket: Bucket, tmp_path: Path, writeback: bool
+    ) -> None:
+        """It would never be stored there: the rename fails, as for one that is in the bucket."""
+        deep = "/".join(["p" * 200] * 4)
+        bucket.poke("d/", b"")
+        bucket.poke(f"{deep}/", b"")
+        async with planted(bucket, tmp_path, writeback=writeback) as mount:
+            path = "d/" + "n" * 250
+            handle = await mount.create(path)
+            await mount.write(handle, 0, b"new")
+            if writeback:
+                await mount.close(handle)
+            with pytest.raises(FsError) as caught:
+                await mount.rename("d", f"{deep}/d")
+            assert caught.value.errno == errno.ENAMETOOLONG
+            if not writeback:
+                await mount.close(handle)
+            await trio.sleep(60)
+            assert bucket.peek(path) == b"new"
+
+    @pytest.mark.parametrize("gone", ["d_$folder$", "d/2"])
+    async def test_what_others_have_removed_does_not_hinder_it(
+        self, bucket: Bucket, tmp_path: Path, gone: str
+    ) -> None:
+        """A marker of Hadoop, which it removes by itself, or an object that was listed just now."""
+        for key in ("d_$folder$", "d/1", "d/2", "d/3"):
+            bucket.poke(key, b"" if key.endswith("$") else b"x")
+        async with planted(bucket, tmp_path) as mount:
+            await mount.names()
+            await mount.names("d")
+
+            def hook(operation: str, _key: str, _count: int) -> None:
+                if operation == "CopyObject":
+                    bucket.objects.pop(gone, None)
+
+            bucket.fault = hook  # type: ignore[assignment]
+            await mount.rename("d", "e")
+            bucket.fault = None
+            left = {"e_$folder$", "e/1", "e/2", "e/3"} - {gone.replace("d", "e", 1)}
+            assert set(mount.stored()) == left
+            mount.expire()
+            assert await mount.names() == {"e"}
+            assert await mount.names("e") == {key[2:] for key in left if "/" in key}
+
+    @pytest.mark.parametrize("late", [True, False])
+    @pytest.mark.parametrize("known", [True, False])
+    async def test_a_lookup_below_that_is_under_way(
+        self,
+        bucket: Bucket,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        late: bool,
+        known: bool,
+    ) -> None:
+        """Its question arrives after the rename, or was answered before: the copy has the name."""
+        bucket.poke("d/f", b"x" * 5000)
+        copy, head, get = bucket.copy, bucket.head, bucket.get
+
+        async def copy_of_parts(*args: object, **conditions: object) -> ObjectInfo:
+            info = await copy(*args, **conditions)  # type: ignore[arg-type]
+            bucket.objects[info.key] = replace(bucket.objects[info.key], etag="of-the-copy-2")
+            return replace(info, etag="of-the-copy-2")
+
+        async def slow(ask: Callable[..., Awaitable[ObjectInfo]], key: str) -> ObjectInfo:
+            if late and key == "d/f":
+                await trio.sleep(5)
+            try:
+                return await ask()
+            finally:
+                if not late and key == "d/f":
+                    await trio.sleep(5)
+
+        async def slow_head(key: str) -> ObjectInfo:
+            return await slow(partial(head, key), key)
+
+        async def slow_get(key: str, *args: object, **question: object) -> ObjectInfo:
+            return await slow(partial(get, key, *args, **question), key)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(bucket, "copy", copy_of_parts)
+        async with planted(bucket, tmp_path) as mount:
+            directory = await mount.directory("d")
+            if known:
+                await mount.names("d")
+                await trio.sleep(2)
+            monkeypatch.setattr(bucket, "head", slow_head)
+            monkeypatch.setattr(bucket, "get", slow_get)
+            found: list[Inode] = []
+
+            async def look() -> None:
+                found.append(await mount.tree.finder.find(directory, "f"))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look)
+                await trio.sleep(0.5)
+                await mount.rename("d", "e")
+            assert await mount.find("e/f") is found[0]
+            assert found[0].etag == "of-the-copy-2"
+            writer = await mount.open("e/f", os.O_WRONLY)
+            await mount.write(writer, 0, b"y")
+            await mount.close(writer)
+            assert mount.stored() == ["e/f"]
+
+    async def test_an_open_file_keeps_its_name_while_its_version_is_asked_for(
+        self, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bucket.poke("d/f", b"x" * 5000)
+        head = bucket.head
+
+        async def late(key: str) -> ObjectInfo:
+            await trio.sleep(5 if key == "d/f" else 0)
+            return await head(key)
+
+        async with planted(bucket, tmp_path) as mount:
+            writer = await mount.open("d/f", os.O_RDWR)
+            await mount.pread(writer, 0, 10)
+            await trio.sleep(2)
+            monkeypatch.setattr(bucket, "head", late)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(mount.open, "d/f")
+                await trio.sleep(0.5)
+                await mount.rename("d", "e")
+            await mount.write(writer, 0, b"y")
+            await mount.close(writer)
+            assert mount.stored() == ["e/f"]
+            assert bucket.peek("e/f") == b"y" + b"x" * 4999
 
     async def test_uploads_below_wait_or_are_waited_for(
         self, bucket: Bucket, tmp_path: Path

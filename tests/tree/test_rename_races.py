@@ -15,6 +15,7 @@ import trio
 from bucketfs.errors import FsError, KeyTaken, NoAnswer, PreconditionFailed, StoreError, errno_of
 from bucketfs.store.base import Capabilities, Store
 from bucketfs.store.layers.fallback import FallbackStore
+from bucketfs.tree.core.inode import NEVER
 from tests.harness.memory import Fault, FaultHook
 from tests.harness.providers import provider_with
 from tests.tree.builder import Bucket, Mount, killed, planted
@@ -346,3 +347,32 @@ async def test_a_conflict_copy_is_not_what_a_rename_has_named(tmp_path: Path) ->
         await mount.close(handle)
         await mount.rename("f", "g")
         assert bucket.peek("g") == THEIRS
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "theirs"), [("a", "b", "b"), ("a", "new", "new"), ("d", "new", "new/theirs")]
+)
+async def test_what_takes_the_new_name_while_a_rename_waits_is_looked_at(
+    tmp_path: Path, old: str, new: str, theirs: str
+) -> None:
+    """Others have replaced a file that is open, or made something, and a listing shows it."""
+    async with mounted(BLIND, tmp_path) as mount:
+        reader = await mount.open("b")
+        failures: list[FsError] = []
+
+        async def rename() -> None:
+            try:
+                await mount.rename(old, new)
+            except FsError as error:
+                failures.append(error)
+
+        async with trio.open_nursery() as nursery, mount.tree.locks.exclusive(mount.root):
+            nursery.start_soon(rename)
+            await trio.sleep(1)
+            mount.bucket.poke(theirs, THEIRS)
+            mount.root.listed = NEVER
+            await mount.tree.lister.ensure(mount.root)
+        assert [error.errno for error in failures] == [errno.ESTALE]
+        assert mount.bucket.peek(theirs) == THEIRS
+        assert {"a", "d/f", "d/g"} <= set(mount.stored())
+        await mount.close(reader)

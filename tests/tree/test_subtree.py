@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bucketfs.store.base import ObjectInfo
-from bucketfs.tree.core.inode import Directory
+from bucketfs.store.base import ListPage, ObjectInfo
+from bucketfs.tree.core.handle import Handle
+from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.lookup.merge import Listing
 from bucketfs.tree.prefetch.subtree import cover
 from tests.tree.builder import CONFIG, Bucket, Mount, planted
@@ -67,6 +69,81 @@ async def test_a_later_walk_shows_what_others_did_and_costs_no_more(
         found = await walk(mount, mount.root)
         assert {path for path in found if "/" in path} == keys - {"d030/f1"} | {"d020/new"}
         assert sum(bucket.requested().values()) <= sum(first.values())
+
+
+@mock_clock
+async def test_what_was_looked_at_while_listing_ahead_is_newer(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others have made one file and replaced another; a program has seen both since."""
+    tree_of(bucket, 5)
+    bucket.page = 4
+    async with planted(bucket, tmp_path) as mount:
+        await mount.tree.subtree.ensure(mount.root)
+        await mount.tree.subtree.ensure(await mount.directory("d000"))
+        behind = mount.root.children["d003"]
+        assert isinstance(behind, Directory)
+        seen: list[tuple[Inode, Handle]] = []
+        ask = bucket.list
+
+        async def listed(prefix: str, **question: object) -> ListPage:
+            page = await ask(prefix, **question)  # type: ignore[arg-type]
+            if not question.get("delimiter") and "d004/f2" in [info.key for info in page.objects]:
+                bucket.poke("d003/f1", b"newer")
+                bucket.poke("d003/new", b"new")
+                made = await mount.tree.finder.find(behind, "new")
+                newer = await mount.tree.finder.find(behind, "f1")
+                seen.append((made, await mount.tree.opener.open(newer, os.O_RDWR, uid=0, pid=0)))
+            return page
+
+        monkeypatch.setattr(bucket, "list", listed)
+        await mount.tree.subtree.ensure(await mount.directory("d001"))
+        await trio.sleep(0.3)
+        [(made, handle)] = seen
+        assert behind.children["new"] is made
+        assert behind.children["f1"] is handle.inode
+        await mount.write(handle, 0, b"ours")
+        await mount.close(handle)
+        assert bucket.peek("d003/f1") == b"oursr"
+        assert not [key for key in mount.stored() if "conflict" in key]
+
+
+@mock_clock
+async def test_what_is_renamed_while_listing_ahead_is_not_listed_by_it(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listing comes by when only one of the copies is there."""
+    tree_of(bucket, 5)
+    for name in ("f1", "f2"):
+        bucket.poke(f"source/sub/{name}", b"x")
+    bucket.page = 4
+    passed = trio.Event()
+    copy, ask = bucket.copy, bucket.list
+
+    async def copied(source: str, *args: object, **conditions: object) -> ObjectInfo:
+        if source == "source/sub/f2":
+            await passed.wait()
+        return await copy(source, *args, **conditions)  # type: ignore[arg-type]
+
+    async def listed(prefix: str, **question: object) -> ListPage:
+        page = await ask(prefix, **question)  # type: ignore[arg-type]
+        if not prefix and "d003x/sub/f1" in [info.key for info in page.objects]:
+            passed.set()
+            await trio.sleep(0.3)
+        return page
+
+    async with planted(bucket, tmp_path) as mount:
+        await mount.tree.subtree.ensure(mount.root)
+        await mount.tree.subtree.ensure(await mount.directory("d000"))
+        monkeypatch.setattr(bucket, "copy", copied)
+        monkeypatch.setattr(bucket, "list", listed)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.rename, "source", "d003x")
+            await trio.sleep(0.1)
+            await mount.tree.subtree.ensure(mount.root.children["d001"])  # type: ignore[arg-type]
+        await trio.sleep(0.3)
+        assert passed.is_set()
+        assert await mount.read("d003x/sub/f2") == b"x"
 
 
 @mock_clock

@@ -541,6 +541,11 @@ class TreeState:
             self.drop_if_idle(inode)
         return inode
 
+    def is_deferred(self, info: ObjectInfo) -> bool:
+        """Whether an object is a removed file's, and not what others have stored there since."""
+        inode = self.deferred.get(info.key)
+        return inode is not None and inode.etag == info.etag
+
     def retain(self, key: str) -> None:
         """Something new has this key, which a removed file would have taken along."""
         if self.take_deferred(key) is not None:

@@ -205,7 +205,10 @@ class Attributes:
             with self._state.asking_everywhere() as since:
 
                 def take(info: ObjectInfo) -> None:
-                    inode, shared = claimed.pop(info.key)
+                    inode, shared = claimed[info.key]
+                    if _is_unanswered(inode, since):
+                        return
+                    del claimed[info.key]
                     if inode.changed <= since or inode.posix is None:
                         self._state.freshness.check_heard(self.accept(inode, info), asked)
                     self._give_back(inode, shared)
@@ -249,6 +252,18 @@ class Attributes:
         """Whether all bytes of the file's version are in the cache."""
         cache = self._state.files.cache
         return not inode.size or cache.holds(self._state.path(inode), inode.etag, inode.size)
+
+    def is_directory(self, info: ObjectInfo) -> bool:
+        """Whether an object without a slash says that it is a directory."""
+        defaults = self._state.config.defaults
+        posix = decode(
+            info.headers,
+            size=info.size,
+            modified=info.last_modified,
+            directory=False,
+            defaults=defaults,
+        )
+        return stat.S_ISDIR(posix.mode)
 
     def accept(self, inode: Inode, info: ObjectInfo) -> Inode:
         """A HEAD or GET answered for the inode's name: take over version and attributes."""
@@ -345,7 +360,12 @@ class Attributes:
             whole = 0 if _has_no_object(inode) else self._on_look(inode, asker)
         # whoever waits for the answer counts on finding the inode where it was
         with self._state.asking(inode.parent or self._state.root):
-            return await self._question(inode, whole)
+            while True:
+                since = self._state.changes
+                now = await self._question(inode, whole)
+                if not _is_unanswered(now, since):
+                    return now
+                inode = now
 
     async def _question(self, inode: Inode, whole: int) -> Inode:
         if _has_no_object(inode):
@@ -368,7 +388,7 @@ class Attributes:
             log.warning("cannot read the attributes of an object that a listing shows: %s", error)
             self._hide(inode)
             return inode
-        if inode.changed > since and inode.posix is not None:
+        if inode.changed > since and (inode.posix is not None or _is_unanswered(inode, since)):
             return inode
         inode = self.accept(inode, info)
         self._state.freshness.check_heard(inode, asked)
@@ -427,6 +447,11 @@ class Attributes:
             return inode
         self._state.vanished(inode)
         raise FsError(errno.ENOENT, "the object was removed by someone else")
+
+
+def _is_unanswered(inode: Inode, since: int) -> bool:
+    """Whether an answer was about a key that the inode does not have any more."""
+    return inode.posix is None and inode.parent is not None and inode.changed > since
 
 
 def _has_no_object(inode: Inode) -> bool:

@@ -36,6 +36,7 @@ class _Answers:
 
     Attributes:
         file / directory / markers: What is there.
+        marker_size: Bytes of the directory's own object.
         unseen: What is not may be there all the same.
         unlisted: The prefix of the directory may not be listed.
         refused: Why the object may not be looked at, if it may not.
@@ -44,6 +45,7 @@ class _Answers:
     file: ObjectInfo | None = None
     directory: bool = False
     markers: frozenset[str] = frozenset()
+    marker_size: int = 0
     unseen: bool = False
     unlisted: bool = False
     refused: StoreError | None = None
@@ -204,12 +206,15 @@ class Finder:
             await gather(jobs, limit=len(jobs))
             if answers.refused is not None and not answers.directory:
                 await self._check_refused(key, answers, answers.refused)
+            if parent.parent is not None and self._state.child_key(parent, name) != key:
+                # renamed meanwhile: the answer is about the old key
+                return await self._ask(parent, name, self._state.child_key(parent, name), asker)
             child = parent.children.get(name)
             changed = child is not None and child.changed > since
             removed = parent.removed.get(name, 0) > since
             if changed or removed or self._state.is_leaving(parent, name):
                 return child
-        found = self._learn(parent, name, key, answers)
+        found = self._learn(parent, name, answers)
         if found is None:
             self._state.freshness.answered(parent, name, asked)
             self._state.freshness.note_free(parent, name, asked)
@@ -217,14 +222,16 @@ class Finder:
             self._state.freshness.check_heard(found, asked)
         return found
 
-    def _learn(self, parent: Directory, name: str, key: str, answers: _Answers) -> Inode | None:
+    def _learn(self, parent: Directory, name: str, answers: _Answers) -> Inode | None:
         if answers.unknown:
             found = self._found_directory(parent, name, frozenset())
             self._attributes.presume_closed(found)
             return found
         if answers.directory:
-            return self._found_directory(parent, name, answers.markers)
-        if answers.file is not None and key not in self._state.deferred:
+            found = self._found_directory(parent, name, answers.markers)
+            found.size = answers.marker_size
+            return found
+        if answers.file is not None and not self._state.is_deferred(answers.file):
             return self._found_file(parent, name, answers.file)
         child = parent.children.get(name)
         if child is not None:
@@ -259,22 +266,25 @@ class Finder:
         except FsError:
             return  # too long to be a directory
         try:
-            page = await self._store.list(prefix, delimiter="", limit=1)
+            limit = min(1 + len(self._state.deferred), FULL_PAGE)
+            page = await self._store.list(prefix, delimiter="", limit=limit)
         except StoreError as error:
             if not is_denied(error):
                 raise
             answers.unlisted = True
             await self._marker(prefix, answers)
             return
-        answers.directory |= bool(page.objects or page.left_out)
+        found = [info for info in page.objects if not self._state.is_deferred(info)]
+        answers.directory |= bool(found or page.left_out)
         # the marker is the first key of its prefix, if it exists at all
-        if page.objects and page.objects[0].key == prefix:
+        if found and found[0].key == prefix:
             answers.markers |= {"/"}
+            answers.marker_size = found[0].size
 
     async def _marker(self, prefix: str, answers: _Answers) -> None:
         """Look for a directory's own object, where it may not be listed."""
         try:
-            await self._store.head(prefix)
+            marker = await self._store.head(prefix)
         except Unseen as error:
             answers.unseen |= not error.certain
         except NotFound:
@@ -285,6 +295,7 @@ class Finder:
         else:
             answers.directory = True
             answers.markers |= {"/"}
+            answers.marker_size = marker.size
 
     async def _check_refused(self, key: str, answers: _Answers, refusal: StoreError) -> None:
         """An object may not be looked at: is there one, or is that what is said of any name?
@@ -303,8 +314,12 @@ class Finder:
             raise refusal
 
     async def _hadoop(self, key: str, answers: _Answers) -> None:
+        try:
+            marker = check_key(key + FOLDER_SUFFIX)
+        except FsError:
+            return  # too long to be one
         with contextlib.suppress(NotFound):
-            await self._store.head(key + FOLDER_SUFFIX)
+            await self._store.head(marker)
             answers.directory = True
             answers.markers |= {FOLDER_SUFFIX}
 
@@ -321,13 +336,19 @@ class Finder:
 
     def _found_file(self, parent: Directory, name: str, info: ObjectInfo) -> Inode:
         child = parent.children.get(name)
-        if isinstance(child, Directory) and child.markers != frozenset({""}):
+        if isinstance(child, Directory) and not self._is_still_object_of(child, info):
             if self._state.holds_unsaved(child):
                 return child
             child = None
         if child is None:
             child = self._state.new_file(parent, name)
         return self._attributes.accept(child, info)
+
+    def _is_still_object_of(self, directory: Directory, info: ObjectInfo) -> bool:
+        """Whether an object without a slash is (still) that of a directory."""
+        if directory.markers != frozenset({""}):
+            return False
+        return info.headers is None or self._attributes.is_directory(info)
 
 
 def _is_large(parent: Directory) -> bool:

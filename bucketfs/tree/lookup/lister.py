@@ -84,7 +84,7 @@ class Lister:
         """Every object whose key begins with `prefix`, hidden ones too, removed ones not."""
         found: list[ObjectInfo] = []
         await read_pages(self._store, prefix, lambda page: found.extend(page.objects), delimiter="")
-        return [info for info in found if info.key not in self._state.deferred]
+        return [info for info in found if not self._state.is_deferred(info)]
 
     async def is_empty(self, directory: Directory) -> bool:
         """Whether the bucket has no key below the directory but its marker (which it notes).
@@ -93,16 +93,18 @@ class Lister:
         """
         prefix = self._state.prefix(directory)
         leaving = self._state.leaving.get(directory, {}).values()
-        gone = {prefix, *self._state.deferred, *(key for keys in leaving for key in keys)}
+        gone = {prefix, *(key for keys in leaving for key in keys)}
+        most = 1 + len(gone) + len(self._state.deferred)
         token = None
         repeats = Repeats()
         while True:
             page = await self._store.list(
-                prefix, delimiter="", token=token, limit=min(1 + len(gone), FULL_PAGE)
+                prefix, delimiter="", token=token, limit=min(most, FULL_PAGE)
             )
             if any(info.key == prefix for info in page.objects):
                 directory.markers = (directory.markers or frozenset()) | {"/"}
-            if page.left_out or any(info.key not in gone for info in page.objects):
+            left = [info for info in page.objects if info.key not in gone]
+            if page.left_out or not all(map(self._state.is_deferred, left)):
                 return False
             repeats.check(prefix, page)
             token = page.next_token
@@ -112,12 +114,14 @@ class Lister:
     async def _load(self, directory: Directory, most: int | None) -> bool:
         prefix = self._state.prefix(directory)
         with self._state.asking(directory) as since:
+            gone = await self._gone(directory, prefix)
             merge = Merge(self._state, directory, clock.monotonic(), since)
 
             def take(page: ListPage) -> None:
                 if self._state.is_at(directory, prefix):
                     listing = Listing()
                     sort(listing, prefix, page)
+                    listing.forget_directories(gone)
                     merge.add(listing)
                     self._pruner.check()
                     if readings := self._readings.get(directory):
@@ -133,9 +137,32 @@ class Lister:
             # otherwise renamed meanwhile: the loop in `ensure` lists the new name
         return True
 
+    async def _gone(self, directory: Directory, prefix: str) -> set[str]:
+        """Directories that were removed, or renamed, and have nothing but removed files' objects.
+
+        Raises:
+            StoreError: The bucket could not be asked.
+        """
+        limit = min(1 + len(self._state.deferred), FULL_PAGE)
+        gone = set()
+        for name in self._with_deferred_below(directory, prefix):
+            page = await self._store.list(f"{prefix}{name}/", delimiter="", limit=limit)
+            if not page.left_out and all(map(self._state.is_deferred, page.objects)):
+                gone.add(name)
+        return gone
+
+    def _with_deferred_below(self, directory: Directory, prefix: str) -> set[str]:
+        """Names of directories that are not known, and below which removed files are open."""
+        below = [key[len(prefix) :] for key in self._state.deferred if key.startswith(prefix)]
+        names = {key.partition("/")[0] for key in below if "/" in key}
+        return names - directory.children.keys()
+
     def accept(self, directory: Directory, listing: Listing, began: float, since: int) -> None:
-        """Take over what a listing showed that began at a time and a change number."""
-        merge = Merge(self._state, directory, began, since)
+        """Take over what a listing has shown that began at a time and a change number."""
+        merge = Merge(self._state, directory, began, since, late=True)
+        if self._state.deferred:  # who looks for one of these by its name asks for it alone
+            prefix = self._state.prefix(directory)
+            listing.forget_directories(self._with_deferred_below(directory, prefix))
         merge.add(listing)
         merge.finish()
         self._pruner.check()

@@ -10,6 +10,7 @@ never disappears because of one.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from bucketfs.store.base import LOCKS, ListPage, ObjectInfo
@@ -44,6 +45,11 @@ class Listing:
             return False
         self.hidden = True
         return True
+
+    def forget_directories(self, names: Iterable[str]) -> None:
+        """Leave out directories of which nothing is to be shown."""
+        for name in names:
+            self.directories.pop(name, None)
 
 
 def sort(listing: Listing, prefix: str, page: ListPage) -> None:
@@ -85,10 +91,20 @@ class Merge:
         directory: What is listed.
         began: Monotonic time at which the listing began.
         since: Change number at which it began.
+        late: All of it came a while ago: what was looked at since it began is newer than it.
     """
 
-    def __init__(self, state: TreeState, directory: Directory, began: float, since: int) -> None:
+    def __init__(
+        self,
+        state: TreeState,
+        directory: Directory,
+        began: float,
+        since: int,
+        *,
+        late: bool = False,
+    ) -> None:
         self._state = state
+        self._late = late
         self._directory = directory
         self._began = began
         self._since = since
@@ -109,11 +125,13 @@ class Merge:
         children = self._directory.children
         for name, markers in listing.directories.items():
             self._doubtful.pop(name, None)
-            if not self._changed_since(name):
+            known = children.get(name)
+            # of one that was looked at meanwhile a listing may still tell more: all its markers
+            is_same = isinstance(known, Directory) and known.changed <= self._since
+            if is_same or not self._changed_since(name):
                 self._merge_directory(name, markers)
-        deferred = self._state.deferred
         for name, info in listing.files.items():
-            if info.key in deferred:
+            if self._state.is_deferred(info):
                 continue
             child = children.get(name)
             if self._changed_since(name):
@@ -179,11 +197,18 @@ class Merge:
             return True
         child = directory.children.get(name)
         if child is not None:
-            return child.changed > self._since
+            return self._is_older_than(child)
         if self._state.is_leaving(directory, name):
             self._left_out.add(name)
             return True
         return False
+
+    def _is_older_than(self, child: Inode) -> bool:
+        """Whether what is known of a child is as new as the listing claims to be.
+
+        A page may have been on its way for longer than the answer to a later question.
+        """
+        return child.changed > self._since or child.checked > self._began
 
     def _came_back(self, name: str) -> bool:
         """Whether a name that was leaving could not be deleted while pages behind it came."""
@@ -221,7 +246,8 @@ class Merge:
             child.markers = (child.markers or frozenset()) | markers
 
     def _merge_file(self, child: Inode, info: ObjectInfo) -> None:
-        if child.open_state is not None and (child.content is None or child.content.unsaved):
+        # while attributes are being stored the bucket may show the version that carries them
+        if child.open_state is not None and (child.content is None or child.open_state.unsaved):
             return
         if child.etag != info.etag or child.modified != info.last_modified:
             child = self._state.adopt(
@@ -263,7 +289,8 @@ class Merge:
         if child.changed > self._since or self._state.holds_unsaved(child):
             self._doubt(child)
             return
-        self._state.vanished(child)
+        if not (self._late and child.checked > self._began):
+            self._state.vanished(child)
 
     def _doubt(self, child: Inode | None) -> None:
         """The listing, which says nothing of this child, must not make what is known of it fresh.

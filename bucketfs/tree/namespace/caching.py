@@ -214,6 +214,10 @@ class Caching:
                 continue
             try:
                 await self._subtree.ensure(inode)
+            except FsError:
+                if at == path:
+                    raise
+                continue  # removed meanwhile
             except NoAnswer:
                 raise
             except StoreError as error:

@@ -15,6 +15,7 @@ from bucketfs.tasks import gather
 from bucketfs.tree.core.inode import Directory, Inode, is_below
 from bucketfs.tree.core.state import TreeState, check_key
 from bucketfs.tree.lookup.lister import Lister
+from bucketfs.tree.saving.attributes_alone import NOT_THE_OBJECT
 from bucketfs.units import count
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class TreeCopies:
     ) -> list[tuple[ObjectInfo, ObjectInfo]]:
         """Copy every object of a directory, or, when one cannot be, none; pairs of both.
 
+        One that others have removed meanwhile is left out.
+
         Args:
             source: Which one.
             new_prefix: What the keys of the copies begin with.
@@ -51,24 +54,20 @@ class TreeCopies:
             claimed: ETag of the marker that was made for this under the new name, "" for none.
 
         Raises:
+            FsError: ENAMETOOLONG.
             KeyTaken: Others have stored something under the new name.
             StoreError: As the first copy that failed.
         """
-        old_prefix = self._state.prefix(source)
-        path, new_path = old_prefix[:-1], new_prefix[:-1]
-        objects = await self._lister.objects_below(old_prefix)
-        for marker in (source.markers or frozenset()) - {"/"}:
-            objects.append(ObjectInfo(path + marker, 0, "", 0))
-        keys = [check_key(new_path + info.key[len(path) :]) for info in objects]
+        old_prefix, new_path = self._state.prefix(source), new_prefix[:-1]
         markers = target.markers if isinstance(target, Directory) else None
         kept = {new_path + marker for marker in markers or ()} | self._state.deferred.keys()
-        free = (await self._store.settle("target_if_none_match")).target_if_none_match
+        pairs: list[tuple[ObjectInfo, str]] = []
         #: Copies by key, None for those of unknown outcome.
         made: dict[str, ObjectInfo | None] = {}
         if claimed:
             made[new_prefix] = ObjectInfo(new_prefix, 0, claimed, 0)
 
-        async def copy(info: ObjectInfo, key: str) -> ObjectInfo:
+        async def copy(info: ObjectInfo, key: str) -> ObjectInfo | None:
             # what stands there by our own doing, or was seen there, is replaced
             is_new = free and key not in made and key not in kept
             before, made[key] = made.get(key), None
@@ -82,11 +81,14 @@ class TreeCopies:
                     made[key] = before
                     if before is None:
                         del made[key]
+                if isinstance(error, NotFound) and error.code not in NOT_THE_OBJECT:
+                    return None
                 raise
             return copied
 
-        pairs = list(zip(objects, keys, strict=True))
         try:
+            pairs = await self._pairs(source, new_path)
+            free = (await self._store.settle("target_if_none_match")).target_if_none_match
             copies = await gather(
                 [functools.partial(copy, info, key) for info, key in pairs],
                 limit=self._state.files.parallel,
@@ -96,7 +98,22 @@ class TreeCopies:
             await self._take_back({k: v for k, v in made.items() if k not in kept}, originals)
             self._journal.renamed(old_prefix)
             raise
-        return list(zip(objects, copies, strict=True))
+        both = zip(pairs, copies, strict=True)
+        return [(info, made_of_it) for (info, _), made_of_it in both if made_of_it is not None]
+
+    async def _pairs(self, source: Directory, new_path: str) -> list[tuple[ObjectInfo, str]]:
+        """Every object of a directory, with its new key.
+
+        Raises:
+            FsError: ENAMETOOLONG.
+            StoreError: The directory could not be listed.
+        """
+        prefix = self._state.prefix(source)
+        path = prefix[:-1]
+        objects = await self._lister.objects_below(prefix)
+        for marker in (source.markers or frozenset()) - {"/"}:
+            objects.append(ObjectInfo(path + marker, 0, "", 0))
+        return [(info, check_key(new_path + info.key[len(path) :])) for info in objects]
 
     def conditions(self, directory: Directory) -> Condition:
         """As `TreeState.copy_condition`, for all below a directory."""
@@ -209,6 +226,7 @@ class TreeCopies:
         if marker is not None:
             directory.etag, directory.modified = marker[1].etag, marker[1].last_modified
         for child in directory.children.values():
+            child.changed = self._state.changes  # answers under way are about the old key
             if isinstance(child, Directory):
                 self._adopt_copies(child, copies, asked)
                 continue

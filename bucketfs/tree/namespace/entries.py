@@ -7,6 +7,7 @@ marker first.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -16,8 +17,9 @@ from dataclasses import replace
 
 from bucketfs import clock
 from bucketfs.cache.rows import Removal
-from bucketfs.errors import FsError, KeyTaken
-from bucketfs.store.base import BytesBody
+from bucketfs.errors import FsError, KeyTaken, NotFound, PreconditionFailed
+from bucketfs.file.content import Content
+from bucketfs.store.base import Body, BytesBody, Headers, ObjectInfo
 from bucketfs.tasks import gather
 from bucketfs.tree.core import acl
 from bucketfs.tree.core.inode import Directory, Inode, OpenState
@@ -136,9 +138,7 @@ class Entries:
             async with self._locks.exclusive(inode, *self._state.left_at(inode)):
                 key = self._state.key(inode)
                 headers = inode.headers()
-                info = await self._store.put(
-                    key, BytesBody(body), headers, if_none_match=key not in self._state.deferred
-                )
+                info = await self._put_new(key, BytesBody(body), headers)
                 self._state.retain(key)
         except BaseException as error:
             self._state.unlink(inode)
@@ -150,6 +150,15 @@ class Entries:
         self._index.put_headers(key, info.etag, info.last_modified, headers)
         self._state.drop_if_idle(inode)
         return inode
+
+    async def _put_new(self, key: str, body: Body, headers: Headers) -> ObjectInfo:
+        """Store what nothing of others' has the key of; raises as `make` does."""
+        deferred = self._state.deferred.get(key)
+        if deferred is not None:
+            # others may have stored something in the place of the removed file, or removed it, too
+            with contextlib.suppress(PreconditionFailed, NotFound):
+                return await self._store.put(key, body, headers, if_match=deferred.etag)
+        return await self._store.put(key, body, headers, if_none_match=True)
 
     async def make_directory(
         self, parent: Directory, name: str, mode: int, uid: int, gid: int
@@ -193,6 +202,8 @@ class Entries:
                 raise FsError(errno.ESTALE, "replaced while it was to be removed")
             await self.remove_object(inode)
             self._take_away(parent, inode, open_state)
+            if open_state.deferred_delete:
+                await self._markers.keep_left(parent)
         self._removals.removed(parent, inode, name, began)
         self._state.drop_if_idle(inode)
 
@@ -210,14 +221,14 @@ class Entries:
             await content.prove()
             missing = sum(b - a for a, b in content.local.missing(0, content.size))
             if missing <= UNLINK_FETCH:
-                await content.local.load(0, content.size)
-                content.drop_base()  # the cache must not count on the bucket for these any more
+                await self._fetch_rest(content)
             elif not replaced:
-                assert inode.open_state is not None
-                key = inode.open_state.deferred_delete = self._state.key(inode)
-                self._state.deferred[key] = inode
-                self._journal.remove([Removal(key, inode.etag)])
-                return
+                # now: nobody looks after the directory when the object goes
+                assert inode.parent is not None
+                await self._markers.keep(inode.parent, inode)
+                if content.handles:
+                    self._defer(inode)
+                    return
         if replaced:
             return
         if content is not None and not in_bucket:
@@ -225,6 +236,25 @@ class Entries:
         if in_bucket:
             assert inode.parent is not None
             await self._delete(inode.parent, inode, [self._state.key(inode)])
+
+    async def _fetch_rest(self, content: Content) -> None:
+        """Have all bytes of an open file here that it is to go on with."""
+        try:
+            await content.local.load(0, content.size)
+        except FsError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            return  # others have replaced or removed that version: nobody has the rest
+        content.drop_base()  # the cache must not count on the bucket for these any more
+
+    def _defer(self, inode: Inode) -> None:
+        """Leave an open file's object until the last close; the caller takes the name away."""
+        assert inode.open_state is not None
+        key = self._state.key(inode)
+        self._state.take_deferred(key)  # of a version that others have replaced since
+        inode.open_state.deferred_delete = key
+        self._state.deferred[key] = inode
+        self._journal.remove([Removal(key, inode.etag)])
 
     async def _delete(self, parent: Directory, inode: Inode, keys: Sequence[str]) -> None:
         """Delete what makes a name exist, now or with many others in a moment."""
@@ -292,6 +322,8 @@ class Entries:
     async def _must_be_free(self, parent: Directory, name: str) -> None:
         if parent.parent is None and parent is not self._state.root:
             raise FsError(errno.ENOENT, "the directory has been removed")
+        # what is made takes after it; the kernel may know what a listing has made us doubt since
+        await self._attributes.ensure(parent)
         await self._removals.wait_for_name(parent, name)
         if await self._finder.find_or_none(parent, name) is not None:
             raise FsError(errno.EEXIST)

@@ -51,6 +51,7 @@ class Onto:
     def outdate(self) -> None:
         """Have the bucket asked what is there."""
         self.parent.listed = NEVER
+        self.parent.negatives.pop(self.name, None)
         if self.target is not None:
             self.target.checked = NEVER
 
@@ -74,16 +75,18 @@ class FileCopies:
         """
         key = self._state.child_key(new_parent, new_name)
         onto = Onto(key, new_parent, new_name, target)
-        if target is None and key in self._state.deferred:
-            return onto  # what a removed file that is still open leaves there is no file any more
         can = await self._store.settle("target_if_match", "target_if_none_match")
+        if target is None and (deferred := self._state.deferred.get(key)) is not None:
+            # what a removed file that is still open leaves there is no file any more
+            return dataclasses.replace(onto, if_match=deferred.etag if can.target_if_match else "")
         if target is None:
             return dataclasses.replace(onto, free=claim or can.target_if_none_match, claim=claim)
         if not can.target_if_match:
             return onto
         etag = target.etag
-        if self._state.freshness.is_ours(target):
-            # what is unsaved here goes, whatever others or a lost upload have made of its object
+        if self._state.freshness.is_ours(target) or self._state.freshness.seen(target) == NEVER:
+            # what is unsaved here goes, whatever others or a lost upload have made of its object;
+            # one that is open, and that others have removed, the bucket does not show at all
             try:
                 etag = (await self._store.head(key)).etag
             except NotFound:

@@ -13,12 +13,12 @@ from contextlib import AsyncExitStack, contextmanager
 
 from bucketfs import clock
 from bucketfs.cache.rows import Rename
-from bucketfs.errors import FsError, KeyTaken
+from bucketfs.errors import FsError, KeyTaken, StoreError
 from bucketfs.store.base import BytesBody
 from bucketfs.tree.core.inode import Directory, Inode, OpenState, is_below
 from bucketfs.tree.core.locks import Locks
 from bucketfs.tree.core.posix import content_type_of
-from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.core.state import TreeState, check_key
 from bucketfs.tree.lookup.attributes import Attributes
 from bucketfs.tree.lookup.find import Finder
 from bucketfs.tree.lookup.lister import Lister
@@ -136,8 +136,9 @@ class Renamer:
                 inode.content.interrupt()
         async with self._locks.exclusive(*inodes) as open_state, AsyncExitStack() as pins:
             await self._pin_key(source, open_state, pins)
-            if source.parent is None or (target is not None and target.parent is None):
+            if source.parent is None:
                 raise FsError(errno.ENOENT, "removed while it was to be renamed")
+            _check_target(target, new_parent, new_name)
             # what was written may have become a conflict copy, and the name that of others' file
             if old_parent is None or (source.parent, source.name) != (old_parent, old_name):
                 raise FsError(errno.ESTALE, "renamed while it was to be renamed")
@@ -258,7 +259,9 @@ class Renamer:
         async with self._locks.exclusive(*inodes, tree=source):
             if source.parent is not old_parent:
                 raise FsError(errno.ESTALE, "renamed or removed while it was to be renamed")
+            _check_target(target, new_parent, new_name)
             new_prefix = self._state.child_key(new_parent, new_name) + "/"
+            self._check_unsaved_below(source, new_prefix)
             old_name, claimed = source.name, ""
             pins = AsyncExitStack()
             await self._store.foresee("DeleteObject", self._state.prefix(source))
@@ -285,12 +288,25 @@ class Renamer:
                     left = True
                     try:
                         left = await self._tree.delete_originals(copies, asked)
+                    except StoreError:
+                        # the kernel takes it that nothing has been renamed
+                        self._state.watcher.moved(old_parent, old_name)
+                        self._state.watcher.moved(new_parent, new_name)
+                        raise
                     finally:
                         if left:
                             self._state.freshness.learn_taken(old_parent, old_name)
             finally:
                 await pins.aclose()
             await self._markers.keep_left(old_parent)
+
+    def _check_unsaved_below(self, source: Directory, new_prefix: str) -> None:
+        """Raise FsError, ENAMETOOLONG, if what the bucket lacks could not be stored any more."""
+        for inode in self._state.open_inodes:
+            unsaved = inode.open_state is not None and inode.open_state.unsaved
+            if unsaved and inode is not source and is_below(inode, source):
+                path = self._state.path(inode).removeprefix(self._state.prefix(source))
+                check_key(new_prefix + path)
 
     async def _pin_keys_below(self, source: Directory, pins: AsyncExitStack) -> None:
         for inode in list(self._state.open_inodes):
@@ -299,6 +315,16 @@ class Renamer:
 
     async def _claim(self, source: Directory, new_prefix: str) -> str:
         """Make the marker of the new name, as only one client can; answers its ETag."""
+        await self._attributes.ensure(source)
         headers = source.headers()
         info = await self._store.put(new_prefix, BytesBody(b""), headers, if_none_match=True)
         return info.etag
+
+
+def _check_target(target: Inode | None, new_parent: Directory, new_name: str) -> None:
+    """Raises FsError, ESTALE, when others have put something in the place of what is replaced.
+
+    The kernel looks again and comes back.
+    """
+    if new_parent.children.get(new_name) is not target:
+        raise FsError(errno.ESTALE, f"{new_name!r} was changed by someone else meanwhile")

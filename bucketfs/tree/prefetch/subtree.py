@@ -239,6 +239,8 @@ class Subtree:
                 continue
             path = f"{prefix}{child.name}/"
             listing = listings.get(path)
+            if child.changed > since:
+                continue  # made or renamed meanwhile: not all of it was there
             if listing is not None and child.listed < began and child.loading is None:
                 self._lister.accept(child, listing, began, since)
                 self._accept(child, path, listings, began, since)
