@@ -276,10 +276,11 @@ class RetryStore(StoreWrapper):
             for piece in body.chunks():
                 digest.update(piece)
             same = found.etag == digest.hexdigest()
-            if if_none_match and found.headers is not None and found.headers.metadata:
-                # the bytes of lock files and markers are alike: times of a nanosecond tell whose
-                # this one is
-                same = _same_metadata(found, headers)
+            # the bytes of lock files and markers are alike, and those of a file that is written
+            # anew may be the old ones: times of a nanosecond tell which this is
+            alike = if_none_match or (same and if_match == found.etag)
+            if alike and self._tells(headers):
+                same = False
             # Encrypted objects have other ETags; then what we wrote about the object must do.
             return found.size == len(body) and (same or _same_metadata(found, headers))
 
@@ -397,11 +398,13 @@ class RetryStore(StoreWrapper):
         async def is_ours(found: ObjectInfo) -> bool:
             if found.size != size:
                 return False
-            if found.etag == multipart_etag([etag for _, etag in parts]):
+            headers = self._uploads.get(upload_id, Headers())
+            same = found.etag == multipart_etag([etag for _, etag in parts])
+            if same and not (found.etag == if_match and self._tells(headers)):
                 return True
             # Encrypted objects have other ETags; then what we wrote about the object must do. That
             # it is new, as long, and of as many parts says nothing: so is what another client made.
-            return _same_metadata(found, self._uploads.get(upload_id, Headers()))
+            return _same_metadata(found, headers)
 
         call = Call("CompleteMultipartUpload", key)
         condition = Condition("complete", key, if_match, if_none_match)
@@ -447,6 +450,10 @@ class RetryStore(StoreWrapper):
                 if found is not None and await is_ours(found):
                     return found
             raise
+
+    def _tells(self, headers: Headers) -> bool:
+        """Whether an object that has these headers can be told by them from all others."""
+        return bool(headers.metadata) and self.capabilities.user_metadata
 
     async def _is_copy(self, found: ObjectInfo, source: str) -> bool:
         """Whether an object has the bytes and the metadata of another one. Raises StoreError."""
