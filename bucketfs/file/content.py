@@ -26,6 +26,7 @@ from collections.abc import Mapping
 
 import trio
 
+from bucketfs.cache.budget import FULL
 from bucketfs.cache.pages import PageFile
 from bucketfs.cache.rows import PendingRow
 from bucketfs.errors import FsError
@@ -261,7 +262,7 @@ class Content:
                 with self.local.keeping(spans):
                     return self._context.cache.write(self.local.pages, offset, data)
             except FsError as error:
-                full = error.errno == errno.ENOSPC
+                full = error.errno in FULL
                 failure = error
             if not full or not await self.early_upload.free_disk(self.reclaim, ALLOWANCE):
                 raise failure

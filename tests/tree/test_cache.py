@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -126,6 +129,43 @@ async def test_keeping_the_disk_free_costs_no_enospc(tmp_path: Path) -> None:
         file.write(0, bytes(4 * MIB))
         cache.release(file)
         assert cache.held <= 8 * MIB
+    cache.close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("told", [False, True])
+async def test_what_can_leave_makes_room_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, told: bool
+) -> None:
+    """A small disk, or a quota, of which statvfs tells nothing; the last piece is taken in part."""
+    limit, real = 20 * MIB, os.pwrite
+    cache, data = opened(tmp_path), noise(MIB)
+
+    def pwrite(fd: int, piece: bytes, offset: int, most: int = limit) -> int:
+        room = max(0, most - cache.held) // 4096 * 4096
+        if not room:
+            raise OSError(code, os.strerror(code))
+        return real(fd, memoryview(piece)[:room], offset)
+
+    def statvfs(_path: Path) -> SimpleNamespace:
+        free = limit - cache.held if told else limit << 10
+        return SimpleNamespace(f_frsize=1, f_blocks=limit, f_bavail=free)
+
+    for number in range(3):
+        file = cache.open(f"{number}", "e", 4 * MIB)
+        cache.write(file, 0, noise(4 * MIB, number))
+        cache.release(file)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    new = cache.create()
+    for number in range(16):
+        assert cache.write(new, number * (MIB + 100), data) == MIB
+    assert not any(cache.holds(f"{number}", "e", 4 * MIB) for number in range(3))
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", functools.partial(pwrite, most=0))
+        with pytest.raises(FsError, match=r"ENOSPC|EDQUOT"):
+            cache.write(new, 0, data)
+    cache.release(new)
     cache.close()
 
 
