@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -427,11 +428,25 @@ async def test_multipart_uploads_are_aborted(bucket: Bucket, tmp_path: Path) -> 
         # and one whose answer was not seen, beside one of others
         await bucket.create_upload("g", Headers())
         await bucket.create_upload("gg", Headers())
-        mount.cache.journal.begin("g", 0)
+        mount.cache.journal.begin("g", time.time())
 
     async with after_a_crash(bucket, tmp_path, before) as mount:
         await until_at_rest(mount)
         assert [upload.key for upload in mount.bucket.uploads.values()] == ["gg"]
+
+
+async def test_an_upload_that_others_began_days_later_is_none_of_ours(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """A beginning that was not answered may have begun nothing."""
+
+    async def before(mount: Mount) -> None:
+        mount.cache.journal.begin("g", time.time() - 3 * 24 * 3600)
+        await bucket.create_upload("g", Headers())
+
+    async with after_a_crash(bucket, tmp_path, before) as mount:
+        await until_at_rest(mount)
+        assert [upload.key for upload in mount.bucket.uploads.values()] == ["g"]
 
 
 async def test_the_upload_of_this_mount_is_not_taken_for_one_that_was_left(
