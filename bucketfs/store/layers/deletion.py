@@ -18,7 +18,7 @@ from typing import Final
 import trio
 
 from bucketfs.errors import NotFound, PreconditionFailed, StoreError, Unsupported
-from bucketfs.store.base import NO_CONDITIONS, Store, is_etag
+from bucketfs.store.base import Store, is_etag
 from bucketfs.store.capability import Provider
 from bucketfs.store.refusal import LOOKED, as_taken, is_refusal
 from bucketfs.tasks import gather
@@ -69,8 +69,9 @@ class Deletions:
         except PreconditionFailed as exc:
             if exc.operation == LOOKED or exc.status != 412:
                 raise
-            if await self._look_first(key, if_match):
-                self._provider.learn(delete_if_match=False)
+            with self._provider.without("delete_if_match") as trial:
+                if await self._look_first(key, if_match):
+                    trial.holds()
 
     async def _look_first(self, key: str, if_match: str) -> bool:
         """Delete an object of this version; False when there is none at all."""
@@ -78,7 +79,8 @@ class Deletions:
         if key in others:
             raise others[key]
         if key in ours:
-            await self._inner.delete(key)
+            # not sent as a condition: before a repetition it is looked at again
+            await self._inner.delete(key, if_match=if_match)
         return key in ours
 
     async def many(
@@ -122,12 +124,11 @@ class Deletions:
         async def send() -> dict[str, StoreError]:
             able = self._provider.capabilities.delete_many_if_match
             wanted = {key: if_match[key] for key in keys if if_match.get(key)}
-            told = {key: etag for key, etag in wanted.items() if able and is_etag(etag)}
-            looked = {key: etag for key, etag in wanted.items() if key not in told}
+            looked = {key: etag for key, etag in wanted.items() if not (able and is_etag(etag))}
             stayed, ours = await self._look(looked)
             left = [key for key in keys if key not in looked or key in ours]
             if left:
-                stayed.update(await self._inner.delete_many(left, if_match=told))
+                stayed.update(await self._inner.delete_many(left, if_match=wanted))
             return stayed
 
         conditional = ["delete_many_if_match"] if if_match else []
@@ -141,7 +142,7 @@ class Deletions:
         stayed = {key: exc for key, exc in stayed.items() if key not in doubted} | others
         if ours:
             self._provider.learn(delete_many_if_match=False)
-            stayed.update(await self._inner.delete_many(sorted(ours), if_match=NO_CONDITIONS))
+            stayed.update(await self._inner.delete_many(sorted(ours), if_match=doubted))
         return stayed
 
     async def _look(

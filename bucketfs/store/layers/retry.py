@@ -12,6 +12,7 @@ What is repeated elsewhere, and why, is listed in ``docs/concurrency.md``.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import random
@@ -39,6 +40,7 @@ from bucketfs.store.layers.limit import SMALL
 from bucketfs.store.layers.outage import Outage
 from bucketfs.store.layers.outcome import Condition, is_open, lost_uploads
 from bucketfs.store.layers.wrapper import Call, StoreWrapper, get_call
+from bucketfs.tasks import gather
 
 T = TypeVar("T")
 
@@ -73,6 +75,8 @@ _CHECKS: Final = 2
 #: Seconds for finding out what became of a request, once it has been given up; a quarter of the
 #: patience where that is less.
 _LOOK: Final = 10.0
+#: Objects that are looked at side by side before their deletion is repeated.
+_LOOKS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,16 +329,51 @@ class RetryStore(StoreWrapper):
         condition = Condition("target", target, target_if_match, target_if_none_match)
         return await self._with_known_outcome(Call("CopyObject", target), condition, send, is_ours)
 
+    async def delete(self, key: str, *, if_match: str = "") -> None:
+        condition = Condition("delete", key, if_match, if_none_match=False)
+        unknown: StoreError | None = None
+
+        async def send() -> None:
+            nonlocal unknown
+            if unknown is not None and not await self._is_to_go(condition, unknown):
+                return
+            try:
+                await self.inner.delete(key, if_match=if_match)
+            except StoreError as exc:
+                unknown = unknown or (exc if is_open(exc) else None)
+                raise
+
+        await self.around(Call("DeleteObject", key), send)
+
     async def delete_many(
         self, keys: Sequence[str], *, if_match: Mapping[str, str] = NO_CONDITIONS
     ) -> Mapping[str, StoreError]:
         """As that of `Store`; keys that an answer names for a reason that passes are sent again."""
         left = keys
         stayed: dict[str, StoreError] = {}
+        unknown: StoreError | None = None
+
+        async def look_again(key: str, failure: StoreError) -> bool:
+            condition = Condition("delete_many", key, if_match.get(key, ""), if_none_match=False)
+            try:
+                return await self._is_to_go(condition, failure)
+            except PreconditionFailed as exc:
+                stayed[key] = exc
+                return False
 
         async def send() -> None:
-            nonlocal left
-            failed = await self.inner.delete_many(left, if_match=if_match)
+            nonlocal left, unknown
+            if unknown is not None:
+                looks = [functools.partial(look_again, key, unknown) for key in left]
+                to_go = await gather(looks, limit=_LOOKS)
+                left = [key for key, goes in zip(left, to_go, strict=True) if goes]
+                if not left:
+                    return
+            try:
+                failed = await self.inner.delete_many(left, if_match=if_match)
+            except StoreError as exc:
+                unknown = unknown or (exc if is_open(exc) else None)
+                raise
             stayed.update({key: exc for key, exc in failed.items() if not is_transient(exc)})
             passing = [key for key, exc in failed.items() if is_transient(exc)]
             if passing:
@@ -487,6 +526,21 @@ class RetryStore(StoreWrapper):
             raise refusal
         return None
 
+    async def _is_to_go(self, condition: Condition, failure: StoreError) -> bool:
+        """Whether a deletion that met `failure` is to be repeated; not where nothing is left.
+
+        Raises:
+            PreconditionFailed: What is there now is another version.
+            StoreError: Nobody can tell.
+        """
+        if condition.is_guarded(self.capabilities):
+            return True
+        try:
+            await self._done_before(condition, failure, _is_none)
+        except NotFound:
+            return False
+        return True
+
     async def _find(self, key: str, failure: StoreError) -> ObjectInfo | None:
         """What a request that met `failure` has left; raises that when nobody can tell."""
         with trio.move_on_after(min(_LOOK, self._policy.patience / 4)):
@@ -497,6 +551,11 @@ class RetryStore(StoreWrapper):
             except StoreError as exc:
                 raise failure from exc
         raise failure
+
+
+async def _is_none(_found: ObjectInfo) -> bool:
+    """What a deletion has left is never what it was to make."""
+    return False
 
 
 def _same_metadata(found: ObjectInfo, headers: Headers) -> bool:
