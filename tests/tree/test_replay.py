@@ -14,7 +14,9 @@ import pytest
 import trio
 
 from bucketfs import clock
+from bucketfs.cache.journal import Journal
 from bucketfs.cache.pages import Tag
+from bucketfs.cache.rows import PendingRow
 from bucketfs.cli.commands import leftovers as left
 from bucketfs.errors import StoreError
 from bucketfs.store.base import Headers
@@ -577,6 +579,41 @@ async def test_a_directory_has_one_of_its_names(
         await until_at_rest(mount)
         assert mount.bucket.peek("x/new") == b"new"
         assert await mount.names("x") == {"a", "b", "e", "new"}
+
+
+async def test_a_renaming_of_much_does_not_read_the_journal_for_each_object(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 10,000 files that wait it would take 0.2 s each, before anything is served."""
+    for number in range(100):
+        bucket.poke(f"d/{number}", b"old")
+    reads: list[str] = []
+    pending = Journal.pending
+
+    def counted(journal: Journal) -> list[PendingRow]:
+        reads.append("pending")
+        return pending(journal)
+
+    async def before(mount: Mount) -> None:
+        bucket.refuse("PutObject", "SlowDown")
+        for number in range(10):
+            handle = await mount.open(f"d/{number}", os.O_WRONLY)
+            await mount.write(handle, 0, b"new")
+            await mount.close(handle)
+        await trio.sleep(0.1)
+        bucket.fault = lambda asked, _key, _n: (
+            Fault(hang=True) if asked in ("PutObject", "CopyObject") else None
+        )
+        mount.tree.state.files.background.start(lambda: mount.rename("d", "x"), "rename")
+        await trio.sleep(0.5)
+        monkeypatch.setattr(Journal, "pending", counted)
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        assert len(reads) < 10
+        await until_at_rest(mount)
+        bodies = [mount.bucket.peek(f"x/{number}") for number in range(100)]
+        assert bodies == [b"new"] * 10 + [b"old"] * 90
+        assert len(mount.stored()) == 100
 
 
 @pytest.mark.parametrize("changed", ["x/a", "d/a"])

@@ -18,7 +18,7 @@ import errno
 import functools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -145,8 +145,14 @@ class Replay:
     async def _finish_tree(self, rename: Rename) -> None:
         objects = await self._lister.objects_below(rename.old)
         there = {info.key: info for info in await self._lister.objects_below(rename.new)}
+        waiting: dict[str, list[Row]] = {}  # read once: to read 10,000 rows takes 0.2 s
+        for row in self._journal.pending():
+            waiting.setdefault(row.key, []).append(row)
         moved = await gather(
-            [functools.partial(self._move, rename, info, there) for info in objects],
+            [
+                functools.partial(self._move, rename, info, there, waiting.get(info.key, ()))
+                for info in objects
+            ],
             limit=self._state.files.parallel,
         )
         gone = {info.key: info.etag for info, well in zip(objects, moved, strict=True) if well}
@@ -162,8 +168,21 @@ class Replay:
                     self._journal.change(_moved(row, rename.new + row.key[len(rename.old) :], None))
             self._journal.renamed(rename.old)
 
-    async def _move(self, rename: Rename, info: ObjectInfo, there: dict[str, ObjectInfo]) -> bool:
-        """Have an object under its new key; False when it has to keep the old one, too."""
+    async def _move(
+        self,
+        rename: Rename,
+        info: ObjectInfo,
+        there: Mapping[str, ObjectInfo],
+        waiting: Sequence[Row],
+    ) -> bool:
+        """Have an object under its new key; False when it has to keep the old one, too.
+
+        Args:
+            rename: That of its directory.
+            info: The object.
+            there: What has its new key already.
+            waiting: The files that are to take its place.
+        """
         key = rename.new + info.key[len(rename.old) :]
         copy = there.get(key)
         try:
@@ -179,9 +198,8 @@ class Replay:
                 "%r was to be renamed to %r, which is another object now: both stay", info.key, key
             )
             return False
-        for row in self._journal.pending():
-            if row.key == info.key:
-                self._journal.change(_moved(row, key, copy, info.etag))
+        for row in waiting:
+            self._journal.change(_moved(row, key, copy, info.etag))
         return True
 
     async def _finish_file(self, rename: Rename) -> None:
