@@ -354,6 +354,24 @@ async def test_a_power_cut_before_a_large_file_was_on_the_disk(
     caplog.clear()
 
 
+async def test_a_power_cut_after_a_large_file_had_arrived(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it had was not on the disk yet: nobody needs the page file, which keeps no room."""
+    live, dead = tmp_path / "live", tmp_path / "dead"
+    async with planted(bucket, live) as mount:
+        handle = await _fail_to_close(mount, sync=1000)
+        killed(bucket, live, dead)
+        bucket.fault = None
+        await trio.sleep(100)
+        assert bucket.peek("f") == noise(17 * MIB)
+        assert not handle.content.unsaved
+        _power_cut(monkeypatch)
+    async with planted(bucket, dead) as mount:
+        assert mount.cache.held == 0
+        await until_at_rest(mount)
+
+
 async def test_a_power_cut_after_a_large_file_was_on_the_disk(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

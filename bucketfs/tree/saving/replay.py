@@ -214,8 +214,7 @@ class Replay:
             self.done.renamed += 1
             for row in self._journal.pending():
                 if row.key == rename.new:
-                    self._journal.drop(row.file)  # of the file that was replaced
-                    self._state.files.cache.release(self._state.files.cache.take_kept(row.file))
+                    self._forget(row)  # of the file that was replaced
                 elif row.key == rename.old:
                     self._journal.change(_moved(row, rename.new, new, rename.etag))
         self._journal.renamed(rename.old)
@@ -269,9 +268,7 @@ class Replay:
     async def _plant(self, row: Row) -> None:
         """Have a pending file in the tree as it was when it was promised."""
         if await self._is_overtaken(row):
-            self._journal.drop(row.file)
-            cache = self._state.files.cache
-            cache.release(cache.take_kept(row.file))
+            self._forget(row)
             return
         try:
             directory, data = self._state.files.cache.directory, self._journal.data(row.file)
@@ -297,6 +294,12 @@ class Replay:
         self._later.keep_trying(inode)
         self.done.pending += 1
 
+    def _forget(self, row: Row) -> None:
+        """Nobody needs the bytes of a pending file any more."""
+        cache = self._state.files.cache
+        self._journal.drop(row.file)
+        cache.release(cache.take_kept(row.file))
+
     def _furnish(self, inode: Inode, row: Row) -> None:
         inode.etag = row.if_match
         inode.size = row.base[2] if row.base else 0
@@ -319,7 +322,7 @@ class Replay:
 
     async def _leave_damaged(self, row: Row, error: DamagedError) -> None:
         if await self._has_arrived(row):
-            self._journal.drop(row.file)
+            self._forget(row)
             return
         self._report(row, str(error))
         self._journal.damage(row.file, str(error))
