@@ -394,6 +394,47 @@ async def test_a_deletion_whose_answer_was_lost_is_not_repeated_blindly(
     assert memory.requests[request_] == 1 + again, "what was carried out is not repeated"
 
 
+@pytest.mark.parametrize(
+    "request_", ["PutObject", "CopyObject", "UploadPartCopy", "DeleteObject", "DeleteObjects"]
+)
+async def test_who_is_right_once_is_believed_although_others_change_their_mind(
+    request_: str,
+) -> None:
+    """They replace what is there, and restore it between the refusal and our look."""
+    theirs = False
+
+    def interfere(operation: str, _key: str, number: int) -> Fault | None:
+        nonlocal theirs
+        if (operation, number) == (request_, 1):
+            memory.poke("k", b"theirs")
+            theirs = True
+        elif theirs and operation == "HeadObject":
+            memory.poke("k", b"old")
+        return None
+
+    able = Capabilities(min_part=1)
+    memory, provider = MemoryStore(capabilities=able, fault=interfere), provider_with(able)
+    store = FallbackStore(memory, provider)
+    etag = memory.poke("k", b"old").etag
+    match request_:
+        case "PutObject":
+            await store.put("k", BytesBody(b"new"), PLAIN, if_match=etag)
+            assert memory.peek("k") == b"new"
+        case "CopyObject":
+            await store.copy("k", "l", size=3, source_if_match=etag)
+            assert memory.peek("l") == b"old"
+        case "UploadPartCopy":
+            upload = await store.create_upload("l", PLAIN)
+            await store.copy_part("l", upload, 1, source="k", start=0, stop=3, source_if_match=etag)
+        case "DeleteObject":
+            await store.delete("k", if_match=etag)
+            assert not memory.objects
+        case _:
+            assert await store.delete_many(["k"], if_match={"k": etag}) == {}
+            assert not memory.objects
+    assert (provider.capabilities, provider.quoted) == (able, True)
+
+
 async def test_large_copies_are_conditional_too() -> None:
     for abilities in ({"max_copy": 1000}, {"copy": False}, {"copy": False, "max_put": 1000}):
         store, memory, _ = limited(**abilities)
