@@ -23,6 +23,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 import trio
 
@@ -280,15 +281,28 @@ class Content:
             if self.early_upload.must_publish_first(start, stop):
                 await self.early_upload.publish_early()
             elif promise is not None and promise.is_sealed(pages, start, cut=cut):
-                journal = self._context.cache.journal
-                journal.change(promise.unseal())
-                await journal.synced()  # or else a power cut would make it look damaged
+                await self._unseal(promise)
             else:
                 break
             await self._writable()
         if promise is not None and promise.counts_on(pages, start, cut=cut):
             self.early_upload.drop()
             self.local.pages = self._context.cache.fork(pages, start if cut else self.size)
+
+    async def _unseal(self, promise: Promise) -> None:
+        """Have the journal know that bytes may change, or else a crash makes them look damaged.
+
+        Raises:
+            FsError: It cannot be written; the bytes must not change.
+        """
+        journal, seals, known = self._context.cache.journal, promise.row.seals, False
+        journal.change(promise.unseal())
+        try:
+            await journal.synced()
+            known = True
+        finally:
+            if not known:
+                promise.row = replace(promise.row, seals=seals)
 
     async def truncate(self, size: int) -> None:
         """Cut or lengthen the file to `size` bytes; raises as `write` does."""

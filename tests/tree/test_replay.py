@@ -18,12 +18,13 @@ from bucketfs.cache.journal import Journal
 from bucketfs.cache.pages import Tag
 from bucketfs.cache.rows import PendingRow
 from bucketfs.cli.commands import leftovers as left
-from bucketfs.errors import StoreError
+from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import Headers
 from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.saving.replay import Replayed
 from tests.harness.memory import Fault, FaultHook
 from tests.tree.builder import MIB, Bucket, Mount, in_place, killed, noise, planted
+from tests.unit.test_journal import Full
 
 pytestmark = pytest.mark.mock_clock
 
@@ -307,6 +308,28 @@ async def test_a_large_file_may_change_after_its_promise(bucket: Bucket, tmp_pat
     async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
         await until_at_rest(mount)
         assert mount.bucket.peek("f") == wanted
+
+
+async def test_a_large_file_does_not_change_when_the_journal_cannot_say_so(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its disk is full: after a crash the file would count as damaged, and stay unsaved."""
+
+    async def before(mount: Mount) -> None:
+        bucket.fault = _uploads_fail
+        await mount.save("f", noise(17 * MIB))
+        handle = await mount.open("f", os.O_RDWR)
+        journal = mount.cache.journal
+        full = journal._db = Full(journal._db, "UPDATE pending")  # type: ignore[assignment]
+        for _ in range(2):
+            with pytest.raises(FsError, match="cannot be written"):
+                await mount.write(handle, 5 * MIB, b"changed")
+        full.refused = ()
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await until_at_rest(mount)
+        assert mount.bucket.peek("f") == noise(17 * MIB)
+    caplog.clear()
 
 
 def _power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
