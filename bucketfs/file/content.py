@@ -204,16 +204,25 @@ class Content:
                 else:
                     await self.local.ensure(start, stop, ahead)
             except FsError as error:
-                if error.errno == errno.ESTALE:
-                    raise
-                log.info("%s; reading past the disk", error)
-                return await self._read_past_the_disk(start, stop)
+                return await self._read_past_the_disk(start, stop, error)
             await self.early_upload.within_reach(start, stop)
         self.served = True
         stop = min(stop, self.size)  # it may have been cut while this waited
         return self.local.pages.read(start, stop) if start < stop else b""
 
-    async def _read_past_the_disk(self, start: int, stop: int) -> bytes:
+    async def whole(self) -> bytes:
+        """All bytes of a file that is small, as a symbolic link is; raises as `read`."""
+        try:
+            await self.local.load(0, self.size)
+        except FsError as error:
+            return await self._read_past_the_disk(0, self.size, error)
+        return self.local.pages.read(0, self.size)
+
+    async def _read_past_the_disk(self, start: int, stop: int, error: FsError) -> bytes:
+        """The bytes all the same, if the disk has no room for them; otherwise the error."""
+        if error.errno == errno.ESTALE:
+            raise error
+        log.info("%s; reading past the disk", error)
         with self.local.keeping([(start, stop)]):
             while self.early_upload.is_upload_only(start, stop):
                 await self.early_upload.publish_early()
