@@ -18,7 +18,7 @@ from bucketfs.cache.journal import Journal
 from bucketfs.cache.pages import Tag
 from bucketfs.cache.rows import PendingRow
 from bucketfs.cli.commands import leftovers as left
-from bucketfs.errors import FsError, StoreError
+from bucketfs.errors import FsError, NoAnswer, StoreError
 from bucketfs.store.base import Headers
 from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.saving.replay import Replayed
@@ -150,6 +150,33 @@ async def test_an_upload_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_pat
         await until_at_rest(mount)
         assert mount.stored() == ["new", "old"]
         assert await mount.read("old") == b"bytes"
+
+
+@pytest.mark.parametrize("size", [MIB, 20 * MIB])
+@pytest.mark.parametrize("at", [MIB // 2, MIB])
+async def test_a_changed_object_that_had_arrived_is_no_conflict(
+    bucket: Bucket, tmp_path: Path, size: int, at: int
+) -> None:
+    """The version that was changed is gone, by our own upload: what is not here was in it."""
+    bucket.poke("f", noise(size))
+    wanted = noise(size)[:at] + b"changed" + noise(size)[at + 7 :]
+
+    async def before(mount: Mount) -> None:
+        lost = Fault(NoAnswer("ReadTimeout"), after=True)
+        stores = ("CompleteMultipartUpload", "PutObject")
+        bucket.fault = lambda operation, _key, count: (
+            lost if operation in stores and count == 1 else None
+        )
+        handle = await mount.open("f", os.O_WRONLY)
+        await mount.write(handle, at, b"changed")
+        await mount.close(handle)
+        await trio.sleep(0.5)
+        assert bucket.peek("f") == wanted
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await until_at_rest(mount)
+        assert mount.stored() == ["f"]
+        assert mount.bucket.peek("f") == wanted
 
 
 async def test_an_fsync_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_path: Path) -> None:

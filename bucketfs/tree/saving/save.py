@@ -222,17 +222,18 @@ class Saver:
         try:
             return await self._publish_noted(inode, target, content)
         except PreconditionFailed as error:
-            found = await find_arrived(self._store, target, content)
-            if found is None:
-                open_state.overtaken()
-                return await self._conflicts.resolve(inode, open_state, target, error)
-            info, target = found
-            return await self._publish(target, content) if info is None else Published(info, target)
+            barred: Exception = error
         except FsError as error:
             if error.errno != errno.ESTALE or content.early_upload.has_upload_only:
                 raise
+            barred = error
+        # what has replaced the version that is to be replaced, or read, may be ours
+        found = await find_arrived(self._store, target, content)
+        if found is None:
             open_state.overtaken()
-            return await self._conflicts.resolve(inode, open_state, target, error)
+            return await self._conflicts.resolve(inode, open_state, target, barred)
+        info, target = found
+        return await self._publish(target, content) if info is None else Published(info, target)
 
     async def _publish_noted(self, inode: Inode, target: Target, content: Content) -> Published:
         """Publish, and remember an upload whose outcome is not known."""
