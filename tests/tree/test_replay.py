@@ -19,7 +19,7 @@ from bucketfs.cache.pages import Tag
 from bucketfs.cache.rows import PendingRow
 from bucketfs.cli.commands import leftovers as left
 from bucketfs.errors import FsError, NoAnswer, StoreError
-from bucketfs.store.base import Headers
+from bucketfs.store.base import Headers, ObjectInfo
 from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.saving.replay import Replayed
 from tests.harness.memory import Fault, FaultHook
@@ -177,6 +177,33 @@ async def test_a_changed_object_that_had_arrived_is_no_conflict(
         await until_at_rest(mount)
         assert mount.stored() == ["f"]
         assert mount.bucket.peek("f") == wanted
+
+
+async def test_a_streamed_upload_that_had_arrived_is_no_conflict(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It carries the times of its beginning, and the mount was killed while it was completed."""
+    complete = bucket.complete
+
+    async def unanswered(*args: object, **conditions: object) -> ObjectInfo:
+        info = await complete(*args, **conditions)  # type: ignore[arg-type]
+        await trio.sleep_forever()
+        return info
+
+    async def before(mount: Mount) -> None:
+        monkeypatch.setattr(bucket, "complete", unanswered)
+        handle = await mount.create("f")
+        for at in range(0, 70 * MIB, MIB):
+            await mount.write(handle, at, bytes(MIB))
+            await trio.sleep(0.1)
+        await mount.close(handle)
+        await trio.sleep(1)
+        assert bucket.peek("f") == bytes(70 * MIB)
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await until_at_rest(mount)
+        assert mount.stored() == ["f"]
+        assert mount.bucket.peek("f") == bytes(70 * MIB)
 
 
 async def test_an_fsync_that_had_arrived_is_no_conflict(bucket: Bucket, tmp_path: Path) -> None:

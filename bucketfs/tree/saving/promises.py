@@ -153,14 +153,22 @@ class Promises:
     def attempting(self, content: Content, headers: Headers) -> None:
         """An upload with these headers begins.
 
-        When the file has changed since its promise, a crash leaves the row and, maybe, the object
-        of a later state: the row has to know it.
+        A crash leaves the row and, maybe, an object that is not known by the row's headers: of a
+        later state, when the file has changed since its promise, or with the headers of the moment
+        when streaming it began. The row has to know it.
         """
         promise = content.promise
-        if promise is not None and not content.promised_as_it_is:
-            ahead = (*promise.row.ahead, *_known_by(content, headers))
-            promise.row = replace(promise.row, ahead=ahead[-_ATTEMPTS:])
-            self._journal.change(promise.row)
+        if promise is None:
+            return
+        row, known = promise.row, _known_by(content, headers)
+        if not content.promised_as_it_is:
+            row = replace(row, ahead=(*row.ahead, *known)[-_ATTEMPTS:])
+        elif other := [sent for sent in known if sent != (row.size, row.headers.metadata)]:
+            row = replace(row, attempts=(*row.attempts, *other)[-_ATTEMPTS:])
+        else:
+            return
+        promise.row = row
+        self._journal.change(row)
 
     def attempted(self, inode: Inode, content: Content, headers: Headers) -> None:
         """An upload with these headers has failed, and yet the bucket may have it."""
