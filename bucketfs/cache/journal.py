@@ -382,7 +382,11 @@ class Journal:
             other.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Write what is owed, and let go of the file."""
+        try:
+            self._pay()
+        except sqlite3.Error as error:
+            log.error("the journal %s cannot be written: %s", self._path, error)
         if self._wal >= 0:
             os.close(self._wal)
             self._wal = -1
