@@ -5,8 +5,13 @@ Two bounds at once: `cache_size`, and a share of the disk that stays free for ot
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
+
+#: What a disk says that is full, for all or for us.
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True)

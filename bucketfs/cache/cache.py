@@ -18,6 +18,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from bucketfs import clock
@@ -335,17 +336,24 @@ class DiskCache:
         Raises:
             FsError: ENOSPC (or what else the disk says) when not one could be.
         """
-        self.admit(len(data))
+        view, done = memoryview(data), 0
+        failure: OSError | None = None
+        self.admit(len(view))
         for last in (False, True):
             try:
-                return file.write(offset, data)
+                done += file.write(offset + done, view[done:])
             except OSError as error:
-                if last or error.errno != errno.ENOSPC:
-                    raise FsError(
-                        error.errno or errno.EIO, f"the cache cannot be written: {error}"
-                    ) from error
-                self._evict(max(len(data), _SLACK))
-        raise AssertionError("unreachable")
+                failure = error
+            refused = failure is not None and failure.errno not in budget.FULL
+            if last or refused or done == len(view):
+                break
+            with suppress(FsError):  # whether that was enough is seen at once
+                self._evict(len(view) - done, at_least=_SLACK)
+        if failure is not None and not done:
+            raise FsError(
+                failure.errno or errno.EIO, f"the cache cannot be written: {failure}"
+            ) from failure
+        return done
 
     def relabel(self, key: str, etag: str, new_key: str, new_etag: str) -> None:
         """The version (key, etag) was copied inside the bucket.
@@ -480,7 +488,14 @@ class DiskCache:
     def _new_path(self) -> Path:
         return self._directory / f"{secrets.token_hex(8)}.pages"
 
-    def _evict(self, wanted: int) -> None:
+    def _evict(self, wanted: int, *, at_least: int = 0) -> None:
+        """Have leave what is too much for `wanted` bytes more, and `at_least` so many, if they can.
+
+        The latter for a disk that is full whatever it says: quotas do not show in its free space.
+
+        Raises:
+            FsError: As `admit`.
+        """
         pool, disk = self._pool, os.statvfs(self._directory)
         held, free = pool.held, disk.f_bavail * disk.f_frsize
         keep = pool.keep_free(disk.f_blocks * disk.f_frsize)
@@ -489,10 +504,10 @@ class DiskCache:
             held=held, wanted=wanted, limit=pool.limit, disk_free=free, keep_free=keep
         )
         pool.short = 0
-        if not needed:
+        if not (needed or at_least):
             return
-        slack = pool.slack
-        goal = needed + slack
+        goal = max(needed + pool.slack, at_least)
+        unneeded = goal - needed
         for member in pool.members:
             member.take_oldest(goal)
         by_name = {
@@ -506,7 +521,7 @@ class DiskCache:
             owner.drop(file)
         for member in pool.members:
             goal -= member.reclaim(goal)
-        pool.short = max(0, goal - slack)
+        pool.short = max(0, goal - unneeded)
         disk = os.statvfs(self._directory)
         if disk.f_bavail * disk.f_frsize < wanted:
             raise FsError(errno.ENOSPC, f"no space left on the disk of the cache {self._directory}")

@@ -339,8 +339,12 @@ class Journal:
         """Wait until all that was written before this call would survive a power cut.
 
         Raises:
-            FsError: The disk refuses.
+            FsError: The disk refuses, or some of it could not be written.
         """
+        try:
+            self._pay()
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
         wanted = self._changes
         while self._safe < wanted:
             if self._syncing:
@@ -378,7 +382,11 @@ class Journal:
             other.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Write what is owed, and let go of the file."""
+        try:
+            self._pay()
+        except sqlite3.Error as error:
+            log.error("the journal %s cannot be written: %s", self._path, error)
         if self._wal >= 0:
             os.close(self._wal)
             self._wal = -1
@@ -394,7 +402,9 @@ class Journal:
         self._count(values)
 
     def _failure(self, error: Exception) -> FsError:
-        return FsError(errno.EIO, f"the journal {self._path} cannot be written: {error}")
+        full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+        code = errno.ENOSPC if full else errno.EIO
+        return FsError(code, f"the journal {self._path} cannot be written: {error}")
 
     def _do(self, statement: str, *values: Any) -> None:
         self._owed.append((statement, values))

@@ -151,6 +151,7 @@ class PageFile:
             OSError: Not one byte could be stored.
         """
         view = memoryview(data)
+        self.changed = True  # even if nothing is stored: there is a file now
         self._break(offset, offset + len(view))
         done = 0
         while done < len(view):
@@ -161,7 +162,6 @@ class PageFile:
                     raise
                 break
         self.valid.add(offset, offset + done)
-        self.changed = True
         return done
 
     def zero(self, start: int, stop: int) -> None:

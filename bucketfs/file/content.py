@@ -23,9 +23,11 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 import trio
 
+from bucketfs.cache.budget import FULL
 from bucketfs.cache.pages import PageFile
 from bucketfs.cache.rows import PendingRow
 from bucketfs.errors import FsError
@@ -211,16 +213,25 @@ class Content:
                 else:
                     await self.local.ensure(start, stop, ahead)
             except FsError as error:
-                if error.errno == errno.ESTALE:
-                    raise
-                log.info("%s; reading past the disk", error)
-                return await self._read_past_the_disk(start, stop)
+                return await self._read_past_the_disk(start, stop, error)
             await self.early_upload.within_reach(start, stop)
         self.served = True
         stop = min(stop, self.size)  # it may have been cut while this waited
         return self.local.pages.read(start, stop) if start < stop else b""
 
-    async def _read_past_the_disk(self, start: int, stop: int) -> bytes:
+    async def whole(self) -> bytes:
+        """All bytes of a file that is small, as a symbolic link is; raises as `read`."""
+        try:
+            await self.local.load(0, self.size)
+        except FsError as error:
+            return await self._read_past_the_disk(0, self.size, error)
+        return self.local.pages.read(0, self.size)
+
+    async def _read_past_the_disk(self, start: int, stop: int, error: FsError) -> bytes:
+        """The bytes all the same, if the disk has no room for them; otherwise the error."""
+        if error.errno == errno.ESTALE:
+            raise error
+        log.info("%s; reading past the disk", error)
         with self.local.keeping([(start, stop)]):
             while self.early_upload.is_upload_only(start, stop):
                 await self.early_upload.publish_early()
@@ -270,7 +281,7 @@ class Content:
                 with self.local.keeping(spans):
                     return self._context.cache.write(self.local.pages, offset, data)
             except FsError as error:
-                full = error.errno == errno.ENOSPC
+                full = error.errno in FULL
                 failure = error
             if not full or not await self.early_upload.free_disk(self.reclaim, ALLOWANCE):
                 raise failure
@@ -288,15 +299,28 @@ class Content:
             if self.early_upload.must_publish_first(start, stop):
                 await self.early_upload.publish_early()
             elif promise is not None and promise.is_sealed(pages, start, cut=cut):
-                journal = self._context.cache.journal
-                journal.change(promise.unseal())
-                await journal.synced()  # or else a power cut would make it look damaged
+                await self._unseal(promise)
             else:
                 break
             await self._writable()
         if promise is not None and promise.counts_on(pages, start, cut=cut):
             self.early_upload.drop()
             self.local.pages = self._context.cache.fork(pages, start if cut else self.size)
+
+    async def _unseal(self, promise: Promise) -> None:
+        """Have the journal know that bytes may change, or else a crash makes them look damaged.
+
+        Raises:
+            FsError: It cannot be written; the bytes must not change.
+        """
+        journal, seals, known = self._context.cache.journal, promise.row.seals, False
+        journal.change(promise.unseal())
+        try:
+            await journal.synced()
+            known = True
+        finally:
+            if not known:
+                promise.row = replace(promise.row, seals=seals)
 
     async def truncate(self, size: int) -> None:
         """Cut or lengthen the file to `size` bytes; raises as `write` does."""

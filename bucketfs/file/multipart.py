@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 ABORT_TIMEOUT = 30
 #: Aborts of an earlier mount's uploads at once: nobody waits for them, programs wait for others.
 _PARALLEL = 4
-#: Seconds by which the store's clock may be behind ours.
-_SKEW = 60
+#: Seconds by which the store's clock may be behind ours, and by which it may be ahead: S3 takes no
+#: request whose time is further off.
+_BEHIND, _AHEAD = 60, 900
 
 
 async def begin(context: FileContext, key: str, headers: Headers, *, copies: bool = False) -> str:
@@ -102,11 +103,15 @@ async def _clear(store: Store, journal: Journal, upload: Upload) -> None:
 
 
 async def _ids(store: Store, upload: Upload) -> list[str]:
-    """The upload's id; where the crash came before it was known, those it may have."""
+    """The upload's id; where the crash came before it was known, those it may have.
+
+    What was begun later is others', even if our own beginning was never carried out.
+    """
     if upload.upload_id:
         return [upload.upload_id]
+    first, last = upload.since - _BEHIND, upload.since + ABORT_TIMEOUT + _AHEAD
     return [
         found.upload_id
         for found in await store.list_uploads(upload.key)
-        if found.key == upload.key and found.initiated >= upload.since - _SKEW
+        if found.key == upload.key and first <= found.initiated <= last
     ]

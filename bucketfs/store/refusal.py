@@ -18,6 +18,9 @@ T = TypeVar("T")
 
 #: Operation of the failures that a look of ours in place of a condition has found.
 LOOKED: Final = "HeadObject"
+#: How often a condition that a look finds true is found false until the endpoint is not believed.
+#: Once it may be others, who had the name for a moment, and gave it the same bytes back.
+REFUSALS: Final = 2
 
 
 def is_refusal(exc: StoreError) -> bool:

@@ -120,8 +120,7 @@ class Tree:
         content = self.state.content(inode)
         content.handles += 1
         try:
-            await content.local.load(0, content.size)
-            return content.local.pages.read(0, content.size)
+            return await content.whole()
         finally:
             content.handles -= 1
             if not content.handles:

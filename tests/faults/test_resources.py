@@ -82,6 +82,20 @@ def test_a_disk_that_others_have_filled(mount: Mounts, bucket: Witness, disk: Pa
     assert (mounted.path / "old").read_bytes() == noise(3 * MIB, 2)
 
 
+def test_what_was_read_gives_way_on_a_disk_that_others_have_filled(
+    mount: Mounts, bucket: Witness, disk: Path
+) -> None:
+    """It is less than would be welcome, and enough for what is written."""
+    bucket.put("old", noise(3 * MIB, 2))
+    mounted = cached_on(mount, bucket, disk, "free_space_ratio=0")
+    mounted.expected.clear()
+    assert (mounted.path / "old").read_bytes() == noise(3 * MIB, 2)
+    with (mounted.path / "written").open("wb", buffering=0) as file:
+        fill(disk)
+        assert file.write(noise(MIB, 3)) == MIB
+    assert bucket.get("written") == noise(MIB, 3)
+
+
 def test_a_disk_that_was_full_before(mount: Mounts, bucket: Witness, disk: Path) -> None:
     """No room for the journal: one line and no mount, and the journal is not taken for damaged."""
     mounted = cached_on(mount, bucket, disk, "free_space_ratio=0")

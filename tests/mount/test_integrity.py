@@ -70,3 +70,18 @@ def test_an_upload_that_is_changed_on_its_way(
         (mounted.path / "f").write_bytes(DATA[:5000])
     assert fault.struck == 1
     assert bucket.get("f") == DATA[:5000]
+
+
+def test_a_save_that_never_arrives_is_no_save_of_the_same_bytes(
+    mounted: Mount, bucket: Witness, counted: Proxy
+) -> None:
+    """The object that stands there has these bytes: they are those of the version before."""
+    path = mounted.path / "f"
+    path.write_bytes(DATA[:5000])
+    old = bucket.metadata("f")["mtime"]
+    mounted.expected += ["PutObject", "cannot be saved"]
+    with counted.fault("PutObject", status=500), pytest.raises(OSError, match="Errno 5"):
+        path.write_bytes(DATA[:5000])
+    assert bucket.metadata("f")["mtime"] == old
+    assert mounted.stop() == 0
+    assert bucket.metadata("f")["mtime"] != old

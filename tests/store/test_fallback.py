@@ -6,6 +6,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,7 @@ from bucketfs.store.capability import UNKNOWN, Provider, profile_of
 from bucketfs.store.config import StoreConfig
 from bucketfs.store.layers.copying import CARRIED_MOST, part_plan
 from bucketfs.store.layers.fallback import FallbackStore
+from bucketfs.store.layers.retry import RetryPolicy, RetryStore
 from tests.harness.memory import Fault, FaultHook, MemoryStore
 from tests.harness.providers import provider_with
 from tests.store.test_transport import BODY, HEAD, talking
@@ -292,8 +294,8 @@ async def test_versions_without_an_etag_are_looked_at() -> None:
 @pytest.mark.parametrize("code", ["NotImplemented", "InvalidArgument"])
 async def test_refused_conditions_on_deletions_are_learned(code: str) -> None:
     """In the same call, and the next one does not try again."""
-    memory = Picky(code)
     provider = provider_with(Capabilities())
+    memory = Picky(code, provider)
     store = FallbackStore(memory, provider)
     for refused in (True, False):
         memory.refused = 0
@@ -311,24 +313,28 @@ async def test_refused_conditions_on_deletions_are_learned(code: str) -> None:
 
 
 class Picky(MemoryStore):
-    """An endpoint that refuses deletions with a condition, or says that each is false."""
+    """An endpoint that refuses deletions with a condition, or says that each is false.
 
-    def __init__(self, code: str) -> None:
+    As in the store above it, a condition is in the request where the provider has it.
+    """
+
+    def __init__(self, code: str, provider: Provider) -> None:
         super().__init__()
         self.code = code
+        self.provider = provider
         self.refused = 0
 
     async def delete(self, key: str, *, if_match: str = "") -> None:
-        if if_match:
+        if if_match and self.provider.carries("delete_if_match"):
             raise self._refusal(key)
         await super().delete(key)
 
     async def delete_many(
         self, keys: Sequence[str], *, if_match: Mapping[str, str] = NO_CONDITIONS
     ) -> Mapping[str, StoreError]:
-        if if_match and self.code == "PreconditionFailed":
-            return {key: self._refusal(key) for key in keys}
-        if if_match:
+        if if_match and self.provider.carries("delete_many_if_match"):
+            if self.code == "PreconditionFailed":
+                return {key: self._refusal(key) for key in keys}
             raise self._refusal(keys[0])
         return await super().delete_many(keys)
 
@@ -342,8 +348,8 @@ class Picky(MemoryStore):
 
 async def test_who_says_of_every_version_that_it_is_another_is_not_believed() -> None:
     """Ceph 16 does so for PutObject in a bucket with versions: nothing could be renamed."""
-    memory = Picky("PreconditionFailed")
     provider = provider_with(Capabilities())
+    memory = Picky("PreconditionFailed", provider)
     store = FallbackStore(memory, provider)
     keys = [*"abcdef"]
     known = {key: memory.poke(key, key.encode()).etag for key in keys}
@@ -355,6 +361,78 @@ async def test_who_says_of_every_version_that_it_is_another_is_not_believed() ->
     assert list(memory.objects) == ["c"]
     able = provider.capabilities
     assert (able.delete_if_match, able.delete_many_if_match) == (False, False)
+
+
+@pytest.mark.mock_clock
+@pytest.mark.parametrize("request_", ["DeleteObject", "DeleteObjects"])
+@pytest.mark.parametrize("carried_out", [True, False])
+@pytest.mark.parametrize("theirs", [True, False])
+async def test_a_deletion_whose_answer_was_lost_is_not_repeated_blindly(
+    request_: str, carried_out: bool, theirs: bool
+) -> None:
+    """The endpoint looks at no condition, and until it is repeated others may have the name."""
+
+    def fault(operation: str, key: str, number: int) -> Fault | None:
+        if theirs and operation == "HeadObject" and key == "b" and memory.requests[request_]:
+            memory.poke("b", b"theirs")
+        lost = (operation, number) == (request_, 1)
+        return Fault(NoAnswer("ConnectionClosed"), after=carried_out) if lost else None
+
+    able = Capabilities(delete_if_match=False, delete_many_if_match=False)
+    memory = MemoryStore(capabilities=able, fault=fault)
+    store = FallbackStore(RetryStore(memory, RetryPolicy()), provider_with(able))
+    keys = ["b"] if request_ == "DeleteObject" else [*"abcd"]
+    known = {key: memory.poke(key, b"ours").etag for key in keys}
+    if request_ == "DeleteObject":
+        with pytest.raises(PreconditionFailed) if theirs else nullcontext():
+            await store.delete("b", if_match=known["b"])
+    else:
+        stayed = await store.delete_many(keys, if_match=known)
+        assert [type(exc) for exc in stayed.values()] == [PreconditionFailed] * theirs
+    assert {key: memory.peek(key) for key in memory.objects} == ({"b": b"theirs"} if theirs else {})
+    again = not carried_out and not (theirs and len(keys) == 1)
+    assert memory.requests[request_] == 1 + again, "what was carried out is not repeated"
+
+
+@pytest.mark.parametrize(
+    "request_", ["PutObject", "CopyObject", "UploadPartCopy", "DeleteObject", "DeleteObjects"]
+)
+async def test_who_is_right_once_is_believed_although_others_change_their_mind(
+    request_: str,
+) -> None:
+    """They replace what is there, and restore it between the refusal and our look."""
+    theirs = False
+
+    def interfere(operation: str, _key: str, number: int) -> Fault | None:
+        nonlocal theirs
+        if (operation, number) == (request_, 1):
+            memory.poke("k", b"theirs")
+            theirs = True
+        elif theirs and operation == "HeadObject":
+            memory.poke("k", b"old")
+        return None
+
+    able = Capabilities(min_part=1)
+    memory, provider = MemoryStore(capabilities=able, fault=interfere), provider_with(able)
+    store = FallbackStore(memory, provider)
+    etag = memory.poke("k", b"old").etag
+    match request_:
+        case "PutObject":
+            await store.put("k", BytesBody(b"new"), PLAIN, if_match=etag)
+            assert memory.peek("k") == b"new"
+        case "CopyObject":
+            await store.copy("k", "l", size=3, source_if_match=etag)
+            assert memory.peek("l") == b"old"
+        case "UploadPartCopy":
+            upload = await store.create_upload("l", PLAIN)
+            await store.copy_part("l", upload, 1, source="k", start=0, stop=3, source_if_match=etag)
+        case "DeleteObject":
+            await store.delete("k", if_match=etag)
+            assert not memory.objects
+        case _:
+            assert await store.delete_many(["k"], if_match={"k": etag}) == {}
+            assert not memory.objects
+    assert (provider.capabilities, provider.quoted) == (able, True)
 
 
 async def test_large_copies_are_conditional_too() -> None:

@@ -191,6 +191,36 @@ async def test_a_lost_answer_makes_nobody_elses_lock_ours() -> None:
         )
 
 
+@pytest.mark.mock_clock
+@pytest.mark.parametrize("request_", ["PutObject", "CompleteMultipartUpload"])
+@pytest.mark.parametrize("times", [1, 100])
+@pytest.mark.parametrize("guarded", [False, True])
+async def test_what_has_the_same_bytes_may_be_the_old_version(
+    request_: str, times: int, guarded: bool
+) -> None:
+    """A file is written anew with the bytes it had, and the request is never carried out."""
+
+    def fail(operation: str, _key: str, number: int) -> Fault | None:
+        return Fault(BUSY) if operation == request_ and number <= times else None
+
+    able = Capabilities(min_part=1) if guarded else CARELESS
+    memory = MemoryStore(capabilities=able, fault=fail)
+    memory.poke("k", b"data", Headers({"mtime": "1.5"}))
+    if request_ != "PutObject":
+        old = memory.objects["k"]
+        memory.objects["k"] = replace(old, etag=multipart_etag([old.etag]))
+    etag, headers = memory.objects["k"].etag, Headers({"mtime": "2.5"})
+    store = RetryStore(memory, RetryPolicy())
+    with nullcontext() if times == 1 else pytest.raises(StoreError):
+        if request_ == "PutObject":
+            await store.put("k", BytesBody(b"data"), headers, if_match=etag)
+        else:
+            upload, parts = await _upload(store, headers)
+            await store.complete("k", upload, parts, size=4, if_match=etag)
+    said = memory.objects["k"].headers.metadata["mtime"]
+    assert said == ("2.5" if times == 1 else "1.5")
+
+
 async def _upload(store: RetryStore, headers: Headers = PLAIN) -> tuple[str, list[tuple[int, str]]]:
     upload = await store.create_upload("k", headers)
     return upload, [(1, await store.upload_part("k", upload, 1, BytesBody(b"data")))]

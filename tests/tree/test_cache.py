@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import os
 import shutil
+import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
 
 from bucketfs.cache.cache import DiskCache, Pool
 from bucketfs.errors import FsError
-from tests.tree.builder import MIB, Bucket, noise, planted
+from tests.tree.builder import MIB, Bucket, noise, planted, said
 
 pytestmark = pytest.mark.mock_clock
 
@@ -24,6 +28,11 @@ def opened(directory: Path, *, limit: int = 1 << 30, keep_free: int = 0) -> Disk
 def on_disk(directory: Path) -> int:
     """Bytes the page files really take."""
     return sum(path.stat().st_blocks * 512 for path in directory.rglob("*.pages"))
+
+
+def page_files(directory: Path) -> list[Path]:
+    """All of them, those that nobody knows as well."""
+    return list(directory.rglob("*.pages"))
 
 
 def killed(directory: Path, copy: Path) -> Path:
@@ -97,6 +106,7 @@ async def test_unlinking_an_open_file_larger_than_the_cache_ends(
 
 async def test_a_full_disk_is_enospc_for_writers(bucket: Bucket, tmp_path: Path) -> None:
     bucket.poke("f", noise(32 * MIB))
+    bucket.poke("link", b"f", said(stat.S_IFLNK | 0o777))
     async with planted(bucket, tmp_path) as mount:
         handle = await mount.create("new")
         real = os.pwrite
@@ -110,11 +120,34 @@ async def test_a_full_disk_is_enospc_for_writers(bucket: Bucket, tmp_path: Path)
                 await mount.write(handle, 0, b"bytes")
             reader = await mount.open("f")
             assert await mount.pread(reader, 0, 4096) == noise(4096)
+            assert await mount.tree.read_link(await mount.find("link")) == b"f"
         finally:
             os.pwrite = real
         await mount.write(handle, 0, b"bytes")
         await mount.close(handle)
         assert bucket.peek("new") == b"bytes"
+
+
+async def test_what_could_not_be_stored_leaves_no_file_that_nobody_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No mount would find it, as long as each ends in order."""
+
+    def full(*_args: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache = opened(tmp_path)
+    file = cache.open("k", "e", 4)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        with pytest.raises(FsError, match="ENOSPC"):
+            cache.write(file, 0, b"data")
+    cache.release(file)
+    cache.close()
+    cache = opened(tmp_path)
+    cache.evict(lambda _key: True)
+    assert page_files(tmp_path) == []
+    cache.close()
 
 
 async def test_keeping_the_disk_free_costs_no_enospc(tmp_path: Path) -> None:
@@ -126,6 +159,43 @@ async def test_keeping_the_disk_free_costs_no_enospc(tmp_path: Path) -> None:
         file.write(0, bytes(4 * MIB))
         cache.release(file)
         assert cache.held <= 8 * MIB
+    cache.close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("told", [False, True])
+async def test_what_can_leave_makes_room_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, told: bool
+) -> None:
+    """A small disk, or a quota, of which statvfs tells nothing; the last piece is taken in part."""
+    limit, real = 20 * MIB, os.pwrite
+    cache, data = opened(tmp_path), noise(MIB)
+
+    def pwrite(fd: int, piece: bytes, offset: int, most: int = limit) -> int:
+        room = max(0, most - cache.held) // 4096 * 4096
+        if not room:
+            raise OSError(code, os.strerror(code))
+        return real(fd, memoryview(piece)[:room], offset)
+
+    def statvfs(_path: Path) -> SimpleNamespace:
+        free = limit - cache.held if told else limit << 10
+        return SimpleNamespace(f_frsize=1, f_blocks=limit, f_bavail=free)
+
+    for number in range(3):
+        file = cache.open(f"{number}", "e", 4 * MIB)
+        cache.write(file, 0, noise(4 * MIB, number))
+        cache.release(file)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    new = cache.create()
+    for number in range(16):
+        assert cache.write(new, number * (MIB + 100), data) == MIB
+    assert not any(cache.holds(f"{number}", "e", 4 * MIB) for number in range(3))
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", functools.partial(pwrite, most=0))
+        with pytest.raises(FsError, match=r"ENOSPC|EDQUOT"):
+            cache.write(new, 0, data)
+    cache.release(new)
     cache.close()
 
 

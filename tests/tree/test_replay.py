@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
@@ -15,15 +16,18 @@ import pytest
 import trio
 
 from bucketfs import clock
+from bucketfs.cache.journal import Journal
 from bucketfs.cache.pages import Tag
+from bucketfs.cache.rows import PendingRow
 from bucketfs.cli.commands import leftovers as left
-from bucketfs.errors import NoAnswer, StoreError
+from bucketfs.errors import FsError, NoAnswer, StoreError
 from bucketfs.store.base import Headers, ObjectInfo
 from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.saving.change import Change
 from bucketfs.tree.saving.replay import Replayed
 from tests.harness.memory import Fault, FaultHook
 from tests.tree.builder import MIB, Bucket, Mount, in_place, killed, noise, planted
+from tests.unit.test_journal import Full
 
 pytestmark = pytest.mark.mock_clock
 
@@ -412,6 +416,28 @@ async def test_a_large_file_may_change_after_its_promise(bucket: Bucket, tmp_pat
         assert mount.bucket.peek("f") == wanted
 
 
+async def test_a_large_file_does_not_change_when_the_journal_cannot_say_so(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its disk is full: after a crash the file would count as damaged, and stay unsaved."""
+
+    async def before(mount: Mount) -> None:
+        bucket.fault = _uploads_fail
+        await mount.save("f", noise(17 * MIB))
+        handle = await mount.open("f", os.O_RDWR)
+        journal = mount.cache.journal
+        full = journal._db = Full(journal._db, "UPDATE pending")  # type: ignore[assignment]
+        for _ in range(2):
+            with pytest.raises(FsError, match="cannot be written"):
+                await mount.write(handle, 5 * MIB, b"changed")
+        full.refused = ()
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        await until_at_rest(mount)
+        assert mount.bucket.peek("f") == noise(17 * MIB)
+    caplog.clear()
+
+
 def _power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "boot_id", lambda: "another run of the machine")
 
@@ -455,6 +481,24 @@ async def test_a_power_cut_before_a_large_file_was_on_the_disk(
         (row,) = mount.cache.journal.pending()
         assert row.size == 17 * MIB
     caplog.clear()
+
+
+async def test_a_power_cut_after_a_large_file_had_arrived(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it had was not on the disk yet: nobody needs the page file, which keeps no room."""
+    live, dead = tmp_path / "live", tmp_path / "dead"
+    async with planted(bucket, live) as mount:
+        handle = await _fail_to_close(mount, sync=1000)
+        killed(bucket, live, dead)
+        bucket.fault = None
+        await trio.sleep(100)
+        assert bucket.peek("f") == noise(17 * MIB)
+        assert not handle.content.unsaved
+        _power_cut(monkeypatch)
+    async with planted(bucket, dead) as mount:
+        assert mount.cache.held == 0
+        await until_at_rest(mount)
 
 
 async def test_a_power_cut_after_a_large_file_was_on_the_disk(
@@ -533,11 +577,25 @@ async def test_multipart_uploads_are_aborted(bucket: Bucket, tmp_path: Path) -> 
         # and one whose answer was not seen, beside one of others
         await bucket.create_upload("g", Headers())
         await bucket.create_upload("gg", Headers())
-        mount.cache.journal.begin("g", 0)
+        mount.cache.journal.begin("g", time.time())
 
     async with after_a_crash(bucket, tmp_path, before) as mount:
         await until_at_rest(mount)
         assert [upload.key for upload in mount.bucket.uploads.values()] == ["gg"]
+
+
+async def test_an_upload_that_others_began_days_later_is_none_of_ours(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """A beginning that was not answered may have begun nothing."""
+
+    async def before(mount: Mount) -> None:
+        mount.cache.journal.begin("g", time.time() - 3 * 24 * 3600)
+        await bucket.create_upload("g", Headers())
+
+    async with after_a_crash(bucket, tmp_path, before) as mount:
+        await until_at_rest(mount)
+        assert [upload.key for upload in mount.bucket.uploads.values()] == ["g"]
 
 
 async def test_the_upload_of_this_mount_is_not_taken_for_one_that_was_left(
@@ -668,6 +726,41 @@ async def test_a_directory_has_one_of_its_names(
         await until_at_rest(mount)
         assert mount.bucket.peek("x/new") == b"new"
         assert await mount.names("x") == {"a", "b", "e", "new"}
+
+
+async def test_a_renaming_of_much_does_not_read_the_journal_for_each_object(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 10,000 files that wait it would take 0.2 s each, before anything is served."""
+    for number in range(100):
+        bucket.poke(f"d/{number}", b"old")
+    reads: list[str] = []
+    pending = Journal.pending
+
+    def counted(journal: Journal) -> list[PendingRow]:
+        reads.append("pending")
+        return pending(journal)
+
+    async def before(mount: Mount) -> None:
+        bucket.refuse("PutObject", "SlowDown")
+        for number in range(10):
+            handle = await mount.open(f"d/{number}", os.O_WRONLY)
+            await mount.write(handle, 0, b"new")
+            await mount.close(handle)
+        await trio.sleep(0.1)
+        bucket.fault = lambda asked, _key, _n: (
+            Fault(hang=True) if asked in ("PutObject", "CopyObject") else None
+        )
+        mount.tree.state.files.background.start(lambda: mount.rename("d", "x"), "rename")
+        await trio.sleep(0.5)
+        monkeypatch.setattr(Journal, "pending", counted)
+
+    async with after_a_crash(bucket, tmp_path, before, writeback=True) as mount:
+        assert len(reads) < 10
+        await until_at_rest(mount)
+        bodies = [mount.bucket.peek(f"x/{number}") for number in range(100)]
+        assert bodies == [b"new"] * 10 + [b"old"] * 90
+        assert len(mount.stored()) == 100
 
 
 @pytest.mark.parametrize("changed", ["x/a", "d/a"])

@@ -338,6 +338,35 @@ def test_a_batch_that_cannot_be_committed_stops_nobody(path: Path) -> None:
         assert journal.pending() == []
 
 
+async def test_what_could_not_be_written_is_not_synced(path: Path) -> None:
+    with closing(Journal(path)) as journal:
+        journal.put(ROW)
+        await journal.synced()
+        full = journal._db = Full(journal._db, "UPDATE pending")  # type: ignore[assignment]
+        journal.change(replace(ROW, key="renamed"))
+        for _ in range(2):
+            with pytest.raises(FsError, match="cannot be written"):
+                await journal.synced()
+        full.refused = ()
+        await journal.synced()
+        assert [row.key for row in waiting(journal)] == ["renamed"]
+
+
+def test_what_is_owed_is_written_at_the_end(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """There is room again, and nothing else to be written."""
+    with closing(Journal(path)) as journal:
+        journal.remove([Removal("x", "")])
+        full = journal._db = Full(journal._db, "DELETE FROM removals")  # type: ignore[assignment]
+        journal.removed(["x"])
+        full.refused = ()
+    with closing(Journal(path)) as journal:
+        assert journal.removals() == []
+        journal._db = Full(journal._db, "INSERT INTO uploads")  # type: ignore[assignment]
+        journal.begin("a", 0)
+        caplog.clear()
+    assert "cannot be written" in caplog.text
+
+
 def test_a_promise_is_not_undone_by_what_is_owed_from_before_it(path: Path) -> None:
     with closing(Journal(path)) as journal:
         journal.put(ROW)

@@ -243,7 +243,7 @@ class S3Store:
         return ObjectInfo(target, size, etag, modified, headers, self._config.storage_class)
 
     async def delete(self, key: str, *, if_match: str = "") -> None:
-        params = self._condition(if_match)
+        params = self._condition(if_match) if self._provider.carries("delete_if_match") else {}
         try:
             await self._call("DeleteObject", key, self._always, Key=key, **params)
         except NotFound as exc:
@@ -253,7 +253,10 @@ class S3Store:
     async def delete_many(
         self, keys: Sequence[str], *, if_match: Mapping[str, str] = NO_CONDITIONS
     ) -> Mapping[str, StoreError]:
-        etags = {key: {"ETag": self._provider.quote(etag)} for key, etag in if_match.items()}
+        told = if_match if self._provider.carries("delete_many_if_match") else NO_CONDITIONS
+        etags = {
+            key: {"ETag": self._provider.quote(etag)} for key, etag in told.items() if is_etag(etag)
+        }
         stayed: dict[str, StoreError] = {}
         for at in range(0, len(keys), _BATCH):
             asked = dict.fromkeys(keys[at : at + _BATCH])

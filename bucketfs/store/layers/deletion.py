@@ -18,9 +18,9 @@ from typing import Final
 import trio
 
 from bucketfs.errors import NotFound, PreconditionFailed, StoreError, Unsupported
-from bucketfs.store.base import NO_CONDITIONS, Store, is_etag
+from bucketfs.store.base import Store, is_etag
 from bucketfs.store.capability import Provider
-from bucketfs.store.refusal import LOOKED, as_taken, is_refusal
+from bucketfs.store.refusal import LOOKED, REFUSALS, as_taken, is_refusal
 from bucketfs.tasks import gather
 
 #: Section 2.2 of XML 1.0; tabs and line ends, which it has, do not survive all parsers.
@@ -64,21 +64,30 @@ class Deletions:
             else:
                 await self._look_first(key, if_match)
 
-        try:
-            await as_taken(self._provider, send, "delete_if_match")
-        except PreconditionFailed as exc:
-            if exc.operation == LOOKED or exc.status != 412:
-                raise
-            if await self._look_first(key, if_match):
-                self._provider.learn(delete_if_match=False)
+        for _ in range(REFUSALS):
+            try:
+                await as_taken(self._provider, send, "delete_if_match")
+                return
+            except PreconditionFailed as exc:
+                if exc.operation == LOOKED or exc.status != 412:
+                    raise
+            if not await self._is_there(key, if_match):
+                return
+        with self._provider.without("delete_if_match") as trial:
+            await self._inner.delete(key, if_match=if_match)
+            trial.holds()
 
-    async def _look_first(self, key: str, if_match: str) -> bool:
-        """Delete an object of this version; False when there is none at all."""
+    async def _look_first(self, key: str, if_match: str) -> None:
+        """Delete an object of this version."""
+        if await self._is_there(key, if_match):
+            # not sent as a condition: before a repetition it is looked at again
+            await self._inner.delete(key, if_match=if_match)
+
+    async def _is_there(self, key: str, if_match: str) -> bool:
+        """Whether there is an object of this version; raises PreconditionFailed for another."""
         others, ours = await self._look({key: if_match})
         if key in others:
             raise others[key]
-        if key in ours:
-            await self._inner.delete(key)
         return key in ours
 
     async def many(
@@ -118,30 +127,33 @@ class Deletions:
         self, keys: Sequence[str], if_match: Mapping[str, str]
     ) -> dict[str, StoreError]:
         """DeleteObjects of as many keys as are looked at together."""
+        asked, stayed = keys, dict[str, StoreError]()
 
         async def send() -> dict[str, StoreError]:
             able = self._provider.capabilities.delete_many_if_match
-            wanted = {key: if_match[key] for key in keys if if_match.get(key)}
-            told = {key: etag for key, etag in wanted.items() if able and is_etag(etag)}
-            looked = {key: etag for key, etag in wanted.items() if key not in told}
+            wanted = {key: if_match[key] for key in asked if if_match.get(key)}
+            looked = {key: etag for key, etag in wanted.items() if not (able and is_etag(etag))}
             stayed, ours = await self._look(looked)
-            left = [key for key in keys if key not in looked or key in ours]
+            left = [key for key in asked if key not in looked or key in ours]
             if left:
-                stayed.update(await self._inner.delete_many(left, if_match=told))
+                stayed.update(await self._inner.delete_many(left, if_match=wanted))
             return stayed
 
         conditional = ["delete_many_if_match"] if if_match else []
-        stayed = await as_taken(self._provider, send, "delete_crc", *conditional)
-        doubted = {
-            key: if_match[key]
-            for key, exc in stayed.items()
-            if isinstance(exc, PreconditionFailed) and exc.operation != LOOKED
-        }
-        others, ours = await self._look(doubted)
-        stayed = {key: exc for key, exc in stayed.items() if key not in doubted} | others
-        if ours:
-            self._provider.learn(delete_many_if_match=False)
-            stayed.update(await self._inner.delete_many(sorted(ours), if_match=NO_CONDITIONS))
+        for _ in range(REFUSALS):
+            stayed |= await as_taken(self._provider, send, "delete_crc", *conditional)
+            doubted = {
+                key: if_match[key]
+                for key, exc in stayed.items()
+                if isinstance(exc, PreconditionFailed) and exc.operation != LOOKED
+            }
+            others, ours = await self._look(doubted)
+            stayed = {key: exc for key, exc in stayed.items() if key not in doubted} | others
+            if not ours:
+                return stayed
+            asked = sorted(ours)
+        self._provider.learn(delete_many_if_match=False)
+        stayed.update(await self._inner.delete_many(asked, if_match=if_match))
         return stayed
 
     async def _look(

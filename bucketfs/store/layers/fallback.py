@@ -39,7 +39,7 @@ from bucketfs.store.layers.kept import MARKER, Kept, is_marker, no_marker, not_k
 from bucketfs.store.layers.outcome import contradiction
 from bucketfs.store.layers.wrapper import StoreWrapper
 from bucketfs.store.probe import Probe
-from bucketfs.store.refusal import LOOKED, as_taken, is_refusal, unsupported
+from bucketfs.store.refusal import LOOKED, REFUSALS, as_taken, is_refusal, unsupported
 
 T = TypeVar("T")
 
@@ -146,13 +146,14 @@ class FallbackStore(StoreWrapper):
         sent = bool(needed) and self._counts_on(needed)
         sums, described = self._sums(), _optional(headers)
         condition = [needed] if needed else []
-        try:
-            return await as_taken(self._provider, send, *sums, *condition, *described)
-        except PreconditionFailed as exc:
-            theirs = exc.status == 412 and exc.operation != LOOKED
-            if not (theirs and sent):
-                raise
-            await self._confirm(key, if_match, exc, needed)
+        for _ in range(REFUSALS):
+            try:
+                return await as_taken(self._provider, send, *sums, *condition, *described)
+            except PreconditionFailed as exc:
+                theirs = exc.status == 412 and exc.operation != LOOKED
+                if not (theirs and sent):
+                    raise
+                await self._confirm(key, if_match, exc, needed)
         async with self._misread:
             return await self._put_misread(send, [*sums, *described], quoted=quoted)
 
@@ -256,7 +257,7 @@ class FallbackStore(StoreWrapper):
 
         if upload_id in self._provider.summed:
             try:
-                return await self._from_source(send, source_if_match)
+                return await self._from_source(send, source, source_if_match)
             except StoreError as exc:
                 if not is_refusal(exc):
                     raise
@@ -266,24 +267,26 @@ class FallbackStore(StoreWrapper):
         optional = _condition(source_if_match)
         try:
             return await self._from_source(
-                lambda: as_taken(self._provider, send, *optional), source_if_match
+                lambda: as_taken(self._provider, send, *optional), source, source_if_match
             )
         except Unsupported:
             self._provider.learn(copy_part=False)
             raise
 
-    async def _from_source(self, copy: Callable[[], Awaitable[T]], if_match: str) -> T:
+    async def _from_source(self, copy: Callable[[], Awaitable[T]], source: str, if_match: str) -> T:
         """Make a copy; if its source is said to be another version, look at that ourselves.
 
         Swift says so of each source that was uploaded in parts.
         """
         sent = bool(if_match) and self._counts_on("copy_condition")
-        try:
-            return await copy()
-        except PreconditionFailed as exc:
-            theirs = exc.status == 412 and exc.operation != LOOKED
-            if isinstance(exc, KeyTaken) or not (theirs and sent):
-                raise
+        for _ in range(REFUSALS):
+            try:
+                return await copy()
+            except PreconditionFailed as exc:
+                theirs = exc.status == 412 and exc.operation != LOOKED
+                if isinstance(exc, KeyTaken) or not (theirs and sent):
+                    raise
+            await self._check_target(source, if_match, False)
         async with self._misread:
             with self._provider.without("copy_condition", "copy_if_match") as trial:
                 answer = await copy()
@@ -415,7 +418,7 @@ class FallbackStore(StoreWrapper):
         optional += ["target_if_none_match"] if onto.if_none_match else []
         try:
             return await self._from_source(
-                lambda: as_taken(self._provider, send, *optional), source_if_match
+                lambda: as_taken(self._provider, send, *optional), source, source_if_match
             )
         except KeyTaken:
             raise

@@ -12,6 +12,7 @@ What is repeated elsewhere, and why, is listed in ``docs/concurrency.md``.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import random
@@ -39,6 +40,7 @@ from bucketfs.store.layers.limit import SMALL
 from bucketfs.store.layers.outage import Outage
 from bucketfs.store.layers.outcome import Condition, is_open, lost_uploads
 from bucketfs.store.layers.wrapper import Call, StoreWrapper, get_call
+from bucketfs.tasks import gather
 
 T = TypeVar("T")
 
@@ -73,6 +75,8 @@ _CHECKS: Final = 2
 #: Seconds for finding out what became of a request, once it has been given up; a quarter of the
 #: patience where that is less.
 _LOOK: Final = 10.0
+#: Objects that are looked at side by side before their deletion is repeated.
+_LOOKS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,10 +280,11 @@ class RetryStore(StoreWrapper):
             for piece in body.chunks():
                 digest.update(piece)
             same = found.etag == digest.hexdigest()
-            if if_none_match and found.headers is not None and found.headers.metadata:
-                # the bytes of lock files and markers are alike: times of a nanosecond tell whose
-                # this one is
-                same = _same_metadata(found, headers)
+            # the bytes of lock files and markers are alike, and those of a file that is written
+            # anew may be the old ones: times of a nanosecond tell which this is
+            alike = if_none_match or (same and if_match == found.etag)
+            if alike and self._tells(headers):
+                same = False
             # Encrypted objects have other ETags; then what we wrote about the object must do.
             return found.size == len(body) and (same or _same_metadata(found, headers))
 
@@ -324,16 +329,51 @@ class RetryStore(StoreWrapper):
         condition = Condition("target", target, target_if_match, target_if_none_match)
         return await self._with_known_outcome(Call("CopyObject", target), condition, send, is_ours)
 
+    async def delete(self, key: str, *, if_match: str = "") -> None:
+        condition = Condition("delete", key, if_match, if_none_match=False)
+        unknown: StoreError | None = None
+
+        async def send() -> None:
+            nonlocal unknown
+            if unknown is not None and not await self._is_to_go(condition, unknown):
+                return
+            try:
+                await self.inner.delete(key, if_match=if_match)
+            except StoreError as exc:
+                unknown = unknown or (exc if is_open(exc) else None)
+                raise
+
+        await self.around(Call("DeleteObject", key), send)
+
     async def delete_many(
         self, keys: Sequence[str], *, if_match: Mapping[str, str] = NO_CONDITIONS
     ) -> Mapping[str, StoreError]:
         """As that of `Store`; keys that an answer names for a reason that passes are sent again."""
         left = keys
         stayed: dict[str, StoreError] = {}
+        unknown: StoreError | None = None
+
+        async def look_again(key: str, failure: StoreError) -> bool:
+            condition = Condition("delete_many", key, if_match.get(key, ""), if_none_match=False)
+            try:
+                return await self._is_to_go(condition, failure)
+            except PreconditionFailed as exc:
+                stayed[key] = exc
+                return False
 
         async def send() -> None:
-            nonlocal left
-            failed = await self.inner.delete_many(left, if_match=if_match)
+            nonlocal left, unknown
+            if unknown is not None:
+                looks = [functools.partial(look_again, key, unknown) for key in left]
+                to_go = await gather(looks, limit=_LOOKS)
+                left = [key for key, goes in zip(left, to_go, strict=True) if goes]
+                if not left:
+                    return
+            try:
+                failed = await self.inner.delete_many(left, if_match=if_match)
+            except StoreError as exc:
+                unknown = unknown or (exc if is_open(exc) else None)
+                raise
             stayed.update({key: exc for key, exc in failed.items() if not is_transient(exc)})
             passing = [key for key, exc in failed.items() if is_transient(exc)]
             if passing:
@@ -397,11 +437,13 @@ class RetryStore(StoreWrapper):
         async def is_ours(found: ObjectInfo) -> bool:
             if found.size != size:
                 return False
-            if found.etag == multipart_etag([etag for _, etag in parts]):
+            headers = self._uploads.get(upload_id, Headers())
+            same = found.etag == multipart_etag([etag for _, etag in parts])
+            if same and not (found.etag == if_match and self._tells(headers)):
                 return True
             # Encrypted objects have other ETags; then what we wrote about the object must do. That
             # it is new, as long, and of as many parts says nothing: so is what another client made.
-            return _same_metadata(found, self._uploads.get(upload_id, Headers()))
+            return _same_metadata(found, headers)
 
         call = Call("CompleteMultipartUpload", key)
         condition = Condition("complete", key, if_match, if_none_match)
@@ -448,6 +490,10 @@ class RetryStore(StoreWrapper):
                     return found
             raise
 
+    def _tells(self, headers: Headers) -> bool:
+        """Whether an object that has these headers can be told by them from all others."""
+        return bool(headers.metadata) and self.capabilities.user_metadata
+
     async def _is_copy(self, found: ObjectInfo, source: str) -> bool:
         """Whether an object has the bytes and the metadata of another one. Raises StoreError."""
         try:
@@ -480,6 +526,21 @@ class RetryStore(StoreWrapper):
             raise refusal
         return None
 
+    async def _is_to_go(self, condition: Condition, failure: StoreError) -> bool:
+        """Whether a deletion that met `failure` is to be repeated; not where nothing is left.
+
+        Raises:
+            PreconditionFailed: What is there now is another version.
+            StoreError: Nobody can tell.
+        """
+        if condition.is_guarded(self.capabilities):
+            return True
+        try:
+            await self._done_before(condition, failure, _is_none)
+        except NotFound:
+            return False
+        return True
+
     async def _find(self, key: str, failure: StoreError) -> ObjectInfo | None:
         """What a request that met `failure` has left; raises that when nobody can tell."""
         with trio.move_on_after(min(_LOOK, self._policy.patience / 4)):
@@ -490,6 +551,11 @@ class RetryStore(StoreWrapper):
             except StoreError as exc:
                 raise failure from exc
         raise failure
+
+
+async def _is_none(_found: ObjectInfo) -> bool:
+    """What a deletion has left is never what it was to make."""
+    return False
 
 
 def _same_metadata(found: ObjectInfo, headers: Headers) -> bool:

@@ -18,7 +18,7 @@ import errno
 import functools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -145,8 +145,14 @@ class Replay:
     async def _finish_tree(self, rename: Rename) -> None:
         objects = await self._lister.objects_below(rename.old)
         there = {info.key: info for info in await self._lister.objects_below(rename.new)}
+        waiting: dict[str, list[Row]] = {}  # read once: to read 10,000 rows takes 0.2 s
+        for row in self._journal.pending():
+            waiting.setdefault(row.key, []).append(row)
         moved = await gather(
-            [functools.partial(self._move, rename, info, there) for info in objects],
+            [
+                functools.partial(self._move, rename, info, there, waiting.get(info.key, ()))
+                for info in objects
+            ],
             limit=self._state.files.parallel,
         )
         gone = {info.key: info.etag for info, well in zip(objects, moved, strict=True) if well}
@@ -162,8 +168,21 @@ class Replay:
                     self._journal.change(_moved(row, rename.new + row.key[len(rename.old) :], None))
             self._journal.renamed(rename.old)
 
-    async def _move(self, rename: Rename, info: ObjectInfo, there: dict[str, ObjectInfo]) -> bool:
-        """Have an object under its new key; False when it has to keep the old one, too."""
+    async def _move(
+        self,
+        rename: Rename,
+        info: ObjectInfo,
+        there: Mapping[str, ObjectInfo],
+        waiting: Sequence[Row],
+    ) -> bool:
+        """Have an object under its new key; False when it has to keep the old one, too.
+
+        Args:
+            rename: That of its directory.
+            info: The object.
+            there: What has its new key already.
+            waiting: The files that are to take its place.
+        """
         key = rename.new + info.key[len(rename.old) :]
         copy = there.get(key)
         try:
@@ -179,9 +198,8 @@ class Replay:
                 "%r was to be renamed to %r, which is another object now: both stay", info.key, key
             )
             return False
-        for row in self._journal.pending():
-            if row.key == info.key:
-                self._journal.change(_moved(row, key, copy, info.etag))
+        for row in waiting:
+            self._journal.change(_moved(row, key, copy, info.etag))
         return True
 
     async def _finish_file(self, rename: Rename) -> None:
@@ -196,8 +214,7 @@ class Replay:
             self.done.renamed += 1
             for row in self._journal.pending():
                 if row.key == rename.new:
-                    self._journal.drop(row.file)  # of the file that was replaced
-                    self._state.files.cache.release(self._state.files.cache.take_kept(row.file))
+                    self._forget(row)  # of the file that was replaced
                 elif row.key == rename.old:
                     self._journal.change(_moved(row, rename.new, new, rename.etag))
         self._journal.renamed(rename.old)
@@ -251,9 +268,7 @@ class Replay:
     async def _plant(self, row: Row) -> None:
         """Have a pending file in the tree as it was when it was promised."""
         if await self._is_overtaken(row):
-            self._journal.drop(row.file)
-            cache = self._state.files.cache
-            cache.release(cache.take_kept(row.file))
+            self._forget(row)
             return
         try:
             directory, data = self._state.files.cache.directory, self._journal.data(row.file)
@@ -279,6 +294,12 @@ class Replay:
         self._later.keep_trying(inode)
         self.done.pending += 1
 
+    def _forget(self, row: Row) -> None:
+        """Nobody needs the bytes of a pending file any more."""
+        cache = self._state.files.cache
+        self._journal.drop(row.file)
+        cache.release(cache.take_kept(row.file))
+
     def _furnish(self, inode: Inode, row: Row) -> None:
         inode.etag = row.if_match
         inode.size = row.base[2] if row.base else 0
@@ -301,7 +322,7 @@ class Replay:
 
     async def _leave_damaged(self, row: Row, error: DamagedError) -> None:
         if await self._has_arrived(row):
-            self._journal.drop(row.file)
+            self._forget(row)
             return
         self._report(row, str(error))
         self._journal.damage(row.file, str(error))
