@@ -174,9 +174,15 @@ class Writer:
         try:
             os.rename(self._path, new)
         except FileNotFoundError:
-            assert by_name(new.exists)  # it had been done when the daemon was killed
+            self._await(new)  # it had been done when the daemon was killed
         self._path = new
         self.done["moves"] += 1
+
+    def _await(self, path: Path) -> None:
+        """The kernel believes for a second (`open_ttl`) that a new name is free, as it was before."""
+        deadline = time.monotonic() + PATIENCE
+        while not by_name(path.exists):
+            assert time.monotonic() < deadline, f"{path} is not there"
 
     def _begin_again(self) -> None:
         if self._fd >= 0:
@@ -194,7 +200,7 @@ class Writer:
     def _opened(self) -> int:
         """The file, by the name that it has: a move may have been done when the daemon was killed.
 
-        The kernel believes for a second (`open_ttl`) that the new name is free, as it was before.
+        It may be one of which the kernel believes that it is free (`_await`).
         """
         moved = self._top / str(self._moves)
         deadline = time.monotonic() + PATIENCE
