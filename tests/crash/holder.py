@@ -179,7 +179,7 @@ class Writer:
         self.done["moves"] += 1
 
     def _await(self, path: Path) -> None:
-        """The kernel believes for a second (`open_ttl`) that a new name is free, as it was before."""
+        """The kernel believes for a second (`open_ttl`) that a new name is free, as before."""
         deadline = time.monotonic() + PATIENCE
         while not by_name(path.exists):
             assert time.monotonic() < deadline, f"{path} is not there"

@@ -195,7 +195,7 @@ class Oracle:
             self._forget(call)
             return
         for path, content in (facts or {}).items():
-            if self._is_beside(path, content):
+            if self._is_beside(path, content) or self._is_news(call, path):
                 self._drop(path)
                 continue
             self._set(path, Fact(True, content, call.mount, call.ended, call.what))
@@ -500,10 +500,16 @@ class Oracle:
         states = self._history[path]
         if not states or states[-1].content is None or states[-1].mount == call.mount:
             return False
-        is_young = call.began - states[-1].since < allowed.READ_AGE
-        return is_young or any(
+        return self._is_news(call, path) or any(
             p.mount == call.mount and path in self.names(p.path) for p in self._waiting()
         )
+
+    def _is_news(self, call: Call, path: str) -> bool:
+        """Whether others changed a path so late that a call that asked nothing need not know it."""
+        states = self._history.get(path)
+        if not states or states[-1].mount == call.mount:
+            return False
+        return call.began - states[-1].since < allowed.READ_AGE
 
     def _others_wait(self, mount: str, path: str) -> bool:
         """Whether other mounts have promised something at or below a path that may yet come."""
