@@ -80,8 +80,9 @@ def test_a_save_that_never_arrives_is_no_save_of_the_same_bytes(
     path.write_bytes(DATA[:5000])
     old = bucket.metadata("f")["mtime"]
     mounted.expected += ["PutObject", "cannot be saved"]
-    with counted.fault("PutObject", status=500), pytest.raises(OSError, match="Errno 5"):
-        path.write_bytes(DATA[:5000])
-    assert bucket.metadata("f")["mtime"] == old
+    with counted.fault("PutObject", status=500):
+        with pytest.raises(OSError, match="Errno 5"):
+            path.write_bytes(DATA[:5000])
+        assert bucket.metadata("f")["mtime"] == old
     assert mounted.stop() == 0
     assert bucket.metadata("f")["mtime"] != old
