@@ -418,6 +418,8 @@ class Oracle:
         # what was copied to another name is not lost, be it of others or the same bytes again
         is_safe = before.mount == mount or (mount, key, old) in self._copied
         if in_time and (is_safe or allowed.removing_replaced(calls, before.since)):
+            if not is_safe:
+                self._drop(path)  # what others had stored there is gone with it
             return
         if any(call.maybe for call in calls) and mount in self._crashed:
             return
