@@ -35,6 +35,10 @@ from tests.harness.witness import Witness
 #: Seconds one test may take: more than any takes that does not hang, also where ten want each core.
 TIME_LIMIT = 240.0
 
+# Tests fork to act as other users. What gRPC does before a fork, where tests of CSI ran in this
+# process, may wait for ever. Its library reads this when it is first used.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 #: The folders of tests in the order in which they run: what fails within seconds comes first, and
 #: last the folder with many short files, so that workers which take a file each end together.
 ORDER = (
