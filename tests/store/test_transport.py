@@ -53,11 +53,13 @@ class Script:
     """A server that gives each request the next answer; None closes, `STALL` waits for ever.
 
     Attributes:
+        speak: Gives the answers in place of `answers`.
         seen: The requests in order.
         connections: How many were opened.
     """
 
     answers: list[bytes | None]
+    speak: Callable[[Seen], Awaitable[bytes]] | None = None
     url: str = ""
     seen: list[Seen] = field(default_factory=list)
     connections: int = 0
@@ -83,7 +85,7 @@ class Script:
             while len(data) < length:
                 data += await stream.receive_some()
             seen.body, data = data[:length], data[length:]
-            answer = self.answers.pop(0)
+            answer = await self.speak(seen) if self.speak else self.answers.pop(0)
             if answer is STALL:
                 await trio.sleep_forever()
             if answer is not None:
@@ -98,8 +100,10 @@ CUT = b"...cut"
 
 
 @asynccontextmanager
-async def scripted(*answers: bytes | None) -> AsyncIterator[Script]:
-    script = Script(list(answers))
+async def scripted(
+    *answers: bytes | None, speak: Callable[[Seen], Awaitable[bytes]] | None = None
+) -> AsyncIterator[Script]:
+    script = Script(list(answers), speak)
     async with trio.open_nursery() as nursery:
         serve = partial(trio.serve_tcp, script.serve, 0, host="127.0.0.1")
         listeners = await nursery.start(serve)
@@ -120,10 +124,12 @@ CONFIG = StoreConfig(
 
 @asynccontextmanager
 async def talking(
-    *answers: bytes | None, **settings: object
+    *answers: bytes | None,
+    speak: Callable[[Seen], Awaitable[bytes]] | None = None,
+    **settings: object,
 ) -> AsyncIterator[tuple[Store, Script]]:
     """A store that knows of the server that it honours conditions."""
-    async with scripted(*answers) as script:
+    async with scripted(*answers, speak=speak) as script:
         with tempfile.TemporaryDirectory() as directory:
             known = Path(directory, "known")
             Known(known).note(dict.fromkeys(CONDITIONS, True) | {"compares": False})
