@@ -32,6 +32,7 @@ from bucketfs.store.aws.answers import (
     header_params,
     headers_of,
     headers_of_object,
+    is_copy,
     new_object_params,
     object_info,
     status_of,
@@ -238,7 +239,12 @@ class S3Store:
         result = answer.get("CopyObjectResult", {})
         etag = unquote(result.get("ETag"))
         if not (etag and self.capabilities.etags):
-            return await self.head(target)
+            found = await self.head(target)
+            if self.capabilities.etags and not is_copy(
+                found, size=size, source=source_if_match, replaced=target_if_match
+            ):
+                raise unusable("CopyObject", source, "no copy in the answer, nor in its place")
+            return found
         modified = time_told(result.get("LastModified"))
         return ObjectInfo(target, size, etag, modified, headers, self._config.storage_class)
 
