@@ -13,7 +13,7 @@ from bucketfs.store import capability
 from bucketfs.store.aws.list_answers import Listing, parse_listing, parse_versions
 from bucketfs.store.base import BytesBody, Capabilities, Headers, ObjectInfo, Store, UploadInfo
 from bucketfs.store.long_listing import read_pages
-from tests.store.test_transport import HEAD, OK, Seen, talking
+from tests.store.test_transport import HEAD, OK, Seen, error, talking
 
 LIST = "<ListBucketResult><EncodingType>url</EncodingType>{}</ListBucketResult>"
 GOOD = "<Contents><Key>{}</Key><Size>3</Size><ETag>&quot;e&quot;</ETag></Contents>"
@@ -146,6 +146,36 @@ async def test_a_listing_that_does_not_go_on() -> None:
         with pytest.raises(NoAnswer) as raised:
             await read_pages(store, "", lambda page: None)
     assert "the same again" in str(raised.value)
+
+
+FIRST = answer(
+    LIST.format(
+        GOOD.format("a") + "<IsTruncated>true</IsTruncated>"
+        "<NextContinuationToken>z=</NextContinuationToken>"
+    )
+)
+OLD = answer(LIST.format("<Marker/>" + GOOD.format("b")))
+
+
+@pytest.mark.parametrize(
+    "second", [error(501, "NotImplemented"), answer(LIST.format("<IsTruncated>true</IsTruncated>"))]
+)
+async def test_a_listing_that_breaks_off(second: bytes) -> None:
+    """A token of version 2 is no key: version 1 would pass over all names before it."""
+    async with talking(FIRST, second, OLD) as (store, script):
+        with pytest.raises(StoreError):
+            await read_pages(store, "", lambda page: None)
+    assert all("list-type=2" in seen.line for seen in script.seen)
+
+
+async def test_a_listing_goes_on_as_it_began() -> None:
+    """What another listing has learned of the endpoint meanwhile counts for those that begin."""
+    rest = answer(LIST.format(GOOD.format("b")))
+    async with talking(FIRST, error(501, "NotImplemented"), OLD, rest) as (store, script):
+        first = await store.list("")
+        await store.list("")
+        await store.list("", token=first.next_token)
+    assert ["list-type=2" in seen.line for seen in script.seen] == [True, True, False, True]
 
 
 UPLOADS = LIST.replace("ListBucketResult", "ListMultipartUploadsResult")
