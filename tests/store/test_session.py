@@ -16,6 +16,7 @@ import pytest
 from bucketfs.credentials import Chain
 from bucketfs.errors import StoreError, advice, errno_of
 from bucketfs.store.aws.answers import unix_time
+from bucketfs.store.base import ObjectInfo
 from bucketfs.store.opening import open_store
 from tests.store.test_transport import CONFIG, HEAD, scripted, talking
 
@@ -107,14 +108,18 @@ async def test_a_process_that_fails_later(tmp_path: Path) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=5)  # botocore renews well before
     (tmp_path / "keys").write_text(json.dumps({**keys, "Expiration": soon.isoformat()}))
     process(tmp_path, tmp_path / "keys")
-    async with talking(HEAD, credentials=Chain()) as (store, script):
+    seen: list[ObjectInfo] = []
+    async with talking(HEAD, HEAD, HEAD, credentials=Chain()) as (store, script):
         (tmp_path / "keys").unlink()
         with pytest.raises(StoreError, match="custom-process") as raised:
             await store.head("k")
         assert (raised.value.code, errno_of(raised.value)) == ("CredentialsFailed", errno.EACCES)
+        await store.heads(["k", "l"], seen.append)  # raises nothing: no task may end with it
         (tmp_path / "keys").write_text(json.dumps({**keys, "Expiration": "2099-01-01T00:00:00Z"}))
         await store.head("k")
-    assert len(script.seen) == 1
+        await store.heads(["k", "l"], seen.append)
+    assert len(seen) == 2
+    assert len(script.seen) == 3
 
 
 async def test_an_sso_session_without_a_token(
