@@ -191,7 +191,8 @@ class S3Store:
         told = believed(asked, status_of(answer), came)
         info = self._versioned(object_info(asked.key, came, told.size))
         told_apart = is_etag(info.etag) or is_manifest(info.etag)
-        if asked.etag and is_etag(asked.etag) and not told_apart:
+        was_sent = is_etag(asked.etag) and self.capabilities.get_if_match
+        if asked.etag and was_sent and not told_apart:
             # known from a listing; it was sent as a condition
             info = replace(info, etag=asked.etag)
         return told, info
