@@ -143,7 +143,7 @@ class FallbackStore(StoreWrapper):
             )
 
         quoted = self._provider.quoted
-        sent = bool(needed) and self._counts_on(needed)
+        sent = bool(needed) and self._provider.sends(needed)
         sums, described = self._sums(), _optional(headers)
         condition = [needed] if needed else []
         for _ in range(REFUSALS):
@@ -278,7 +278,7 @@ class FallbackStore(StoreWrapper):
 
         Swift says so of each source that was uploaded in parts.
         """
-        sent = bool(if_match) and self._counts_on("copy_condition")
+        sent = bool(if_match) and self._provider.sends("copy_condition")
         for _ in range(REFUSALS):
             try:
                 return await copy()
@@ -292,14 +292,6 @@ class FallbackStore(StoreWrapper):
                 answer = await copy()
                 trial.holds()
         return answer
-
-    def _counts_on(self, condition: str) -> bool:
-        """Whether a request that begins now carries a condition, or is to as soon as it may.
-
-        While one finds out what a refused condition means, none is sent; what others have sent
-        before says nothing of that.
-        """
-        return self._provider.sends(condition) or self._misread.locked()
 
     async def complete(
         self,
