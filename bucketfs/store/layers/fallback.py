@@ -98,7 +98,9 @@ class FallbackStore(StoreWrapper):
         try:
             return await self.inner.head(key)
         except StoreError as exc:
-            if not (key.endswith(MARKER) and is_refusal(exc)):
+            if not (
+                key.endswith(MARKER) and is_refusal(exc) and await self._kept.is_for_its_slash(key)
+            ):
                 raise
             # some gateways take it for no key at all
             raise NotFound(exc.code, status=404, operation=LOOKED, key=key) from exc
