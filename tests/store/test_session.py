@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -132,11 +133,12 @@ async def test_a_process_that_hangs_later(tmp_path: Path, operation: str) -> Non
     process(tmp_path, tmp_path / "keys")
     async with talking(credentials=Chain(), patience=2.0) as (store, script):
         (tmp_path / "keys.py").write_text("import time; time.sleep(60)")
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "upload": lambda: store.put("k", BytesBody(bytes(1 << 20)), Headers()),
+            "copy": lambda: store.copy("k", "l", size=1),
+        }
         with trio.fail_after(20), pytest.raises(StoreError, match="seconds") as raised:
-            if operation == "upload":
-                await store.put("k", BytesBody(bytes(1 << 20)), Headers())
-            else:
-                await store.copy("k", "l", size=1)
+            await calls[operation]()
     assert (raised.value.code, errno_of(raised.value)) == ("CredentialsFailed", errno.EACCES)
     assert not script.seen
 
