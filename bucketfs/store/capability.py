@@ -14,8 +14,9 @@ first request that depends on it. What was learned is kept for the next mount (`
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -39,6 +40,10 @@ _REMEMBERED: Final = CONDITIONS | {
     "checksums", "copied_sums", "copy", "copy_condition", "copy_part", "delete_crc", "delete_many",
     "descriptions", "feed", "get_if_match", "markers", "multipart", "tags", "user_metadata",
 }  # fmt: skip
+
+#: What the request of this task goes without, while it is tried out (`Provider.without`).
+_GONE: ContextVar[frozenset[str]] = ContextVar("gone without", default=frozenset())
+_QUOTES: Final = "quotes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +144,11 @@ class Trial:
 class Provider:
     """The endpoint of one mount: its profile and what was learned since.
 
+    What a task tries to do without counts for that task alone: others may have seen that a
+    condition is to be sent, and rely on it.
+
     Attributes:
         name: For the log.
-        capabilities: What `Store.capabilities` says.
         unknown: `CONDITIONS` that may be found out, and have not been.
         unsure: Those that cannot be: they are sent, and not relied on.
         list_v2: Whether to list with ListObjectsV2.
@@ -149,19 +156,18 @@ class Provider:
         untried_class: The storage class of new objects, while nobody knows whether there is one of
             this name; "" for none.
         listing: How, see `Profile`.
-        quoted: Whether If-Match takes the ETag with its quotes (RFC 9110; Ceph 16 does not).
         summed: Multipart uploads that were begun with CRC-32C.
     """
 
     def __init__(self, config: StoreConfig) -> None:
         profile = AWS if config.is_aws else profile_of(config.host)
         self.name = profile.name
-        self.capabilities = replace(profile.capabilities, **dict.fromkeys(profile.unknown, False))
+        self._able = replace(profile.capabilities, **dict.fromkeys(profile.unknown, False))
         self.list_v2 = True
         self.listed_headers = not config.is_aws
         self._listed_headers_known = config.is_aws
         self.listing = profile.listing
-        self.quoted = True
+        self._quoted = True
         self.summed: set[str] = set()
         self.unknown = set(profile.unknown) if config.probe else set[str]()
         self.unsure = set(profile.unknown) - self.unknown
@@ -179,7 +185,7 @@ class Provider:
     def _recall(self, known: dict[str, bool]) -> None:
         """Begin with what an earlier mount has learned."""
         able = {name: value for name, value in known.items() if name in _REMEMBERED}
-        self.capabilities = replace(self.capabilities, **able)
+        self._able = replace(self._able, **able)
         self.unknown -= able.keys()
         self.unsure -= able.keys()
         self._unseen -= able.keys()
@@ -187,11 +193,26 @@ class Provider:
             self._is_old()
         self.listed_headers = known.get("listed_headers", self.listed_headers)
         self._listed_headers_known |= "listed_headers" in known
-        self.quoted = known.get("quoted", self.quoted)
+        self._quoted = known.get("quoted", self._quoted)
         self._versioned = known.get("versioned")
         self._compares = known.get("compares", self._compares)
         if known.get(_class_name(self.untried_class)):
             self.untried_class = ""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What `Store.capabilities` says."""
+        lost = {name: False for name in _GONE.get() if name != _QUOTES}
+        return replace(self._able, **lost) if lost else self._able
+
+    @capabilities.setter
+    def capabilities(self, able: Capabilities) -> None:
+        self._able = able
+
+    @property
+    def quoted(self) -> bool:
+        """Whether If-Match takes the ETag with its quotes (RFC 9110; Ceph 16 does not)."""
+        return self._quoted and _QUOTES not in _GONE.get()
 
     def has_class(self) -> None:
         """The endpoint has stored an object of the class that new ones are to have."""
@@ -224,7 +245,10 @@ class Provider:
 
     def sends(self, ability: str) -> bool:
         """Whether a request is to carry what needs an ability."""
-        return bool(getattr(self.capabilities, ability)) or ability in self.unsure
+        return bool(getattr(self.capabilities, ability)) or self._is_sent_unsure(ability)
+
+    def _is_sent_unsure(self, ability: str) -> bool:
+        return ability in self.unsure and ability not in _GONE.get()
 
     def carries(self, condition: str) -> bool:
         """Whether a request has this condition in it: it counts, or is being found out about.
@@ -232,36 +256,24 @@ class Provider:
         PUTs also carry the one of which nobody knows.
         """
         able = bool(getattr(self.capabilities, condition)) or condition in self.unknown
-        return able or (condition in PUTS and condition in self.unsure)
+        return able or (condition in PUTS and self._is_sent_unsure(condition))
 
     @contextmanager
     def without(self, *abilities: str) -> Iterator[Trial]:
         """Do without abilities during the block, and for good if the trial holds."""
-        lost = {name: False for name in abilities if getattr(self.capabilities, name)}
-        unsure = self.unsure.intersection(abilities)
-        self.capabilities = replace(self.capabilities, **lost)
-        self.unsure -= unsure
-        trial = Trial()
-        try:
+        with _gone_without(abilities) as trial:
             yield trial
-        finally:
-            back = dict.fromkeys(lost, True)
-            self.capabilities = replace(self.capabilities, **back)
-            self.unsure |= unsure
-            if trial.held:
-                self.learn(**dict.fromkeys(abilities, False))
+        if trial.held:
+            self.learn(**dict.fromkeys(abilities, False))
 
     @contextmanager
     def unquoted(self) -> Iterator[Trial]:
         """Send ETags without quotes during the block, and for good if the trial holds."""
-        before, self.quoted = self.quoted, False
-        trial = Trial()
-        try:
+        with _gone_without([_QUOTES]) as trial:
             yield trial
-        finally:
-            self.quoted = before and not trial.held
-            if trial.held:
-                self._known.note({"quoted": False})
+        if trial.held:
+            self._quoted = False
+            self._known.note({"quoted": False})
 
     def learn(self, *, remember: bool = True, **abilities: bool) -> None:
         """Note what was answered: for the rest of this mount, and, to `remember`, for the next."""
@@ -269,11 +281,11 @@ class Provider:
             name: able
             for name, able in abilities.items()
             if name in self.unknown | self.unsure | self._unseen
-            or getattr(self.capabilities, name) != able
+            or getattr(self._able, name) != able
         }
         if not fresh:
             return
-        self.capabilities = replace(self.capabilities, **fresh)
+        self._able = replace(self._able, **fresh)
         self.unknown -= fresh.keys()
         self.unsure -= fresh.keys()
         self._unseen -= fresh.keys()
@@ -298,8 +310,8 @@ class Provider:
 
     def miss_etags(self) -> None:
         """An answer named no ETag."""
-        if self.capabilities.etags:
-            self.capabilities = replace(self.capabilities, etags=False, multipart=False)
+        if self._able.etags:
+            self._able = replace(self._able, etags=False, multipart=False)
             _log.warning(
                 "%s names no ETags, or a proxy takes them out: versions are told apart by size and"
                 " time, uploads look before they replace, and files end at %d GiB",
@@ -374,6 +386,16 @@ class Provider:
             self.listed_headers = before
             if trial.held:
                 self._note_listed_headers(False)
+
+
+@contextmanager
+def _gone_without(names: Iterable[str]) -> Iterator[Trial]:
+    """Have this task, and those it starts meanwhile, do without during the block."""
+    token = _GONE.set(_GONE.get().union(names))
+    try:
+        yield Trial()
+    finally:
+        _GONE.reset(token)
 
 
 def _class_name(storage_class: str) -> str:

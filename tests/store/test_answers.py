@@ -13,7 +13,7 @@ from bucketfs.store import capability
 from bucketfs.store.aws.list_answers import Listing, parse_listing, parse_versions
 from bucketfs.store.base import BytesBody, Capabilities, Headers, ObjectInfo, Store, UploadInfo
 from bucketfs.store.long_listing import read_pages
-from tests.store.test_transport import HEAD, talking
+from tests.store.test_transport import HEAD, OK, Seen, error, talking
 
 LIST = "<ListBucketResult><EncodingType>url</EncodingType>{}</ListBucketResult>"
 GOOD = "<Contents><Key>{}</Key><Size>3</Size><ETag>&quot;e&quot;</ETag></Contents>"
@@ -146,6 +146,36 @@ async def test_a_listing_that_does_not_go_on() -> None:
         with pytest.raises(NoAnswer) as raised:
             await read_pages(store, "", lambda page: None)
     assert "the same again" in str(raised.value)
+
+
+FIRST = answer(
+    LIST.format(
+        GOOD.format("a") + "<IsTruncated>true</IsTruncated>"
+        "<NextContinuationToken>z=</NextContinuationToken>"
+    )
+)
+OLD = answer(LIST.format("<Marker/>" + GOOD.format("b")))
+
+
+@pytest.mark.parametrize(
+    "second", [error(501, "NotImplemented"), answer(LIST.format("<IsTruncated>true</IsTruncated>"))]
+)
+async def test_a_listing_that_breaks_off(second: bytes) -> None:
+    """A token of version 2 is no key: version 1 would pass over all names before it."""
+    async with talking(FIRST, second, OLD) as (store, script):
+        with pytest.raises(StoreError):
+            await read_pages(store, "", lambda page: None)
+    assert all("list-type=2" in seen.line for seen in script.seen)
+
+
+async def test_a_listing_goes_on_as_it_began() -> None:
+    """What another listing has learned of the endpoint meanwhile counts for those that begin."""
+    rest = answer(LIST.format(GOOD.format("b")))
+    async with talking(FIRST, error(501, "NotImplemented"), OLD, rest) as (store, script):
+        first = await store.list("")
+        await store.list("")
+        await store.list("", token=first.next_token)
+    assert ["list-type=2" in seen.line for seen in script.seen] == [True, True, False, True]
 
 
 UPLOADS = LIST.replace("ListBucketResult", "ListMultipartUploadsResult")
@@ -350,3 +380,36 @@ def test_where_a_page_of_versions_ends(told: str, ids: list[str], marker: str) -
     assert page is not None
     assert page.markers == ("k", marker)
     assert len(page.versions) == len(ids)
+
+
+EMPTY = OK + b"Content-Length: 0\r\n\r\n"
+ONE, TWO = "1" * 32, "2" * 32
+
+
+@pytest.mark.parametrize(
+    ("size", "etag", "is_copy"),
+    [(5, ONE, True), (6, ONE, False), (5, TWO, False), (5, "e0", False), (5, "e2-2", True)],
+)
+async def test_a_copy_that_an_empty_answer_tells_of(
+    size: int, etag: str, is_copy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rename deletes the original after it: what stood there before must not be taken for it."""
+    able = replace(capability.UNKNOWN, capabilities=Capabilities())
+    monkeypatch.setattr(capability, "UNKNOWN", able)
+    there = HEAD.replace(b"Length: 5", b"Length: %d" % size).replace(b"e1", etag.encode())
+    there = there.replace(b"33188", b"33152")
+    source = "e2-1" if etag == "e2-2" else ONE
+
+    async def speak(seen: Seen) -> bytes:
+        if seen.line.startswith("PUT"):
+            return EMPTY
+        return there if "/l" in seen.line else HEAD.replace(b"e1", source.encode())
+
+    async with talking(speak=speak) as (store, script):
+        copy = store.copy("k", "l", size=5, source_if_match=source, target_if_match="e0")
+        if is_copy:
+            assert (await copy).etag == etag
+        else:
+            with pytest.raises(NoAnswer):
+                await copy
+    assert [seen.line.split()[0] for seen in script.seen][:2] == ["PUT", "HEAD"]

@@ -9,7 +9,7 @@ import logging
 import pytest
 
 from bucketfs.errors import NoAnswer, PreconditionFailed, StoreError, advice, errno_of
-from tests.store.test_transport import CUT, talking
+from tests.store.test_transport import CUT, Seen, error, talking
 
 SIZE = 300
 OBJECT = bytes(at % 251 for at in range(SIZE))
@@ -194,3 +194,23 @@ async def test_a_head_without_a_length_is_none(length: str) -> None:
         with pytest.raises(NoAnswer) as raised:
             await store.head("k")
     assert raised.value.code == "BadAnswer"
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+async def test_an_answer_that_names_no_version(refuses: bool) -> None:
+    """It is the wanted one if that was a condition; an endpoint may refuse to compare."""
+
+    async def speak(seen: Seen) -> bytes:
+        if refuses and "if-match" in seen.headers:
+            return error(501, "NotImplemented")
+        body = b"" if seen.line.startswith("HEAD") else OBJECT
+        return answer(200, body, length=str(SIZE)).replace(b'ETag: "e1"\r\n', b"")
+
+    data = bytearray()
+    async with talking(speak=speak) as (store, _):
+        if refuses:
+            with pytest.raises(PreconditionFailed):
+                await store.get("k", data.extend, if_match="e1", size=SIZE)
+        else:
+            assert (await store.get("k", data.extend, if_match="e1", size=SIZE)).size == SIZE
+    assert data == (b"" if refuses else OBJECT)

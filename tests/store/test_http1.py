@@ -105,6 +105,16 @@ def test_what_comes_out_of_turn_ends_the_connection() -> None:
     assert (answer.status, body, answer.keeps_alive) == (200, b"hi", False)
 
 
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_second_answer_adds_nothing_to_the_first(chunked: bool) -> None:
+    """Whoever counts the bytes of the first waited for a negative number of others."""
+    whole = OK + b"Content-Length: 2\r\n\r\nhi"
+    if chunked:
+        whole = OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+    answer, body = read(whole + whole)
+    assert (body, answer.keeps_alive) == (b"hi", False)
+
+
 @pytest.mark.parametrize(
     "message",
     [

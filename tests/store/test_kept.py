@@ -199,19 +199,37 @@ async def test_an_object_that_may_not_be_copied_onto_itself(known: bool) -> None
     assert provider.capabilities.user_metadata == known
 
 
+def refusing(status: int, end: str) -> MemoryStore:
+    """Refuses HEADs of keys that end so; to these nobody says why."""
+    kind = StoreError if status == 400 else Unsupported
+    refusal = Fault(kind(f"{status}", status=status))
+    return MemoryStore(
+        fault=lambda name, key, _: refusal if name == "HeadObject" and key.endswith(end) else None
+    )
+
+
 @pytest.mark.parametrize("status", [400, 405])
 async def test_a_marker_that_may_not_be_asked_for_is_none(status: int) -> None:
-    kind = StoreError if status == 400 else Unsupported
-    memory = MemoryStore(
-        fault=lambda name, *_: (
-            Fault(kind(f"{status}", status=status)) if name == "HeadObject" else None
-        )
-    )
-    store, _ = strangers(memory)
-    with pytest.raises(NotFound):
+    store, _ = strangers(refusing(status, "/"))
+    with pytest.raises(NotFound) as raised:
         await store.head("d/")
-    with pytest.raises(kind):
+    assert raised.value.code == f"{status}"
+    with pytest.raises(NotFound) as raised:
         await store.head("d")
+    assert raised.value.code == "NoSuchKey"
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("status", [400, 405])
+async def test_a_refusal_of_all_says_nothing_of_a_marker(status: int, known: bool) -> None:
+    """Amazon says 400 for expired keys: who took it for no marker stored one in its place."""
+    store, provider = strangers(refusing(status, "/" if known else ""))
+    if known:
+        provider.confirm("markers")
+    with pytest.raises(StoreError) as raised:
+        await store.head("d/")
+    assert raised.value.status == status
+    assert provider.capabilities.markers
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,21 @@ async def test_a_server_that_is_never_content() -> None:
     assert len(script.seen) == 2
 
 
+async def test_a_proxy_whose_clock_is_wrong() -> None:
+    """A forbidden object teaches the wrong time, which the endpoint behind the proxy refuses."""
+
+    async def speak(seen: Seen) -> bytes:
+        if seen.line.startswith("HEAD"):
+            return b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n%s\r\n\r\n" % date(-HOUR)
+        return BODY if abs(ahead(seen)) < HOUR / 4 else skewed(-HOUR)
+
+    async with talking(speak=speak) as (store, script):
+        for _ in range(2):
+            assert await code_of(store.head("k")) == "403"
+            await store.get("k", lambda piece: None)
+    assert [round(ahead(seen) / HOUR) for seen in script.seen] == [0, -1, -1, 0, 0, 0]
+
+
 class Judge(list[bytes | None]):
     """Answers that depend on who asks: the old keys have expired."""
 

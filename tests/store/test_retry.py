@@ -314,6 +314,21 @@ async def test_a_lost_answer_to_a_copy_makes_nobody_elses_object_ours() -> None:
 
 
 @pytest.mark.mock_clock
+@pytest.mark.parametrize("known", [True, False])
+async def test_what_a_copy_was_to_replace_is_not_the_copy(known: bool) -> None:
+    """Rclone stores a time alone, which many files share; a rename would delete the original."""
+    busy = StoreError("InternalError", status=500)
+    store, memory = retrying(failing("CopyObject", *[Fault(busy)] * 20))
+    same = Headers({"mtime": "1.2"})
+    source = memory.poke("source", b"data", same).etag if known else ""
+    memory.poke("source", b"data", same)
+    old = memory.poke("target", b"them", same).etag
+    with pytest.raises(StoreError):
+        await store.copy("source", "target", size=4, source_if_match=source, target_if_match=old)
+    assert memory.peek("target") == b"them"
+
+
+@pytest.mark.mock_clock
 async def test_a_complete_that_answers_500_for_ever_after() -> None:
     busy = StoreError("InternalError", status=500)
     faults = [Fault(LOST, after=True), *[Fault(busy)] * 20]

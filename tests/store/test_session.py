@@ -7,15 +7,18 @@ import json
 import os
 import pwd
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trio
 
 from bucketfs.credentials import Chain
 from bucketfs.errors import StoreError, advice, errno_of
 from bucketfs.store.aws.answers import unix_time
+from bucketfs.store.base import BytesBody, Headers, ObjectInfo
 from bucketfs.store.opening import open_store
 from tests.store.test_transport import CONFIG, HEAD, scripted, talking
 
@@ -107,14 +110,37 @@ async def test_a_process_that_fails_later(tmp_path: Path) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=5)  # botocore renews well before
     (tmp_path / "keys").write_text(json.dumps({**keys, "Expiration": soon.isoformat()}))
     process(tmp_path, tmp_path / "keys")
-    async with talking(HEAD, credentials=Chain()) as (store, script):
+    seen: list[ObjectInfo] = []
+    async with talking(HEAD, HEAD, HEAD, credentials=Chain()) as (store, script):
         (tmp_path / "keys").unlink()
         with pytest.raises(StoreError, match="custom-process") as raised:
             await store.head("k")
         assert (raised.value.code, errno_of(raised.value)) == ("CredentialsFailed", errno.EACCES)
+        await store.heads(["k", "l"], seen.append)  # raises nothing: no task may end with it
         (tmp_path / "keys").write_text(json.dumps({**keys, "Expiration": "2099-01-01T00:00:00Z"}))
         await store.head("k")
-    assert len(script.seen) == 1
+        await store.heads(["k", "l"], seen.append)
+    assert len(seen) == 2
+    assert len(script.seen) == 3
+
+
+@pytest.mark.parametrize("operation", ["upload", "copy"])
+async def test_a_process_that_hangs_later(tmp_path: Path, operation: str) -> None:
+    """A call that moves many bytes, or takes the server long, has no end but its requests'."""
+    keys = {"Version": 1, "AccessKeyId": "AK7", "SecretAccessKey": "S", "SessionToken": "T"}
+    soon = datetime.now(UTC) + timedelta(seconds=5)
+    (tmp_path / "keys").write_text(json.dumps({**keys, "Expiration": soon.isoformat()}))
+    process(tmp_path, tmp_path / "keys")
+    async with talking(credentials=Chain(), patience=2.0) as (store, script):
+        (tmp_path / "keys.py").write_text("import time; time.sleep(60)")
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "upload": lambda: store.put("k", BytesBody(bytes(1 << 20)), Headers()),
+            "copy": lambda: store.copy("k", "l", size=1),
+        }
+        with trio.fail_after(20), pytest.raises(StoreError, match="seconds") as raised:
+            await calls[operation]()
+    assert (raised.value.code, errno_of(raised.value)) == ("CredentialsFailed", errno.EACCES)
+    assert not script.seen
 
 
 async def test_an_sso_session_without_a_token(

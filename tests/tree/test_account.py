@@ -391,3 +391,49 @@ async def test_other_times_hold_for_all_buckets(tmp_path: Path) -> None:
             config = found.mounts[name].tree.state.config
             assert (config.ttl, config.open_ttl) == (7.0, 5.0)
         assert found.roster.ttl == 7.0
+
+
+class Slow(Endpoint):
+    """Answers what was so when it was asked."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(*names)
+        self.pause = 0.0
+
+    async def names(self) -> dict[str, int]:
+        found = await super().names()
+        await trio.sleep(self.pause)
+        return found
+
+    async def exists(self, name: str) -> bool:
+        found = await super().exists(name)
+        await trio.sleep(self.pause)
+        return found
+
+
+async def test_a_list_under_way_is_too_old_for_who_refreshes(tmp_path: Path) -> None:
+    async with opened(tmp_path) as it:
+        it.roster = Roster(slow := Slow("a"), ttl=TTL, open_ttl=OPEN_TTL, on_change=lambda _: None)
+        slow.pause = 0.5
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(it.names)
+            await trio.sleep(0.1)
+            slow.there.add("b")
+            await it.roster.ask_anew()
+            assert await it.names() == ["a", "b"]
+
+
+async def test_an_answer_from_before_undoes_no_bucket(tmp_path: Path) -> None:
+    """A command asks for a bucket, and a program makes it before the answer is here."""
+    async with opened(tmp_path) as it:
+        it.roster = Roster(slow := Slow("b"), ttl=TTL, open_ttl=OPEN_TTL, on_change=lambda _: None)
+        await it.roster.remove("b")
+        await trio.sleep(OPEN_TTL + 1)
+        slow.pause = 0.5
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(it.is_there, "b")
+            await trio.sleep(0.7)  # the list was asked for first
+            await it.roster.create("b")
+            await trio.sleep(0.5)
+            slow.pause = 0.0
+            assert await it.is_there("b")

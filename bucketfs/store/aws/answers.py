@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -71,6 +72,8 @@ SYSTEM_HEADERS: Final = {
     "expires": "Expires",
 }
 
+#: The ETag of what was uploaded in one piece, mostly.
+_MD5: Final = re.compile(r"[0-9a-f]{32}")
 _METADATA: Final = "x-amz-meta-"
 _CHECKSUM: Final = "x-amz-checksum-"
 
@@ -374,6 +377,21 @@ def with_version(info: ObjectInfo, *, etags: bool) -> ObjectInfo:
     if info.etag and etags:
         return info
     return replace(info, etag=version_token(info.size, info.last_modified))
+
+
+def is_copy(found: ObjectInfo, *, size: int, source: str, replaced: str) -> bool:
+    """Whether an object may be the copy that an empty answer was to tell of.
+
+    Args:
+        found: What stands under the key now.
+        size: Of the copy.
+        source: ETag of what was to be copied, "" if that was not said.
+        replaced: ETag of what the copy was to replace, "" if that was not said.
+    """
+    if found.size != size or (replaced != source and found.etag == replaced):
+        return False
+    # the copy of an object in one piece has its ETag
+    return found.etag == source or not (_MD5.fullmatch(found.etag) and _MD5.fullmatch(source))
 
 
 def unusable(operation: str, key: str, why: str) -> NoAnswer:

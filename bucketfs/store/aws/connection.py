@@ -24,13 +24,14 @@ from xml.etree import ElementTree as ET
 
 import aiobotocore
 import botocore
+import trio
 from aiobotocore.config import AioConfig
-from aiobotocore.credentials import AioCredentials
+from aiobotocore.credentials import AioCredentials, AioRefreshableCredentials
 from aiobotocore.parsers import AioResponseParserFactory, AioRestXMLParser
 from aiobotocore.session import AioSession
 from botocore import xform_name
 from botocore.auth import AUTH_TYPE_MAPS, S3SigV4Auth
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError
 from botocore.handlers import BUILTIN_HANDLERS
 from botocore.parsers import ResponseParserError
 
@@ -220,7 +221,24 @@ class Connection:
     def _allow_silence(self, context: dict[str, Any], **_: object) -> None:
         context["read_timeout"] = min(self._config.silence * _LONGER, self._config.patience)
 
+    async def _renew_in_time(self) -> None:
+        """Have keys that end renewed, before a request waits for that without a bound.
+
+        Raises CredentialRetrievalError: Their source hangs.
+        """
+        keys = self.client._request_signer._credentials if self._renewable else None
+        if not isinstance(keys, AioRefreshableCredentials) or not keys.refresh_needed():
+            return
+        patience = self._config.patience
+        with trio.move_on_after(patience) as scope:
+            await keys.get_frozen_credentials()
+        if scope.cancelled_caught:
+            raise CredentialRetrievalError(
+                provider=keys.method, error_msg=f"no answer for {patience:.0f} seconds"
+            )
+
     async def _request(self, operation: str, params: dict[str, Any]) -> Any:
+        await self._renew_in_time()
         if operation in OPERATIONS and self._fast_path is not None:
             answer = await self._fast_path.request(operation, params)
             if answer is not None:

@@ -37,6 +37,8 @@ from bucketfs.store.refusal import is_refusal
 FULL_PAGE: Final = 1000
 #: What a listing tells of an object without user metadata, when that is all it tells.
 _NO_METADATA: Final = Headers(partial=True)
+#: What tokens of version 1 begin with, which are keys: what has begun in one version goes on in it.
+_OF_VERSION_1: Final = "\0"
 _Params = dict[str, Any]
 
 
@@ -74,24 +76,41 @@ class Listings:
         params: _Params = {"Prefix": prefix, "MaxKeys": limit}
         if delimiter:
             params["Delimiter"] = delimiter
-        if not self._provider.list_v2:
-            return await self._list_v1(params, delimiter, token or start_after)
-        first = dict(params)
+        if token and token.startswith(_OF_VERSION_1):
+            return await self._list_v1(params, delimiter, token.removeprefix(_OF_VERSION_1))
         if token:
-            first["ContinuationToken"] = token
-        elif start_after:
-            first["StartAfter"] = start_after
+            page = await self._next_page(params, token, on_token)
+            return page.answer(prefix, delimiter, page.next_token if page.truncated else None)
+        return await self._first_page(params, delimiter, start_after, on_token)
+
+    async def _next_page(self, params: _Params, token: str, on_token: OnToken | None) -> Listing:
+        """A page of version 2 behind the first."""
+        prefix = params["Prefix"]
+        params = {**params, "ContinuationToken": token}
+        page = await self._page_with_headers(prefix, params, on_token)
+        if page.next_token == token:
+            raise unusable("ListObjectsV2", prefix, "the next page is the same again")
+        if page.truncated and not page.next_token:
+            raise unusable("ListObjectsV2", prefix, "nothing says where the next page begins")
+        return page
+
+    async def _first_page(
+        self, params: _Params, delimiter: str, start_after: str, on_token: OnToken | None
+    ) -> ListPage:
+        """A page that tells whether the endpoint knows version 2, if that is not known."""
+        if not self._provider.list_v2:
+            return await self._list_v1(params, delimiter, start_after)
+        prefix = params["Prefix"]
+        asked = {**params, "StartAfter": start_after} if start_after else params
         try:
-            page = await self._page_with_headers(prefix, first, on_token)
+            page = await self._page_with_headers(prefix, asked, on_token)
         except Unsupported:
             page = None
-        if page is not None and token and page.next_token == token:
-            raise unusable("ListObjectsV2", prefix, "the next page is the same again")
         if page is None or page.version_1 or (page.truncated and not page.next_token):
             # The endpoint took the request for one of version 1, and ignored where to start.
             self._provider.demote_list()
-            if page is None or page.truncated or token or start_after:
-                return await self._list_v1(params, delimiter, token or start_after)
+            if page is None or page.truncated or start_after:
+                return await self._list_v1(params, delimiter, start_after)
         return page.answer(prefix, delimiter, page.next_token if page.truncated else None)
 
     async def uploads(self, prefix: str) -> Sequence[UploadInfo]:
@@ -181,7 +200,7 @@ class Listings:
         following = page.next_marker or max([*last, *page.prefixes[-1:]], default="")
         if following <= marker:
             raise Unsupported("BadAnswer", operation="ListObjects", key=prefix)
-        return page.answer(prefix, delimiter, following)
+        return page.answer(prefix, delimiter, _OF_VERSION_1 + following)
 
     async def _page_with_headers(
         self, prefix: str, params: _Params, on_token: OnToken | None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -32,6 +33,7 @@ from bucketfs.store.aws.answers import (
     header_params,
     headers_of,
     headers_of_object,
+    is_copy,
     new_object_params,
     object_info,
     status_of,
@@ -140,7 +142,8 @@ class S3Store:
             else:
                 told(info)
 
-        await self._connection.heads(self._object, keys, take)
+        with suppress(BotoCoreError):  # there are no keys: who asks for one object alone hears why
+            await self._connection.heads(self._object, keys, take)
 
     async def get(
         self,
@@ -188,7 +191,8 @@ class S3Store:
         told = believed(asked, status_of(answer), came)
         info = self._versioned(object_info(asked.key, came, told.size))
         told_apart = is_etag(info.etag) or is_manifest(info.etag)
-        if asked.etag and is_etag(asked.etag) and not told_apart:
+        was_sent = is_etag(asked.etag) and self.capabilities.get_if_match
+        if asked.etag and was_sent and not told_apart:
             # known from a listing; it was sent as a condition
             info = replace(info, etag=asked.etag)
         return told, info
@@ -238,7 +242,12 @@ class S3Store:
         result = answer.get("CopyObjectResult", {})
         etag = unquote(result.get("ETag"))
         if not (etag and self.capabilities.etags):
-            return await self.head(target)
+            found = await self.head(target)
+            if self.capabilities.etags and not is_copy(
+                found, size=size, source=source_if_match, replaced=target_if_match
+            ):
+                raise unusable("CopyObject", source, "no copy in the answer, nor in its place")
+            return found
         modified = time_told(result.get("LastModified"))
         return ObjectInfo(target, size, etag, modified, headers, self._config.storage_class)
 

@@ -17,6 +17,8 @@ _log = logging.getLogger("bucketfs.store.aws.server_time")
 
 #: What a refusal says that is about time. HEAD has no body to say it with: any 403 will do.
 _REFUSALS: Final = frozenset({"RequestTimeTooSkewed", "RequestExpired", "403"})
+#: Those that are about nothing else.
+_OF_TIME: Final = _REFUSALS - {"403"}
 #: Seconds by which clocks may differ without being to blame: S3 accepts 15 minutes.
 _TOLERANCE: Final = 240
 #: Unix times a server's clock may show: since there is S3 (2006), and as long as dates that are
@@ -33,6 +35,7 @@ class ServerTime:
 
     def __init__(self) -> None:
         self.offset = 0.0
+        self._lies = False
 
     def now(self) -> float:
         """Unix time at the endpoint, as far as it is known."""
@@ -50,14 +53,26 @@ class ServerTime:
         told = time_told(headers.get("date"))
         if code not in _REFUSALS or told not in _PLAUSIBLE:
             return False
+        is_outdated = abs(offset - self.offset) > _TOLERANCE
+        if self._lies and code not in _OF_TIME:
+            return is_outdated
         difference = told - self.now()
         if abs(difference) <= _TOLERANCE:
-            return abs(offset - self.offset) > _TOLERANCE
+            return is_outdated or (self.offset != 0.0 and code in _OF_TIME and self._give_up())
         self.offset += difference
         _log.warning(
             "this machine's clock is %.0f s %s the endpoint's (set it: NTP);"
             " requests are signed with the endpoint's time",
             abs(self.offset),
             "behind" if self.offset > 0 else "ahead of",
+        )
+        return True
+
+    def _give_up(self) -> bool:
+        """The very time that the endpoint tells is refused: ours is no worse. Answers True."""
+        self.offset, self._lies = 0.0, True  # from now on it has to say that time is the matter
+        _log.warning(
+            "the endpoint refuses the time that it tells (a proxy with a wrong clock?):"
+            " requests are signed with this machine's time"
         )
         return True

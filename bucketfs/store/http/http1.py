@@ -142,7 +142,7 @@ class Answer:
 
     def on_body(self, body: bytes) -> None:
         self._body += len(body)
-        if self.length == 0:
+        if self.length == 0 or self.complete:
             self.keeps_alive = False  # a body where none belongs
         else:
             self._pieces.append(body)

@@ -99,6 +99,8 @@ class Wire:
         """Whether the peer closed or spoke out of turn while the connection was idle."""
         if trio.current_time() > self.expires:
             return True
+        if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
+            return True  # decrypted along with the end of the last answer
         try:
             # SSLSocket refuses flags, hence the class's own method: any byte here, even an
             # encrypted one, means the connection is not at rest.

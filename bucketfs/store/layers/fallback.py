@@ -98,7 +98,9 @@ class FallbackStore(StoreWrapper):
         try:
             return await self.inner.head(key)
         except StoreError as exc:
-            if not (key.endswith(MARKER) and is_refusal(exc)):
+            if not (
+                key.endswith(MARKER) and is_refusal(exc) and await self._kept.is_for_its_slash(key)
+            ):
                 raise
             # some gateways take it for no key at all
             raise NotFound(exc.code, status=404, operation=LOOKED, key=key) from exc
@@ -143,7 +145,7 @@ class FallbackStore(StoreWrapper):
             )
 
         quoted = self._provider.quoted
-        sent = bool(needed) and self._counts_on(needed)
+        sent = bool(needed) and self._provider.sends(needed)
         sums, described = self._sums(), _optional(headers)
         condition = [needed] if needed else []
         for _ in range(REFUSALS):
@@ -278,7 +280,7 @@ class FallbackStore(StoreWrapper):
 
         Swift says so of each source that was uploaded in parts.
         """
-        sent = bool(if_match) and self._counts_on("copy_condition")
+        sent = bool(if_match) and self._provider.sends("copy_condition")
         for _ in range(REFUSALS):
             try:
                 return await copy()
@@ -292,14 +294,6 @@ class FallbackStore(StoreWrapper):
                 answer = await copy()
                 trial.holds()
         return answer
-
-    def _counts_on(self, condition: str) -> bool:
-        """Whether a request that begins now carries a condition, or is to as soon as it may.
-
-        While one finds out what a refused condition means, none is sent; what others have sent
-        before says nothing of that.
-        """
-        return self._provider.sends(condition) or self._misread.locked()
 
     async def complete(
         self,

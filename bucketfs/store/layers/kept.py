@@ -112,6 +112,19 @@ class Kept:
         elif await self._is_no_key(key) or (sample and await self._is_without_slash(sample)):
             self._lack_markers()
 
+    async def is_for_its_slash(self, key: str) -> bool:
+        """Whether a HEAD of a marker was refused for the slash that its key ends in.
+
+        To a HEAD, S3 says with 400 as well that the keys have expired.
+        """
+        if not self._provider.is_unseen("markers"):
+            return not self._provider.capabilities.markers
+        try:
+            await self._is_found(key.rstrip(MARKER), refused=False)
+        except StoreError:
+            return False
+        return True
+
     async def _is_no_key(self, key: str) -> bool:
         """Whether a HEAD is refused for the slash that a key ends in, and for nothing else."""
         try:

@@ -317,7 +317,8 @@ class RetryStore(StoreWrapper):
             )
 
         async def is_ours(found: ObjectInfo) -> bool:
-            if found.size != size:
+            stands = target_if_match != source_if_match and found.etag == target_if_match
+            if found.size != size or stands:
                 return False
             if headers is not None:
                 return _same_metadata(found, headers)

@@ -79,7 +79,7 @@ class Roster:
         self._on_change = on_change
         self._by_name: dict[str, Bucket] = {}
         self.every: list[Bucket] = []
-        self._listed = NEVER
+        self._listed = self._forgotten = NEVER
         self._denied: StoreError | None = None
         self._asking: Shared | None = None
         #: Names that were free at a monotonic time.
@@ -144,7 +144,7 @@ class Roster:
                 await self._ask_for_named(found)
         finally:
             self._asking = None
-        self._listed = asked
+        self._listed = asked if asked >= self._forgotten else NEVER
         for name, made in found.items():
             bucket = self.known(name)
             bucket.listed = True
@@ -225,10 +225,11 @@ class Roster:
         # an answer to this very question counts, however short a time answers are trusted
         if bucket is not None and (self._is_sure(name) or (bucket.there and bucket.seen >= began)):
             return bucket
+        asked = clock.monotonic()
         if self._is_listed(bucket) or not await self._exists(name):
             if bucket is not None and bucket.there:
                 self._vanished(bucket)
-            self._note_free(name, clock.monotonic())
+            self._note_free(name, asked)
             raise FsError(errno.ENOENT)
         return self._by_name[name]
 
@@ -241,15 +242,18 @@ class Roster:
         """Ask for a bucket by its name. Raises StoreError."""
         asked = clock.monotonic()
         try:
-            if not await self._store.exists(name):
-                return False
+            found = await self._store.exists(name)
         except StoreError as error:
             if not is_denied(error):
                 raise
             log.info("bucket %s is not shown: %s", name, error)
-            return False
-        self.appeared(self.known(name), asked)
-        return True
+            found = False
+        bucket = self._by_name.get(name)
+        if bucket is not None and bucket.changed >= asked:
+            return bucket.there  # it was made or deleted here since
+        if found:
+            self.appeared(self.known(name), asked)
+        return found
 
     def known(self, name: str) -> Bucket:
         """The bucket of a name, made if it is new."""
@@ -295,7 +299,7 @@ class Roster:
 
     async def ask_anew(self) -> None:
         """Ask again which buckets there are. Raises StoreError."""
-        self._listed = NEVER
+        self._listed, self._forgotten = NEVER, clock.monotonic()
         names = list(self._free)
         self._free.clear()
         for name in names:
