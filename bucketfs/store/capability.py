@@ -202,8 +202,8 @@ class Provider:
     @property
     def capabilities(self) -> Capabilities:
         """What `Store.capabilities` says."""
-        lost = {name: False for name in _GONE.get() if name != _QUOTES}
-        return replace(self._able, **lost) if lost else self._able
+        gone = _GONE.get()
+        return replace(self._able, **dict.fromkeys(gone - {_QUOTES}, False)) if gone else self._able
 
     @capabilities.setter
     def capabilities(self, able: Capabilities) -> None:
