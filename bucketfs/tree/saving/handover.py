@@ -24,8 +24,9 @@ from bucketfs.errors import FsError, StoreError
 from bucketfs.file.content import Content
 from bucketfs.tree.core.inode import Directory, Inode, OpenState
 from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.saving.held import attributes_of
 from bucketfs.tree.saving.leave import Leaver
-from bucketfs.tree.saving.promises import Promises, attributes_of
+from bucketfs.tree.saving.promises import Promises
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class HandOver:
             if not open_state.being_written:
                 return
         if content.promise is not None:
-            self._promises.note(inode)  # what was closed before has to survive, too
+            self._promises.note(inode, at_once=True)  # what was closed before has to survive, too
             if content.promised_as_it_is:
                 self._leaver.left.add(inode)
                 return
