@@ -122,8 +122,9 @@ class Journal:
         #: Rows of new bytes in page files that have the tag of an older row, which holds until no
         #: power cut can leave that one: with the tag's `since`, and the change that it waits for.
         self._unsafe: dict[str, tuple[PendingRow, int, int]] = {}
-        self._written = 0
         self._promises = False
+        # the clock may have gone back since: a row of now is not older than one of then
+        self._written = max((row.written for row in self.pending()), default=0)
         self._number: int = self._read("SELECT coalesce(max(id), 0) FROM uploads")[0][0]
         #: Statements so far, and those of them that a power cut leaves. That of a killed mount,
         #: which may be on no disk yet, counts as one.

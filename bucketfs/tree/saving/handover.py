@@ -24,9 +24,8 @@ from bucketfs.errors import FsError, StoreError
 from bucketfs.file.content import Content
 from bucketfs.tree.core.inode import Directory, Inode, OpenState
 from bucketfs.tree.core.state import TreeState
-from bucketfs.tree.saving.held import attributes_of
 from bucketfs.tree.saving.leave import Leaver
-from bucketfs.tree.saving.promises import Promises
+from bucketfs.tree.saving.promises import Promises, attributes_of
 
 log = logging.getLogger(__name__)
 

@@ -1,25 +1,13 @@
-"""What a row of the journal counts on of a page file, and which attributes it has. Pure."""
+"""What a row of the journal counts on of a page file. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bucketfs.cache.extents import Extent
-from bucketfs.cache.rows import PendingRow as Row
 from bucketfs.file.content import Content
 from bucketfs.file.promise import COPIED
-from bucketfs.tree.core.posix import Defaults, Posix, decode
-
-
-def attributes_of(row: Row, defaults: Defaults) -> Posix:
-    """The attributes of a file as its row has them."""
-    return decode(
-        replace(row.headers, tag_count=0) if row.new else row.headers,
-        size=row.size,
-        modified=int(row.since),
-        directory=False,
-        defaults=defaults,
-    )
+from bucketfs.tree.core.inode import OpenState
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +39,9 @@ def counted(content: Content) -> tuple[Extent, ...]:
             ours.add(start, stop)
         valid = ours
     return tuple(valid.within(0, content.size))
+
+
+def may_be_noted(open_state: OpenState, content: Content) -> bool:
+    """Whether somebody wants the bytes of a file, and all that no bucket has are here."""
+    early = content.early_upload
+    return not (open_state.unlinked or early.has_upload_only or content.overlay.lost)

@@ -30,8 +30,9 @@ from bucketfs.file.content import Content
 from bucketfs.file.promise import COPIED, Promise
 from bucketfs.file.target import Target
 from bucketfs.tree.core.inode import Directory, Inode, OpenState, is_below
+from bucketfs.tree.core.posix import Defaults, Posix, decode
 from bucketfs.tree.core.state import TreeState
-from bucketfs.tree.saving.held import Held, counted
+from bucketfs.tree.saving.held import Held, counted, may_be_noted
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class Promises:
             or content.promised_as_it_is
         ):
             return
-        if not _may_be_noted(open_state, content):
+        if not may_be_noted(open_state, content):
             return
         old = content.promise
         needs_disk = old is not None and old.answered and not _is_inline(content)
@@ -160,7 +161,7 @@ class Promises:
                         return
                     if content.overlay.revision != revision:
                         return
-                    if not _may_be_noted(open_state, content):
+                    if not may_be_noted(open_state, content):
                         return
                     if await self._take_down(inode, open_state, content, answered=False):
                         await self._sync_rows()
@@ -239,8 +240,8 @@ class Promises:
         if promise.pages is not content.local.pages:
             self._cache.release(promise.pages)
 
-    def replaced(self, content: Content) -> None:
-        """Another file has the name of a promised one.
+    def withdrawn(self, content: Content) -> None:
+        """The name of a promised file is gone, or another file has it.
 
         The bytes stay until a power cut cannot undo that any more.
         """
@@ -325,7 +326,7 @@ class Promises:
 
     def _may_wait(self, open_state: OpenState, content: Content) -> bool:
         """Whether a file may be promised: not too much waits, and all that is needed is here."""
-        if open_state.lost is not None or not _may_be_noted(open_state, content):
+        if open_state.lost is not None or not may_be_noted(open_state, content):
             return False
         mine = content.promise
         count, held = self.count, self.bytes
@@ -347,7 +348,7 @@ class Promises:
                 return False  # clean pages have left
             if open_state.content is not content or not content.unsaved:
                 return False
-            if not (self._may_wait if answered else _may_be_noted)(open_state, content):
+            if not (self._may_wait if answered else may_be_noted)(open_state, content):
                 return False
         self._put(inode, open_state, content, seals, held, on_disk=True, answered=answered)
         return True
@@ -447,10 +448,15 @@ class Promises:
         )
 
 
-def _may_be_noted(open_state: OpenState, content: Content) -> bool:
-    """Whether somebody wants the bytes of a file, and all that no bucket has are here."""
-    early = content.early_upload
-    return not (open_state.unlinked or early.has_upload_only or content.overlay.lost)
+def attributes_of(row: Row, defaults: Defaults) -> Posix:
+    """The attributes of a file as its row has them."""
+    return decode(
+        replace(row.headers, tag_count=0) if row.new else row.headers,
+        size=row.size,
+        modified=int(row.since),
+        directory=False,
+        defaults=defaults,
+    )
 
 
 def _sync_now(pages: PageFile) -> None:

@@ -37,9 +37,8 @@ from bucketfs.tree.core.inode import Directory, Inode
 from bucketfs.tree.core.names import is_visible
 from bucketfs.tree.core.state import TreeState
 from bucketfs.tree.lookup.lister import Lister
-from bucketfs.tree.saving.held import attributes_of
 from bucketfs.tree.saving.later import Later
-from bucketfs.tree.saving.promises import Promises
+from bucketfs.tree.saving.promises import Promises, attributes_of
 from bucketfs.units import count
 
 log = logging.getLogger(__name__)
