@@ -86,8 +86,8 @@ class Machine:
             files = []
             for path in self.cache.iterdir():
                 number, data = path.stat().st_ino, b"" if path.is_dir() else path.read_bytes()
-                if path.is_dir() or path.name.endswith("-shm"):
-                    continue
+                if path.is_dir() or path.name.endswith("-shm") or path.name.startswith("index."):
+                    continue  # without the index each page file is looked at
                 if path.name.endswith(endings):
                     if self._names.get(path.name) != number:
                         continue
