@@ -120,7 +120,8 @@ class DiskCache:
 
     def _load(self) -> None:
         known, lost = set(), self.journal.lost
-        in_order = self.index.complete and not lost  # else each page file is looked at
+        # an index of an earlier time may say so; else each page file is looked at
+        in_order = self.index.complete and not lost and not self.journal.pending()
         if not in_order:
             self._keep_waiting()
         for pending in self.journal.pending():
@@ -380,6 +381,7 @@ class DiskCache:
         os.fsync(file.fd)
         os.link(file.path, path)
         sync_directory(path.parent)
+        sync_directory(self._directory)
         return path
 
     def shrink(self, file: PageFile, start: int, stop: int) -> None:
@@ -388,6 +390,11 @@ class DiskCache:
             self.index.drop_pages(file.path.name, *file.identity)
         file.drop(start, stop)
         self._pool.short = max(0, self._pool.short - (stop - start))
+
+    def hold(self, file: PageFile) -> PageFile:
+        """A page file that somebody has pinned, pinned once more."""
+        file.pins += 1
+        return file
 
     def release(self, file: PageFile) -> None:
         """Undo one pin.
@@ -427,12 +434,12 @@ class DiskCache:
             self._save(file)
             file.close()
         promised = self._promised()
+        self.journal.close()  # a power cut must not leave a row of what goes now
         for file in self._anonymous:
             if promised is None or file.path.name in promised:
                 file.close()
             else:
                 file.unlink()
-        self.journal.close()
         self.index.close(complete=promised == set())
         os.close(self._lock_fd)
 

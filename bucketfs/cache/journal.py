@@ -119,10 +119,16 @@ class Journal:
         self._batched: list[_Statement] = []
         #: Rows of such a batch whose page files are still to be tagged, and whether of new bytes.
         self._untagged: list[tuple[PendingRow, bool]] = []
-        self._written = 0
+        #: Rows of new bytes in page files that have the tag of an older row, which holds until no
+        #: power cut can leave that one: with the tag's `since`, and the change that it waits for.
+        self._unsafe: dict[str, tuple[PendingRow, int, int]] = {}
         self._promises = False
+        # the clock may have gone back since: a row of now is not older than one of then
+        self._written = max((row.written for row in self.pending()), default=0)
         self._number: int = self._read("SELECT coalesce(max(id), 0) FROM uploads")[0][0]
-        self._changes = self._safe = 0
+        #: Statements so far, and those of them that a power cut leaves. That of a killed mount,
+        #: which may be on no disk yet, counts as one.
+        self._changes, self._safe = 1, 0
         #: Bytes that the log has got since it was last copied, about.
         self._uncopied = 0
         self._syncing = False
@@ -198,6 +204,7 @@ class Journal:
 
     def drop(self, file: str) -> None:
         """The bucket has the file, or nobody wants it any more."""
+        self._unsafe.pop(file, None)
         Tag.drop(self._path.with_name(file))  # first: a tag without a row says that one is lost
         try:
             with self.batch():
@@ -325,15 +332,28 @@ class Journal:
     def _tag(self) -> None:
         """Have the page files of rows that were just written say so themselves."""
         for row, is_new in self._untagged:
-            path = self._path.with_name(row.file)
-            before = None if is_new else Tag.read(path)
-            since = row.written if before is None else before.since
-            whole = Extents(row.valid).covers(0, row.size)
-            tag = Tag(row.key, row.size, whole=whole, written=row.written, since=since)
-            try:
-                tag.put(path)
-            except OSError as error:
-                log.info("cannot tag the page file of %r: %s", row.key, error)
+            before, unsafe = Tag.read(self._path.with_name(row.file)), self._unsafe.get(row.file)
+            if is_new and before is not None:
+                self._unsafe[row.file] = row, row.written, self._changes
+            elif unsafe is not None:
+                self._unsafe[row.file] = row, *unsafe[1:]
+            else:
+                self._put_tag(row, row.written if before is None else before.since)
+
+    def _tag_safe(self, safe: int) -> None:
+        """The same, of those that wait for it, as far as the changes that a power cut leaves."""
+        for file, (row, since, change) in list(self._unsafe.items()):
+            if change <= safe:
+                del self._unsafe[file]
+                self._put_tag(row, since)
+
+    def _put_tag(self, row: PendingRow, since: int) -> None:
+        whole = Extents(row.valid).covers(0, row.size)
+        tag = Tag(row.key, row.size, whole=whole, written=row.written, since=since)
+        try:
+            tag.put(self._path.with_name(row.file))
+        except OSError as error:
+            log.info("cannot tag the page file of %r: %s", row.key, error)
 
     async def synced(self) -> None:
         """Wait until all that was written before this call would survive a power cut.
@@ -357,6 +377,7 @@ class Journal:
             try:
                 await self.in_thread(job)
                 self._safe = covered
+                self._tag_safe(covered)
             except OSError as error:
                 raise self._failure(error) from error
             finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import grpc
 from grpc import StatusCode
@@ -53,6 +53,8 @@ class Node(NodeServicer):
         self._mounter = mounter
         self._defaults = defaults
         self._pending = Pending()
+        #: Volumes of a single writer, which may be asked for at several paths at once.
+        self._single = Pending()
 
     def NodeGetInfo(self, request: object, context: object) -> csi.NodeGetInfoResponse:
         return csi.NodeGetInfoResponse(node_id=self._node_id)
@@ -69,7 +71,8 @@ class Node(NodeServicer):
         wanted = volume.wanted(request, self._defaults)
         with self._pending.alone(wanted.target):
             if not self._is_published(wanted):
-                self._publish(wanted)
+                with self._single.alone(wanted.volume) if wanted.single_writer else nullcontext():
+                    self._publish(wanted)
         return csi.NodePublishVolumeResponse()
 
     def _is_published(self, wanted: Wanted) -> bool:

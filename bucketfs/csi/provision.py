@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -91,8 +91,15 @@ class Provisioner:
             return
         with self._configured() as (options, config):
             _run(options, lambda: _in_bucket(config, self._empty))
-            if mark.own_bucket:
+            if not mark.own_bucket:
+                return
+            try:
                 _run(options, lambda: _delete_bucket(config))
+            except Refused:
+                # without it, the next call would find no volume, and leave the bucket for ever
+                with suppress(Refused):
+                    _run(options, lambda: _in_bucket(config, lambda store: self._put(store, mark)))
+                raise
 
     @contextmanager
     def _configured(self) -> Iterator[tuple[Options, StoreConfig]]:
@@ -122,8 +129,7 @@ class Provisioner:
             found = await self._read(store)
             if found is None:
                 await self._check_free(store, "" if mark.own_bucket else self._where.prefix)
-                text = json.dumps(asdict(mark)).encode()
-                await store.put(self._where.mark, BytesBody(text), Headers(content_type=_JSON))
+                await self._put(store, mark)
             return found or mark
 
         return await _in_bucket(config, job)
@@ -134,6 +140,10 @@ class Provisioner:
         if page.objects:
             line = f"{self._where.bucket}:/{prefix}: has objects, and is no volume of the driver's"
             raise Refused(StatusCode.ALREADY_EXISTS, line)
+
+    async def _put(self, store: Store, mark: Mark) -> None:
+        text = json.dumps(asdict(mark)).encode()
+        await store.put(self._where.mark, BytesBody(text), Headers(content_type=_JSON))
 
     async def _read(self, store: Store) -> Mark | None:
         text = bytearray()

@@ -92,7 +92,9 @@ class Content:
         base = Version(*row.base) if row.base else None
         overlay = Overlay.promised(row)
         content = cls(context, base, pages, overlay=overlay)
-        content.promise = Promise(pages, row, inline=False, revision=overlay.revision)
+        content.promise = Promise(
+            pages, row, inline=False, revision=overlay.revision, on_disk=False, answered=True
+        )
         content.attempts = [*row.attempts, *row.ahead, (row.size, row.headers.metadata)]
         content.may_have_arrived = True
         return content

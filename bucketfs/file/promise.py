@@ -21,12 +21,17 @@ class Promise:
         row: As it was written last.
         inline: The row has the bytes itself.
         revision: Of the content when the row was written.
+        on_disk: A power cut leaves the bytes, once the row itself is safe.
+        answered: A close counts on it, or on an earlier state whose place it took: nothing takes
+            its place that is not on the disk.
     """
 
     pages: PageFile
     row: PendingRow
     inline: bool
     revision: int
+    on_disk: bool
+    answered: bool
 
     def counts_on(self, pages: PageFile, start: int, *, cut: bool) -> bool:
         """Whether a change of `pages` from `start` on would break the promise.

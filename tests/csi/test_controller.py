@@ -110,11 +110,14 @@ def test_what_others_put_into_a_bucket_of_its_own_stays(driver: Driver, own: Any
     client = driver.endpoint.client()
     name = own.volume_context["bucket"]
     client.put_object(Bucket=name, Key="report", Body=b"x")
-    with pytest.raises(Exception, match="BucketNotEmpty"):
-        delete(driver, own.volume_id)
-    assert [each["Key"] for each in client.list_objects_v2(Bucket=name)["Contents"]] == ["report"]
+    for _ in range(2):  # whoever repeats the call does not hear that the volume is gone
+        with pytest.raises(Exception, match="BucketNotEmpty"):
+            delete(driver, own.volume_id)
+    keys = [each["Key"] for each in client.list_objects_v2(Bucket=name)["Contents"]]
+    assert keys == [".bucketfs-csi/data", "report"]
     client.delete_object(Bucket=name, Key="report")
-    client.delete_bucket(Bucket=name)
+    delete(driver, own.volume_id)
+    assert name not in [each["Name"] for each in client.list_buckets()["Buckets"]]
 
 
 def test_the_same_volume_again(driver: Driver, bucket: Witness, refused: Any) -> None:

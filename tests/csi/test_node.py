@@ -8,9 +8,11 @@ import json
 import os
 import signal
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from bucketfs.cli import mounts
@@ -286,6 +288,23 @@ def test_unpublishing_waits_for_the_bucket(driver: Driver, pods: Path, bucket: W
         (pods / f"a/{number}").write_bytes(bytes(100_000))
     driver.unpublish(pods / "a")
     assert len(bucket.keys()) == 20
+
+
+def test_single_writers_that_come_at_the_same_time(
+    driver: Driver, pods: Path, bucket: Witness
+) -> None:
+    def publish(name: str) -> str:
+        mode = Mode.SINGLE_NODE_SINGLE_WRITER
+        try:
+            driver.publish(pods / name, bucket=bucket.name, mode=mode)
+        except grpc.RpcError as error:
+            return error.code().name
+        return "OK"
+
+    with ThreadPoolExecutor() as pool:
+        codes = list(pool.map(publish, "abc"))
+    assert codes.count("OK") == 1
+    assert set(codes) <= {"OK", "ABORTED", "FAILED_PRECONDITION"}
 
 
 def test_a_single_writer(driver: Driver, pods: Path, bucket: Witness, refused: Any) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bucketfs.cli.commands import dataset
+from bucketfs.cli.failure import Failure
 from bucketfs.cli.options import complete, datasets
 from bucketfs.cli.options.arguments import ParseError, tokenise
 from bucketfs.cli.options.dataset_file import Dataset, DatasetError, parse, text_of
@@ -51,6 +55,8 @@ class TestFormat:
             ('bucket = "b/c"', "with a colon"),
             ('bucket = "b"\nprefix = "../x"', "'.' and '..'"),
             ('bucket = "b"\nprefix = "a\\nb"', "control character"),
+            ('bucket = "b"\nprefix = "\udcff"', "prefix: is not UTF-8"),
+            ('bucket = "b"\noptions = ["storage_class=\udcff"]', "options: is not UTF-8"),
             ('bucket = "b"\nurl = "h"', "url: must begin with http"),
             ('bucket = "b"\nurl = "https://me:pw@h"', "url: must be an address without a user"),
             ('bucket = "b"\nbuckett = "c"', "buckett: unknown name; did you mean bucket?"),
@@ -312,3 +318,12 @@ class TestWriting:
         datasets.write(place, Dataset("c"), "AK:XX", replace=True)
         assert (datasets.read(place), place.keys.read_text()) == (Dataset("c"), "AK:XX")
         assert sorted(path.name for path in home.iterdir()) == ["data.passwd", "data.toml"]
+
+
+def test_keys_that_are_not_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    typed = io.TextIOWrapper(io.BytesIO(b"a:b\xff"), errors="surrogateescape")
+    monkeypatch.setattr(sys, "stdin", typed)
+    with pytest.raises(Failure, match="is not UTF-8"):
+        dataset.run(["add", "x", "bucket", "--keys", "-"])
+    assert list(tmp_path.rglob("x*")) == []

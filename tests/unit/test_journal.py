@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bucketfs.cache import journal as journal_module
+from bucketfs.cache import orphans
 from bucketfs.cache.journal import Journal
 from bucketfs.cache.rows import FailedRow, PendingRow, Removal, Rename, decode, encode
 from bucketfs.errors import FsError
@@ -436,3 +438,20 @@ def test_a_row_with_a_flipped_bit_is_known(bit: int, data: st.DataObject) -> Non
     )
     assert "damaged" in decode(ROW.file, key, "", state, seals, total).error
     assert "damaged" in decode(ROW.file, ROW.key, "", *encode(ROW)[:2], total ^ 1 << bit).error
+
+
+def test_a_clock_that_has_gone_back(
+    path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that has just been written is not taken for an older one than its page file knows."""
+    pages = path.with_name(ROW.file)
+    pages.write_bytes(bytes(10))
+    monkeypatch.setattr(time, "time_ns", lambda: 2_000)
+    first = Journal(path)
+    first.put(ROW)
+    first.close()
+    monkeypatch.setattr(time, "time_ns", lambda: 1_000)
+    again = opened()
+    again.put(ROW)
+    assert orphans.keep(path.parent, again) == []
+    assert pages.exists()

@@ -119,7 +119,7 @@ def _add(
 def _text_of(keys: str) -> str:
     try:
         if keys == "-":
-            return sys.stdin.read()
+            return sys.stdin.buffer.read().decode()
         return Path(keys).read_text(encoding="utf-8")
     except OSError as error:
         raise Failure(ExitCode.CREDENTIALS, f"{keys}: {error.strerror}") from None

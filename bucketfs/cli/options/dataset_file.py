@@ -122,6 +122,8 @@ def _text(name: str, value: Any) -> str:
         raise DatasetError(f"{name}: must be a text in quotes")
     if any(letter < " " or letter == "\x7f" for letter in value):
         raise DatasetError(f"{name}: has a control character in it")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):  # a byte of a command line
+        raise DatasetError(f"{name}: is not UTF-8")
     return value
 
 

@@ -276,7 +276,7 @@ class Entries:
         content = open_state.content
         if content is not None:
             if content.promise is not None:
-                self._promises.drop(content)
+                self._promises.withdrawn(content)
             content.early_upload.drop()
         self._state.note_change(inode)
         self._state.left_by_us(inode)

@@ -232,7 +232,7 @@ class Renamer:
         with self._journal.batch():
             replaced = target.content if target is not None else None
             if replaced is not None and replaced.promise is not None:
-                self._promises.drop(replaced)
+                self._promises.withdrawn(replaced)
             self._promises.update(source)
             if ends:
                 self._journal.renamed(ends)

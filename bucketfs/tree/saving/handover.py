@@ -82,7 +82,7 @@ class HandOver:
             if not open_state.being_written:
                 return
         if content.promise is not None:
-            self._promises.note(inode)  # what was closed before has to survive, too
+            self._promises.note(inode, at_once=True)  # what was closed before has to survive, too
             if content.promised_as_it_is:
                 self._leaver.left.add(inode)
                 return

@@ -34,7 +34,7 @@ class Leaver:
         """Keep what is not saved when the mount ends; words that say where."""
         content, words = inode.content, ""
         if to_next_mount:
-            self._promises.note(inode)
+            self._promises.note(inode, at_once=True)
             if content is not None and content.promised_as_it_is:
                 words = "; the next mount of this bucket here goes on with it"
                 self._note_given_up(inode, f"{error}{words}", "")
@@ -42,7 +42,7 @@ class Leaver:
             where = self.on_disk(inode, error)
             words = where or ""
             if where is None:
-                self._promises.note(inode)
+                self._promises.note(inode, at_once=True)
                 self._note_given_up(inode, str(error), "")
         self.left.add(inode)
         return words

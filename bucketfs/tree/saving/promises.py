@@ -16,7 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import trio
 
@@ -32,6 +32,7 @@ from bucketfs.file.target import Target
 from bucketfs.tree.core.inode import Directory, Inode, OpenState, is_below
 from bucketfs.tree.core.posix import Defaults, Posix, decode
 from bucketfs.tree.core.state import TreeState
+from bucketfs.tree.saving.held import Held, counted, may_be_noted
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +78,13 @@ class Promises:
             if not self._may_wait(open_state, content):
                 return False
             try:
-                if content.promised_as_it_is or await self._take_down(inode, open_state, content):
-                    await self._sync_rows()
-                    return True
+                known = content.promise if content.promised_as_it_is else None
+                if known is not None and known.on_disk:
+                    known.answered = True
+                elif not await self._take_down(inode, open_state, content, answered=True):
+                    continue
+                await self._sync_rows()
+                return True
             except (FsError, OSError) as error:
                 log.warning(
                     "%s cannot be kept in the journal, so close() waits for its upload: %s",
@@ -93,16 +98,19 @@ class Promises:
         outdated, self._outdated = self._outdated, []
         try:
             await self._journal.synced()
-        finally:
-            for pages in outdated:
-                self._cache.release(pages)
+        except BaseException:
+            self._outdated += outdated
+            raise
+        for pages in outdated:
+            self._cache.release(pages)
 
-    def note(self, inode: Inode) -> None:
+    def note(self, inode: Inode, *, at_once: bool = False) -> None:
         """Have the journal know the unsaved bytes of a file, so that they survive kill -9.
 
         After a power cut its checksums tell whether they are all there. A large one gets none, but
-        is taken to the disk in the background. A file that cannot be noted is no worse off than
-        before.
+        is taken to the disk in the background. So is any whose place in the journal is that of
+        bytes that a close counts on: these stay there until then, or, with `at_once`, the disk is
+        waited for here. A file that cannot be noted is no worse off than before.
         """
         open_state = inode.open_state
         content = open_state.content if open_state is not None else None
@@ -113,18 +121,56 @@ class Promises:
             or content.promised_as_it_is
         ):
             return
-        if open_state.unlinked or content.early_upload.has_upload_only or content.overlay.lost:
+        if not may_be_noted(open_state, content):
+            return
+        old = content.promise
+        needs_disk = old is not None and old.answered and not _is_inline(content)
+        if needs_disk and not at_once:
+            self._state.files.background.start(
+                functools.partial(self._renew, inode, content, content.overlay.revision),
+                "take a file to the disk",
+            )
             return
         try:
-            self._put(inode, open_state, content, self._seals(content), _Held.now(content))
+            if needs_disk:
+                _sync_now(content.local.pages)
+            seals, held = self._seals(content), Held.now(content)
+            self._put(inode, open_state, content, seals, held, on_disk=needs_disk)
         except (FsError, OSError) as error:
             log.warning(
                 "%s cannot be kept in the journal, a crash before its upload would lose it: %s",
                 self._state.shown(inode), error,
             )  # fmt: skip
-        while self._outdated:
-            self._cache.release(self._outdated.pop())
         self._take_to_disk(content)
+        if self._outdated:
+            self._sync_soon()
+
+    async def _renew(self, inode: Inode, content: Content, revision: int) -> None:
+        """Have later bytes of a file in the journal, in place of those that a close counts on.
+
+        Whoever writes on meanwhile has it done by the next close.
+        """
+        try:
+            # shielded: it has to be done at the end of the mount, too
+            with trio.CancelScope(shield=True):
+                for _ in range(_TRIES):
+                    open_state = inode.open_state
+                    if open_state is None or open_state.content is not content:
+                        return
+                    if not content.unsaved or content.promised_as_it_is:
+                        return
+                    if content.overlay.revision != revision:
+                        return
+                    if not may_be_noted(open_state, content):
+                        return
+                    if await self._take_down(inode, open_state, content, answered=False):
+                        await self._sync_rows()
+                        return
+        except (FsError, OSError) as error:
+            log.warning(
+                "%s cannot be kept in the journal as it is now, but as it was closed: %s",
+                self._state.shown(inode), error,
+            )  # fmt: skip
 
     def update(self, inode: Inode) -> None:
         """The inode has another key, other attributes, or replaces another version now."""
@@ -194,12 +240,25 @@ class Promises:
         if promise.pages is not content.local.pages:
             self._cache.release(promise.pages)
 
+    def withdrawn(self, content: Content) -> None:
+        """The name of a promised file is gone, or another file has it.
+
+        The bytes stay until a power cut cannot undo that any more.
+        """
+        assert content.promise is not None
+        self._outdated.append(self._cache.hold(content.promise.pages))
+        self.drop(content)
+        self._sync_soon()
+
     def kept(self, content: Content) -> None:
         """The bucket has the bytes of a promised file.
 
         A power cut must not have what has arrived long ago be uploaded once more.
         """
         self.drop(content)
+        self._sync_soon()
+
+    def _sync_soon(self) -> None:
         if not self._syncing:
             self._syncing = True
             self._state.files.background.start(self._sync, "take the journal to the disk")
@@ -210,7 +269,7 @@ class Promises:
         finally:
             self._syncing = False
         with contextlib.suppress(FsError):
-            await self._journal.synced()
+            await self._sync_rows()
 
     def fail(self, inode: Inode, path: str, error: Exception) -> None:
         """The file was given up; its bytes are in `path`, below the cache's directory.
@@ -249,6 +308,7 @@ class Promises:
             with trio.CancelScope(shield=True):
                 await self._sync_pages(promise.pages)
             if content.promise is promise:
+                promise.on_disk = True
                 promise.row = replace(promise.row, boot="")
                 self._journal.change(promise.row)
                 await self._journal.synced()
@@ -262,13 +322,11 @@ class Promises:
         """Of a file that is noted at once; none of a large one, which would take long to read."""
         if content.size > COPIED:
             return Seals()
-        return Seals.of(_counted(content), content.local.pages.read)
+        return Seals.of(counted(content), content.local.pages.read)
 
     def _may_wait(self, open_state: OpenState, content: Content) -> bool:
         """Whether a file may be promised: not too much waits, and all that is needed is here."""
-        if open_state.unlinked or open_state.lost is not None:
-            return False
-        if content.early_upload.has_upload_only or content.overlay.lost:
+        if open_state.lost is not None or not may_be_noted(open_state, content):
             return False
         mine = content.promise
         count, held = self.count, self.bytes
@@ -276,21 +334,23 @@ class Promises:
             count, held = count - 1, held - mine.row.size
         return count < MOST and held + content.size <= self._cache.capacity // 2
 
-    async def _take_down(self, inode: Inode, open_state: OpenState, content: Content) -> bool:
+    async def _take_down(
+        self, inode: Inode, open_state: OpenState, content: Content, *, answered: bool
+    ) -> bool:
         """Take the bytes to the disk, then write the row; answers whether nothing came between."""
         pages, revision = content.local.pages, content.overlay.revision
-        seals, held = Seals(), _Held.now(content)
+        seals, held = Seals(), Held.now(content)
         if not _is_inline(content):
             seals = await self._sync_pages(pages, held.valid)
             if (content.overlay.revision, content.local.pages) != (revision, pages):
                 return False
             if any(not pages.valid.covers(start, stop) for start, stop in held.valid):
                 return False  # clean pages have left
-            if open_state.content is not content or not content.unsaved or not self._may_wait(
-                open_state, content
-            ):  # fmt: skip
+            if open_state.content is not content or not content.unsaved:
                 return False
-        self._put(inode, open_state, content, seals, held)
+            if not (self._may_wait if answered else may_be_noted)(open_state, content):
+                return False
+        self._put(inode, open_state, content, seals, held, on_disk=True, answered=answered)
         return True
 
     async def _sync_pages(self, pages: PageFile, valid: Sequence[Extent] = ()) -> Seals:
@@ -311,7 +371,15 @@ class Promises:
         return seals
 
     def _put(
-        self, inode: Inode, open_state: OpenState, content: Content, seals: Seals, held: _Held
+        self,
+        inode: Inode,
+        open_state: OpenState,
+        content: Content,
+        seals: Seals,
+        held: Held,
+        *,
+        on_disk: bool,
+        answered: bool = False,
     ) -> None:
         """Write the row; raises FsError, and then the promise is as it was."""
         pages, old, data = content.local.pages, content.promise, None
@@ -319,15 +387,19 @@ class Promises:
         if inline := _is_inline(content):
             data = pages.read(0, content.size)
             seals = Seals.of([(0, len(data))], lambda start, stop: data[start:stop])
-            held = _Held.now(content)
+            held = Held.now(content)
         row = self._row(inode, content, seals, held)
-        if row.valid and not row.seals:
+        if row.valid and not row.seals and not on_disk:
             row = replace(row, boot=clock.boot_id())
         with self._journal.batch():
             self._journal.put(row, data)
             if old is not None and old.row.file != row.file:
                 self._journal.drop(old.row.file)
-        content.promise = Promise(pages, row, inline=inline, revision=revision)
+        answered = answered or (old is not None and old.answered)
+        on_disk = on_disk or inline
+        content.promise = Promise(
+            pages, row, inline=inline, revision=revision, on_disk=on_disk, answered=answered
+        )
         open_state.find_saver()
         self.count += old is None
         self.bytes += row.size - (old.row.size if old is not None else 0)
@@ -344,7 +416,7 @@ class Promises:
         if inode.unlinked:
             target = Target("", inode.headers(), changes=0, if_match="", if_none_match=False)
         valid = tuple(content.local.pages.valid.within(0, content.size))
-        held = replace(_Held.now(content), valid=valid)
+        held = replace(Held.now(content), valid=valid)
         return self._row(inode, content, Seals(), held, target)
 
     def _row(
@@ -352,7 +424,7 @@ class Promises:
         inode: Inode,
         content: Content,
         seals: Seals,
-        held: _Held,
+        held: Held,
         target: Target | None = None,
     ) -> Row:
         target = target or self._state.target(inode)
@@ -387,34 +459,10 @@ def attributes_of(row: Row, defaults: Defaults) -> Posix:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """What a row counts on of the page file; clean pages that come later may not be on the disk.
-
-    Attributes:
-        valid: Which bytes.
-        stored: Length of the local file, as far as it belongs to the content.
-    """
-
-    valid: tuple[Extent, ...]
-    stored: int
-
-    @classmethod
-    def now(cls, content: Content) -> _Held:
-        """As it is now. Raises OSError."""
-        return cls(_counted(content), min(content.local.pages.stored, content.size))
-
-
-def _counted(content: Content) -> tuple[Extent, ...]:
-    valid, limit = content.local.pages.valid, content.overlay.limit
-    if content.size > COPIED:
-        # what is clean now may be written over, in place, without another row: it comes again
-        # from the base version
-        counted = content.overlay.dirty.copy()
-        for start, stop in valid.within(limit, content.size):
-            counted.add(start, stop)
-        valid = counted
-    return tuple(valid.within(0, content.size))
+def _sync_now(pages: PageFile) -> None:
+    """Take a page file to the disk, and wait for it here. Raises OSError."""
+    os.fdatasync(pages.fd)
+    sync_directory(pages.path.parent)
 
 
 def _is_inline(content: Content) -> bool:
