@@ -55,6 +55,10 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def children_of(pid: int) -> set[int]:
+    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
 def is_gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
@@ -179,3 +183,21 @@ def test_nobody_would_start_it_again(place: Place) -> None:
     assert done.returncode == 1
     assert "mount with -o restart" in done.stderr
     assert place.run("umount", str(place.path)).returncode == 0
+
+
+def test_an_unmount_between_two_daemons(place: Place) -> None:
+    """Nothing is mounted again where somebody has just unmounted."""
+    assert place.mount("restart").returncode == 0
+    daemon = daemon_of(place)
+    keeper = parent_of(daemon)
+    os.kill(keeper, signal.SIGSTOP)
+    os.kill(daemon, signal.SIGKILL)
+    until(lambda: "State:\tZ" in Path(f"/proc/{daemon}/status").read_text(), "its end")
+    os.kill(keeper, signal.SIGCONT)
+    until(lambda: children_of(keeper) - {daemon}, "the next daemon")
+    (following,) = children_of(keeper) - {daemon}
+    os.kill(following, signal.SIGSTOP)
+    subprocess.run(["fusermount3", "-u", str(place.path)], check=True)
+    os.kill(following, signal.SIGCONT)
+    until(lambda: is_gone(following) and is_gone(keeper), "the end of both processes")
+    assert not place.path.is_mount()
