@@ -352,6 +352,14 @@ class Content:
         """
         while self._publishing is not None:
             await self._publishing.wait()
+        self.own_pages()
+
+    def own_pages(self) -> None:
+        """Have the page file be that of no version in the bucket, which others may open.
+
+        Raises:
+            FsError: ENOSPC (or what else the disk says).
+        """
         if self.local.pages.identity is not None:
             self.local.pages = self._context.cache.own(self.local.pages)
 

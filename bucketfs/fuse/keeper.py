@@ -118,6 +118,11 @@ class Taken:
     record: Record
 
 
+def has_ended(keeper: Keeper) -> bool:
+    """Whether an earlier daemon has left a mount that was unmounted since."""
+    return DEVICE in keeper.kept and bool(descriptor.unusable(keeper.kept[DEVICE]))
+
+
 def take(keeper: Keeper, wanted: Record) -> tuple[Taken | None, str]:
     """Take what the keeper holds, if it is the mount that is `wanted`.
 

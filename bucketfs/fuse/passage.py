@@ -65,6 +65,7 @@ class Passage:
     died: bool = False
     diary: Diary | None = None
     _stale: int = 0
+    _left: Session | None = None
 
     @classmethod
     def of(cls, host: Host, options: Options, tree: Tree, operations: Operations) -> Passage | None:
@@ -145,23 +146,31 @@ class Passage:
         return session
 
     def end(self, session: Session, host: Host, drain: Drain) -> Drain:
-        """How to drain, now that no more requests come."""
+        """How to drain, now that no more requests come: it is decided whether the mount goes on."""
         if not host.goes_on or session.agreed is None or not session.stands:
             return drain
+        self._left = session
         return functools.partial(self.tree.drain.run, goes_on=True)
 
-    def leave(self, session: Session, host: Host) -> bool:
-        """Leave the mount to the next daemon, if it is to go on; else have nobody keep it.
-
-        Returns:
-            Whether the mount stands.
-        """
-        host.goes_on = host.goes_on and session.agreed is not None and session.stands
-        if host.goes_on:
-            picture.leave(self._directory, self.record.mount, self.tree, self.operations)
-            session.leave()
-        else:
+    def goes_on(self, host: Host) -> bool:
+        """Whether the mount is left to the next daemon; if not, nobody keeps it any more."""
+        host.goes_on = self._left is not None and self._left.stands
+        if not host.goes_on:
+            self._left = None
             keeper.release(self.keeper)
+            self._close_diary()
+        return host.goes_on
+
+    def leave(self) -> None:
+        """Leave the mount to the next daemon, if it goes on; no task may be left of this one.
+
+        To the next one an upload that has ended behind the picture would be others' version.
+        """
+        if self._left is not None:
+            picture.leave(self._directory, self.record.mount, self.tree, self.operations)
+            self._left.leave()
+            self._close_diary()
+
+    def _close_diary(self) -> None:
         if self.diary is not None:
             self.diary.close()
-        return host.goes_on

@@ -118,23 +118,28 @@ async def _serve(
     store: Store, options: Options, cache: DiskCache, shared: Pool, host: Host, stop: Stop
 ) -> None:
     kernel = KernelCache(Calls())
-    async with trio.open_nursery() as nursery:
-        tree = plant(store, options, cache, Background(nursery), kernel)
-        operations = handlers(tree, options, view(options), kernel)
-        if isinstance(operations, Locking):
-            await check_store(tree)
-            tree.state.files.background.start(operations.locks.keep, "leases")
-        passage = Passage.of(host, options, tree, operations)
+    passage: Passage | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            tree = plant(store, options, cache, Background(nursery), kernel)
+            operations = handlers(tree, options, view(options), kernel)
+            if isinstance(operations, Locking):
+                await check_store(tree)
+                tree.state.files.background.start(operations.locks.keep, "leases")
+            passage = Passage.of(host, options, tree, operations)
+            if passage is not None:
+                passage.restore_nodes()
+            await tree.attributes.ensure(tree.state.root)
+            await resume(tree, options)
+            if passage is not None:
+                passage.restore_files()
+            follow(tree, options, kernel)
+            await nursery.start(host.attend, Service(OneTree(tree), shared, operations, kernel))
+            await until_unmounted(operations, options, host, stop, tree.drain.run, kernel, passage)
+            nursery.cancel_scope.cancel()
+    finally:
         if passage is not None:
-            passage.restore_nodes()
-        await tree.attributes.ensure(tree.state.root)
-        await resume(tree, options)
-        if passage is not None:
-            passage.restore_files()
-        follow(tree, options, kernel)
-        await nursery.start(host.attend, Service(OneTree(tree), shared, operations, kernel))
-        await until_unmounted(operations, options, host, stop, tree.drain.run, kernel, passage)
-        nursery.cancel_scope.cancel()
+            passage.leave()
 
 
 async def resume(tree: Tree, options: Options) -> None:
@@ -223,7 +228,7 @@ async def until_unmounted(
             if isinstance(operations, Locking):
                 await operations.locks.close()
     finally:
-        if passage is None or not passage.leave(session, host):
+        if passage is None or not passage.goes_on(host):
             session.close()
     await host.drained(left)
 

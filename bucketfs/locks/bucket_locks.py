@@ -82,6 +82,7 @@ class _File:
         seen: Beats of other mounts, each with the moment at which it was first seen.
         stale: The bucket may have rows of ours that we have not.
         losses: How often our locks were lost.
+        given_up: Spans of rows that were given up since the table that is on its way was made.
         renewing: Its lease is being renewed.
         turn: Who changes the object.
         users: How many are asking for a lock on it.
@@ -97,6 +98,7 @@ class _File:
     seen: dict[str, tuple[int, float]] = field(default_factory=dict)
     stale: bool = False
     losses: int = 0
+    given_up: list[Row] = field(default_factory=list)
     renewing: bool = False
     turn: trio.Lock = field(default_factory=trio.Lock)
     users: int = 0
@@ -220,8 +222,11 @@ class BucketLocks:
         if file is None or cleared(file.mine, span) == file.mine:
             return
         with self._used(name):
+            self._give_up(file, cleared(file.mine, span))
+            file.given_up.append(span)
             async with file.turn:
-                await self._give_up(file, cleared(file.mine, span))
+                if file.stale:  # else somebody's table has gone out meanwhile that says so
+                    await self._put(file, file.mine)
 
     async def keep(self) -> None:
         """Renew the leases; runs beside the mount until it is cancelled."""
@@ -275,7 +280,8 @@ class BucketLocks:
     async def _leave(self, file: _File) -> None:
         try:
             async with file.turn:
-                await self._give_up(file, ())
+                self._give_up(file, ())
+                await self._put(file, ())
         except StoreError as error:
             log.warning("locks on %r stay until their lease is over: %s", file.name, error)
 
@@ -301,11 +307,10 @@ class BucketLocks:
                 return None
             return await self._put(file, more, wanted)
 
-    async def _give_up(self, file: _File, mine: Rows) -> None:
-        """Have fewer rows."""
+    def _give_up(self, file: _File, mine: Rows) -> None:
+        """Have fewer rows here; the bucket does not know it yet."""
         file.mine, file.stale = mine, True
         file.wake()
-        await self._put(file, mine)
 
     async def _put(self, file: _File, mine: Rows, wanted: Row | None = None) -> Row | None:
         """Have the bucket know these rows of ours, unless something is in the way of `wanted`.
@@ -317,6 +322,7 @@ class BucketLocks:
         if len(mine) > MOST_ROWS:
             raise FsError(errno.ENOLCK, f"{file.name!r} has too many locks")
         losses = file.losses
+        file.given_up.clear()
         for _ in range(_TRIES):
             fresh = file.table is None
             table = await self._read(file) if file.table is None else file.table
@@ -394,6 +400,8 @@ class BucketLocks:
         if file.losses != losses:
             return False
         file.mine, file.stale = mine, False
+        for span in file.given_up:
+            self._give_up(file, cleared(file.mine, span))
         file.until = sent + self._lease * _BELIEVED
         return True
 

@@ -250,6 +250,26 @@ async def test_a_release_that_was_not_heard_is_told_again(
     assert not await b.is_refused()
 
 
+async def test_who_stops_waiting_has_given_up(store: MemoryStore) -> None:
+    """A slow bucket: another lock is on its way for longer than the end of a program may take."""
+    a, b = Host(store), Host(store)
+    await a.lock()
+    async with kept(a), trio.open_nursery() as nursery:
+        await trio.sleep(LEASE / 3 + 0.1)  # the lease was renewed a moment ago
+        store.latency = 10.5
+        other = a.row(owner=2, start=20, end=29)
+        nursery.start_soon(lambda: a.lock(other))
+        await trio.sleep(0.1)
+        with trio.move_on_after(10):
+            await a.unlock()
+        assert not a.locks.holds(FILE, a.row())
+        store.latency = 0.01
+        await trio.sleep(LEASE)
+        assert not await b.is_refused()
+        assert a.locks.holds(FILE, other)
+    assert not a.lost
+
+
 async def test_a_store_without_conditional_deletions_keeps_an_empty_table() -> None:
     store = MemoryStore(capabilities=Capabilities(delete_if_match=False))
     a, b = Host(store), Host(store)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bucketfs.cli.socket import client
 from bucketfs.fuse.keeper import RECORD, Record
 from tests.harness.keeper import Keeper
 from tests.harness.mounts import Mount, Mounts
@@ -129,6 +130,138 @@ class TestOrderly:
         assert os.listdir(here.path) == []
         assert bucket.keys() == []
         assert not list(here.scratch.glob("cache/*/unsaved/*"))
+
+    def test_a_removed_file_shares_no_bytes_with_a_new_one(
+        self, here: Mount, bucket: Witness, program: Program
+    ) -> None:
+        """The cache knows a version of these bytes, and so does the removed file."""
+        data = os.urandom(MIB)
+        bucket.put("f", data)
+        program(
+            "old = os.open(path, os.O_RDWR); os.pread(old, 1 << 20, 0)", path=str(here.path / "f")
+        )
+        program("import mmap; os.unlink(path)")
+        here.restart()
+        bucket.put("f", data)
+        until(lambda: os.listdir(here.path) == ["f"], "the new file")
+        assert program("open(path, 'rb').read()") == data
+        program("os.pwrite(old, b'changed', 500_000)")
+        program("new, pages = os.open(path, os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, 1 << 20)")
+        assert program("os.preadv(new, [pages], 0)") == MIB  # past what the kernel has of it
+        assert program("pages[:]") == data
+        assert program("os.pread(old, 7, 500_000)") == b"changed"
+
+    def test_what_cannot_be_taken_along_is_stale(
+        self, mount: Mounts, bucket: Witness, keeper: Keeper, counted: Proxy, program: Program
+    ) -> None:
+        """It must not go on in the version that it has replaced: that would be published."""
+        bucket.put("f", b"o" * MIB)
+        here = mount(bucket, "cache_size=64", "dbglevel=info", url=counted.url, start=False)
+        here.keeper = keeper
+        here.start()
+        here.expected += ["no close and no fsync had finished it", "are not in the bucket"]
+        with counted.fault("CompleteMultipartUpload", status=403, code="AccessDenied"):
+            program("file = os.open(path, os.O_RDWR | os.O_TRUNC)", path=str(here.path / "f"))
+            program("for _ in range(160): os.write(file, bytes(MIB))", MIB=MIB)
+            here.signal(signal.SIGUSR1)
+            here.signal(signal.SIGTERM)
+            assert here.wait() == 1
+        here.start()
+        for call in ("os.pread(file, 9, 0)", "os.pwrite(file, b'n', 9)", "os.close(file)"):
+            with refused(errno.ESTALE):
+                program(call)
+        assert program("open(path, 'rb').read(9)") == b"o" * 9
+        assert bucket.get("f") == b"o" * MIB
+        assert list(here.scratch.glob("cache/*/unsaved/*"))
+
+    def test_what_is_gone_meanwhile_is_stale(
+        self, here: Mount, bucket: Witness, program: Program
+    ) -> None:
+        """Somebody has tidied up before the next daemon came."""
+        bucket.put("f", b"0123456789")
+        program(
+            "file = os.open(path, os.O_RDWR); os.pwrite(file, b'ab', 2)", path=str(here.path / "f")
+        )
+        here.expected.append("was being written and does not go on")
+        here.signal(signal.SIGUSR1)
+        here.signal(signal.SIGTERM)
+        assert here.wait() == 0
+        (kept,) = here.scratch.glob("cache/*/unsaved/*")
+        kept.unlink()
+        here.start()
+        for call in ("os.pwrite(file, b'cd', 4)", "os.close(file)"):
+            with refused(errno.ESTALE):
+                program(call)
+        assert program("open(path, 'rb').read()") == b"0123456789"
+        assert bucket.get("f") == b"0123456789"
+
+    def test_what_is_being_uploaded_goes_on(
+        self, mount: Mounts, bucket: Witness, keeper: Keeper, counted: Proxy, program: Program
+    ) -> None:
+        """The upload ends while who has asked for it waits for the end of the daemon."""
+        bucket.put("f", b"old" * 30_000)
+        here = mount(bucket, "dbglevel=info", "writeback", url=counted.url, start=False)
+        here.keeper = keeper
+        here.start()
+        with counted.fault("PutObject", delay=2) as slow:
+            program("new = os.open(path, os.O_RDWR | os.O_TRUNC)", path=str(here.path / "f"))
+            program("file = os.open(path, os.O_RDWR)")
+            program("os.write(new, b'new' * 30_000); os.close(new)")
+            until(lambda: slow.struck, "the upload")
+            daemon, _ = client.daemon_at(str(here.path))
+            with client.ask(daemon, "flush") as talk:
+                assert "progress" in next(iter(talk.answers()))
+                here.restart()
+        assert program("os.pread(file, 6, 0)") == b"newnew"
+        program("os.pwrite(file, b'abc', 3); os.fsync(file); os.close(file)")
+        assert bucket.get("f") == b"newabc" + b"new" * 29_998
+        assert bucket.keys() == ["f"]
+
+    def test_an_unmount_is_no_restart(
+        self, mount: Mounts, bucket: Witness, keeper: Keeper, counted: Proxy, program: Program
+    ) -> None:
+        """What was being written has been left behind when the first signal is that of an end."""
+        here = mount(bucket, "dbglevel=info", "writeback", url=counted.url, start=False)
+        here.keeper = keeper
+        here.start()
+        with counted.fault("PutObject", delay=3) as slow:
+            program("open(path, 'w').write('x')", path=str(here.path / "f"))
+            until(lambda: slow.struck, "the upload")
+            here.signal(signal.SIGTERM)
+            while "STATUS=unmounting:" not in keeper.said.get(timeout=30):
+                pass
+            here.signal(signal.SIGUSR1)
+            assert here.wait() == 0
+        assert keeper.held == {}
+        assert not here.path.is_mount()
+        assert bucket.get("f") == b"x"
+
+    def test_a_restart_that_is_cut_short_publishes_no_half(
+        self, mount: Mounts, bucket: Witness, keeper: Keeper, counted: Proxy, program: Program
+    ) -> None:
+        names = [f"half{number}" for number in range(8)]
+        here = mount(bucket, "cache_size=64", "dbglevel=info", url=counted.url, start=False)
+        here.keeper = keeper
+        here.start()
+        here.expected += ["is not saved", "does not go on", "are not in the bucket"]
+        top = str(here.path)
+        program("big = os.open(top + '/big', os.O_RDWR | os.O_CREAT)", top=top, MIB=MIB)
+        program("for _ in range(160): os.write(big, bytes(MIB))")
+        program("half = [open(f'{top}/{name}', 'wb', buffering=0) for name in names]", names=names)
+        program("for each in half: each.write(b'half of ')")
+        with counted.fault("CompleteMultipartUpload", stall=True) as stalled:
+            here.signal(signal.SIGUSR1)
+            here.signal(signal.SIGTERM)
+            until(lambda: stalled.struck, "the end of the upload")
+            here.signal(signal.SIGTERM)
+            here.wait()
+        keeper.release()
+        here.start()
+        (here.path / "later").write_text("x")
+        until(lambda: here.status()["waiting"]["files"] == 0, "the end of all uploads")
+        assert not set(names) & set(bucket.keys())
+        kept = [path.read_bytes() for path in here.scratch.glob("cache/*/unsaved/*-half*")]
+        assert kept == [b"half of "] * len(names)
 
     def test_what_waits_is_uploaded_by_the_next(
         self, mount: Mounts, bucket: Witness, keeper: Keeper, counted: Proxy, program: Program

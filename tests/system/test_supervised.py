@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,8 +54,17 @@ def daemon_of(place: Place, but: int = 0) -> int:
     return found[0]
 
 
+def status_of(place: Place) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(place.run("status", "--json", str(place.path)).stdout)
+    return found
+
+
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def children_of(pid: int) -> set[int]:
+    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
 def is_gone(pid: int) -> bool:
@@ -178,4 +190,54 @@ def test_nobody_would_start_it_again(place: Place) -> None:
     done = place.run("restart", str(place.path))
     assert done.returncode == 1
     assert "mount with -o restart" in done.stderr
+    assert place.run("umount", str(place.path)).returncode == 0
+
+
+def test_an_unmount_between_two_daemons(place: Place) -> None:
+    """Nothing is mounted again where somebody has just unmounted."""
+    assert place.mount("restart").returncode == 0
+    daemon = daemon_of(place)
+    keeper = parent_of(daemon)
+    os.kill(keeper, signal.SIGSTOP)
+    os.kill(daemon, signal.SIGKILL)
+    until(lambda: "State:\tZ" in Path(f"/proc/{daemon}/status").read_text(), "its end")
+    os.kill(keeper, signal.SIGCONT)
+    until(lambda: children_of(keeper) - {daemon}, "the next daemon")
+    (following,) = children_of(keeper) - {daemon}
+    os.kill(following, signal.SIGSTOP)
+    subprocess.run(["fusermount3", "-u", str(place.path)], check=True)
+    os.kill(following, signal.SIGCONT)
+    until(lambda: is_gone(following) and is_gone(keeper), "the end of both processes")
+    assert not place.path.is_mount()
+
+
+def test_placeholders_are_expanded_once(place: Place) -> None:
+    """All daemons of a mount have the same folder, whenever they begin."""
+    source = f"{place.bucket.name}:/runs/{{time}}/{{uuid}}"
+    options = f"{place.options},restart"
+    assert place.run(source, str(place.path), "-o", options).returncode == 0
+    (place.path / "a").write_text("a")
+    first = daemon_of(place)
+    done = place.run("restart", str(place.path))
+    assert done.returncode == 0, done.stderr
+    second = daemon_of(place, but=first)
+    (place.path / "b").write_text("b")
+    os.kill(second, signal.SIGKILL)
+    daemon_of(place, but=second)
+    assert sorted(os.listdir(place.path)) == ["a", "b"]
+    keys = place.bucket.keys()
+    assert len({key.rpartition("/")[0] for key in keys}) == 1
+    assert place.run("umount", str(place.path)).returncode == 0
+
+
+@pytest.mark.needs("versions")
+def test_a_moment_that_long_ago_stays_the_same(place: Place) -> None:
+    place.bucket.versioning()
+    assert place.mount("restart", "at=1h ago").returncode == 0
+    first = daemon_of(place)
+    then, second = status_of(place)["at"], int(time.time())
+    until(lambda: int(time.time()) > second, "another second")
+    assert place.run("restart", str(place.path)).returncode == 0
+    daemon_of(place, but=first)
+    assert status_of(place)["at"] == then
     assert place.run("umount", str(place.path)).returncode == 0

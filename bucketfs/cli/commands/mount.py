@@ -132,7 +132,10 @@ def _check_order(positions: Sequence[str]) -> None:
 
 
 def _kept(options: Options, *, supervised: bool) -> tuple[Keeper | None, Taken | None]:
-    """Who keeps the mount from one daemon to the next, and what an earlier one has left."""
+    """Who keeps the mount from one daemon to the next, and what an earlier one has left.
+
+    Raises Failure where the mount that this one was started for is none any more.
+    """
     store = fdstore.offered(os.environ, restarts=supervised)
     if store is None or not (options.foreground or supervised):
         return None, None
@@ -142,6 +145,10 @@ def _kept(options: Options, *, supervised: bool) -> tuple[Keeper | None, Taken |
     if not store.takes_any():
         log.info("the service manager keeps no descriptors: the mount ends with this process")
         return None, None
+    if supervised and keepers.has_ended(store):
+        line = f"{options.mountpoint}: was unmounted while nobody served it"
+        log.warning("%s", line)
+        raise Failure(ExitCode.FAILED, line)
     taken, reason = keepers.take(store, settings.record(options))
     if reason:
         log.warning("%s is mounted anew, what is open there fails: %s", options.mountpoint, reason)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import trio
 
-from bucketfs import clock
 from bucketfs.cache.places import cache_root, endpoint_file, name_of
 from bucketfs.cli.failure import ExitCode, Failure
+from bucketfs.cli.options.beginning import Beginning
 from bucketfs.credentials import Anonymous, Credentials, StaticKeys
 from bucketfs.errors import FsError, MountRefused, NoAnswer, NotFound, StoreError, advice
 from bucketfs.option_row import STORAGE_CLASSES
@@ -65,7 +65,7 @@ def store_config(
         probe_prefix=options.prefix,
         known=_known(options),
         reload_credentials=reload,
-        at=_moment(options, clock.wall_ns() / 1e9),
+        at=_moment(options, Beginning.of(os.environ).moment.timestamp()),
         history=min(options.stat_cache_expire, options.open_ttl) if options.versions else None,
         patience=options.op_timeout,
         follow=options.follow,
@@ -79,13 +79,13 @@ def store_config(
     return config
 
 
-def _moment(options: Options, now: float) -> float | tuple[str, str] | None:
+def _moment(options: Options, began: float) -> float | tuple[str, str] | None:
     if isinstance(options.at, VersionOf):
         return options.prefix + options.at.path, options.at.version_id
     if not isinstance(options.at, Moment):
         return None
-    at = options.at.since_1970(now)
-    if at > now:
+    at = options.at.since_1970(began)
+    if at > began:
         raise Failure(ExitCode.USAGE, "at: the moment lies in the future")
     return at
 

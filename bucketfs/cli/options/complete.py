@@ -11,14 +11,13 @@ from __future__ import annotations
 import os
 import pwd
 import socket
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from bucketfs.cli.failure import ExitCode, Failure
 from bucketfs.cli.options import arguments, datasets, placeholders
 from bucketfs.cli.options.arguments import Arguments, ParseError
+from bucketfs.cli.options.beginning import Beginning
 from bucketfs.cli.options.dataset_file import Dataset, DatasetError
 from bucketfs.cli.options.datasets import Place
 from bucketfs.cli.options.placeholders import Facts, PlaceholderError
@@ -70,8 +69,8 @@ def _facts(environ: Mapping[str, str]) -> Facts:
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         user = str(os.geteuid())
-    unique = str(uuid.uuid4())
-    return Facts(environ, datetime.now(UTC), socket.gethostname(), user, unique)
+    began = Beginning.of(environ)
+    return Facts(environ, began.moment, socket.gethostname(), user, began.unique)
 
 
 def bucket_of(text: str, environ: Mapping[str, str]) -> str:

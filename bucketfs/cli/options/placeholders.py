@@ -28,7 +28,7 @@ class Facts:
     """What placeholders stand for.
 
     Attributes:
-        now: When the mount begins, in UTC.
+        now: When the mount began, in UTC.
         unique: A UUID of this mount.
     """
 

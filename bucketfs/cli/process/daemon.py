@@ -20,6 +20,7 @@ from typing import NoReturn, Protocol
 
 from bucketfs import log as logs
 from bucketfs.cli.failure import ExitCode, Failure
+from bucketfs.cli.options import beginning
 from bucketfs.cli.process import supervisor
 from bucketfs.options import Options
 
@@ -144,6 +145,7 @@ def supervise(*, foreground: bool, wait: float, inherited: Iterable[int]) -> int
     directory = os.getcwd()
 
     def become(report: int) -> NoReturn:
+        os.environ[beginning.VARIABLE] = str(beginning.Beginning.now())
         words = [sys.executable, "-I", "-S", supervisor.__file__, directory, str(report)]
         os.execv(sys.executable, [*words, sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 

@@ -152,6 +152,7 @@ class Drain:
 
     def _abandon(self) -> None:
         """Leave here what a drain that was cut short has not saved, for the next mount."""
+        self._leave_unfinished()  # a hand-over may have been cut short before
         error = FsError(errno.EINTR, "unmounting was cut short")
         for inode in list(self._state.open_inodes):
             open_state = inode.open_state

@@ -98,6 +98,7 @@ class HandOver:
         Raises:
             FsError, OSError: It cannot be.
         """
+        content.own_pages()  # a removed file's are in the cache still, for whoever makes it again
         row = self._promises.unfinished(inode, content)
         kept = self._cache.rescue(content.local.pages, inode.name, content.size)
         path = str(kept.relative_to(self._cache.directory))
@@ -107,6 +108,8 @@ class HandOver:
                 "number": inode.ino,
                 "lookups": inode.lookups,
                 "removed": inode.unlinked,
+                "etag": inode.etag,
+                "opened": inode.opened,
                 "path": path,
                 "row": [row.file, row.key, "", text, base64.b64encode(seals).decode(), total],
                 "exclusive": inode.open_state is not None and inode.open_state.exclusive,
@@ -173,6 +176,8 @@ class HandOver:
             raise FsError(errno.EIO, row.error)
         pages = self._cache.take_back(self._cache.directory / one["path"], row)
         inode.posix = attributes_of(row, self._state.config.defaults)
+        inode.etag = one.get("etag", inode.etag)
+        inode.opened = one.get("opened", inode.opened)
         content = Content.unfinished(self._state.files, row, pages)
         open_state = self._state.ensure_open_state(inode)
         open_state.take(content)
@@ -184,12 +189,17 @@ class HandOver:
 
 def _node(inode: Inode) -> list[Any]:
     is_directory = isinstance(inode, Directory)
-    facts = _FACTS_OF_DIRECTORIES if is_directory else _FACTS
+    names = _FACTS_OF_DIRECTORIES if is_directory else _FACTS
+    facts = {name: getattr(inode, name) for name in names}
+    if inode.content is not None and inode.content.unsaved:
+        # whoever has it open, and the kernel's pages, go on with these bytes or not at all: never
+        # in the version that they have replaced
+        facts["etag"] = facts["opened"] = ""
     return [
         inode.ino,
         inode.parent.ino if inode.parent is not None else 0,
         inode.name,
         "d" if is_directory else "f",
         inode.lookups,
-        {fact: getattr(inode, fact) for fact in facts},
+        facts,
     ]
