@@ -146,12 +146,13 @@ class Tree:
         ]
 
     def nlink(self, inode: Inode) -> int:
-        """Number of links: 1 for files, 0 after unlink.
+        """Number of links: 1 for files, 0 for what was removed.
 
         2 and one for each known subdirectory for directories.
         """
         if isinstance(inode, Directory):
-            return 2 + inode.subdirectories
+            is_gone = inode.parent is None and inode is not self.state.root
+            return 0 if is_gone else 2 + inode.subdirectories
         return 0 if inode.unlinked else 1
 
     def _reclaim(self, wanted: int) -> int:

@@ -115,6 +115,23 @@ def test_mkdir_and_rmdir_refusals(folder: Folder) -> None:
     (folder / "d").rmdir()
 
 
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_directory_that_is_gone_has_no_links(folder: Folder, how: str) -> None:
+    for name in ("d", "other"):
+        (folder / name).mkdir()
+    opened = os.open(folder / "d", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert os.fstat(opened).st_nlink == 2
+        if how == "removed":
+            (folder / "d").rmdir()
+        else:
+            (folder / "other").rename(folder / "d")
+        assert os.fstat(opened).st_nlink == 0
+        assert os.listdir(opened) == []
+    finally:
+        os.close(opened)
+
+
 @pytest.mark.needs("kept_markers")
 def test_a_directory_stays_when_its_last_file_goes(foreign: Folder, module_bucket: Witness) -> None:
     for name in ("removed", "moved"):
