@@ -129,6 +129,8 @@ class Journal:
         #: Statements so far, and those of them that a power cut leaves. That of a killed mount,
         #: which may be on no disk yet, counts as one.
         self._changes, self._safe = 1, 0
+        #: The last of them that took away the row of a file.
+        self._dropped = 0
         #: Bytes that the log has got since it was last copied, about.
         self._uncopied = 0
         self._syncing = False
@@ -213,6 +215,8 @@ class Journal:
         except FsError as error:  # not even begun; nobody waits for this
             log.error("%s", error.why)
             self._owed += [(statement, (file,)) for statement in _DROPS]
+            self._count((file,))
+        self._dropped = self._changes
 
     def damage(self, file: str, error: str) -> None:
         """What the row says is not so: nothing is uploaded, until somebody has looked at it."""
@@ -383,6 +387,11 @@ class Journal:
             finally:
                 self._syncing = False
                 self._turns.moved()
+
+    async def settled(self) -> None:
+        """Wait until no power cut brings back what was dropped before this call. Raises FsError."""
+        if self._safe < self._dropped:
+            await self.synced()
 
     def _sync(self) -> None:
         """In a thread. The database itself is SQLite's to open: closing it here ends its locks."""
