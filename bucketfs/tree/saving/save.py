@@ -150,8 +150,10 @@ class Saver:
     async def _save_for_good(self, inode: Inode) -> None:
         """As `save`; and no power cut brings back what the journal had under this name before."""
         await self.save(inode)
-        with contextlib.suppress(FsError):  # the local disk fails, and the bucket has it
-            await self._state.files.cache.journal.settled()
+        journal = self._state.files.cache.journal
+        if journal.may_return:
+            with contextlib.suppress(FsError):  # the local disk fails, and the bucket has it
+                await journal.synced()
 
     async def save(self, inode: Inode, *, late: bool = False) -> None:
         """Have the bucket hold everything of this inode: bytes, length, attributes.
