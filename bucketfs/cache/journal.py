@@ -99,6 +99,7 @@ class Journal:
         in_thread: Runs what waits for the disk beside the event loop.
         lost: An older one was set aside, by this process or one before: what it counted on is not
             known.
+        may_return: The row of a file was dropped, which a power cut may bring back (`synced`).
 
     Raises:
         FsError: The disk is full or fails, so that what the journal says is not known.
@@ -129,6 +130,9 @@ class Journal:
         #: Statements so far, and those of them that a power cut leaves. That of a killed mount,
         #: which may be on no disk yet, counts as one.
         self._changes, self._safe = 1, 0
+        #: The last of them that took away the row of a file.
+        self._dropped = 0
+        self.may_return = False
         #: Bytes that the log has got since it was last copied, about.
         self._uncopied = 0
         self._syncing = False
@@ -213,6 +217,8 @@ class Journal:
         except FsError as error:  # not even begun; nobody waits for this
             log.error("%s", error.why)
             self._owed += [(statement, (file,)) for statement in _DROPS]
+            self._count((file,))
+        self._dropped, self.may_return = self._changes, True
 
     def damage(self, file: str, error: str) -> None:
         """What the row says is not so: nothing is uploaded, until somebody has looked at it."""
@@ -376,7 +382,7 @@ class Journal:
                 self._uncopied, job = 0, self._sync_and_copy
             try:
                 await self.in_thread(job)
-                self._safe = covered
+                self._safe, self.may_return = covered, self._dropped > covered
                 self._tag_safe(covered)
             except OSError as error:
                 raise self._failure(error) from error

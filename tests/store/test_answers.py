@@ -413,3 +413,33 @@ async def test_a_copy_that_an_empty_answer_tells_of(
             with pytest.raises(NoAnswer):
                 await copy
     assert [seen.line.split()[0] for seen in script.seen][:2] == ["PUT", "HEAD"]
+
+
+@pytest.mark.parametrize("made", [True, False])
+async def test_a_copy_onto_itself_that_an_empty_answer_tells_of(
+    made: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes and its ETag are those of before: only the metadata tell whether it was made."""
+    able = replace(capability.UNKNOWN, capabilities=Capabilities())
+    monkeypatch.setattr(capability, "UNKNOWN", able)
+    old = HEAD.replace(b"e1", ONE.encode())
+    new = old.replace(b"33188", b"33152")
+    copies = 0
+
+    async def speak(seen: Seen) -> bytes:
+        nonlocal copies
+        copies += seen.line.startswith("PUT")
+        if seen.line.startswith("PUT"):
+            return EMPTY
+        return new if copies and made else old
+
+    async with talking(speak=speak) as (store, _):
+        before = await store.head("k")
+        assert before.headers is not None
+        wanted = Headers({**before.headers.metadata, "mode": "33152"})
+        copy = store.copy("k", "k", size=5, headers=wanted, source_if_match=ONE)
+        if made:
+            assert (await copy).etag == ONE
+        else:
+            with pytest.raises(NoAnswer):
+                await copy

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -20,7 +21,7 @@ from bucketfs.errors import StoreError, advice, errno_of
 from bucketfs.store.aws.answers import unix_time
 from bucketfs.store.base import BytesBody, Headers, ObjectInfo
 from bucketfs.store.opening import open_store
-from tests.store.test_transport import CONFIG, HEAD, scripted, talking
+from tests.store.test_transport import CONFIG, HEAD, error, scripted, talking
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +142,19 @@ async def test_a_process_that_hangs_later(tmp_path: Path, operation: str) -> Non
             await calls[operation]()
     assert (raised.value.code, errno_of(raised.value)) == ("CredentialsFailed", errno.EACCES)
     assert not script.seen
+
+
+async def test_a_process_that_hangs_when_keys_are_refused(tmp_path: Path) -> None:
+    keys = {"Version": 1, "AccessKeyId": "AK8", "SecretAccessKey": "S", "SessionToken": "T"}
+    (tmp_path / "keys").write_text(json.dumps({**keys, "Expiration": "2099-01-01T00:00:00Z"}))
+    process(tmp_path, tmp_path / "keys")
+    refused = error(403, "InvalidAccessKeyId")
+    chain: dict[str, Any] = {"credentials": Chain(), "reload_credentials": Chain}
+    async with talking(refused, patience=2.0, **chain) as (store, _):
+        (tmp_path / "keys.py").write_text("import time; time.sleep(60)")
+        with trio.fail_after(20), pytest.raises(StoreError, match="seconds") as raised:
+            await store.put("k", BytesBody(bytes(1 << 20)), Headers())
+    assert (raised.value.code, errno_of(raised.value)) == ("CredentialsFailed", errno.EACCES)
 
 
 async def test_an_sso_session_without_a_token(

@@ -24,7 +24,7 @@ from bucketfs.tree.core.handle import Handle
 from bucketfs.tree.saving import held as held_module
 from bucketfs.tree.saving import promises as promises_module
 from bucketfs.tree.saving.change import Change
-from tests.harness.memory import Fault
+from tests.harness.memory import Fault, StoredObject
 from tests.tree.builder import Bucket, Mount, killed, noise, planted
 
 pytestmark = pytest.mark.mock_clock
@@ -32,6 +32,8 @@ pytestmark = pytest.mark.mock_clock
 KIB = 1 << 10
 #: In the journal itself; in a page file with checksums; in one that is changed in place.
 SIZES = [5, 40 * KIB, 200 * KIB]
+#: What the file may be called.
+NAMES = ["f", "g", "d/f", "e/f"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,12 @@ class Picture:
 
     Attributes:
         files: Bytes and tag of each, by its name.
-        stored: What the bucket had of the file.
+        stored: The file's object in the bucket, by its key.
         allowed: What the file may be, None for nothing.
     """
 
     files: frozenset[tuple[str, bytes, Tag | None]]
-    stored: bytes | None
+    stored: dict[str, StoredObject] = field(hash=False)
     allowed: tuple[bytes | None, ...]
 
 
@@ -93,7 +95,7 @@ class Machine:
                         continue
                     data = self._synced.get(number, b"")
                 files.append((path.name, data, Tag.read(path)))
-            stored = self.bucket.peek("f") if "f" in self.bucket.objects else None
+            stored = {key: self.bucket.objects[key] for key in self.bucket.objects if key in NAMES}
             self.pictures[Picture(frozenset(files), stored, self.allowed)] = None
 
     async def check(self, left: Path) -> None:
@@ -110,13 +112,13 @@ class Machine:
                 if tag is not None:
                     tag.put(path)
             bucket = Bucket()
-            if picture.stored is not None:
-                bucket.poke("f", picture.stored)
-            async with planted(bucket, directory.parent, writeback=True):
+            bucket.objects.update(picture.stored)
+            # what is taken for others' object is replaced: it would show
+            async with planted(bucket, directory.parent, writeback=True, overwrite=True):
                 await trio.sleep(100)
-            found = bucket.peek("f") if "f" in bucket.objects else None
-            assert found is not None or None in picture.allowed, f"{number}: lost"
-            assert found in picture.allowed, f"{number}: other bytes"
+            found = [bucket.peek(key) for key in NAMES if key in bucket.objects]
+            assert found or None in picture.allowed, f"{number}: lost"
+            assert not found or set(found).intersection(picture.allowed), f"{number}: other bytes"
             shutil.rmtree(left / str(number))
         assert len(self.pictures) > 1
 
@@ -345,4 +347,97 @@ async def test_what_was_removed_a_while_ago_does_not_come_back(
         await trio.sleep(2)
         machine.allowed = (None,)
         machine.look()
+    await machine.check(tmp_path / "left")
+
+
+@sizes
+async def test_synced_after_the_close(machine: Machine, tmp_path: Path, old: int, new: int) -> None:
+    """What fsync has brought to the bucket is not replaced by what was closed before it."""
+    async with planted(machine.bucket, tmp_path / "top", writeback=True) as mount:
+        program = Program(mount, machine)
+        await program.save(noise(old))
+        machine.allowed += (noise(new, 2),)
+        handle = await program.open(noise(new, 2))
+        mount.bucket.fault = None
+        await mount.tree.saver.sync(handle)
+        machine.allowed = (noise(new, 2),)
+        machine.look()
+        await mount.close(handle)
+        await program.rest()
+    await machine.check(tmp_path / "left")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_made_longer_and_synced_after_the_close(
+    machine: Machine, tmp_path: Path, size: int
+) -> None:
+    async with planted(machine.bucket, tmp_path / "top", writeback=True) as mount:
+        program = Program(mount, machine)
+        await program.save(noise(size))
+        longer = noise(size) + b"more"
+        machine.allowed += (longer,)
+        handle = await mount.open("f", os.O_WRONLY)
+        await mount.write(handle, size, b"more")
+        mount.bucket.fault = None
+        await mount.tree.saver.sync(handle)
+        machine.allowed = (longer,)
+        machine.look()
+        await mount.close(handle)
+        await program.rest()
+    await machine.check(tmp_path / "left")
+
+
+async def test_made_anew_and_synced(machine: Machine, tmp_path: Path) -> None:
+    """What was removed before its upload does not come back in the place of the new file."""
+    async with planted(machine.bucket, tmp_path / "top", writeback=True) as mount:
+        program = Program(mount, machine)
+        await program.save(noise(5))
+        machine.allowed += (None, noise(5, 2))
+        await mount.unlink("f")
+        handle = await program.open(noise(5, 2))
+        mount.bucket.fault = None
+        await mount.tree.saver.sync(handle)
+        machine.allowed = (noise(5, 2),)
+        machine.look()
+        await mount.close(handle)
+        await program.rest()
+    await machine.check(tmp_path / "left")
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("path", "name", "other"), [("f", "f", "g"), ("d/f", "d", "e")])
+async def test_renamed_after_the_close(
+    machine: Machine, tmp_path: Path, size: int, path: str, name: str, other: str
+) -> None:
+    """The bytes that were not written are those of an object that has another name now."""
+    old = noise(size + 5)
+    machine.bucket.poke(path, old)
+    async with planted(machine.bucket, tmp_path / "top", writeback=True) as mount:
+        program = Program(mount, machine)
+        handle = await mount.open(path, os.O_WRONLY)
+        await mount.write(handle, 0, b"ours")
+        await mount.close(handle)
+        machine.allowed = (b"ours" + old[4:],)
+        machine.look()
+        await mount.rename(name, other)
+        machine.look()
+        await program.rest()
+    await machine.check(tmp_path / "left")
+
+
+async def test_synced_and_renamed_over(machine: Machine, tmp_path: Path) -> None:
+    """Where the file that it replaces had not been uploaded, nothing of that replaces it."""
+    async with planted(machine.bucket, tmp_path / "top", writeback=True) as mount:
+        program = Program(mount, machine)
+        handle = await program.open(noise(5, 2), "g")
+        mount.bucket.fault = None
+        await mount.tree.saver.sync(handle)
+        await mount.close(handle)
+        mount.bucket.fault = _no_bytes
+        await program.save(noise(5))
+        machine.allowed = (noise(5, 2),)
+        machine.look()
+        await mount.rename("g", "f")
+        machine.look()
+        await program.rest()
     await machine.check(tmp_path / "left")

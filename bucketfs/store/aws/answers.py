@@ -379,7 +379,9 @@ def with_version(info: ObjectInfo, *, etags: bool) -> ObjectInfo:
     return replace(info, etag=version_token(info.size, info.last_modified))
 
 
-def is_copy(found: ObjectInfo, *, size: int, source: str, replaced: str) -> bool:
+def is_copy(
+    found: ObjectInfo, *, size: int, source: str, replaced: str, metadata: Mapping[str, str]
+) -> bool:
     """Whether an object may be the copy that an empty answer was to tell of.
 
     Args:
@@ -387,9 +389,13 @@ def is_copy(found: ObjectInfo, *, size: int, source: str, replaced: str) -> bool
         size: Of the copy.
         source: ETag of what was to be copied, "" if that was not said.
         replaced: ETag of what the copy was to replace, "" if that was not said.
+        metadata: What it was to get in place of that of its source; empty where it keeps that, or
+            nobody knows whether the endpoint stores any.
     """
     if found.size != size or (replaced != source and found.etag == replaced):
         return False
+    if metadata and found.headers is not None:
+        return dict(found.headers.metadata) == dict(metadata)
     # the copy of an object in one piece has its ETag
     return found.etag == source or not (_MD5.fullmatch(found.etag) and _MD5.fullmatch(source))
 

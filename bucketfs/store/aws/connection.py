@@ -15,7 +15,7 @@ import logging
 import math
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final
@@ -227,15 +227,8 @@ class Connection:
         Raises CredentialRetrievalError: Their source hangs.
         """
         keys = self.client._request_signer._credentials if self._renewable else None
-        if not isinstance(keys, AioRefreshableCredentials) or not keys.refresh_needed():
-            return
-        patience = self._config.patience
-        with trio.move_on_after(patience) as scope:
-            await keys.get_frozen_credentials()
-        if scope.cancelled_caught:
-            raise CredentialRetrievalError(
-                provider=keys.method, error_msg=f"no answer for {patience:.0f} seconds"
-            )
+        if isinstance(keys, AioRefreshableCredentials) and keys.refresh_needed():
+            await _told_in_time(keys.get_frozen_credentials, keys.method, self._config.patience)
 
     async def _request(self, operation: str, params: dict[str, Any]) -> Any:
         await self._renew_in_time()
@@ -401,12 +394,25 @@ async def _signing_credentials(config: StoreConfig, credentials: Credentials) ->
     """What botocore's signer wants to hold, for credentials that replace others."""
     if isinstance(credentials, StaticKeys):
         return AioCredentials(credentials.access_key, credentials.secret_key, credentials.token)
+    ask = _new_session(config, credentials).get_credentials
     try:
-        return await _new_session(config, credentials).get_credentials()
+        return await _told_in_time(ask, "botocore's chain", config.patience)
     except NO_KEYS as exc:
         raise StoreError("CredentialsFailed", message=str(exc)) from exc
     except BotoCoreError as exc:
         raise StoreError("NoCredentials", message=str(exc)) from exc
+
+
+async def _told_in_time(ask: Callable[[], Awaitable[Any]], source: str, patience: float) -> Any:
+    """What a source of keys says.
+
+    Raises CredentialRetrievalError: It says nothing for `patience` seconds.
+    """
+    with trio.move_on_after(patience):
+        return await ask()
+    raise CredentialRetrievalError(
+        provider=source, error_msg=f"no answer for {patience:.0f} seconds"
+    )
 
 
 def _send_signed_path(request: Any, **_: object) -> None:

@@ -244,7 +244,11 @@ class S3Store:
         if not (etag and self.capabilities.etags):
             found = await self.head(target)
             if self.capabilities.etags and not is_copy(
-                found, size=size, source=source_if_match, replaced=target_if_match
+                found,
+                size=size,
+                source=source_if_match,
+                replaced=target_if_match,
+                metadata=self._kept(headers),
             ):
                 raise unusable("CopyObject", source, "no copy in the answer, nor in its place")
             return found
@@ -516,6 +520,11 @@ class S3Store:
         if not (can.user_metadata or headers.essential):
             headers = Headers({}, headers.content_type, headers.other)
         return header_params(headers)
+
+    def _kept(self, headers: Headers | None) -> Mapping[str, str]:
+        """The metadata that an object with these headers has, as far as the endpoint is known."""
+        unknown = self._provider.is_unseen("user_metadata") or not self.capabilities.user_metadata
+        return {} if headers is None or unknown else headers.metadata
 
     def _choose_sum(self, params: dict[str, Any], **_: object) -> None:
         """Have DeleteObjects, which must carry a sum, carry the one that the endpoint takes."""

@@ -35,6 +35,7 @@ class ServerTime:
 
     def __init__(self) -> None:
         self.offset = 0.0
+        #: The endpoint has refused the time that it tells.
         self._lies = False
 
     def now(self) -> float:
@@ -58,7 +59,10 @@ class ServerTime:
             return is_outdated
         difference = told - self.now()
         if abs(difference) <= _TOLERANCE:
-            return is_outdated or (self.offset != 0.0 and code in _OF_TIME and self._give_up())
+            if is_outdated or not self.offset or code not in _OF_TIME:
+                return is_outdated
+            self._give_up()
+            return True
         self.offset += difference
         _log.warning(
             "this machine's clock is %.0f s %s the endpoint's (set it: NTP);"
@@ -68,11 +72,10 @@ class ServerTime:
         )
         return True
 
-    def _give_up(self) -> bool:
-        """The very time that the endpoint tells is refused: ours is no worse. Answers True."""
+    def _give_up(self) -> None:
+        """The very time that the endpoint tells is refused: ours is no worse."""
         self.offset, self._lies = 0.0, True  # from now on it has to say that time is the matter
         _log.warning(
             "the endpoint refuses the time that it tells (a proxy with a wrong clock?):"
             " requests are signed with this machine's time"
         )
-        return True

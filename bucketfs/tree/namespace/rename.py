@@ -8,8 +8,8 @@ back. Handles, unsaved bytes and attributes hang on inodes and come along by the
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 
 from bucketfs import clock
 from bucketfs.cache.rows import Rename
@@ -161,18 +161,28 @@ class Renamer:
             else:
                 onto = await self._file.onto(target, new_parent, new_name, claim=claim)
                 replaced = onto.if_match or in_bucket
-                with self._journaled(Rename(old_key, new_key, source.etag, replaced)):
+                row = Rename(old_key, new_key, source.etag, replaced)
+                async with self._journaled(row, waits=_waits(source) or _waits(target)):
                     left = await self._file.move(source, old_key, onto)
                     self._relink(source, target, new_parent, new_name, ends=old_key)
             if left:
                 self._state.freshness.learn_taken(old_parent, old_name)
             await self._markers.keep_left(old_parent)
 
-    @contextmanager
-    def _journaled(self, row: Rename) -> Iterator[None]:
-        """If a crash, or the end of the mount, ends the block, the next mount finishes it."""
+    @asynccontextmanager
+    async def _journaled(self, row: Rename, *, waits: bool) -> AsyncIterator[None]:
+        """If a crash, or the end of the mount, ends the block, the next mount finishes it.
+
+        Args:
+            row: What is renamed.
+            waits: Files that it is about may wait for their upload. Then it is finished after a
+                power cut, too, which may leave their rows as they are before the block.
+        """
         self._journal.rename(row)
         try:
+            if waits:
+                with suppress(FsError):  # the local disk fails, and with it what waits there
+                    await self._journal.synced()
             yield
         except Exception:
             self._journal.renamed(row.old)
@@ -272,7 +282,8 @@ class Renamer:
                 await self._markers.keep(old_parent, source)
                 if claim:
                     claimed = await self._claim(source, new_prefix)
-                with self._journaled(Rename(self._state.prefix(source), new_prefix)):
+                row = Rename(self._state.prefix(source), new_prefix)
+                async with self._journaled(row, waits=self._promises.count > 0):
                     asked = self._tree.conditions(source)
                     copies = await self._tree.copy(
                         source, new_prefix, target, asked, claimed=claimed
@@ -319,6 +330,11 @@ class Renamer:
         headers = source.headers()
         info = await self._store.put(new_prefix, BytesBody(b""), headers, if_none_match=True)
         return info.etag
+
+
+def _waits(inode: Inode | None) -> bool:
+    """Whether the journal has bytes of a file."""
+    return inode is not None and inode.content is not None and inode.content.promise is not None
 
 
 def _check_target(target: Inode | None, new_parent: Directory, new_name: str) -> None:

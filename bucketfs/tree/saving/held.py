@@ -1,4 +1,4 @@
-"""What a row of the journal counts on of a page file. Pure."""
+"""What a row of the journal counts on of a page file, and whether a file may have a row."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class Saver:
             if self._state.files.held_back:
                 await self.close(handle.inode)
             else:
-                await self.save(handle.inode)
+                await self._save_for_good(handle.inode)
 
     async def close(self, inode: Inode) -> None:
         """Have nothing of what was written lost from now on, whatever happens here.
@@ -145,7 +145,15 @@ class Saver:
                 "the cache is too small to hold all that waits; raise cache_size",
                 self._state.shown(inode),
             )
+        await self._save_for_good(inode)
+
+    async def _save_for_good(self, inode: Inode) -> None:
+        """As `save`; and no power cut brings back what the journal had under this name before."""
         await self.save(inode)
+        journal = self._state.files.cache.journal
+        if journal.may_return:
+            with contextlib.suppress(FsError):  # the local disk fails, and the bucket has it
+                await journal.synced()
 
     async def save(self, inode: Inode, *, late: bool = False) -> None:
         """Have the bucket hold everything of this inode: bytes, length, attributes.
