@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -74,6 +75,7 @@ class Opener:
         if writable:
             await self._changer.foresee(inode)
         await self._check_version(inode, reads=reads)
+        _check_regular(inode)
         appends = bool(flags & os.O_APPEND)
         if appends and writable and not flags & os.O_TRUNC and inode.ino in self._replaced:
             self._replaced.discard(inode.ino)
@@ -226,6 +228,7 @@ class Opener:
         """
         if publish:
             await self._check_version(inode, reads=False)
+            _check_regular(inode)
         await self._attributes.complete(inode)
         self._doubt_tags(inode)
         content = self._state.content(inode)
@@ -383,6 +386,15 @@ class Opener:
             raise FsError(errno.ESTALE, "the object was removed by someone else") from error
         if now is not inode:
             raise FsError(errno.ESTALE, "the object was replaced by someone else")
+
+
+def _check_regular(inode: Inode) -> None:
+    """Raise FsError, ESTALE, for what is no regular file: others have put that in its place.
+
+    The bytes of a symbolic link are its target: the kernel looks the name up again and follows it.
+    """
+    if inode.posix is not None and not stat.S_ISREG(inode.posix.mode):
+        raise FsError(errno.ESTALE, "the name stands for something else than a file now")
 
 
 def _check_in_place(inode: Inode) -> None:
