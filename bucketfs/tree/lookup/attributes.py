@@ -418,7 +418,8 @@ class Attributes:
 
     def _hide(self, inode: Inode) -> None:
         """Show an object that we may not ask for, until it is time to ask again."""
-        self._learn(inode, Headers(metadata={"mode": str(stat.S_IFREG)}))
+        # partial: that is never stored in the place of what the object carries
+        self._learn(inode, Headers(metadata={"mode": str(stat.S_IFREG)}, partial=True))
         self._hidden.append((inode, clock.monotonic() + max(1.0, self._state.config.ttl)))
         if len(self._hidden) == 1:
             self._background.start(self._reveal, "ask again")
