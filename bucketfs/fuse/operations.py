@@ -293,7 +293,7 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         """Change attributes; the kernel has checked who may (default_permissions)."""
-        node = await self._to_change(inode)
+        node = await self._to_change(inode, cut=fields.update_size)
         if fields.update_size:  # for that the kernel looks at the mode, and so has asked before
             await self._tree.opener.truncate(node, attr.st_size, publish=fh is None)
         else:
@@ -505,13 +505,17 @@ class Operations(pyfuse3.Operations):
 
     # ---- helpers ---------------------------------------------------------------------------------
 
-    async def _to_change(self, ino: int) -> Inode:
+    async def _to_change(self, ino: int, *, cut: bool = False) -> Inode:
         """As `_known`, with all that is stored again when an attribute changes.
 
-        Raises StoreError if the bucket refuses that, as far as it is known.
+        Raises StoreError if the bucket refuses that, as far as it is known. To `cut` a file looks
+        by itself what others have made of it.
         """
         await self._tree.changer.foresee(self._table.get(ino))
         node = await self._known(ino)
+        if not cut:
+            await self._tree.opener.renew(node)
+            _check_kind(node)
         await self._tree.attributes.complete(node)
         return node
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.mounts import Mount, Mounts
-from tests.harness.posix import is_gone, refused
+from tests.harness.posix import fsync_path, is_gone, refused
 from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
@@ -181,7 +181,7 @@ LINK = {"mode": str(stat.S_IFLNK | 0o777)}
 
 @pytest.mark.needs("metadata")
 @pytest.mark.parametrize("listed", [False, True])
-@pytest.mark.parametrize("look", ["stat", "read", "write", "cut"])
+@pytest.mark.parametrize("look", ["stat", "read", "write", "cut", "chmod"])
 def test_a_file_that_others_made_a_link(
     mounted: Callable[..., Mount], bucket: Witness, look: str, listed: bool
 ) -> None:
@@ -204,7 +204,12 @@ def test_a_file_that_others_made_a_link(
     elif look == "cut":
         os.truncate(path, 2)
         assert bucket.get("d/target") == b"of"
+    elif look == "chmod":
+        path.chmod(0o600)
+        fsync_path(path)
+        assert bucket.metadata("d/target")["mode"] == str(stat.S_IFREG | 0o600)
     assert bucket.get("d/f") == b"target"
+    assert bucket.metadata("d/f") == LINK
 
 
 @pytest.mark.needs("metadata")

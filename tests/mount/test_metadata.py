@@ -100,6 +100,36 @@ def test_what_stands_for_unreadable_attributes_is_not_stored(
     assert found["Metadata"]["mode"] in (said["mode"], str(stat.S_IFREG | 0o600))
 
 
+@pytest.mark.parametrize("body", [b"old", b"newer"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.chmod(0o600),
+        lambda path: os.utime(path, (1, 2)),
+        lambda path: os.setxattr(path, "user.a", b"1"),
+        lambda path: os.removexattr(path, "user.s3.metadata.shape"),
+    ],
+)
+def test_what_others_have_set_stays(
+    mount: Mounts, bucket: Witness, change: Callable[[Path], object], body: bytes
+) -> None:
+    """An attribute is stored together with all the others: those that the bucket has now."""
+    said = {"mode": str(stat.S_IFREG | 0o666), "color": "red", "shape": "round"}
+    bucket.put("d/f", b"old", content_type="text/x-odd", **said)
+    path = mount(bucket, "open_ttl=500ms", "stat_cache_expire=1h").path / "d" / "f"
+    assert path.stat().st_mode & 0o777 == 0o666
+    time.sleep(1)  # another second, too: Last-Modified has whole ones
+    bucket.put("d/f", body, content_type="text/y-odd", **said | {"color": "blue", "gid": "7"})
+    change(path)
+    fsync_path(path)
+    found = bucket.head("d/f")
+    assert found is not None
+    assert bucket.get("d/f") == body
+    assert (found["ContentType"], found["Metadata"]["color"]) == ("text/y-odd", "blue")
+    assert found["Metadata"]["gid"] == "7"
+    assert found["Metadata"]["ctime"], "the change is stored"
+
+
 @pytest.mark.needs_root("changes the owner")
 def test_chown(folder: Folder, module_bucket: Witness) -> None:
     (folder / "f").write_text("x")

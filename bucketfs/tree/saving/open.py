@@ -243,6 +243,20 @@ class Opener:
         finally:
             await self._drop(inode, content)
 
+    async def renew(self, inode: Inode) -> None:
+        """Have a file stand for the bucket's version before its attributes change.
+
+        With one of them all that is stored beside the bytes is stored anew: what others have set
+        would be lost. Directories are left out: who unpacks a tree sets the times of all at its
+        end, and would wait for each.
+
+        Raises:
+            FsError: ESTALE as from `open`.
+            StoreError: The bucket could not be asked.
+        """
+        if not isinstance(inode, Directory):
+            await self._check_version(inode, reads=False, opens=False)
+
     async def release(self, handle: Handle) -> None:
         """The last descriptor is gone.
 
@@ -359,8 +373,13 @@ class Opener:
         if clock.monotonic() - inode.checked > TAGS_TRUSTED:
             inode.posix = replace(posix, tagged=True)
 
-    async def _check_version(self, inode: Inode, *, reads: bool) -> None:
+    async def _check_version(self, inode: Inode, *, reads: bool, opens: bool = True) -> None:
         """Have the inode stand for the bucket's version, if what we know is too old to trust.
+
+        Args:
+            inode: Which.
+            reads: Its bytes are wanted next.
+            opens: It is opened, or cut.
 
         Raises:
             FsError: ESTALE when the name stands for something else now, or for nothing.
@@ -375,7 +394,7 @@ class Opener:
             self._state.freshness.seen(inode), self._state.config.open_ttl
         ):
             return
-        self._prefetcher.outdated(inode)
+        self._prefetcher.outdated(inode, opens=opens)
         whole = FILE_MAX if reads and content is None else 0
         try:
             now = await self._attributes.revalidate(inode, whole=whole)
