@@ -339,8 +339,7 @@ class Operations(pyfuse3.Operations):
             return
         if name in _ACLS:
             owners.check(node, self._encode, ctx)
-            gid = self._tree.posix(node).gid
-            may = ctx.uid == 0 or gid == ctx.gid or gid in pyfuse3.get_sup_groups(ctx.pid)
+            may = owners.is_in_group(ctx, self._tree.posix(node).gid)
             self._tree.changer.set_acl(node, decode_name(name), value, keeps_setgid=may)
         else:
             self._tree.changer.set_xattr(node, decode_name(name), value)
