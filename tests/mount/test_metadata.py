@@ -130,6 +130,27 @@ def test_what_others_have_set_stays(
     assert found["Metadata"]["ctime"], "the change is stored"
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_what_others_have_set_while_it_is_open(
+    mount: Mounts, bucket: Witness, listed: bool
+) -> None:
+    bucket.put("d/f", b"old", mode=str(stat.S_IFREG | 0o640), color="red")
+    path = mount(bucket, "open_ttl=500ms", "stat_cache_expire=1h").path / "d" / "f"
+    with path.open("rb") as opened:
+        assert opened.read() == b"old"
+        time.sleep(1)  # another second, too: Last-Modified has whole ones
+        bucket.put("d/f", b"old", mode=str(stat.S_IFREG | 0o640), color="blue", gid="7")
+        if listed:
+            assert os.listdir(path.parent) == ["f"]
+        path.chmod(0o600)
+        assert (path.stat().st_mode & 0o777, path.stat().st_gid) == (0o600, 7)
+        fsync_path(path)
+        opened.seek(0)
+        assert opened.read() == b"old"
+    assert bucket.metadata("d/f")["color"] == "blue"
+    assert bucket.metadata("d/f")["mode"] == str(stat.S_IFREG | 0o600)
+
+
 @pytest.mark.needs_root("changes the owner")
 def test_chown(folder: Folder, module_bucket: Witness) -> None:
     (folder / "f").write_text("x")

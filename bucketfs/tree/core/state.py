@@ -413,6 +413,15 @@ class TreeState:
             self.watcher.replaced(inode)
         return inode
 
+    def is_described_anew(self, inode: Inode, info: ObjectInfo) -> bool:
+        """Whether others have given an open file other metadata, with the bytes that it has.
+
+        `adopt` keeps its attributes, as whoever uses it counts on their being known.
+        """
+        if self.freshness.is_ours(inode) or inode.modified in (0, info.last_modified):
+            return False
+        return (inode.etag, inode.size) == (info.etag, info.size)
+
     def ensure_open_state(self, inode: Inode) -> OpenState:
         """The inode's open state, made if missing."""
         if inode.open_state is None:

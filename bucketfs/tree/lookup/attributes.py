@@ -276,6 +276,10 @@ class Attributes:
         if inode.posix is None or inode.posix.partial or isinstance(inode, Directory):
             self.reread(inode, info)
             return self._as_directory(inode)
+        if info.headers is not None and self._state.is_described_anew(inode, info):
+            inode.modified = info.last_modified
+            self.reread(inode, info)
+            return inode
         if info.headers is not None:  # a change of tags makes no new version
             inode.posix = tagged_as(inode.posix, info.headers)
         inode.checked = clock.monotonic()
