@@ -37,7 +37,7 @@ class AccountRoot(pyfuse3.Operations):
         account: The buckets.
         view: How owners and modes are shown.
         defaults: Owner of the mount point and the buckets.
-        timeout, size, xattrs, calls: As `Operations` takes them.
+        timeout, size, xattrs, acls, calls: As `Operations` takes them.
     """
 
     def __init__(
@@ -49,9 +49,11 @@ class AccountRoot(pyfuse3.Operations):
         timeout: float,
         size: int | None,
         xattrs: bool,
+        acls: bool,
         calls: Calls,
     ) -> None:
         super().__init__()
+        self.enable_acl = acls
         self.calls = calls
         self.timeout = timeout
         self._account = account
@@ -169,13 +171,13 @@ class AccountRoot(pyfuse3.Operations):
         """There are none."""
         if not self._xattrs:
             raise FsError(errno.ENOSYS)
-        check_xattr(name, supported=True)
+        check_xattr(name, supported=True, acls=self.enable_acl)
         raise FsError(pyfuse3.ENOATTR)
 
     @guarded()
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         """The mount point has no object that could keep them."""
-        check_xattr(name, supported=self._xattrs)
+        check_xattr(name, supported=self._xattrs, acls=self.enable_acl)
         raise FsError(errno.EPERM)
 
     @guarded()
@@ -188,7 +190,7 @@ class AccountRoot(pyfuse3.Operations):
     @guarded()
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         """There are none."""
-        check_xattr(name, supported=self._xattrs)
+        check_xattr(name, supported=self._xattrs, acls=self.enable_acl)
         raise FsError(pyfuse3.ENOATTR)
 
     @guarded()

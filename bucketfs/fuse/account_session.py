@@ -104,6 +104,7 @@ def _root(account: Account, options: Options, calls: Calls) -> AccountRoot:
         timeout=options.op_timeout,
         size=options.bucket_size,
         xattrs=options.use_xattr,
+        acls=options.enable_acl,
         calls=calls,
     )
 

@@ -54,11 +54,11 @@ class Dispatch(pyfuse3.Operations):
 
     supports_dot_lookup = False
     enable_writeback_cache = False
-    enable_acl = False
 
     def __init__(self, account: Account, root: AccountRoot, serve: Serve) -> None:
         super().__init__()
         self.calls = root.calls
+        self.enable_acl = root.enable_acl
         self._account = account
         self.root = root
         self._serve = serve

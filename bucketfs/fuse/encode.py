@@ -114,6 +114,7 @@ class Encoder:
         entry.generation = 0
         entry.entry_timeout = entry.attr_timeout = self._tree.state.freshness.timeout(inode)
         entry.st_mode = self._view.mode(mode, root=inode is self._tree.state.root) if mode else 0
+        inode.kind = stat.S_IFMT(mode) or inode.kind
         size = inode.current_size
         entry.st_size = size
         entry.st_blksize = BLOCK_SIZE

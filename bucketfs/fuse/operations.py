@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
-from bucketfs.errors import FsError
+from bucketfs.errors import FsError, NotFound, errno_of
 from bucketfs.fuse import owners
 from bucketfs.fuse.calls import OF_HANDLES, Calls
 from bucketfs.fuse.diary import Diary
@@ -81,6 +81,15 @@ def _drops_set_ids(fields: SetattrFields, ctx: RequestContext) -> bool:
     if fields.update_size:
         return bool(ctx.uid != 0)
     return not (fields.update_mode or fields.update_atime or fields.update_mtime)
+
+
+def _check_kind(inode: Inode) -> None:
+    """Raise FsError, ESTALE, for an inode of another type than the kernel was told.
+
+    Others have put that in its place. The kernel looks the name up again, and takes the type then.
+    """
+    if inode.kind and inode.posix is not None and stat.S_IFMT(inode.posix.mode) != inode.kind:
+        raise FsError(errno.ESTALE, "the name stands for something of another type now")
 
 
 def _is_held(handle: Handle) -> bool:
@@ -213,7 +222,11 @@ class Operations(pyfuse3.Operations):
     @guarded()
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
         """Target of a symbolic link."""
-        return await self._tree.read_link(self._table.get(inode))
+        node = self._table.get(inode)
+        if node.posix is None:
+            node = await self._known(inode)
+        _check_kind(node)
+        return await self._tree.read_link(node)
 
     @guarded()
     async def link(
@@ -280,7 +293,7 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         """Change attributes; the kernel has checked who may (default_permissions)."""
-        node = await self._to_change(inode)
+        node = await self._to_change(inode, cut=fields.update_size)
         if fields.update_size:  # for that the kernel looks at the mode, and so has asked before
             await self._tree.opener.truncate(node, attr.st_size, publish=fh is None)
         else:
@@ -326,8 +339,7 @@ class Operations(pyfuse3.Operations):
             return
         if name in _ACLS:
             owners.check(node, self._encode, ctx)
-            gid = self._tree.posix(node).gid
-            may = ctx.uid == 0 or gid == ctx.gid or gid in pyfuse3.get_sup_groups(ctx.pid)
+            may = owners.is_in_group(ctx, self._tree.posix(node).gid)
             self._tree.changer.set_acl(node, decode_name(name), value, keeps_setgid=may)
         else:
             self._tree.changer.set_xattr(node, decode_name(name), value)
@@ -492,18 +504,39 @@ class Operations(pyfuse3.Operations):
 
     # ---- helpers ---------------------------------------------------------------------------------
 
-    async def _to_change(self, ino: int) -> Inode:
+    async def _to_change(self, ino: int, *, cut: bool = False) -> Inode:
         """As `_known`, with all that is stored again when an attribute changes.
 
-        Raises StoreError if the bucket refuses that, as far as it is known.
+        Raises StoreError if the bucket refuses that, as far as it is known. To `cut` a file looks
+        by itself what others have made of it.
         """
         await self._tree.changer.foresee(self._table.get(ino))
         node = await self._known(ino)
+        if not cut:
+            await self._tree.opener.renew(node)
+            _check_kind(node)
         await self._tree.attributes.complete(node)
         return node
 
     async def _known(self, ino: int, *, asker: int = 0) -> Inode:
-        """The inode with fresh attributes; `asker`: as `Finder.find` takes it."""
+        """The inode with fresh attributes; `asker`: as `Finder.find` takes it.
+
+        Raises:
+            FsError: ESTALE where others have put something else in its place, or removed it.
+            StoreError: The bucket could not be asked.
+        """
+        try:
+            inode = await self._looked_at(ino, asker)
+        except (FsError, NotFound) as error:
+            if errno_of(error) != errno.ENOENT:
+                raise
+            # for ENOENT the kernel would not look the name up again, and so an open with O_CREAT
+            # would fail instead of making the file
+            raise FsError(errno.ESTALE, "the object was removed by someone else") from error
+        _check_kind(inode)
+        return inode
+
+    async def _looked_at(self, ino: int, asker: int) -> Inode:
         inode = self._table.get(ino)
         state = self._tree.state
         if inode.parent is None or state.freshness.is_fresh(inode):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import stat
 
+import pyfuse3
 from pyfuse3 import RequestContext
 
 from bucketfs.errors import FsError
@@ -41,3 +42,16 @@ async def check_removal(
     if ctx.uid == encoder.owner(parent):
         return
     check(await attributes.ensure(inode), encoder, ctx)
+
+
+def is_in_group(ctx: RequestContext, gid: int) -> bool:
+    """Whether a program may act for a group; not where nobody tells which groups it is in.
+
+    A process of another namespace, as in another container, has no number here.
+    """
+    if ctx.uid == 0 or gid == ctx.gid:
+        return True
+    try:
+        return gid in pyfuse3.get_sup_groups(ctx.pid)
+    except OSError:
+        return False

@@ -198,6 +198,26 @@ def test_copies_bring_them(folder: Folder, tmp_path: Path, copy: str) -> None:
         assert [getfacl(other / name) for name in (".", "f", "d")] == wanted
 
 
+@pytest.mark.needs_root("acts as other users")
+def test_the_kernel_enforces_them_in_all_buckets(mount: Mounts, bucket: Witness) -> None:
+    made = mount(bucket, *SHARED, "enable_acl", start=False)
+    made.source = ":/"
+    made.start()
+    path = made.path / bucket.name / "f"
+    path.write_text("x")
+    path.chmod(0o640)
+    with refused(errno.EACCES):
+        as_user(path.read_text, uid=1234, gid=1234)
+    set_acl(path, "u:1234:r,u:1235:-")
+    assert as_user(path.read_text, uid=1234, gid=1234) == "x"
+    path.chmod(0o644)
+    with refused(errno.EACCES):
+        as_user(path.read_text, uid=1235, gid=1235)
+    assert as_user(path.read_text, uid=1236, gid=1236) == "x"
+    for top in (made.path, made.path / bucket.name):
+        assert getfacl(top) == ["user::rwx", "group::r-x", "other::r-x"]
+
+
 def test_they_are_kept_in_the_metadata(mount: Mounts, bucket: Witness) -> None:
     mounted = mount(bucket, "enable_acl")
     path = mounted.path / "f"

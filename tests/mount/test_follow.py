@@ -97,6 +97,22 @@ def test_an_open_file_stays_as_it_is(following: Callable[..., Mount], other: Wit
     assert path.stat().st_size == 6
 
 
+def test_who_may_create_a_file_does_so_when_others_have_removed_it(
+    following: Callable[..., Mount], other: Witness
+) -> None:
+    """Though the kernel takes it for granted that it is there."""
+    other.put("d/f", b"1")
+    other.put("d/seen", b"1")
+    path = following().path / "d"
+    assert (path / "f").read_bytes() == b"1"
+    assert (path / "seen").stat().st_size == 1
+    other.delete("d/f")
+    other.put("d/seen", b"22")
+    until(lambda: (path / "seen").stat().st_size == 2, "what was told after it")
+    (path / "f").write_bytes(b"2")
+    assert other.get("d/f") == b"2"
+
+
 def test_attributes_that_others_change_show(
     following: Callable[..., Mount], other: Witness
 ) -> None:

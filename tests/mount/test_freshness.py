@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.mounts import Mount, Mounts
-from tests.harness.posix import is_gone, refused
+from tests.harness.posix import fsync_path, is_gone, refused
 from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
@@ -161,6 +162,75 @@ def test_who_may_create_a_file_does_so_when_others_have_removed_it(
         os.write(fd, b"new")
         os.close(fd)
     assert bucket.get("f") == path.read_bytes() == b"new"
+
+
+def opened(path: Path, flags: int) -> bytes:
+    """Opened as a shell does, and read or written to, without a look at what it is."""
+    descriptor = os.open(path, flags)
+    try:
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            return os.read(descriptor, 100)
+        os.write(descriptor, b"written")
+        return b""
+    finally:
+        os.close(descriptor)
+
+
+LINK = {"mode": str(stat.S_IFLNK | 0o777)}
+
+
+@pytest.mark.needs("metadata")
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("look", ["stat", "read", "write", "cut", "chmod"])
+def test_a_file_that_others_made_a_link(
+    mounted: Callable[..., Mount], bucket: Witness, look: str, listed: bool
+) -> None:
+    """It is followed; the link's own bytes, which are its target, are neither read nor written."""
+    bucket.put("d/f", b"a file")
+    bucket.put("d/target", b"of the link")
+    path = mounted("open_ttl=0").path / "d" / "f"
+    assert path.stat().st_size == 6
+    bucket.put("d/f", b"target", **LINK)
+    if listed:
+        os.listdir(path.parent)
+    if look == "stat" and listed:  # else that may be as old as `stat_cache_expire`
+        assert path.stat().st_size == 11
+        assert path.is_symlink()
+    elif look == "read":
+        assert opened(path, os.O_RDONLY) == b"of the link"
+    elif look == "write":
+        opened(path, os.O_WRONLY | os.O_TRUNC)
+        assert bucket.get("d/target") == b"written"
+    elif look == "cut":
+        os.truncate(path, 2)
+        assert bucket.get("d/target") == b"of"
+    elif look == "chmod":
+        path.chmod(0o600)
+        fsync_path(path)
+        assert bucket.metadata("d/target")["mode"] == str(stat.S_IFREG | 0o600)
+    assert bucket.get("d/f") == b"target"
+    assert bucket.metadata("d/f") == LINK
+
+
+@pytest.mark.needs("metadata")
+@pytest.mark.parametrize("look", [Path.lstat, Path.read_bytes, os.readlink])
+def test_a_link_that_others_made_a_file(
+    mounted: Callable[..., Mount], bucket: Witness, look: Callable[[Path], object]
+) -> None:
+    """Its bytes are no target of a link."""
+    bucket.put("d/f", b"target", **LINK)
+    bucket.put("d/target", b"of the link")
+    path = mounted("open_ttl=0").path / "d" / "f"
+    assert path.read_bytes() == b"of the link"
+    bucket.put("d/f", b"a file")
+    os.listdir(path.parent)
+    if look is os.readlink:
+        with refused(errno.EINVAL):
+            look(path)
+    else:
+        look(path)
+    assert path.read_bytes() == b"a file"
+    assert not path.is_symlink()
 
 
 def cut(path: Path) -> None:

@@ -7,12 +7,15 @@ import os
 import stat
 import subprocess
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import Folder
 from tests.harness.mounts import Mounts, as_user
 from tests.harness.posix import fsync_path, refused
+from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from tests.harness.witness import Witness
 
@@ -57,6 +60,95 @@ def test_the_mode_asked_for_at_creation(folder: Folder, module_bucket: Witness) 
     assert (mode(folder, "f"), mode(folder, "d"), mode(folder, "readonly")) == (0o640, 0o750, 0o440)
     if not folder.local:
         assert module_bucket.metadata(folder.prefix + "f")["mode"] == str(0o100640)
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(b"new")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.chmod(0o600),
+        lambda path: os.utime(path, (1, 2)),
+        pytest.param(overwrite, marks=pytest.mark.needs_root("writes to a file of mode 0000")),
+    ],
+)
+def test_what_stands_for_unreadable_attributes_is_not_stored(
+    mount: Mounts, bucket: Witness, counted: Proxy, change: Callable[[Path], object]
+) -> None:
+    """The object may be read again, or by others: what it carries stays."""
+    said = {"mode": str(stat.S_IFREG | 0o640), "gid": "7", "color": "red"}
+    bucket.put("d/f", b"old", content_type="text/x-odd", **said)
+    mounted = mount(bucket, "open_ttl=1h", url=counted.url)
+    mounted.expected.append("failed with EACCES")
+    path = mounted.path / "d" / "f"
+    with (
+        counted.fault("HeadObject", status=403, code="AccessDenied"),
+        counted.fault("GetObject", status=403, code="AccessDenied"),
+    ):
+        os.listdir(path.parent)
+        assert path.stat().st_mode == stat.S_IFREG
+        with refused(errno.EACCES):
+            change(path)
+    change(path)
+    fsync_path(path)
+    found = bucket.head("d/f")
+    assert found is not None
+    assert (found["ContentType"], found["Metadata"]["color"]) == ("text/x-odd", "red")
+    assert found["Metadata"]["gid"] == "7"
+    assert found["Metadata"]["mode"] in (said["mode"], str(stat.S_IFREG | 0o600))
+
+
+@pytest.mark.parametrize("body", [b"old", b"newer"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.chmod(0o600),
+        lambda path: os.utime(path, (1, 2)),
+        lambda path: os.setxattr(path, "user.a", b"1"),
+        lambda path: os.removexattr(path, "user.s3.metadata.shape"),
+    ],
+)
+def test_what_others_have_set_stays(
+    mount: Mounts, bucket: Witness, change: Callable[[Path], object], body: bytes
+) -> None:
+    """An attribute is stored together with all the others: those that the bucket has now."""
+    said = {"mode": str(stat.S_IFREG | 0o666), "color": "red", "shape": "round"}
+    bucket.put("d/f", b"old", content_type="text/x-odd", **said)
+    path = mount(bucket, "open_ttl=500ms", "stat_cache_expire=1h").path / "d" / "f"
+    assert path.stat().st_mode & 0o777 == 0o666
+    time.sleep(1)  # another second, too: Last-Modified has whole ones
+    bucket.put("d/f", body, content_type="text/y-odd", **said | {"color": "blue", "gid": "7"})
+    change(path)
+    fsync_path(path)
+    found = bucket.head("d/f")
+    assert found is not None
+    assert bucket.get("d/f") == body
+    assert (found["ContentType"], found["Metadata"]["color"]) == ("text/y-odd", "blue")
+    assert found["Metadata"]["gid"] == "7"
+    assert found["Metadata"]["ctime"], "the change is stored"
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_what_others_have_set_while_it_is_open(
+    mount: Mounts, bucket: Witness, listed: bool
+) -> None:
+    bucket.put("d/f", b"old", mode=str(stat.S_IFREG | 0o640), color="red")
+    path = mount(bucket, "open_ttl=500ms", "stat_cache_expire=1h").path / "d" / "f"
+    with path.open("rb") as opened:
+        assert opened.read() == b"old"
+        time.sleep(1)  # another second, too: Last-Modified has whole ones
+        bucket.put("d/f", b"old", mode=str(stat.S_IFREG | 0o640), color="blue", gid="7")
+        if listed:
+            assert os.listdir(path.parent) == ["f"]
+        path.chmod(0o600)
+        assert (path.stat().st_mode & 0o777, path.stat().st_gid) == (0o600, 7)
+        fsync_path(path)
+        opened.seek(0)
+        assert opened.read() == b"old"
+    assert bucket.metadata("d/f")["color"] == "blue"
+    assert bucket.metadata("d/f")["mode"] == str(stat.S_IFREG | 0o600)
 
 
 @pytest.mark.needs_root("changes the owner")

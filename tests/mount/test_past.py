@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from tests.harness.endpoint import REPOSITORY
 from tests.harness.mounts import Mounts
 from tests.harness.posix import refused
 from tests.harness.proxy import Proxy
@@ -77,6 +81,37 @@ def test_what_stood_there_then(mount: Mounts, versioned: Witness, counted: Proxy
         (path / "new").write_bytes(b"x")
     writing = {"PutObject", "DeleteObject", "DeleteObjects", "CopyObject"}
     assert not writing & counted.counts().keys(), counted.story()
+
+
+def told(path: Path, name: str) -> str:
+    return os.getxattr(path, f"user.s3.{name}").decode()
+
+
+@pytest.mark.needs("tags")
+def test_what_the_store_knows_is_of_that_version(mount: Mounts, versioned: Witness) -> None:
+    where = {"Bucket": versioned.name, "Key": "f"}
+    first = versioned.client.put_object(**where, Body=b"old", Tagging="a=old")["VersionId"]
+    then = next_second()
+    versioned.client.put_object(**where, Body=b"newer", Tagging="a=new")
+    path = mount(versioned, then).path / "f"
+    assert told(path, "version_id") == first
+    assert told(path, "tags") == "a=old"
+    with urllib.request.urlopen(told(path, "presigned_url")) as answer:
+        assert answer.read() == b"old"
+
+
+@pytest.mark.parametrize(("command", "says"), [("info", "etag"), ("versions", "current")])
+def test_commands_that_look(mount: Mounts, versioned: Witness, command: str, says: str) -> None:
+    versioned.put("f", b"old")
+    then = next_second()
+    versioned.put("f", b"new")
+    path = mount(versioned, then).path / "f"
+    done = subprocess.run(
+        [sys.executable, "-m", "bucketfs", command, str(path)],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=50,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert says in done.stdout
 
 
 def test_a_name_is_looked_up_without_a_listing(mount: Mounts, versioned: Witness) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,17 @@ class TestOrderly:
         assert program("file.read(1 << 20)") == data[:MIB]
         here.restart()
         assert program("file.read()") == data[MIB:]
+
+    @pytest.mark.needs("metadata")
+    def test_a_file_that_others_made_a_link_is_one(self, here: Mount, bucket: Witness) -> None:
+        bucket.put("d/f", b"a file")
+        bucket.put("d/target", b"of the link")
+        path = here.path / "d" / "f"
+        assert path.stat().st_size == 6
+        here.restart()
+        bucket.put("d/f", b"target", mode=str(stat.S_IFLNK | 0o777))
+        until(lambda: os.listdir(path.parent) and path.stat().st_size == 11, "the link")
+        assert path.is_symlink()
 
     def test_a_writer_goes_on(self, here: Mount, bucket: Witness, program: Program) -> None:
         program("file = open(path, 'wb', buffering=0)", path=str(here.path / "f"))

@@ -46,6 +46,16 @@ def contents(path: Path) -> list[bytes]:
 
 
 class TestContents:
+    @pytest.mark.needs("full_names")
+    def test_of_a_long_key(self, mount: Mounts, versioned: Witness) -> None:
+        """With the name of a version behind it, it would be longer than any key can be."""
+        key = "/".join(["d" * 200] * 5)
+        assert len(key) == 1004
+        for body in (b"first", b"second"):
+            versioned.put(key, body)
+        path = mount(versioned, "versions").path / key
+        assert contents(path.parent / ".versions" / path.name) == [b"first", b"second"]
+
     def test_one_file_a_version(self, mount: Mounts, versioned: Witness) -> None:
         for body in (b"first", b"second", b"third"):
             versioned.put("d/f", body, mode=str(0o100640), mtime="1600000000.5")

@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import Folder
 from tests.harness.mounts import Mounts
 from tests.harness.posix import fsync_path, refused
+from tests.harness.proxy import Proxy
 from tests.harness.witness import Witness
 
 
@@ -210,10 +211,22 @@ class TestOfTheStore:
             ("metadata.a", "ü".encode(), errno.EINVAL),
             ("cache_control", b"a\nb", errno.EINVAL),
             ("tags", b"no equals sign", errno.EINVAL),
+            ("tags", b"=no name", errno.EINVAL),
             ("metadata.a", b"x" * 3000, errno.ENOSPC),
         ):
             with refused(code):
                 os.setxattr(path, f"user.s3.{name}", value)
+
+    @pytest.mark.needs("tags")
+    @pytest.mark.parametrize("code", ["BadRequest", "InvalidTag"])
+    def test_tags_that_the_store_refuses(
+        self, mount: Mounts, bucket: Witness, counted: Proxy, code: str
+    ) -> None:
+        bucket.put("f", b"x")
+        path = mount(bucket, url=counted.url).path / "f"
+        with counted.fault("PutObjectTagging", status=400, code=code), refused(errno.EINVAL):
+            os.setxattr(path, "user.s3.tags", b"a=1")
+        os.setxattr(path, "user.s3.tags", b"a=1")
 
     def test_an_object_that_is_not_there_yet(self, here: Folder) -> None:
         with open(here / "f", "wb", 0) as file:

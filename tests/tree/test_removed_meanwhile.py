@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from bucketfs.errors import FsError, StoreError
-from bucketfs.store.base import ListPage, ObjectInfo
+from bucketfs.store.base import Headers, ListPage, ObjectInfo
 from bucketfs.tree.core.inode import NEVER
 from bucketfs.tree.lookup import prune
 from bucketfs.tree.lookup.merge import Listing, Merge, sort
@@ -157,6 +157,25 @@ async def test_a_file_that_others_removed_is_not_opened(bucket: Bucket, tmp_path
                 await attempt
             assert caught.value.errno == errno.ESTALE
         assert not mount.tree.state.open_inodes
+
+
+async def test_a_link_that_others_made_where_a_file_was_to_be_is_not_opened(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """As `create` finds it: its bytes are its target, and stay."""
+    link = Headers(metadata={"mode": str(stat.S_IFLNK | 0o777)})
+    bucket.poke("f", b"target", link)
+    async with planted(bucket, tmp_path) as mount:
+        inode = await mount.find("f")
+        for attempt in (
+            mount.tree.opener.open(inode, os.O_WRONLY | os.O_TRUNC, uid=0, pid=0),
+            mount.tree.opener.truncate(inode, 0, publish=True),
+        ):
+            with pytest.raises(FsError) as caught:
+                await attempt
+            assert caught.value.errno == errno.ESTALE
+        assert not mount.tree.state.open_inodes
+    assert bucket.peek("f") == b"target"
 
 
 async def test_the_kernel_keeps_no_answer_about_a_name_that_may_come_back(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -113,6 +113,20 @@ class PastStore(StoreWrapper):
         return await self._bucket.get(
             key, sink, start=start, stop=stop, if_match=if_match, size=size, version=version
         )
+
+    async def details(self, key: str) -> Mapping[str, str]:
+        return await self._bucket.details(key, version=await self._id_of(key, "HeadObject"))
+
+    async def tags(self, key: str) -> Mapping[str, str]:
+        return await self._bucket.tags(key, version=await self._id_of(key, "GetObjectTagging"))
+
+    async def presigned_url(self, key: str, seconds: int) -> str:
+        version = await self._id_of(key, "GetObject")
+        return await self._bucket.presigned_url(key, seconds, version=version)
+
+    async def versions(self, key: str) -> Sequence[ObjectVersion]:
+        """All of them, later ones, too."""
+        return await self._bucket.versions(key)
 
     async def list(
         self,

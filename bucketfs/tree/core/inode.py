@@ -229,11 +229,12 @@ class Inode:
         changed: Tree's change number of the last local change.
         opened: ETag whose bytes the kernel may hold in its page cache.
         told: The kernel was told the attributes; else the type alone, or nothing.
+        kind: The type that it was told (S_IFMT), 0 for none: it takes no other one for this number.
     """
 
     __slots__ = (
-        "changed", "checked", "etag", "ino", "lookups", "modified", "name", "open_state", "opened",
-        "parent", "posix", "size", "told",
+        "changed", "checked", "etag", "ino", "kind", "lookups", "modified", "name", "open_state",
+        "opened", "parent", "posix", "size", "told",
     )  # fmt: skip
 
     def __init__(self, ino: int, parent: Directory | None, name: str) -> None:
@@ -249,6 +250,7 @@ class Inode:
         self.changed = 0
         self.opened = ""
         self.told = False
+        self.kind = 0
         self.open_state: OpenState | None = None
 
     @property

@@ -22,7 +22,7 @@ from bucketfs.file.content import Content
 from bucketfs.file.context import FileContext, Version
 from bucketfs.file.overlay import Overlay
 from bucketfs.file.target import Target
-from bucketfs.store.base import LOCKS, ObjectInfo
+from bucketfs.store.base import LOCKS, OLD, ObjectInfo
 from bucketfs.tree.core.freshness import Freshness
 from bucketfs.tree.core.inode import NEVER, ROOT_INO, Directory, Inode, InodeTable, OpenState
 from bucketfs.tree.core.posix import Defaults
@@ -413,6 +413,15 @@ class TreeState:
             self.watcher.replaced(inode)
         return inode
 
+    def is_described_anew(self, inode: Inode, info: ObjectInfo) -> bool:
+        """Whether others have given an open file other metadata, with the bytes that it has.
+
+        `adopt` keeps its attributes, as whoever uses it counts on their being known.
+        """
+        if self.freshness.is_ours(inode) or inode.modified in (0, info.last_modified):
+            return False
+        return (inode.etag, inode.size) == (info.etag, info.size)
+
     def ensure_open_state(self, inode: Inode) -> OpenState:
         """The inode's open state, made if missing."""
         if inode.open_state is None:
@@ -556,8 +565,11 @@ def check_key(key: str) -> str:
     """The key itself.
 
     Raises:
-        FsError: ENAMETOOLONG when S3 would not take it.
+        FsError: ENAMETOOLONG when S3 would not take it. It is never asked for an old version by the
+            key of a mount, which is longer than that of the object.
     """
+    if key.startswith(OLD):
+        return key
     if len(key) * 4 > KEY_MAX and len(key.encode()) > KEY_MAX:
         raise FsError(errno.ENAMETOOLONG, f"the key would have more than {KEY_MAX} bytes")
     return key

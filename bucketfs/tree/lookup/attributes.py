@@ -276,6 +276,10 @@ class Attributes:
         if inode.posix is None or inode.posix.partial or isinstance(inode, Directory):
             self.reread(inode, info)
             return self._as_directory(inode)
+        if info.headers is not None and self._state.is_described_anew(inode, info):
+            inode.modified = info.last_modified
+            self.reread(inode, info)
+            return inode
         if info.headers is not None:  # a change of tags makes no new version
             inode.posix = tagged_as(inode.posix, info.headers)
         inode.checked = clock.monotonic()
@@ -418,7 +422,8 @@ class Attributes:
 
     def _hide(self, inode: Inode) -> None:
         """Show an object that we may not ask for, until it is time to ask again."""
-        self._learn(inode, Headers(metadata={"mode": str(stat.S_IFREG)}))
+        # partial: that is never stored in the place of what the object carries
+        self._learn(inode, Headers(metadata={"mode": str(stat.S_IFREG)}, partial=True))
         self._hidden.append((inode, clock.monotonic() + max(1.0, self._state.config.ttl)))
         if len(self._hidden) == 1:
             self._background.start(self._reveal, "ask again")

@@ -253,6 +253,8 @@ class Merge:
             child = self._state.adopt(
                 child, etag=info.etag, size=info.size, modified=info.last_modified
             )
+            if self._state.is_described_anew(child, info):
+                self._doubt(child)
         self._learn(child, info)
 
     def _learn(self, inode: Inode, info: ObjectInfo) -> None:

@@ -26,7 +26,7 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
-from bucketfs.errors import FsError
+from bucketfs.errors import FsError, StoreError
 from bucketfs.store.base import Headers
 from bucketfs.tree.core.inode import Inode
 from bucketfs.tree.core.posix import content_type_of, is_ours, tagged_as
@@ -50,6 +50,8 @@ _HEADERS: Final = {
 }
 _TOLD: Final = ("version_id", "storage_class", "restore", "encryption")
 _CHECKSUM: Final = "checksum_"
+#: What the endpoint says of too many tags, and of what cannot be one.
+_NO_TAGS: Final = frozenset({"BadRequest", "InvalidTag"})
 #: Names of user metadata that every endpoint takes (RFC 9110, 5.6.2, in lower case).
 _NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 #: Printable ASCII: others are lost or changed by some endpoints.
@@ -145,8 +147,15 @@ class ObjectXattrs:
             tags = dict(parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text)))
         except ValueError:
             raise FsError(errno.EINVAL, "tags are written a=1&b=2") from None
+        if "" in tags:
+            raise FsError(errno.EINVAL, "a tag has a name")
         await self._saver.save(inode)
-        await self._store.set_tags(self._key(inode), tags)
+        try:
+            await self._store.set_tags(self._key(inode), tags)
+        except StoreError as error:
+            if error.code not in _NO_TAGS:
+                raise
+            raise FsError(errno.EINVAL, str(error)) from error
         _note_tags(inode, tags)
 
     def _key(self, inode: Inode) -> str:

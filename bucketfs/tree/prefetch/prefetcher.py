@@ -135,10 +135,13 @@ class Prefetcher:
             stale = [child for child in stale if child.parent is not order.directory]
         self._ask(stale, is_known, whole=0, name="versions ahead")
 
-    def outdated(self, inode: Inode) -> None:
-        """A program opens a file, in whatever order, whose version has to be asked for."""
+    def outdated(self, inode: Inode, *, opens: bool = True) -> None:
+        """A program opens a file, in whatever order, whose version has to be asked for.
+
+        Or it changes its attributes, for which the bytes need not be here.
+        """
         order, _ = self._place(inode)
-        if order is None or not self._attributes.is_here(inode):
+        if order is None or (opens and not self._attributes.is_here(inode)):
             return
         if order.progress.outdated(clock.monotonic(), self._state.config.open_ttl):
             self._list_anew(order)

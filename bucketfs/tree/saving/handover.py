@@ -30,7 +30,7 @@ from bucketfs.tree.saving.promises import Promises, attributes_of
 log = logging.getLogger(__name__)
 
 #: What is kept of an inode beside its number, place, kind and count.
-_FACTS: Final = ("etag", "size", "modified", "opened", "told")
+_FACTS: Final = ("etag", "kind", "size", "modified", "opened", "told")
 #: Of a directory as well.
 _FACTS_OF_DIRECTORIES: Final = (*_FACTS, "touched_ns", "only_here", "presumed")
 

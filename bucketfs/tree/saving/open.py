@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -74,6 +75,7 @@ class Opener:
         if writable:
             await self._changer.foresee(inode)
         await self._check_version(inode, reads=reads)
+        _check_regular(inode)
         appends = bool(flags & os.O_APPEND)
         if appends and writable and not flags & os.O_TRUNC and inode.ino in self._replaced:
             self._replaced.discard(inode.ino)
@@ -226,6 +228,7 @@ class Opener:
         """
         if publish:
             await self._check_version(inode, reads=False)
+            _check_regular(inode)
         await self._attributes.complete(inode)
         self._doubt_tags(inode)
         content = self._state.content(inode)
@@ -239,6 +242,20 @@ class Opener:
                 await self._saver.close(inode)
         finally:
             await self._drop(inode, content)
+
+    async def renew(self, inode: Inode) -> None:
+        """Have a file stand for the bucket's version before its attributes change.
+
+        With one of them all that is stored beside the bytes is stored anew: what others have set
+        would be lost. Directories are left out: who unpacks a tree sets the times of all at its
+        end, and would wait for each.
+
+        Raises:
+            FsError: ESTALE as from `open`.
+            StoreError: The bucket could not be asked.
+        """
+        if not isinstance(inode, Directory):
+            await self._check_version(inode, reads=False, opens=False)
 
     async def release(self, handle: Handle) -> None:
         """The last descriptor is gone.
@@ -356,8 +373,13 @@ class Opener:
         if clock.monotonic() - inode.checked > TAGS_TRUSTED:
             inode.posix = replace(posix, tagged=True)
 
-    async def _check_version(self, inode: Inode, *, reads: bool) -> None:
+    async def _check_version(self, inode: Inode, *, reads: bool, opens: bool = True) -> None:
         """Have the inode stand for the bucket's version, if what we know is too old to trust.
+
+        Args:
+            inode: Which.
+            reads: Its bytes are wanted next.
+            opens: It is opened, or cut.
 
         Raises:
             FsError: ESTALE when the name stands for something else now, or for nothing.
@@ -372,7 +394,7 @@ class Opener:
             self._state.freshness.seen(inode), self._state.config.open_ttl
         ):
             return
-        self._prefetcher.outdated(inode)
+        self._prefetcher.outdated(inode, opens=opens)
         whole = FILE_MAX if reads and content is None else 0
         try:
             now = await self._attributes.revalidate(inode, whole=whole)
@@ -383,6 +405,15 @@ class Opener:
             raise FsError(errno.ESTALE, "the object was removed by someone else") from error
         if now is not inode:
             raise FsError(errno.ESTALE, "the object was replaced by someone else")
+
+
+def _check_regular(inode: Inode) -> None:
+    """Raise FsError, ESTALE, for what is no regular file: others have put that in its place.
+
+    The bytes of a symbolic link are its target: the kernel looks the name up again and follows it.
+    """
+    if inode.posix is not None and not stat.S_ISREG(inode.posix.mode):
+        raise FsError(errno.ESTALE, "the name stands for something else than a file now")
 
 
 def _check_in_place(inode: Inode) -> None:
